@@ -1,0 +1,98 @@
+"""List every name a job file can use, on one page.
+
+Strings only: nothing is imported until a name is used. Third parties write "my_package.module:Name" in the job file.
+"""
+
+from fmray.registry import Registry
+
+STEPS = Registry(
+    "step",
+    {
+        "auto": "fmray.data.auto:Auto",
+        "clip": "fmray.data.clean:Clip",
+        "date_parts": "fmray.data.clean:DateParts",
+        "drop": "fmray.data.clean:Drop",
+        "hashing": "fmray.data.tabular:Hashing",
+        "impute": "fmray.data.clean:Impute",
+        "min_max": "fmray.data.tabular:MinMax",
+        "one_hot": "fmray.data.tabular:OneHot",
+        "quantile": "fmray.data.tabular:Quantile",
+        "standardise": "fmray.data.tabular:Standardise",
+    },
+)
+
+TASKS = Registry(
+    "task",
+    {
+        "classification": "fmray.tasks.classification:Classification",
+        "regression": "fmray.tasks.regression:Regression",
+    },
+)
+
+MODELS = Registry(
+    "model",
+    {
+        "linear": "fmray.models.linear:Linear",
+        "logistic": "fmray.models.linear:Linear",
+        "mlp": "fmray.models.mlp:MLP",
+    },
+)
+
+OPTIMIZERS = Registry(
+    "optimizer",
+    {
+        "adam": "torch.optim:Adam",
+        "adamw": "torch.optim:AdamW",
+        "sgd": "torch.optim:SGD",
+    },
+)
+
+SCHEDULES = Registry(
+    "schedule",
+    {
+        "constant": "fmray.train.schedule:Constant",
+        "cosine": "fmray.train.schedule:Cosine",
+        "plateau": "fmray.train.schedule:Plateau",
+        "step": "fmray.train.schedule:Step",
+    },
+)
+
+METRICS = Registry(
+    "metric",
+    {
+        "accuracy": "fmray.metrics.classification:ACCURACY",
+        "average_precision": "fmray.metrics.ranking:AVERAGE_PRECISION",
+        "balanced_accuracy": "fmray.metrics.classification:BALANCED_ACCURACY",
+        "brier": "fmray.metrics.probability:BRIER",
+        "f1_macro": "fmray.metrics.classification:F1_MACRO",
+        "f1_micro": "fmray.metrics.classification:F1_MICRO",
+        "log_loss": "fmray.metrics.probability:LOG_LOSS",
+        "mae": "fmray.metrics.regression:MAE",
+        "mse": "fmray.metrics.regression:MSE",
+        "precision_macro": "fmray.metrics.classification:PRECISION_MACRO",
+        "r2": "fmray.metrics.regression:R2",
+        "recall_macro": "fmray.metrics.classification:RECALL_MACRO",
+        "rmse": "fmray.metrics.regression:RMSE",
+        "roc_auc": "fmray.metrics.ranking:ROC_AUC",
+    },
+)
+
+ENSEMBLES = Registry(
+    "ensemble",
+    {
+        "auto": "fmray.ensemble.averaging:choose",
+        "average": "fmray.ensemble.averaging:average",
+        "single": "fmray.ensemble.averaging:single",
+    },
+)
+
+GATES = Registry(
+    "gate",
+    {
+        "G13": "fmray.rigour.gates:evaluation_complete",
+        "G14": "fmray.rigour.gates:shapes_and_degenerate_output",
+        "G15": "fmray.rigour.gates:numeric_health",
+        "G20": "fmray.rigour.gates:interval_and_size",
+        "G22": "fmray.rigour.gates:beats_baselines",
+    },
+)

@@ -1,0 +1,89 @@
+"""Hash rows by value, so that equal rows are equal in every file, type and year.
+
+`hash v1` is an on-disk contract: splits and row ids depend on it, so it is written out here, frozen by test vectors,
+and never delegated to a library. All arithmetic is modulo 2**64; M is the finaliser of splitmix64; j is 0 or 1.
+
+    M(x): x ^= x >> 30; x *= 0xBF58476D1CE4E5B9; x ^= x >> 27; x *= 0x94D049BB133111EB; x ^= x >> 31
+    K(j, kind, name, seed): the first 8 bytes, little-endian, of BLAKE2b("fmray hash v1|seed|j|kind|name")
+    G(j): K(j, "step", "", 0) | 1          L(j): K(j, "length", "", 0) | 1
+    row hash, word j: M(K(j, "row", "", seed) + sum over columns of M(w(j) + K(j, kind, name, seed)))
+
+A cell is a kind and two words w(0), w(1):
+
+    number    bool, integer, float, decimal: the bits of the float64 of the same value (-0.0 as 0.0). An integer that no
+              float64 equals: M(i + K(j, "integer" below 2**63, else "unsigned", "", 0)). A decimal that is no 64-bit
+              integer: the nearest float64 if its shortest spelling is the decimal, else M(w(j) + K(j, "decimal", "",
+              0)) of the bytes of its plain spelling without trailing zeros.
+    time      date, timestamp: microseconds since 1970 UTC, rounded down; no zone means UTC.
+    clock, duration     microseconds, rounded down.
+    bytes     string (UTF-8) and binary: little-endian 8-byte words b(0), b(1) ..., the last filled with zeros:
+              sum of M(b(i) + i G(j)) + L(j) * number of bytes.
+    list      sum over elements of M(w(j) + i G(j) + K(j, kind, "", 0)) + L(j) * number of elements.
+    struct    sum over fields of M(w(j) + K(j, kind, field name, 0)).
+
+Null and NaN mean "missing" and add nothing: a writer may swap one for the other, and a column that is null in a row is
+as if it were absent. Columns are told apart by name, so their order is irrelevant.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from fmray.data.canonical import LANES, STEPS, key, mix, sum_of_fields
+from fmray.errors import DataError
+
+HASH_VERSION = "v1"
+BLOCK_ROWS = 1 << 14  # keeps every temporary array of a block in the core's own cache
+
+
+def row_hash(table: pa.Table, columns: Sequence[str], seed: int = 0) -> np.ndarray:
+    """Give 128 bits per row that depend on the values of the named columns and on nothing else.
+
+    Shapes:
+        returns: (num_rows, 2), uint64.
+
+    Raises:
+        DataError: If a column is absent or of a type without a canonical form.
+    """
+    names = sorted(set(columns))
+    if absent := sorted(set(names) - set(table.column_names)):
+        raise DataError(f"hash: columns {absent} are not in the table. It has: {', '.join(table.column_names)}.")
+    if not names:
+        raise DataError("hash: no columns were named. Name at least one.")
+    result = np.empty((table.num_rows, 2), np.uint64)
+    keys = [key(lane, "row", "", seed) for lane in LANES]
+    start = 0
+    for batch in table.select(names).to_batches(max_chunksize=BLOCK_ROWS):
+        with np.errstate(invalid="ignore"):  # a signalling NaN is as missing as a quiet one
+            sums = sum_of_fields(names, batch.columns, batch.num_rows, seed)
+        for lane in LANES:
+            result[start : start + batch.num_rows, lane] = mix(sums[lane], keys[lane])
+        start += batch.num_rows
+    return result
+
+
+def row_ids(hashes: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
+    """Tell equal rows apart by their occurrence number; the first keeps its hash as its id.
+
+    Shapes:
+        hashes: (num_rows, 2), uint64.
+        occurrence: (num_rows,), integer, 0 for the first of equal rows.
+        returns: (num_rows, 2), uint64.
+    """
+    repeats = np.flatnonzero(occurrence)
+    result = hashes.copy()
+    for lane in LANES:
+        steps = np.asarray(occurrence)[repeats].astype(np.uint64) * STEPS[lane]
+        result[repeats, lane] = mix(hashes[repeats, lane] + steps, key(lane, "occurrence", "", 0))
+    return result
+
+
+def uniform(hashes: np.ndarray) -> np.ndarray:
+    """Give each row a number in [0, 1) made of the upper 53 bits of its first word.
+
+    Shapes:
+        hashes: (num_rows, 2), uint64.
+        returns: (num_rows,), float64.
+    """
+    return np.asarray((hashes[:, 0] >> np.uint64(11)) * 2.0**-53)

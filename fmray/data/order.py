@@ -1,0 +1,95 @@
+"""Say in which order the rows of a split pass in an epoch.
+
+Row p of a split's sequence lies in lane p mod V. An epoch permutes each lane's chunks, then shuffles rows inside windows
+of chunks; position q of the epoch takes the next row of lane q mod V. Which row stands at q is a function of (number of
+rows, order, seed, epoch, q) alone, so memory and streaming, and any number of workers, see the same rows.
+"""
+
+import numpy as np
+
+from fmray.seeding import raw_bits
+from fmray.spec.sections import Order
+
+
+def epoch_order(num_rows: int, order: Order, seed: int, epoch: int) -> np.ndarray:
+    """List the sequence positions of a split in the order of one epoch.
+
+    Shapes:
+        returns: (num_rows,), int64; entry q is the position of the row that comes q-th.
+    """
+    windows = range(num_windows(num_rows, order))
+    parts = [window_order(num_rows, order, seed, epoch, window) for window in windows]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def num_windows(num_rows: int, order: Order) -> int:
+    """Count the windows of an epoch; the longest lane decides."""
+    return -(-lane_rows(num_rows, order.num_lanes, 0) // _window_rows(order))
+
+
+def window_start(order: Order, window: int) -> int:
+    """Give the epoch position at which a window begins."""
+    return window * _window_rows(order) * order.num_lanes
+
+
+def window_order(num_rows: int, order: Order, seed: int, epoch: int, window: int) -> np.ndarray:
+    """List the sequence positions of one window of an epoch, all lanes interleaved.
+
+    A window needs no other window, which is what lets a cursor seek.
+
+    Shapes:
+        returns: (rows of the window,), int64.
+    """
+    num_lanes = min(order.num_lanes, num_rows)  # lanes beyond the rows are empty, and would only cost time
+    first = window * _window_rows(order)
+    longest = min(lane_rows(num_rows, order.num_lanes, 0) - first, _window_rows(order))
+    table = np.empty((num_lanes, longest), np.int64)
+    for lane in range(num_lanes):
+        size = lane_rows(num_rows, order.num_lanes, lane)
+        rows = min(size - first, longest)
+        shuffled = _shuffle(rows, seed, "order", epoch, lane, window)
+        if size > _window_rows(order):
+            shuffled = _chunk_sequence(size, order, seed, epoch, lane, first, rows)[shuffled]
+        np.multiply(shuffled, order.num_lanes, out=table[lane, :rows])
+        table[lane, :rows] += lane
+    # Lanes differ by at most one row, so whatever the shorter ones lack stands at the very end of the transpose.
+    return table.T.reshape(-1)[: min(num_rows - window_start(order, window), num_lanes * longest)]
+
+
+def lane_rows(num_rows: int, num_lanes: int, lane: int) -> int:
+    """Count the rows p < num_rows with p mod num_lanes == lane."""
+    return max(0, -(-(num_rows - lane) // num_lanes))
+
+
+def _window_rows(order: Order) -> int:
+    return order.chunk_rows * order.window_chunks
+
+
+def _shuffle(size: int, seed: int, *names: str | int) -> np.ndarray:
+    """Permute range(size) by sorting random words that carry their own index.
+
+    The index in the low bits makes every key distinct: the result depends on no sorting algorithm, and sorting keys is
+    several times faster than sorting indices by key.
+    """
+    if size <= 0:
+        return np.zeros(0, np.int64)
+    bits = np.uint64(max(size - 1, 1).bit_length())
+    keys = (raw_bits(size, seed, *names) >> bits << bits) | np.arange(size, dtype=np.uint64)
+    keys.sort()
+    return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+
+def _chunk_sequence(
+    size: int, order: Order, seed: int, epoch: int, lane: int, first: int, num_rows: int
+) -> np.ndarray:
+    """List lane-local rows [first, first + num_rows) of the lane once its chunks are permuted."""
+    num_chunks = -(-size // order.chunk_rows)
+    chunks = _shuffle(num_chunks, seed, "order", epoch, lane, "chunks")
+    lengths = np.minimum(order.chunk_rows, size - chunks * order.chunk_rows)  # the lane's last chunk may be short
+    ends = np.cumsum(lengths)
+    inside = slice(
+        int(np.searchsorted(ends, first, side="right")), int(np.searchsorted(ends, first + num_rows - 1, "right")) + 1
+    )
+    starts = (ends - lengths)[inside]
+    taken = np.minimum(ends[inside], first + num_rows) - np.maximum(starts, first)
+    return np.repeat(chunks[inside] * order.chunk_rows - starts, taken) + np.arange(first, first + num_rows)

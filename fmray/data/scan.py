@@ -1,0 +1,283 @@
+"""Describe a data set without reading its rows: files, schema, fingerprint, and the pieces it is read in.
+
+The fingerprint covers every file's path, size, rows and version, so data edited in place is other data. Files and
+pieces come in one order, which depends on names and footers only.
+"""
+
+import contextlib
+import difflib
+import posixpath
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from fmray.data.evolve import evolve, normal, unify
+from fmray.data.files import Cache, File, Listing, filesystem, find_files, read_footers
+from fmray.errors import DataError, FmrayError, SpecError
+from fmray.registry import Registry
+from fmray.spec.sections import Data
+from fmray.store import Store, fingerprint
+
+SAMPLES = Registry(
+    "sample",
+    {
+        "breast_cancer": "fmray.data.samples:breast_cancer",
+        "diabetes": "fmray.data.samples:diabetes",
+        "digits": "fmray.data.samples:digits",
+        "iris": "fmray.data.samples:iris",
+        "wine": "fmray.data.samples:wine",
+    },
+)
+SAMPLE = "sample:"
+ITEM_BYTES = 64 << 20
+SHOWN = 20
+ITEM_FILES = 512  # opening a file costs as much as reading a few hundred rows
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Describe rows not yet read.
+
+    Args:
+        data: The section of the job that asked for it.
+        files: In the order of their names.
+        schema: What every file is read as; all columns, ignored ones included.
+        num_rows: Rows in all files.
+        fingerprint: Of paths, sizes, rows, versions and schema.
+        root: Folder or URI that file paths are relative to.
+    """
+
+    data: Data
+    files: tuple[File, ...]
+    schema: pa.Schema
+    num_rows: int
+    fingerprint: str
+    root: str = ""
+
+
+Piece = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """Name rows that are read together: a file, row groups of a large one, or many tiny ones.
+
+    Args:
+        index: Its place among the items.
+        pieces: (file, first row group, number of row groups, first row in the file, number of rows).
+        num_rows: Rows of all pieces.
+    """
+
+    index: int
+    pieces: tuple[Piece, ...]
+    num_rows: int
+
+
+def scan(data: Data, folder: str, store: Store | None = None) -> Dataset:
+    """Find the files, unify their schemas and check every column the data section names.
+
+    Args:
+        folder: Folder of the job file, which a relative `data.path` starts from.
+        store: Keeps footers that were read, and sample data; without it samples go to the user's cache.
+
+    Raises:
+        DataError: If there are no files or rows, or files are damaged or disagree.
+        SpecError: If a named column does not exist or cannot play its part.
+    """
+    if data.path.startswith(SAMPLE):
+        listing = find_files(SAMPLES.find(data.path.removeprefix(SAMPLE))(store), folder)
+    else:
+        listing = find_files(data.path, folder)
+    files, schemas = _footers(listing, store)
+    schema = _schema(data, files, schemas)
+    if not sum(file.num_rows for file in files):
+        raise DataError(f"'{data.path}' has {len(files)} files and no rows.", "data.path")
+    return Dataset(
+        data=data,
+        files=tuple(files),
+        schema=schema,
+        num_rows=sum(file.num_rows for file in files),
+        fingerprint=fingerprint([_identity(file) for file in files], str(schema)),
+        root=listing.root,
+    )
+
+
+def _footers(listing: Listing, store: Store | None) -> tuple[list[File], list[pa.Schema]]:
+    if store is None:
+        return read_footers(listing)[:2]
+    path = store.path("scans", f"{fingerprint('footers', listing.root)}.json")
+    known: Cache = {}
+    if store.exists(path):
+        with contextlib.suppress(DataError):  # a damaged cache is read anew
+            known = store.read_json(path)
+    files, schemas, cache = read_footers(listing, known)
+    if cache != known:
+        with contextlib.suppress(FmrayError):  # a store that cannot be written remembers nothing
+            store.write_json(path, cache)
+    return files, schemas
+
+
+def _identity(file: File) -> list[object]:
+    return [file.path, file.size, file.row_groups, file.version]
+
+
+def _schema(data: Data, files: Sequence[File], schemas: Sequence[pa.Schema]) -> pa.Schema:
+    # Writers type the columns of an empty table at random, so files without rows have no say.
+    any_rows = any(file.num_rows for file in files)
+    raw: dict[pa.Schema, list[str]] = {}
+    for file, schema in zip(files, schemas, strict=True):
+        if file.num_rows or not any_rows:
+            raw.setdefault(schema, []).append(file.path)
+    kinds: dict[pa.Schema, list[str]] = {}
+    for schema, names in raw.items():
+        kinds.setdefault(pa.schema([(field.name, normal(field.type)) for field in schema]), []).extend(names)
+    roles = _roles(data)
+    known = {name for schema in kinds for name in schema.names}
+    place = files[0].path if len(files) == 1 else f"any of {len(files)} files"
+    for name, key in [*roles.items(), *((name, "data.ignore") for name in data.ignore)]:
+        _refuse_unknown(name, key, known, place)
+        if name in data.ignore and name in roles:
+            raise SpecError(f"column '{name}' is {roles[name]} as well. Take it out of one.", "data.ignore")
+    unified = unify(kinds, union=data.schema == "union", required=roles, ignore=data.ignore)
+    for field in unified:
+        _refuse_type(field, roles.get(field.name, ""), data)
+    return unified
+
+
+def _roles(data: Data) -> dict[str, str]:
+    """Map every column with a part to play to the key that gives it."""
+    roles = dict.fromkeys(data.key, "data.key")
+    for key in ("group", "time", "weight"):
+        if name := getattr(data, key):
+            roles[name] = f"data.{key}"
+    for name in data.target:
+        if name in roles:
+            raise SpecError(f"column '{name}' is {roles[name]} as well. A target has no second part.", "data.target")
+        roles[name] = "data.target"
+    return roles
+
+
+def _refuse_unknown(name: str, key: str, known: Collection[str], place: str) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        names = sorted(known)
+        listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        raise SpecError(f"column '{name}' is not in {place}.{hint} It has: {listed}.", key)
+
+
+def _refuse_type(field: pa.Field, role: str, data: Data) -> None:
+    kind = field.type
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if role == "data.weight" and not numeric:
+        raise SpecError(f"column '{field.name}' holds {kind}. Accepted: numbers.", role)
+    if role == "data.time" and not (numeric or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        raise SpecError(f"column '{field.name}' holds {kind}. Accepted: timestamp, date or a number.", role)
+    if field.name not in data.ignore and pa.types.is_nested(kind) and (role or not is_vector(kind)):
+        cure = (
+            "Accepted: one value per row."
+            if role
+            else "Accepted: lists of numbers of one length. Add it to data.ignore."
+        )
+        raise SpecError(f"column '{field.name}' holds {kind}. {cure}", role or "data.path")
+
+
+def is_vector(kind: pa.DataType) -> bool:
+    """Tell lists of one length of numbers, which steps can read, from other nested types."""
+    if not pa.types.is_fixed_size_list(kind):
+        return False
+    inner = kind.value_type
+    return bool(pa.types.is_integer(inner) or pa.types.is_floating(inner) or is_vector(inner))
+
+
+def work_items(dataset: Dataset, *, target_bytes: int = ITEM_BYTES) -> list[WorkItem]:
+    """Cut the data set into pieces of about the same uncompressed size, in row order.
+
+    A row group is never cut. Nothing but the footers and `target_bytes` decides.
+    """
+    items: list[WorkItem] = []
+    pieces: list[Piece] = []
+    held = 0
+    for piece, num_bytes in _row_groups(dataset.files):
+        opens_file = not pieces or pieces[-1][0] != piece[0]
+        if pieces and (held + num_bytes > target_bytes or (opens_file and len(pieces) == ITEM_FILES)):
+            items.append(_item(len(items), pieces))
+            pieces, held = [], 0
+        if pieces and pieces[-1][0] == piece[0]:
+            file, first, groups, row, rows = pieces.pop()
+            piece = (file, first, groups + 1, row, rows + piece[4])
+        pieces.append(piece)
+        held += num_bytes
+    return [*items, _item(len(items), pieces)] if pieces else items
+
+
+def _row_groups(files: Sequence[File]) -> Iterator[tuple[Piece, int]]:
+    for number, file in enumerate(files):
+        row = 0
+        for group, (rows, num_bytes) in enumerate(zip(file.row_groups, file.group_bytes, strict=True)):
+            if rows:
+                yield (number, group, 1, row, rows), num_bytes
+            row += rows
+
+
+def _item(index: int, pieces: Sequence[Piece]) -> WorkItem:
+    return WorkItem(index, tuple(pieces), sum(piece[4] for piece in pieces))
+
+
+def read_item(dataset: Dataset, item: WorkItem, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read the rows of a work item, as the data set's schema says.
+
+    Args:
+        columns: In the order wanted; all of them if unsaid.
+
+    Raises:
+        DataError: If a file is damaged or no longer the one that was scanned; it names file and row group.
+    """
+    names = dataset.schema.names if columns is None else list(columns)
+    schema = pa.schema([dataset.schema.field(name) for name in names])
+    opened, root = filesystem(dataset.root)
+    return pa.concat_tables(
+        [_read_piece(dataset.files[piece[0]], piece, schema, opened, root) for piece in item.pieces]
+    )
+
+
+def _read_piece(file: File, piece: Piece, schema: pa.Schema, opened: AbstractFileSystem, root: str) -> pa.Table:
+    _, first, num_groups, _, num_rows = piece
+    path = posixpath.join(root, file.path)
+    try:
+        if opened.size(path) != file.size:
+            raise DataError(f"{file.path}: the file has changed since it was scanned. Run again.")
+        with _open(opened, path) as parquet:
+            ours = [name for name in parquet.schema_arrow.names if name in schema.names]
+            table = _read_groups(parquet, range(first, first + num_groups), ours)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file.path}: {error}. Write the file again, or leave it out.") from error
+    if table.num_rows != num_rows:
+        raise DataError(f"{file.path}: {table.num_rows} rows where the scan saw {num_rows}. Run again.")
+    try:
+        return evolve(table, schema)
+    except pa.ArrowException as error:
+        raise DataError(f"{file.path}: {error}. Convert the column in one of the files.") from error
+
+
+def _open(opened: AbstractFileSystem, path: str) -> pq.ParquetFile:
+    # Arrow maps a local file itself; through a Python file object it reads at half the speed.
+    if isinstance(opened, LocalFileSystem):
+        return pq.ParquetFile(path, memory_map=True)
+    return pq.ParquetFile(opened.open(path, "rb"), pre_buffer=True)
+
+
+def _read_groups(parquet: pq.ParquetFile, groups: Iterable[int], columns: Sequence[str]) -> pa.Table:
+    try:
+        return parquet.read_row_groups(list(groups), columns=columns)
+    except (OSError, pa.ArrowException):
+        for group in groups:
+            try:
+                parquet.read_row_groups([group], columns=columns)
+            except (OSError, pa.ArrowException) as error:
+                raise OSError(f"row group {group} cannot be read: {error}") from error
+        raise

@@ -1,0 +1,1 @@
+"""Combine members into one answer, with weights chosen on validation."""

@@ -1,0 +1,40 @@
+"""Name every error that fmray raises on purpose.
+
+    FmrayError
+    ├── SpecError      the job file asks for something that does not exist or does not fit
+    ├── DataError      the data, or a record about it, is not what was promised
+    ├── TrainError     training cannot start, continue or be believed
+    └── ClusterError   the machines, the store or another process stand in the way
+
+A message says where, what was given, and what is accepted or what to do. Any other exception that escapes is a bug.
+"""
+
+
+class FmrayError(Exception):
+    """Describe what fmray refused, and what it would accept.
+
+    Args:
+        message: One sentence with the offending value, one with what is accepted.
+        where: File, line and key as the user wrote them, if known.
+    """
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(f"{where}: {message}" if where else message)
+        self.message = message
+        self.where = where
+
+
+class SpecError(FmrayError):
+    """Refuse a job file, or a call that plays its part."""
+
+
+class DataError(FmrayError):
+    """Refuse data, or a record on disk that is damaged or incomplete."""
+
+
+class TrainError(FmrayError):
+    """Refuse to start, continue or believe a training."""
+
+
+class ClusterError(FmrayError):
+    """Name what the machines, the store or another process hold back."""

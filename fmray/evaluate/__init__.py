@@ -1,0 +1,1 @@
+"""Score what was trained: metrics with intervals, baselines, slices, calibration."""

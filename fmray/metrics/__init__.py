@@ -1,0 +1,1 @@
+"""Hold the numbers a model is judged by."""

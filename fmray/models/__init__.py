@@ -1,0 +1,1 @@
+"""Hold the architectures, each built from a schema and parameters."""

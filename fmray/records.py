@@ -1,0 +1,295 @@
+"""Hold the frozen tables that stages hand to each other.
+
+Data only: every record can be written as JSON and read back equal. What lies beside a record (lanes, tensors, Parquet)
+is named in it by path relative to `root`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fmray.schema import Schema
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Locate consecutive rows of a split's prepared sequence in one lane file.
+
+    Inside the file rows are sorted by lane (position mod num_lanes), then by position.
+
+    Args:
+        file: Path relative to the record's root.
+        start: Position of its first row in the split's sequence.
+        num_rows: Rows in the file.
+    """
+
+    file: str
+    start: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """Describe what is predicted.
+
+    Args:
+        columns: Target column names; several only for regression.
+        kind: "number" for regression, "class" for classification.
+        classes: Class names ordered by value; empty for regression.
+        positive: Index of the positive class of a binary target, else -1.
+        mean, scale: Training mean and standard deviation per target column; empty for classification.
+        counts: Training rows per class; empty for regression.
+    """
+
+    columns: tuple[str, ...]
+    kind: Literal["number", "class"]
+    classes: tuple[str, ...] = ()
+    positive: int = -1
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Point at the lanes of one prepared data set, with all that was learned while preparing it.
+
+    Args:
+        fingerprint: Of everything that went in; names the record in the store.
+        root: Folder that holds the lane files.
+        schema: Columns of the input block `x`.
+        target: What is predicted.
+        num_lanes: V; row p of a split lies in lane p mod V.
+        parts: Lane files per split, in sequence order.
+        steps: Fitted steps, in order, as plain values: {"name", "params", "state"}.
+        rows: Row accounting: read, train, val, test, duplicates, quarantined, unlabelled.
+        quarantine: Reason -> number of rows.
+        test_identity: Digest of the split definition and the test row ids; the ledger's key.
+        slices: Column -> level names, for columns carried beside the inputs for slicing.
+        weighted: True if a `weight` column lies in the lanes.
+        grouped: True if a `group` column lies in the lanes (uint64 hash of the entity).
+        notes: What a person should read about the data: duplicates, conflicts, columns left out and why.
+        split: The split definition used: {by, columns, salt, hash_version, cut_points ...}.
+        manifest: Data files as scanned: [{path, bytes, rows, modified/etag}].
+    """
+
+    fingerprint: str
+    root: str
+    schema: Schema
+    target: Target
+    num_lanes: int
+    parts: Mapping[Split, tuple[Part, ...]]
+    steps: tuple[Json, ...]
+    rows: Mapping[str, int]
+    quarantine: Mapping[str, int]
+    test_identity: str
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weighted: bool = False
+    grouped: bool = False
+    notes: tuple[str, ...] = ()
+    split: Json = field(default_factory=dict)
+    manifest: tuple[Json, ...] = ()
+
+    def num_rows(self, split: Split) -> int:
+        """Count the rows of a split."""
+        return sum(part.num_rows for part in self.parts[split])
+
+    def to_json(self) -> Json:
+        """Give the record as plain values."""
+        return {**asdict(self), "schema": self.schema.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Json) -> "Prepared":
+        """Read back what `to_json` gave."""
+        return cls(
+            **{
+                **value,
+                "schema": Schema.from_json(value["schema"]),
+                "target": Target(**{k: tuple(v) if isinstance(v, list) else v for k, v in value["target"].items()}),
+                "parts": {split: tuple(Part(**p) for p in parts) for split, parts in value["parts"].items()},
+                "steps": tuple(value["steps"]),
+                "slices": {name: tuple(levels) for name, levels in value["slices"].items()},
+                "notes": tuple(value["notes"]),
+                "manifest": tuple(value["manifest"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Point at a table of what a model says about rows.
+
+    Columns of the Parquet file: `row_id` (16 bytes), `target` (class index or number; one column per target if there
+    are several: target_0 ...), `weight` (float, if weighted), `group` (uint64, if grouped), `slice_<column>` (int32
+    codes into Prepared.slices), and the outputs: `p_<i>` class probabilities, or `y_<i>` numbers in target units.
+
+    Args:
+        path: The Parquet file.
+        split: Which rows it holds, each exactly once.
+        outputs: Names of the output columns, in class or target order.
+        num_rows: Rows in the table.
+    """
+
+    path: str
+    split: Split
+    outputs: tuple[str, ...]
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """Describe one trained model.
+
+    Args:
+        index: Position in the sweep.
+        model: {"name", "params"} that build it.
+        params: Searched and seeded parameters by dotted path, e.g. {"train.seed": 3}.
+        seed: Of its initialisation and dropout.
+        root: Folder with its tensors (`model.safetensors`, best state on validation).
+        status: "finished", "stopped" (early), or "failed" with `reason`.
+        best_epoch: 1-based epoch whose state was kept.
+        epochs: Epochs trained.
+        val_score: Primary metric on validation of the kept state; None if the member failed.
+        tensor_hash: SHA-256 of the kept tensors.
+        history: [{epoch, metric, value}] per finished epoch.
+        reason: Why it failed or stopped, in words.
+        role: "member", or "baseline".
+    """
+
+    index: int
+    model: Json
+    params: Json
+    seed: int
+    root: str
+    status: Literal["finished", "stopped", "failed"]
+    best_epoch: int
+    epochs: int
+    val_score: float | None
+    tensor_hash: str
+    history: tuple[Json, ...] = ()
+    reason: str = ""
+    role: Literal["member", "baseline"] = "member"
+
+    def to_json(self) -> Json:
+        """Give the record as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Json) -> "Member":
+        """Read back what `to_json` gave."""
+        return cls(**{**value, "history": tuple(value["history"])})
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Say which members speak, with which weights, and how they combine.
+
+    Args:
+        name: "single", "average" ...
+        members: Indices of the members.
+        weights: One per member; sums to 1.
+        val_score: Primary metric on validation.
+        reason: Why this one, in words.
+    """
+
+    name: str
+    members: tuple[int, ...]
+    weights: tuple[float, ...]
+    val_score: float | None = None
+    reason: str = ""
+
+    def to_json(self) -> Json:
+        """Give the record as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Json) -> "Ensemble":
+        """Read back what `to_json` gave."""
+        return cls(**{**value, "members": tuple(value["members"]), "weights": tuple(value["weights"])})
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Give a number and how sure one may be of it.
+
+    Args:
+        value: The estimate.
+        low, high: Ends of the interval at the job's level (95 % unless said otherwise); NaN where undefined.
+        n: Rows (or groups, where rows come in groups) behind it.
+        method: How the interval was made, e.g. "wilson", "delong", "delta", "group bootstrap".
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Give metrics with confidence intervals, overall and per slice.
+
+    Args:
+        primary: Name of the metric that decides.
+        higher_is_better: Its direction.
+        test, val: Metric -> interval for the chosen ensemble.
+        baselines: Baseline -> metric -> interval on the test rows.
+        paired: Baseline -> interval of (ours - baseline) in the primary metric on the same test rows, positive = better.
+        slices: "column=level" -> metric -> interval, on the test rows.
+        looks: How many times this test set has been looked at, this one included.
+        figures: Small tables for plots: confusion, calibration, residuals.
+        extra: Anything else worth keeping: p-values, minimum detectable effect.
+    """
+
+    primary: str
+    higher_is_better: bool
+    test: Mapping[str, Interval]
+    val: Mapping[str, Interval]
+    baselines: Mapping[str, Mapping[str, Interval]]
+    paired: Mapping[str, Interval]
+    slices: Mapping[str, Mapping[str, Interval]]
+    looks: int
+    figures: Json = field(default_factory=dict)
+    extra: Json = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        """Give the record as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Json) -> "Scores":
+        """Read back what `to_json` gave."""
+        def table(metrics: Json) -> dict[str, Interval]:
+            return {name: Interval(**interval) for name, interval in metrics.items()}
+
+        nested = {key: {name: table(t) for name, t in value[key].items()} for key in ("baselines", "slices")}
+        flat = {key: table(value[key]) for key in ("test", "val", "paired")}
+        return cls(**{**value, **flat, **nested})
+
+
+@dataclass(frozen=True)
+class Run:
+    """Point at one execution of a job: its directory and all that lies in it.
+
+    Args:
+        id: Hash of what was asked and of the data, plus an attempt letter.
+        job: Name of the job.
+        root: Its directory in the store.
+        status: "finished", "failed", "running" or "interrupted".
+        scores: Its scores once finished.
+        report: Path of report.html once finished.
+        failed_gates: Gates that failed and were not waived.
+    """
+
+    id: str
+    job: str
+    root: str
+    status: Literal["finished", "failed", "running", "interrupted"]
+    scores: Scores | None = None
+    report: str = ""
+    failed_gates: tuple[str, ...] = ()

@@ -1,0 +1,128 @@
+"""Lay out the directory of a run, and say what belongs into it.
+
+A run's id follows from what was asked and from the data, so asking again finds the same directory.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmray.errors import DataError
+from fmray.records import Ensemble, Json, Member, Prepared, Run, Scores
+from fmray.spec.job import Job
+from fmray.store import Store, captured_environment, fingerprint
+
+PACKAGES = ("fmray", "torch", "ray", "polars", "pyarrow", "numpy", "pandas", "safetensors")
+
+
+def open_run(job: Job, data_fingerprint: str, store: Store, fresh: bool) -> Run:
+    """Find the run of this job on this data, or name a new one.
+
+    Args:
+        data_fingerprint: Of the files as scanned.
+        fresh: Start anew, beside what is there.
+    """
+    asked = {key: value for key, value in job.to_json().items() if key not in ("run", "folder")}
+    first = fingerprint(asked, data_fingerprint)[:12]
+    taken = [name for name in store.list(store.path("runs", job.name)) if name.split("-")[0] == first]
+    newest = max(taken, default=first)
+    identity = f"{first}-{string.ascii_lowercase[len(taken)]}" if fresh and taken else newest
+    root = store.path("runs", job.name, identity)
+    return read_run(root, store) if store.exists(f"{root}/run.json") else Run(identity, job.name, root, "interrupted")
+
+
+def read_run(root: str, store: Store) -> Run:
+    """Read a run back from its directory.
+
+    Raises:
+        DataError: If there is no run, or it is damaged.
+    """
+    if not store.exists(f"{root}/run.json"):
+        raise DataError(f"{root} holds no run.json. Give the directory of a run.")
+    facts = store.read_json(f"{root}/run.json")
+    run = Run(facts["run_id"], facts["job"], root, store.status(root))
+    if run.status != "finished":
+        return run
+    scores = Scores.from_json(store.read_json(f"{root}/scores.json"))
+    return replace(run, scores=scores, report=f"{root}/report.html", failed_gates=tuple(facts["failed_gates"]))
+
+
+def environment(threads: int, device: str) -> Json:
+    """Describe what the result may depend on beyond job and data."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": device,
+        "packages": versions,
+        "variables": captured_environment(),
+    }
+
+
+def write_members(root: str, members: Sequence[Member]) -> None:
+    """Write `history.parquet` (member, role, epoch, metric, value) and `members.parquet`."""
+    history = [
+        {"member": member.index, "role": member.role, **entry} for member in members for entry in member.history
+    ]
+    columns = {"member": pa.int64(), "role": pa.string(), "epoch": pa.int64(), "metric": pa.string(), "value": pa.float64()}
+    pq.write_table(pa.Table.from_pylist(history, pa.schema(list(columns.items()))), f"{root}/history.parquet")
+    rows = [
+        {
+            "member": member.index,
+            "role": member.role,
+            "model": member.model["name"],
+            "params": str(member.params),
+            "seed": member.seed,
+            "status": member.status,
+            "reason": member.reason,
+            "epochs": member.epochs,
+            "best_epoch": member.best_epoch,
+            "val_score": member.val_score,
+            "tensor_hash": member.tensor_hash,
+        }
+        for member in members
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), f"{root}/members.parquet")
+
+
+def write_model(root: str, members: Sequence[Member], ensemble: Ensemble, prepared: Prepared, store: Store) -> None:
+    """Copy the chosen members' tensors to `model/`, with all that turns new rows into their inputs."""
+    chosen = [member for member in members if member.index in ensemble.members]
+    for member in chosen:
+        home = Path(root) / "model" / f"{member.index:05d}"
+        home.mkdir(parents=True, exist_ok=True)
+        for file in sorted(Path(member.root).iterdir()):
+            shutil.copyfile(file, home / file.name)
+    description: dict[str, Any] = {
+        "ensemble": ensemble.to_json(),
+        "members": [{"index": m.index, "model": m.model, "seed": m.seed, "tensor_hash": m.tensor_hash} for m in chosen],
+        "schema": prepared.schema.to_json(),
+        "target": asdict(prepared.target),
+        "steps": list(prepared.steps),
+    }
+    store.write_json(f"{root}/model/model.json", description)
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,1 @@
+"""Read, validate and freeze what a user asks for."""

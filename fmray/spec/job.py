@@ -1,0 +1,54 @@
+"""Define the Job: everything a user asks for, validated and frozen."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from fmray.spec.ref import Ref
+from fmray.spec.sections import Data, Evaluate, Reference, Rigour, RunOptions, Split, Train, strict
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class Job:
+    """Hold one job file, validated; only `data.path` and `data.target` are required.
+
+    Args:
+        name: Names the run directory; by default the file's name.
+        data, split, steps: What is learned from.
+        task: Objective; "auto" decides by the target's type.
+        model: What learns.
+        train, ensemble, evaluate, rigour, run: How it is trained, combined, judged and executed.
+        folder: Folder of the job file; relative paths and the user's own modules are looked up there.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    data: Data
+    split: Split = Split()
+    steps: tuple[Reference, ...] = (Ref("auto"),)
+    task: Reference = Ref("auto")
+    model: Reference = Ref("mlp")
+    train: Train = Train()
+    ensemble: Reference = Ref("auto")
+    evaluate: Evaluate = Evaluate()
+    rigour: Rigour = Rigour()
+    run: RunOptions = RunOptions()
+    folder: str = "."
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the resolved job as plain values, as a job file would spell it."""
+        value: dict[str, Any] = ADAPTER.dump_python(self, mode="json")
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Job":
+        """Build a job from plain values.
+
+        Raises:
+            pydantic.ValidationError: If a key or value does not fit; `spec.explain` puts it in words.
+        """
+        return ADAPTER.validate_python(dict(value))
+
+
+ADAPTER: TypeAdapter[Job] = TypeAdapter(Job)

@@ -1,0 +1,212 @@
+"""Define the sections of a job: every key a user may write, its type and its default.
+
+A key stands here only if it has an effect. Defaults are ones a reviewer would defend.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.dataclasses import dataclass
+
+from fmray.spec.ref import Ref
+
+Reference = Annotated[Ref, BeforeValidator(Ref.read), PlainSerializer(Ref.to_json)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+strict = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _as_seeds(value: object) -> object:
+    return {"n": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class Data:
+    """Say where the rows are and what their columns mean.
+
+    Args:
+        path: File, folder, glob, URI or `sample:NAME`.
+        target: Column, or columns, to predict.
+        labels: Spelling found in the data -> the one meant.
+        positive: The positive class of a binary target; the rarer one if unsaid.
+        null_values: Strings and numbers that mean "missing".
+        ignore: Columns that are read by nobody.
+        key: Column(s) that identify a row; repeats are an error.
+        group: Column whose equal values stay on one side of the split.
+        time: Column that says when the row was known.
+        weight: Column of row weights.
+        dedup: "report" counts equal rows, "exact" removes training copies (test rows never go).
+        max_quarantine: Largest share of rows that may be set aside with a reason.
+        schema: "strict" or "union": whether a column may be absent from some files.
+    """
+
+    path: str
+    target: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    positive: str | int | bool | None = None
+    null_values: tuple[str | float | int, ...] = ()
+    ignore: tuple[str, ...] = ()
+    key: Annotated[tuple[str, ...], BeforeValidator(lambda v: () if v in (None, "none") else _as_list(v))] = ()
+    group: str | None = None
+    time: str | None = None
+    weight: str | None = None
+    dedup: Literal["report", "exact"] = "report"
+    max_quarantine: Share = 0.01
+    schema: Literal["strict", "union"] = "strict"
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class Split:
+    """Say how rows are divided into train, validation and test.
+
+    Args:
+        by: "hash" of group, key or features; "group" (hash of `data.group`); "time" (train < val < test by
+            `data.time`); "given" by `column`, whose values are train, val or validation, test.
+        val, test: Shares of all rows; with "given" and no val rows, val is a share of train.
+        column: The given split column.
+        val_from, test_from: ISO times at which val and test begin, for "time"; otherwise cut by share.
+        salt: Another salt is another split.
+        redefine: Replace the split definition recorded under this job's name, which retires its test set.
+    """
+
+    by: Literal["hash", "group", "time", "given"] = "hash"
+    val: Share = 0.1
+    test: Share = 0.2
+    column: str | None = None
+    val_from: str | None = None
+    test_from: str | None = None
+    salt: int = 0
+    redefine: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class EarlyStop:
+    """Stop a member that has not improved on validation for `patience` epochs."""
+
+    patience: Annotated[int, Field(ge=1)] = 5
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class Seeds:
+    """Say how many seeds train side by side.
+
+    Args:
+        n: Members that differ in initialisation and dropout only.
+        order: Also give each its own order of rows, one pack per order.
+    """
+
+    n: Annotated[int, Field(ge=1)] = 1
+    order: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class Order:
+    """Say how rows are shuffled: chunks of a lane are permuted, then rows within windows of chunks.
+
+    Args:
+        chunk_rows: Consecutive rows of a lane that are read together.
+        window_chunks: Chunks whose rows are shuffled together; a lane with fewer is shuffled whole.
+        num_lanes: Lanes per split (V).
+    """
+
+    chunk_rows: Annotated[int, Field(ge=1)] = 1024
+    window_chunks: Annotated[int, Field(ge=1)] = 64
+    num_lanes: Annotated[int, Field(ge=1)] = 64
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class Train:
+    """Say how members are trained.
+
+    Args:
+        epochs: Largest number of passes over the training rows.
+        batch_rows: Rows of the global batch behind one optimizer step.
+        optimizer: Name and parameters, e.g. `{adamw: {lr: 0.001, weight_decay: 0.01}}`.
+        schedule: Learning-rate schedule: constant, cosine, step, plateau.
+        warmup_steps: Steps over which the learning rate rises linearly from zero.
+        clip_norm: Largest gradient norm per member.
+        accumulate: Micro-batches that one batch is computed in.
+        early_stop: `{patience: n}`, or null to train every epoch.
+        precision: "float32", "bfloat16" (autocast; refused where the device lacks it), or "auto".
+        seed: Root of every random stream of the training.
+        seeds: Number of members that differ in seed only, or `{n: 5, order: true}`.
+        order: Shuffling.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 20
+    batch_rows: Annotated[int, Field(ge=1)] = 256
+    optimizer: Reference = Ref("adamw")
+    schedule: Reference = Ref("constant")
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    early_stop: EarlyStop | None = EarlyStop()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 0
+    seeds: Annotated[Seeds, BeforeValidator(_as_seeds)] = Seeds()
+    order: Order = Order()
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class Evaluate:
+    """Say how the result is judged.
+
+    Args:
+        primary: The metric that decides; by default roc_auc (binary), accuracy (multiclass) or r2 (regression).
+        metrics: Further metrics to show; by default all that fit the task.
+        slices: Columns whose levels are scored apart.
+        baselines: What the result must beat.
+        level: Confidence level of every interval.
+        min_effect: Gain over the baseline that would matter; gate G20 warns if the test set cannot show it.
+    """
+
+    primary: str | None = None
+    metrics: tuple[str, ...] | None = None
+    slices: tuple[str, ...] = ()
+    baselines: tuple[Literal["dummy", "linear"], ...] = ("dummy", "linear")
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_effect: Annotated[float, Field(ge=0)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class Rigour:
+    """Say how strictly the run is judged.
+
+    Args:
+        profile: "draft" turns failed gates into warnings and marks the run as not promotable; "standard" fails it.
+        waive: Gate -> reason; a waived gate is shown as such.
+        prefer: "simple" lets a linear model that matches the linear baseline pass gate G22.
+    """
+
+    profile: Literal["draft", "standard"] = "standard"
+    waive: Mapping[str, str] = Field(default_factory=dict)
+    prefer: Literal["better", "simple"] = "better"
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class RunOptions:
+    """Say where and how the run executes; none of it changes what is asked.
+
+    Args:
+        workers: "auto" or 0: this process.
+        gpu: "auto" uses a CUDA device if there is one; true demands it; false forbids it.
+        threads: Torch threads; "auto" takes the cores at hand.
+        deterministic: Refuse kernels that are not.
+        checkpoint_seconds: Least time between two checkpoints inside an epoch; 0 writes one after every step.
+        prepare: "auto" prepares small data in this process and large data over Ray; "ray" or "local" say which.
+    """
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    gpu: Literal["auto"] | bool = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    deterministic: bool = False
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
+    prepare: Literal["auto", "ray", "local"] = "auto"
+
+
+Params = Mapping[str, Any]

@@ -1,0 +1,26 @@
+"""Where records live: atomic writes, leases, reuse by fingerprint, on any fsspec filesystem.
+
+What other floors use is named here; how it is done lies in the files beside.
+"""
+
+from fmray.store.files import MANIFEST
+from fmray.store.lease import Lease
+from fmray.store.manifest import read_atomic_folder, verify, write_atomic_folder
+from fmray.store.plain import fingerprint, source_digest
+from fmray.store.redaction import captured_environment, redact
+from fmray.store.store import FORMAT, Draft, Store
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Draft",
+    "Lease",
+    "Store",
+    "captured_environment",
+    "fingerprint",
+    "read_atomic_folder",
+    "redact",
+    "source_digest",
+    "verify",
+    "write_atomic_folder",
+]

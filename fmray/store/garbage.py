@@ -1,0 +1,137 @@
+"""Find what the store no longer needs: records that no run lists, drafts of dead processes, temporary files.
+
+Whatever a living process may still use is kept; in doubt, a thing stays.
+"""
+
+import logging
+import time
+from contextlib import closing
+
+from fmray.errors import ClusterError, DataError
+from fmray.records import Json
+from fmray.store.files import MANIFEST, TEMPORARY, Files, machine
+from fmray.store.lease import acquire, is_held, is_lease, process_start
+from fmray.store.places import files_of
+from fmray.store.plain import read_text
+from fmray.store.redaction import redact
+
+DRAFT = "data-"
+"""How the names of data folders begin; one that no manifest names is a draft."""
+
+KEPT = frozenset({"runs", "samples", "splits", "ledger", "sealed"})
+"""Folders of a store in which nothing but temporary files is garbage."""
+
+_SINGLE = frozenset({"scans"})  # kinds whose records are one JSON file each
+_FOREIGN_SECONDS = 86_400  # a temporary file of another machine this old has no writer any more
+
+log = logging.getLogger("fmray")
+
+
+def clear_drafts(record: str) -> None:
+    """Remove the data folders of a record that has no manifest; the caller holds its lease."""
+    files = files_of(record)
+    for name in files.names(record):
+        if name.startswith(DRAFT):
+            files.remove(f"{record}/{name}")
+
+
+def collect(root: str, *, dry_run: bool, single_writer: bool = False) -> list[str]:
+    """Remove garbage, or only list it; give the paths.
+
+    Raises:
+        DataError: If a run.json is damaged: then it is not known what it lists.
+    """
+    files = files_of(root)
+    removed = [path for path in files.temporaries(root) if _is_abandoned(files, path)]
+    listed = _listed(files, f"{root}/runs")
+    for kind in files.names(root):
+        for name in files.names(f"{root}/{kind}") if kind not in KEPT else []:
+            path = f"{root}/{kind}/{name}"
+            is_listed = listed is None or (kind, name.removesuffix(".json")) in listed
+            if kind in _SINGLE and name.endswith(".json"):
+                removed += [] if is_listed else [path]
+            else:
+                removed += _collect_record(files, path, is_listed, dry_run=dry_run, single_writer=single_writer)
+    for path in removed if not dry_run else []:
+        files.remove(path)
+    return sorted(removed)
+
+
+def _collect_record(files: Files, path: str, is_listed: bool, *, dry_run: bool, single_writer: bool) -> list[str]:
+    garbage = _garbage_in(files, path, is_listed)
+    if not garbage or is_held(files, path):
+        return []
+    if dry_run:
+        return garbage
+    try:
+        lease = acquire(path, wait_seconds=0, single_writer=single_writer)
+    except ClusterError:
+        return []  # someone was faster
+    with closing(lease):
+        garbage = _garbage_in(files, path, is_listed)  # again: it may have been finished meanwhile
+        for item in garbage if garbage != [path] else _contents(files, path):
+            files.remove(item)
+        if garbage == [path]:
+            lease.vanish()
+    return garbage
+
+
+def _garbage_in(files: Files, path: str, is_listed: bool) -> list[str]:
+    inside = files.names(path)
+    drafts = [name for name in inside if name.startswith(DRAFT)]
+    if not drafts and not any(name == MANIFEST or is_lease(name) for name in inside):
+        return []  # nothing that the store has made
+    if not is_listed:
+        return [path]
+    if MANIFEST in inside:
+        try:
+            drafts.remove(read_text(files.read(f"{path}/{MANIFEST}"))["folder"])
+        except (ValueError, TypeError, KeyError):
+            log.warning("%s/%s is damaged: its folder is kept", redact(path), MANIFEST)
+            return []
+    return [f"{path}/{name}" for name in drafts]
+
+
+def _contents(files: Files, path: str) -> list[str]:
+    """Give what lies in a record but its lease, the manifest first: without it the record is gone."""
+    names = [name for name in files.names(path) if not is_lease(name)]
+    return [f"{path}/{name}" for name in sorted(names, key=lambda name: name != MANIFEST)]
+
+
+def _listed(files: Files, runs: str) -> set[tuple[str, str]] | None:
+    """Give the records that runs list, or None if a living run has not listed its own yet."""
+    listed: set[tuple[str, str]] = set()
+    for job in files.names(runs):
+        for run in files.names(f"{runs}/{job}"):
+            root = f"{runs}/{job}/{run}"
+            value = _run_json(files, root)
+            if is_held(files, root) and "records" not in value:
+                log.info("%s is going on and has listed no records yet: all records are kept", redact(root))
+                return None
+            listed |= {(kind, name) for kind, name in value.get("records", [])}
+    return listed
+
+
+def _run_json(files: Files, root: str) -> Json:
+    path = f"{root}/run.json"
+    if not files.exists(path):
+        return {}
+    try:
+        value = read_text(files.read(path))
+        if isinstance(value, dict):
+            return value
+    except ValueError:
+        pass
+    raise DataError(f"{redact(path)} is damaged, so what this run needs is unknown. Repair or remove the run first.")
+
+
+def _is_abandoned(files: Files, path: str) -> bool:
+    writer, _, rest = path.rpartition("/")[2].removeprefix(TEMPORARY).partition("-")
+    pid = rest.partition("-")[0]
+    if writer == machine() and pid.isdigit():
+        return not process_start(int(pid))
+    try:
+        touched = files.touched(path)
+    except DataError:
+        return False  # its writer is alive: it has just put it in place
+    return touched is not None and time.time() - touched > _FOREIGN_SECONDS

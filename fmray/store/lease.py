@@ -1,0 +1,301 @@
+"""Let one process at a time write to a place in the store, and notice at once when it is no longer the one.
+
+Holders take numbered files `lease-<fence>.json`, each created exclusively; the highest number holds the lease. It is
+never deleted while its place exists, so numbers only grow, and whoever sees a higher one than its own has lost.
+"""
+
+import json
+import logging
+import math
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from fmray.errors import ClusterError, DataError, FmrayError
+from fmray.store.files import Files, machine
+from fmray.store.places import files_of
+from fmray.store.redaction import redact
+
+STALE_SECONDS = 30.0
+"""A holder that gives no sign of life for this long may be replaced."""
+
+_BEATS = 6  # signs of life per STALE_SECONDS
+_POLL_SECONDS = 0.1
+_LONG_DEAD = 10  # multiples of STALE_SECONDS that no clock skew explains
+
+_thread_of: dict[str, int] = {}  # token of a lease of this process -> the thread that holds it
+
+log = logging.getLogger("fmray")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Say who holds a lease, as written in its file.
+
+    Args:
+        fence: Number of the lease.
+        token: Tells two holders of one number apart, should the place have been removed in between.
+        owner: What the process was started as.
+        host, pid, started, machine: Which process; `started` guards against a reused pid.
+        heartbeat: Time of the last sign of life.
+        released: True once the holder has let go.
+    """
+
+    fence: int
+    token: str
+    owner: str
+    host: str
+    pid: int
+    started: str
+    machine: str
+    heartbeat: float
+    released: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+    def is_gone(self) -> bool:
+        """Tell whether its process is known to have ended; only this machine's processes can be known."""
+        return self.machine == machine() and process_start(self.pid) != self.started
+
+    def age_seconds(self) -> float:
+        """Give the time since the last sign of life, by this machine's clock."""
+        return time.time() - self.heartbeat
+
+
+class Lease:
+    """Hold a place in the store until released; `fence` grows with every holder."""
+
+    def __init__(self, place: str, holder: Holder) -> None:
+        self.place, self.fence = place, holder.fence
+        self._holder, self._files = holder, files_of(place)
+        _thread_of[holder.token] = threading.get_ident()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"lease {place}", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Make sure that no other process has taken over.
+
+        Raises:
+            ClusterError: If one has, or the place was removed.
+        """
+        holder = newest_holder(self._files, self.place)
+        if holder is None or holder.token != self._holder.token:
+            now = "the place was removed" if holder is None else f"{holder} took over as number {holder.fence}"
+            raise ClusterError(
+                f"{redact(self.place)}: lease {self.fence} was lost, {now}. This process must not write there any more."
+            )
+
+    def release(self) -> None:
+        """Let the next one in."""
+        self._stop()
+        with suppress(FmrayError):  # lost, or the disk is full: then the lease goes stale by itself
+            self.check()
+            self._write(replace(self._holder, released=True))
+
+    close = release
+
+    def vanish(self) -> None:
+        """Remove the lease with its place, if nothing else lies there."""
+        self._stop()
+        self._files.remove(_file(self.place, self.fence))
+        self._files.drop(self.place)
+
+    def _stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        _thread_of.pop(self._holder.token, None)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(STALE_SECONDS / _BEATS):
+            try:
+                self.check()
+                if self._files.touch(_file(self.place, self.fence)) is None:
+                    self._write(replace(self._holder, heartbeat=time.time()))
+            except ClusterError as error:
+                log.warning("%s", error)
+            except FmrayError as error:  # a network share may come back; until then the lease ages
+                log.warning("%s: no heartbeat: %s", redact(self.place), error)
+
+    def _write(self, holder: Holder) -> None:
+        self._files.write(_file(self.place, self.fence), _encode(holder))
+
+
+@contextmanager
+def hold(place: str, *, wait_seconds: float | None = None, single_writer: bool = False) -> Iterator[Lease]:
+    """Hold the lease of a place for the length of a `with` block.
+
+    Args:
+        wait_seconds: How long to wait for a living holder; None waits until it is done.
+        single_writer: Take the user's word that no other process writes here.
+
+    Raises:
+        ClusterError: If another process holds it, or the filesystem cannot give out leases.
+    """
+    lease = acquire(place, wait_seconds=wait_seconds, single_writer=single_writer)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def acquire(place: str, *, wait_seconds: float | None = None, single_writer: bool = False) -> Lease:
+    """Take the lease of a place; the caller releases it.
+
+    Raises:
+        ClusterError: If another process holds it, or the filesystem cannot give out leases.
+    """
+    if place.endswith((".json", ".jsonl")):
+        place += ".lease"  # a file cannot hold the lease files
+    files = files_of(place)
+    exclusive = files.can_exclude(place)
+    if not exclusive and not single_writer:
+        raise ClusterError(
+            f"{redact(place)}: this filesystem cannot create a file exclusively. Use a local disk or S3, "
+            "or run with --single-writer if no other process writes to this store."
+        )
+    watch = _Watch(place, wait_seconds, trusting=not exclusive)
+    while True:
+        holder = newest_holder(files, place)
+        if holder is not None and not watch.may_replace(holder):
+            watch.wait(holder)
+        elif lease := _take(files, place, _myself(1 if holder is None else holder.fence + 1)):
+            return lease
+
+
+def newest_holder(files: Files, place: str) -> Holder | None:
+    """Read who holds, or last held, the lease of a place."""
+    while fences := _fences(files, place):
+        path = _file(place, fences[-1])
+        try:
+            value: dict[str, Any] = json.loads(files.read(path))
+            heartbeat = files.touched(path) or value["heartbeat"]
+            return Holder(**{**value, "heartbeat": heartbeat})
+        except DataError:
+            continue  # it went while we looked
+        except (ValueError, TypeError, KeyError):
+            # a machine that lost power, or one without hard links that is just writing it: only its age speaks
+            return Holder(fences[-1], "", "unknown", "unknown", 0, "", "", files.touched(path) or 0.0)
+    return None
+
+
+def is_held(files: Files, place: str) -> bool:
+    """Tell whether a living process holds the lease of a place."""
+    holder = newest_holder(files, place)
+    return holder is not None and not holder.released and not holder.is_gone() and holder.age_seconds() < STALE_SECONDS
+
+
+def is_lease(name: str) -> bool:
+    """Tell a lease file by its name."""
+    return name.startswith("lease-") and name.endswith(".json")
+
+
+def process_start(pid: int) -> str:
+    """Give when a process of this machine started, "" if there is none, "?" if the system does not say."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            state, *fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return "?"
+    # a killed process stays listed as a zombie until its parent asks for it
+    return "" if state in "ZX" else fields[18]
+
+
+class _Watch:
+    """Judge a holder by what is seen of it over time, since clocks of two machines may differ."""
+
+    def __init__(self, place: str, wait_seconds: float | None, trusting: bool) -> None:
+        self._place, self._wait_seconds, self._trusting = place, wait_seconds, trusting
+        self._since = time.monotonic()
+        self._said_at = -math.inf
+        self._seen: Holder | None = None
+
+    def may_replace(self, holder: Holder) -> bool:
+        """Tell whether the holder is done, dead or silent for too long."""
+        now = time.monotonic()
+        if holder != self._seen:
+            self._seen, self._unchanged_since = holder, now
+        if holder.released or holder.is_gone():
+            return True
+        if self._trusting and (holder.machine, holder.pid) != (machine(), os.getpid()):
+            return True
+        age, unchanged = holder.age_seconds(), now - self._unchanged_since
+        if age > STALE_SECONDS * _LONG_DEAD or unchanged > STALE_SECONDS:
+            return True
+        # it may have slept with this laptop, or its clock is wrong: give it two heartbeats to speak up
+        return age > STALE_SECONDS and unchanged > 2 * STALE_SECONDS / _BEATS
+
+    def wait(self, holder: Holder) -> None:
+        """Let a little time pass.
+
+        Raises:
+            ClusterError: If there is none left, or it would never be enough.
+        """
+        now = time.monotonic()
+        place = redact(self._place)
+        if _thread_of.get(holder.token) == threading.get_ident():
+            raise ClusterError(f"{place} is held by this very thread. Release it before taking it again.")
+        is_silent = holder.age_seconds() > STALE_SECONDS  # then its end is near, whatever the limit
+        if self._wait_seconds is not None and now - self._since >= self._wait_seconds and not is_silent:
+            raise ClusterError(
+                f"{place} is held by {holder} ({holder.owner}), last sign of life {holder.age_seconds():.0f} s ago. "
+                "Wait until it ends, or stop it."
+            )
+        if now - self._said_at >= STALE_SECONDS:
+            self._said_at = now
+            log.info("waiting for %s, held by %s (%s)", place, holder, holder.owner)
+        time.sleep(_POLL_SECONDS)
+
+
+def _take(files: Files, place: str, mine: Holder) -> Lease | None:
+    path = _file(place, mine.fence)
+    if not files.create(path, _encode(mine)):
+        return None
+    fences = _fences(files, place)
+    if fences[-1:] != [mine.fence]:
+        # we slept while others came and went, and their cleaning made room for our old number
+        files.remove(path)
+        return None
+    for fence in fences[:-1]:
+        files.remove(_file(place, fence))
+    return Lease(place, mine)
+
+
+def _myself(fence: int) -> Holder:
+    return Holder(
+        fence=fence,
+        token=secrets.token_hex(8),
+        owner=os.path.basename(sys.argv[0]) or "python",
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=process_start(os.getpid()),
+        machine=machine(),
+        heartbeat=time.time(),
+    )
+
+
+def _encode(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder)).encode()
+
+
+def _file(place: str, fence: int) -> str:
+    return f"{place}/lease-{fence:08d}.json"
+
+
+def _fences(files: Files, place: str) -> list[int]:
+    numbers = [name[len("lease-") : -len(".json")] for name in files.names(place) if is_lease(name)]
+    return sorted(int(number) for number in numbers if number.isdigit())

@@ -1,0 +1,297 @@
+"""Keep records where every stage finds them again: by fingerprint, whole or not at all, on any fsspec filesystem.
+
+    <root>/store.json                          the format
+    <root>/<kind>/<fingerprint>/manifest.json  a complete record; its data lie in a folder beside it
+    <root>/runs/<job>/<run id>/                one run: run.json, events.jsonl, lease-<fence>.json ...
+
+A record exists once its manifest does, and the manifest is written last, by the one process that holds its lease.
+"""
+
+import builtins  # `list` is also a method of the store
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, Literal
+
+from fmray.errors import ClusterError, DataError, FmrayError, SpecError
+from fmray.records import Json
+from fmray.store import garbage
+from fmray.store.files import MANIFEST, is_disk_full
+from fmray.store.lease import Lease, hold, is_held
+from fmray.store.manifest import measure, seal, unseal
+from fmray.store.places import files_of
+from fmray.store.plain import read_text, to_plain, write_text
+from fmray.store.redaction import redact
+
+FORMAT = 1
+"""Number of the layout; a store with a higher one is refused, with a lower one only read."""
+
+_OWN_KEYS = frozenset({"folder", "files", "checksum"})
+
+
+class Draft:
+    """Hold a record that is being made.
+
+    Args:
+        folder: Where its data files go; the name is unique to this attempt.
+        existing: The manifest, if another process has finished the record: then there is nothing to make.
+    """
+
+    def __init__(self, folder: str, existing: Json | None, lease: Lease | None = None) -> None:
+        self.folder, self.existing = folder, existing
+        self.committed = existing is not None
+        self._lease = lease
+
+    def commit(self, manifest: Json) -> Json:
+        """Make the record complete and give its manifest, with `folder` and `files` filled in.
+
+        Raises:
+            ClusterError: If another process has taken over.
+            DataError: If the disk is full.
+        """
+        if self._lease is None:
+            raise ClusterError(f"{redact(self.folder)}: this record is complete already. Use `existing`.")
+        if taken := _OWN_KEYS & manifest.keys():
+            raise DataError(f"manifest: {', '.join(sorted(taken))} are the store's own keys. Use other names.")
+        disk, (record, _, name) = files_of(self.folder), self.folder.rpartition("/")
+        names = list(disk.sizes(self.folder))
+        disk.sync(self.folder, names)
+        value = {**manifest, "folder": name, "files": measure(self.folder, names)}
+        path = f"{record}/{MANIFEST}"
+        self._lease.check()
+        # exclusive, so that a process that was stopped right here cannot replace what its successor wrote
+        if not disk.create(path, seal(value)):
+            raise ClusterError(f"{redact(record)}: another process has completed this record. Read that one.")
+        self.committed = True
+        return _opened(disk.read(path), record)
+
+
+class Store:
+    """Open or create the store at a path or URI.
+
+    Paths given to its methods are what `path` gave, or relative to the root; none leaves it.
+
+    Args:
+        root: Folder or URI, e.g. `./fmray-store` or `s3://bucket/prefix`.
+        single_writer: Promise that no other process writes here, for filesystems that cannot create exclusively.
+
+    Raises:
+        DataError: If the store is of a newer format, or damaged.
+    """
+
+    def __init__(self, root: str, *, single_writer: bool = False) -> None:
+        root = root.removeprefix("file://")
+        self.root = root.rstrip("/") if "://" in root else os.path.abspath(os.path.expanduser(root))
+        self.single_writer = single_writer
+        self._files = files_of(self.root)
+        self.is_read_only = False
+        self._open()
+
+    def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[str, bool]]:
+        return _reopen, (self.root, self.single_writer)
+
+    def path(self, *parts: str) -> str:
+        """Give the absolute path of something in the store.
+
+        Raises:
+            SpecError: If the names lead out of it.
+        """
+        joined = "/".join(parts)
+        below = joined[len(self.root) :] if f"{joined}/".startswith(f"{self.root}/") else f"/{joined}"
+        below = below.removeprefix("/").removesuffix("/")
+        if not below:
+            return self.root
+        for name in below.split("/"):
+            if name in ("", ".", "..") or "\0" in name or "\\" in name or len(name.encode()) > 200:
+                raise SpecError(f"store: {joined!r} is no path inside {redact(self.root)}. Use names without '..'.")
+        return f"{self.root}/{below}"
+
+    def read_bytes(self, path: str) -> bytes:
+        """Give the content of a file.
+
+        Raises:
+            DataError: If it is not there.
+        """
+        return self._files.read(self.path(path))
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Put a file in place, whole or not at all; what is in it is the caller's to `redact`."""
+        self._files.write(self._writable(path), data)
+
+    def read_json(self, path: str) -> Any:  # noqa: ANN401
+        """Read back what `write_json` wrote, NaN included.
+
+        Raises:
+            DataError: If it is missing or damaged.
+        """
+        data = self.read_bytes(path)
+        try:
+            return read_text(data)
+        except ValueError as error:
+            raise DataError(f"{redact(self.path(path))} is damaged: it is not JSON ({error}).") from error
+
+    def write_json(self, path: str, value: object) -> None:
+        """Put plain values in place as strict JSON, without secrets, whole or not at all."""
+        text = write_text(redact(to_plain(value, path)), indent=1)
+        self._files.write(self._writable(path), text.encode())
+
+    def exists(self, path: str) -> bool:
+        """Tell whether a file or folder is there."""
+        return self._files.exists(self.path(path))
+
+    def list(self, path: str) -> list[str]:
+        """List the names of what lies in a folder, sorted; nothing if there is no folder."""
+        return self._files.names(self.path(path))
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a whole folder; fine if there is none."""
+        self._files.remove(self._writable(path))
+
+    def append(self, path: str, event: Json) -> None:
+        """Add one event to a `.jsonl` file, durably and without secrets, after cutting a torn last line."""
+        line = write_text(redact(to_plain(event, path)))
+        self._files.append(self._writable(path), line.encode() + b"\n")
+
+    def events(self, path: str) -> builtins.list[Json]:
+        """Read the events of a `.jsonl` file; none if there is no file. A torn last line is dropped.
+
+        Raises:
+            DataError: Naming the line that is damaged.
+        """
+        if not self.exists(path):
+            return []
+        lines = self.read_bytes(path).split(b"\n")
+        events = []
+        for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was never finished
+            try:
+                events.append(read_text(line))
+            except ValueError as error:
+                where = redact(f"{self.path(path)}:{number}")
+                raise DataError(f"{where} is damaged: {line[:40]!r} is not an event.") from error
+        return events
+
+    def rewrite_events(self, path: str, keep: Callable[[Json], bool]) -> None:
+        """Drop the events that lie beyond a resumed cursor, all at once."""
+        kept = "".join(write_text(redact(event)) + "\n" for event in self.events(path) if keep(event))
+        self._files.write(self._writable(path), kept.encode())
+
+    def find(self, kind: str, fingerprint: str) -> Json | None:
+        """Give the manifest of a complete record, `folder` as an absolute path, or None if there is none.
+
+        Raises:
+            DataError: If its manifest is damaged, or a data file is missing or has another size.
+        """
+        record = self.path(kind, fingerprint)
+        if not self._files.exists(f"{record}/{MANIFEST}"):
+            return None
+        manifest = _opened(self._files.read(f"{record}/{MANIFEST}"), record)
+        sizes = self._files.sizes(manifest["folder"])
+        for name, entry in manifest["files"].items():
+            if sizes.get(name) != entry["size"]:
+                found = f"has {sizes[name]} bytes" if name in sizes else "is missing"
+                raise DataError(
+                    f"{redact(manifest['folder'])}/{name} {found}, its manifest says {entry['size']}. "
+                    f"Remove {redact(record)} to have the record made again."
+                )
+        return manifest
+
+    @contextmanager
+    def create(self, kind: str, fingerprint: str) -> Iterator[Draft]:
+        """Make a record, alone: give a Draft to fill and commit, or one whose `existing` is what another made.
+
+        Waits while another living process makes it. A draft that is not committed is removed.
+
+        Raises:
+            DataError: If the disk is full, or an existing record is damaged.
+            ClusterError: If the filesystem cannot give out leases.
+        """
+        if existing := self.find(kind, fingerprint):
+            yield Draft(existing["folder"], existing)
+            return
+        record = self._writable(f"{kind}/{fingerprint}")
+        with self.lease(record) as lease:
+            if existing := self.find(kind, fingerprint):
+                yield Draft(existing["folder"], existing)
+                return
+            garbage.clear_drafts(record)  # of holders that died: this lease shuts them out
+            folder = f"{record}/{garbage.DRAFT}{lease.fence:08d}-{secrets.token_hex(4)}"
+            self._files.make(folder)
+            draft = Draft(folder, None, lease)
+            try:
+                yield draft
+            except Exception as error:
+                if is_disk_full(error) and not isinstance(error, FmrayError):
+                    raise DataError(_full(folder)) from error
+                raise
+            finally:
+                if not draft.committed:
+                    with suppress(FmrayError):
+                        self._files.remove(folder)
+
+    def lease(self, path: str, *, wait_seconds: float | None = None) -> AbstractContextManager[Lease]:
+        """Hold a folder of the store exclusively; see `fmray.store.lease`.
+
+        Raises:
+            ClusterError: On entering, if another living process holds it for longer than `wait_seconds`.
+        """
+        return hold(self._writable(path), wait_seconds=wait_seconds, single_writer=self.single_writer)
+
+    def status(self, run_root: str) -> Literal["finished", "failed", "running", "interrupted"]:
+        """Derive how a run stands from its run.json and its lease."""
+        path = self.path(run_root, "run.json")
+        if self.exists(path):
+            match self.read_json(path).get("status"):
+                case "finished":
+                    return "finished"
+                case "failed":
+                    return "failed"
+        return "running" if is_held(self._files, self.path(run_root)) else "interrupted"
+
+    def gc(self, *, dry_run: bool) -> builtins.list[str]:
+        """Remove records that no run lists, abandoned drafts and temporary files, and give their paths.
+
+        Runs, samples, split definitions and the ledger are never removed, nor anything that a living process holds.
+        While a run goes on that has not listed its records yet, records stay.
+        """
+        self._writable(self.root)
+        return garbage.collect(self.root, dry_run=dry_run, single_writer=self.single_writer)
+
+    def _open(self) -> None:
+        path = f"{self.root}/store.json"
+        if not self._files.exists(path):
+            self._files.create(path, write_text({"format": FORMAT}).encode())
+        value = self.read_json(path)
+        number = value.get("format") if isinstance(value, dict) else None
+        if not isinstance(number, int):
+            raise DataError(f"{redact(path)} is damaged: it gives no format number.")
+        if number > FORMAT:
+            raise DataError(f"{redact(path)}: format {number} is newer than {FORMAT}. Use the fmray that wrote it.")
+        self.is_read_only = number < FORMAT
+
+    def _writable(self, path: str) -> str:
+        if self.is_read_only:
+            raise DataError(
+                f"{redact(self.root)}: this store is of an older format than {FORMAT} and can only be read. "
+                "Run `fmray migrate` to write to it."
+            )
+        return self.path(path)
+
+
+def _reopen(root: str, single_writer: bool) -> Store:
+    return Store(root, single_writer=single_writer)
+
+
+def _opened(data: bytes, record: str) -> Json:
+    manifest = unseal(data, f"{record}/{MANIFEST}")
+    if "/" in manifest["folder"] or ".." in manifest["folder"]:
+        raise DataError(f"{redact(record)}/{MANIFEST}: folder {manifest['folder']!r} leads out of the record.")
+    return {**manifest, "folder": f"{record}/{manifest['folder']}"}
+
+
+def _full(folder: str) -> str:
+    num_bytes = sum(files_of(folder).sizes(folder).values())
+    return (
+        f"disk is full: {num_bytes:,} bytes were written to {redact(folder)} before it was. "
+        "They were removed. Free space or choose another store."
+    )

@@ -1,0 +1,1 @@
+"""Hold the objectives: batch to loss, output to prediction columns."""

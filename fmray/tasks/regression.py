@@ -1,0 +1,78 @@
+"""Learn numbers. Batches carry standardised targets, predictions come back in target units.
+
+Shape legend: K members, B rows, T targets.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fmray.errors import SpecError, TrainError
+from fmray.records import Target
+from fmray.tasks.task import Batch, Losses, Model, Task, per_member
+
+LOSSES = ("mse", "huber")
+
+
+class Regression:
+    """Minimise squared or Huber error of standardised targets, averaged over targets.
+
+    Args:
+        target: What is predicted; its columns fix T.
+        members: One mapping of parameters per member: `loss` ("mse" or "huber", equal for all) and `delta`
+            (Huber's corner, in standard deviations of the target).
+
+    Raises:
+        SpecError: If the loss is unknown, differs between members, or delta is not positive.
+
+    Source: Huber, "Robust Estimation of a Location Parameter", 1964.
+    """
+
+    phases: ClassVar[tuple[str, ...]] = ("model",)
+    packable: ClassVar[tuple[str, ...]] = ("delta",)
+
+    def __init__(self, target: Target, members: Sequence[Mapping[str, Any]] = ({},)) -> None:
+        losses = {str(params.get("loss", "mse")) for params in members}
+        deltas = [float(params.get("delta", 1.0)) for params in members]
+        if len(losses) != 1 or not losses <= set(LOSSES):
+            raise SpecError(f"task.regression.loss: {', '.join(sorted(losses))}. Give one of {', '.join(LOSSES)}.")
+        if min(deltas) <= 0:
+            raise SpecError(f"task.regression.delta: {min(deltas):g}. Give a number above zero.")
+        self.num_outputs = len(target.columns)
+        self.name = losses.pop()
+        self.mean_T = torch.tensor(target.mean, dtype=torch.float64)
+        self.scale_T = torch.tensor(target.scale, dtype=torch.float64)
+        self.delta_K11 = per_member(deltas)[:, :, None]
+
+    def loss(self, model: Model, batch: Batch, phase: str) -> Losses:
+        """Give each member's error on each row, in squared standard deviations of the target.
+
+        Raises:
+            TrainError: If outputs and targets do not have exactly the same shape; nothing is broadcast.
+        """
+        output_KBT = model(batch)
+        if output_KBT.shape[1:] != batch.target.shape:
+            raise TrainError(
+                f"model: gave outputs of shape {tuple(output_KBT.shape[1:])} for targets of shape "
+                f"{tuple(batch.target.shape)}. Give one number per target; shapes are never broadcast."
+            )
+        target_KBT = batch.target.expand_as(output_KBT)
+        if self.name == "mse":
+            loss = F.mse_loss(output_KBT, target_KBT, reduction="none")
+        else:
+            delta, size = self.delta_K11.to(output_KBT.device), (output_KBT - target_KBT).abs()
+            loss = torch.where(size <= delta, 0.5 * size.square(), delta * (size - 0.5 * delta))
+        return Losses(loss.squeeze(-1) if self.num_outputs == 1 else loss.mean(-1), batch.weight)
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Turn outputs (K, B, T) into numbers in target units."""
+        return output.double() * self.scale_T.to(output.device) + self.mean_T.to(output.device)
+
+    def select(self, keep: Tensor) -> Task:
+        """Give the task of the members at these positions."""
+        chosen = object.__new__(Regression)
+        chosen.__dict__.update(self.__dict__, delta_K11=self.delta_K11[keep])
+        return chosen

@@ -1,0 +1,101 @@
+"""Define what a task is: the one seam between the loop and the objective.
+
+A task never sees how many members train: outputs carry a leading member axis K, targets do not.
+Shape legend: K members, B rows, O outputs, C classes, T targets.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hold the rows of one step, or this worker's share of them.
+
+    Args:
+        inputs: Model inputs by name; "x" is the prepared block (B, D).
+        target: Class indices (B,), int64, or standardised numbers (B, T), float32.
+        weight: Row weights (B,), or None where every row counts the same.
+        rows: Position of each row in its split's sequence (B,), int64.
+    """
+
+    inputs: Mapping[str, Tensor]
+    target: Tensor
+    weight: Tensor | None
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def slice(self, start: int, stop: int) -> "Batch":
+        """Give some of the rows, as a view."""
+        weight = None if self.weight is None else self.weight[start:stop]
+        inputs = {name: value[start:stop] for name, value in self.inputs.items()}
+        return Batch(inputs, self.target[start:stop], weight, self.rows[start:stop])
+
+
+Model = Callable[[Batch], Tensor]
+"""Batch -> outputs (K, B, O)."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Hold what each member lost on each row, and how much each row counts.
+
+    Shapes:
+        loss: (K, B).
+        weight: (B,) or (K, B), or None where every row counts the same.
+    """
+
+    loss: Tensor
+    weight: Tensor | None
+
+    def sums(self) -> tuple[Tensor, Tensor | float]:
+        """Sum weighted losses and weights per member; one weight serves all where rows count the same.
+
+        Shapes:
+            returns: (K,), (K,) or a number.
+        """
+        if self.weight is None:
+            return self.loss.sum(1), float(self.loss.shape[1])
+        weight = self.weight.expand_as(self.loss)
+        return (self.loss * weight).sum(1), weight.sum(1)
+
+
+class Task(Protocol):
+    """Turn a batch into losses, and outputs into predictions.
+
+    Attributes:
+        phases: Losses stepped in turn per batch; one for all but adversarial tasks.
+        packable: Parameters that may differ between members of one pack.
+        num_outputs: Numbers per row the model must give (O).
+    """
+
+    phases: ClassVar[tuple[str, ...]]
+    packable: ClassVar[tuple[str, ...]]
+    num_outputs: int
+
+    def loss(self, model: Model, batch: Batch, phase: str) -> Losses:
+        """Give each member's loss on each row."""
+        ...
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Turn outputs (K, B, O) into probabilities (K, B, C) or numbers in target units (K, B, T)."""
+        ...
+
+    def select(self, keep: Tensor) -> "Task":
+        """Give the task of the members at these positions (n,)."""
+        ...
+
+
+def per_member(values: list[float]) -> Tensor:
+    """Stack one number per member.
+
+    Shapes:
+        returns: (K, 1).
+    """
+    return torch.tensor(values, dtype=torch.float32)[:, None]

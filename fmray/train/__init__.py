@@ -1,0 +1,1 @@
+"""Train populations of members over one pass of the data, and resume them exactly."""

@@ -1,0 +1,108 @@
+"""Step every member with its own learning rate and decay, by any torch optimizer whose update is linear in lr.
+
+The optimizer steps a zero shadow of the parameters with lr = 1, so the shadow holds the update exactly; it is scaled
+per member and added. Everything is element-wise on the flat (K, P) tensor, so members do not see each other.
+Shape legend: K members, P parameters per member.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmray.catalogue import OPTIMIZERS
+from fmray.errors import SpecError
+from fmray.train.population import Population
+
+DEFAULT_LR = {"sgd": 0.01}
+PACKABLE = ("lr", "weight_decay")
+
+
+class Optimizer:
+    """Turn gradients of a population into new parameters.
+
+    Args:
+        name: sgd, adam, adamw.
+        members: Parameters of the optimizer per member; all but lr and weight_decay must be equal.
+        population: Whose flat parameters are stepped.
+
+    Raises:
+        SpecError: If a parameter is unknown, out of range, or differs between members though it may not.
+    """
+
+    def __init__(self, name: str, members: Sequence[Mapping[str, Any]], population: Population) -> None:
+        shared = [{k: v for k, v in params.items() if k not in PACKABLE} for params in members]
+        if any(params != shared[0] for params in shared):
+            raise SpecError(f"train.optimizer.{name}: {shared} differ within a pack. Only {', '.join(PACKABLE)} may.")
+        decay = 0.01 if name == "adamw" else 0.0  # torch's own defaults
+        device = population.flat.device
+        self.lr_K1 = _column([float(p.get("lr", DEFAULT_LR.get(name, 0.001))) for p in members], "lr", name, device)
+        self.decay_K1 = _column([float(p.get("weight_decay", decay)) for p in members], "weight_decay", name, device)
+        self.decoupled = name == "adamw"
+        self._build = OPTIMIZERS.find(name)
+        self._options = {**shared[0], "lr": 1.0, "weight_decay": 0.0, "fused": True}
+        if "betas" in self._options:
+            self._options["betas"] = tuple(self._options["betas"])
+        self._open(population)
+
+    def step(self, population: Population, factor_K1: Tensor | float) -> None:
+        """Move every member against its gradient.
+
+        Args:
+            factor_K1: Share of each member's learning rate that its schedule grants now.
+        """
+        lr_K1 = self.lr_K1 * factor_K1
+        with torch.no_grad():
+            if self._decays and self.decoupled:
+                population.flat.mul_(1 - lr_K1 * self.decay_K1)
+            elif self._decays:
+                population.grad.addcmul_(population.flat, self.decay_K1)
+            self._inner.step()
+            population.flat.addcmul_(self._shadow, lr_K1)
+            self._shadow.zero_()
+
+    def select(self, keep: Tensor, population: Population) -> None:
+        """Follow the population in dropping all members but those at these positions (n,)."""
+        state = {name: value[keep] if value.dim() == 2 else value for name, value in self.state().items()}
+        self.lr_K1, self.decay_K1 = self.lr_K1[keep], self.decay_K1[keep]
+        self._open(population)
+        self.load(state)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give everything the optimizer remembers: (K, P) moments, and counters of no dimension."""
+        return {name: value for name, value in self._inner.state.get(self._shadow, {}).items() if value is not None}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what `state` gave; the tensors are taken over."""
+        if state:
+            self._inner.state[self._shadow] = dict(state)
+
+    def _open(self, population: Population) -> None:
+        self._decays = bool((self.decay_K1 != 0).any())
+        self._shadow = torch.zeros_like(population.flat)
+        self._shadow.grad = population.grad
+        try:
+            self._inner = self._build([self._shadow], **self._options)
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"train.optimizer: {error}. Parameters given: {self._options}.") from error
+
+
+def clip(grad: Tensor, max_norm: float) -> Tensor:
+    """Shrink each member's gradient to at most this norm, in place.
+
+    Shapes:
+        grad: (K, P).
+        returns: (K, 1), norms before clipping.
+
+    Source: Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013.
+    """
+    norm_K1 = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+    grad.mul_((max_norm / (norm_K1 + 1e-6)).clamp_max(1.0))
+    return norm_K1
+
+
+def _column(values: list[float], key: str, name: str, device: torch.device) -> Tensor:
+    if min(values) < 0 or (key == "lr" and min(values) == 0):
+        raise SpecError(f"train.optimizer.{name}.{key}: {min(values):g}. Give a number above zero.")
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None]

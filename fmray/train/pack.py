@@ -1,0 +1,167 @@
+"""Hold the members that train together: population, optimizer, task, and what the loop remembers of each.
+
+Members never touch each other: dropping some changes nothing for the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmray.catalogue import MODELS, SCHEDULES, TASKS
+from fmray.records import Target
+from fmray.schema import Schema
+from fmray.spec.ref import Ref
+from fmray.spec.sections import Train
+from fmray.tasks.task import Task
+from fmray.train.optim import Optimizer
+from fmray.train.population import Blueprint, enter
+from fmray.train.schedule import Plateau, Schedule
+from fmray.train.state import State, generators, set_generators
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say how one member is built and trained.
+
+    Args:
+        index: Position in the sweep.
+        seed: Of its initialisation and dropout.
+        model, optimizer, task: Name and parameters.
+        params: What sets it apart from its siblings, by dotted path.
+    """
+
+    index: int
+    seed: int
+    model: Ref
+    optimizer: Ref
+    task: Ref
+    params: Mapping[str, Any]
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """Say how its module is built."""
+        return Blueprint(MODELS.find(self.model.name), self.model.params, self.seed)
+
+
+class Pack:
+    """Train K members as one.
+
+    Args:
+        plans: One per member, equal in everything that changes a shape.
+        schema, target: Of the prepared data.
+        train: The job's section.
+        higher_is_better: Direction of the validation score.
+        device: Where parameters and rows live.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        schema: Schema,
+        target: Target,
+        train: Train,
+        higher_is_better: bool,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.plans, self.train, self.device = list(plans), train, torch.device(device)
+        self.sign = 1.0 if higher_is_better else -1.0
+        self.task: Task = TASKS.find(plans[0].task.name)(target, [plan.task.params for plan in plans])
+        self.schedule: Schedule = SCHEDULES.find(train.schedule.name)(**train.schedule.params)
+        self.population = enter([plan.blueprint for plan in plans], schema, self.task.num_outputs, device)
+        self.optimizer = Optimizer(plans[0].optimizer.name, [p.optimizer.params for p in plans], self.population)
+        self.ones_K = torch.ones(len(plans), device=self.device)
+        self.state = self._fresh_state()
+
+    def __len__(self) -> int:
+        return len(self.population)
+
+    def snapshot(self) -> State:
+        """Give the whole state, as of between two steps."""
+        state = self.state
+        state.flat, state.buffers = self.population.flat, self.population.buffers
+        state.optimizer = self.optimizer.state()
+        state.rng = generators(self.device)
+        return state
+
+    def restore(self, state: State) -> None:
+        """Go on from a state that `snapshot` gave for the same plans."""
+        if len(state.alive) < len(self.population):
+            self._narrow(state.alive)
+        self.population.load(state.flat.to(self.device), {k: v.to(self.device) for k, v in state.buffers.items()})
+        self.optimizer.load({k: v.to(self.device) if v.dim() else v for k, v in state.optimizer.items()})
+        set_generators(state.rng, self.device)
+        for name in ("best", "best_buffers", "loss_sum", "weight_sum"):
+            setattr(state, name, _to(getattr(state, name), self.device))
+        self.state = state
+
+    def lr_factor(self, shared: float) -> Tensor | float:
+        """Give each member's share of its learning rate (K, 1), or one number for all."""
+        if not isinstance(self.schedule, Plateau):
+            return shared
+        return self.state.plateau_factor[self.state.alive].to(self.device)[:, None] * shared
+
+    def drop(self, rows: Sequence[int], status: str, reasons: Sequence[str]) -> None:
+        """Let the members at these rows of the stack train no further."""
+        state = self.state
+        for row, reason in zip(rows, reasons, strict=True):
+            member = int(state.alive[row])
+            state.ends[str(member)] = {"status": status, "reason": reason, "epochs": state.epoch}
+        keep = torch.tensor([row for row in range(len(self)) if row not in set(rows)], dtype=torch.long)
+        self._narrow(keep)
+        state.alive = state.alive[keep]
+        state.loss_sum, state.weight_sum = state.loss_sum[keep], state.weight_sum[keep]
+
+    def keep_best(self, rows: Tensor) -> None:
+        """Remember the present parameters of the members at these rows (n,) as their best."""
+        members = self.state.alive[rows]
+        self.state.best[members] = self.population.flat.detach()[rows]
+        for name, value in self.population.buffers.items():
+            self.state.best_buffers[name][members] = value[rows]
+
+    def member_tensors(self, member: int) -> dict[str, Tensor]:
+        """Name the best tensors of a member, as its module alone names them."""
+        buffers = {name: value[member] for name, value in self.state.best_buffers.items()}
+        if self.population.entry == "native":
+            buffers = {name: value[None] for name, value in buffers.items()}
+        return self.population.tensors(self.state.best[member], buffers)
+
+    def _narrow(self, keep: Tensor) -> None:
+        self.population.select(keep)
+        self.optimizer.select(keep, self.population)
+        self.task = self.task.select(keep)
+        self.ones_K = self.ones_K[keep]
+
+    def _fresh_state(self) -> State:
+        num, flat, buffers = len(self.plans), self.population.flat, self.population.buffers
+        worst = torch.full((num,), float("-inf"), dtype=torch.float64)
+        zeros = torch.zeros(num, dtype=torch.long)
+        return State(
+            epoch=0,
+            step=0,
+            global_step=0,
+            alive=torch.arange(num),
+            flat=flat,
+            buffers=buffers,
+            optimizer={},
+            best=flat.clone(),
+            best_buffers={name: value.clone() for name, value in buffers.items()},
+            best_score=worst,
+            best_epoch=zeros.clone(),
+            bad_epochs=zeros.clone(),
+            plateau_factor=torch.ones(num),
+            plateau_best=worst.clone(),
+            plateau_bad=zeros.clone(),
+            loss_sum=torch.zeros(num, dtype=torch.float64, device=self.device),
+            weight_sum=torch.zeros(num, dtype=torch.float64, device=self.device),
+            rng=generators(self.device),
+            history=[],
+            ends={},
+            health=[],
+        )
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)

@@ -1,0 +1,265 @@
+"""Bring models into the loop as a population of K members with equal shapes.
+
+All parameters of a member lie side by side in one row of a flat (K, P) tensor, gradients in another; modules see views
+of them. So the optimizer, clipping, best states, checkpoints and reductions are each one operation on flat tensors.
+How a module enters is decided in `enter` and nowhere else.
+Shape legend: K members, P parameters per member, B rows, O outputs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fmray.errors import FmrayError, SpecError, TrainError
+from fmray.models import layers
+from fmray.models.model import PopulationNative
+from fmray.schema import Schema
+from fmray.seeding import derive
+from fmray.tasks.task import Batch
+
+Entry = Literal["native", "solo", "vmap"]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Say how one member is built.
+
+    Args:
+        build: Class behind the model's name.
+        params: Its parameters.
+        seed: Of its initialisation and its dropout.
+    """
+
+    build: Callable[..., nn.Module]
+    params: Mapping[str, Any]
+    seed: int
+
+    def module(self, schema: Schema, num_outputs: int) -> nn.Module:
+        """Initialise the module as it would be initialised alone.
+
+        Raises:
+            SpecError: If the class refuses its parameters.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            try:
+                return self.build(schema, num_outputs, **self.params)
+            except FmrayError:
+                raise
+            except TypeError as error:
+                raise SpecError(f"model: {error}. Parameters given: {dict(self.params)}.") from error
+
+
+class Population:
+    """Compute the outputs of K members, and hold their parameters and gradients.
+
+    Attributes:
+        flat, grad: (K, P) parameters and gradients; rows are members.
+        seeds: Dropout seed per member.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], seeds: Sequence[int], entry: Entry, device: torch.device) -> None:
+        self.entry = entry
+        self.seeds = list(seeds)
+        self.shapes: dict[str, Shape] = {name: tuple(p.shape) for name, p in modules[0].named_parameters()}
+        self.module = modules[0].to(device)
+        rows = [torch.cat([p.detach().reshape(-1) for p in module.parameters()]) for module in modules]
+        self.buffers = {
+            name: torch.cat([dict(m.named_buffers())[name] for m in modules])
+            if entry == "native"
+            else torch.stack([dict(m.named_buffers())[name] for m in modules]).to(device)
+            for name, _ in modules[0].named_buffers()
+        }
+        self._dropouts = [m for m in self.module.modules() if isinstance(m, layers.Dropout)]
+        self._adopt(torch.stack(rows).to(device), self.buffers)
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Give the outputs of every member on the rows of a batch (K, B, O).
+
+        Raises:
+            TrainError: If the module's output has no row axis or no output axis.
+        """
+        if self.entry == "vmap":
+            output = self._vmapped(self.leaves, self.buffers, dict(batch.inputs))
+        else:
+            output = self.module(**batch.inputs)
+        single = self.entry == "solo" or (self.entry == "native" and len(self.flat) == 1)
+        if not isinstance(output, Tensor) or output.dim() != 3 - single or output.shape[-2] != len(batch):
+            shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+            given = (shape if single else shape[1:]) or type(output).__name__
+            raise TrainError(
+                f"model: {type(self.module).__name__} gave {given} for {len(batch)} rows. "
+                "Give a tensor (rows, outputs), one row per input row."
+            )
+        return output.unsqueeze(0) if single else output
+
+    def prepare_step(self, step: int, first_row: int, training: bool) -> None:
+        """Fix the dropout masks of the coming forward pass.
+
+        Args:
+            step: Global step, counted over epochs.
+            first_row: Place in the global batch of the first row to come.
+            training: Whether members learn from it.
+        """
+        if self.module.training != training:
+            self.module.train(training)
+        if not training:
+            return
+        for place, dropout in enumerate(self._active):
+            keys = [derive(seed, "dropout", step, place) & 0x7FFFFFFF for seed in self.seeds]
+            dropout.set_keys(torch.tensor(keys, dtype=torch.int32, device=self.flat.device), first_row)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the step before."""
+        for leaf in self.leaves.values():
+            leaf.grad = None
+
+    def gather_grad(self) -> None:
+        """Bring what backward left at each parameter together in `grad`."""
+        rows = len(self.flat)
+        grads = [leaf.grad for leaf in self.leaves.values()]
+        whole = [leaf.new_zeros(leaf.shape) if g is None else g for g, leaf in zip(grads, self.leaves.values(), strict=True)]
+        torch.cat([grad.view(rows, -1) for grad in whole], dim=1, out=self.grad)
+
+    def select(self, keep: Tensor) -> None:
+        """Drop all members but those at these positions (n,); the others compute on as if nothing happened."""
+        self.seeds = [self.seeds[int(i)] for i in keep]
+        self._adopt(self.flat[keep], {name: value[keep] for name, value in self.buffers.items()})
+
+    def load(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Take over parameters (K, P) and buffers (K, ...)."""
+        self.flat.copy_(flat)
+        for name, value in buffers.items():
+            self.buffers[name].copy_(value)
+
+    def tensors(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name the tensors of one member, given its row (P,) and its buffers, as its module alone names them."""
+        named, start = {}, 0
+        for name, shape in self.shapes.items():
+            named[name] = flat[start : start + prod(shape)].reshape(shape).contiguous()
+            start += prod(shape)
+        kept = dict(self.module.named_buffers()).keys() & self.module.state_dict().keys()
+        return named | {name: buffers[name].contiguous() for name in sorted(kept)}
+
+    def faulty_parameter(self, member: int) -> str:
+        """Name the first parameter of a member that is not finite, in values, then in gradients."""
+        for kind, flat in (("parameter", self.flat), ("gradient of", self.grad)):
+            start = 0
+            for name, shape in self.shapes.items():
+                if not torch.isfinite(flat[member, start : start + prod(shape)]).all():
+                    return f"{kind} {name}"
+                start += prod(shape)
+        return "output"
+
+    def _adopt(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Make modules see these parameters; called whenever K changes."""
+        self.flat, self.grad, self.buffers = flat, torch.zeros_like(flat), dict(buffers)
+        self.leaves: dict[str, Tensor] = {}
+        parameters = dict(self.module.named_parameters())
+        alone = len(flat) == 1  # one member needs no member axis
+        start = 0
+        for name, shape in self.shapes.items():
+            values = self.flat[:, start : start + prod(shape)]
+            start += prod(shape)
+            view = {"native": shape[1:] if alone else (len(flat), *shape[1:]), "solo": shape, "vmap": (len(flat), *shape)}
+            leaf = parameters[name]
+            if self.entry == "vmap":
+                leaf = nn.Parameter(values.view(view[self.entry]))
+            leaf.data = values.view(view[self.entry])
+            leaf.grad = None
+            self.leaves[name] = leaf
+        if self.entry != "vmap":
+            for name, value in self.buffers.items():
+                module, _, attribute = name.rpartition(".")
+                whole = value[0] if alone else value
+                setattr(self.module.get_submodule(module), attribute, whole)
+        self._active = [m for m in self._dropouts if bool((m.rate_K11 > 0).any())]
+        for dropout in self._dropouts:
+            dropout.enabled = dropout in self._active
+
+    def _vmapped(self, leaves: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+        def one(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tensor:
+            output: Tensor = functional_call(self.module, (dict(own), dict(state)), kwargs=dict(inputs))
+            return output
+
+        outputs: Tensor = vmap(one)(dict(leaves), dict(buffers))
+        return outputs
+
+
+def enter(
+    blueprints: Sequence[Blueprint],
+    schema: Schema,
+    num_outputs: int,
+    device: torch.device | str = "cpu",
+    modules: Sequence[nn.Module] = (),
+) -> Population:
+    """Build the members of one pack, each initialised as it would be alone.
+
+    Population-native modules compute all members themselves; a single other module is called as it is; several enter
+    through `vmap` over `functional_call`.
+
+    Args:
+        modules: The members' modules where they exist already, trained.
+
+    Raises:
+        SpecError: If the class refuses its parameters or gives no `nn.Module`.
+        TrainError: If the members differ in shape.
+    """
+    modules = modules or [blueprint.module(schema, num_outputs) for blueprint in blueprints]
+    if not isinstance(modules[0], nn.Module):
+        raise SpecError(f"model: {blueprints[0].build!r} gave a {type(modules[0]).__name__}. Give an nn.Module.")
+    if not any(True for _ in modules[0].parameters()):
+        raise SpecError(f"model: {type(modules[0]).__name__} has no parameters. Give a module that can learn.")
+    layouts = {tuple((name, tuple(p.shape)) for name, p in module.named_parameters()) for module in modules}
+    if len(layouts) != 1:
+        raise TrainError(f"model: members of one pack have {len(layouts)} different layouts. Pack equal shapes only.")
+    seeds = [blueprint.seed for blueprint in blueprints]
+    return Population(modules, seeds, _entry(modules), torch.device(device))
+
+
+def packs(blueprint: Blueprint, schema: Schema, num_outputs: int, inputs: Mapping[str, Tensor]) -> str:
+    """Say why members of this model cannot be packed, or nothing if they can.
+
+    Two members are built and trained one step, packed and alone; gradients must agree.
+
+    Args:
+        inputs: A few rows of every input.
+    """
+    first = blueprint.module(schema, num_outputs)
+    if isinstance(first, PopulationNative):
+        return ""
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in first.modules()):
+        return "nn.Dropout draws masks that depend on the pack; use fmray.models.layers.Dropout or one member a pack"
+    rows = len(next(iter(inputs.values())))
+    batch = Batch(inputs, torch.zeros(rows), None, torch.arange(rows))
+    pair = [blueprint, Blueprint(blueprint.build, blueprint.params, blueprint.seed + 1)]
+    try:
+        packed = _probe(enter(pair, schema, num_outputs), batch)
+        alone = torch.cat([_probe(enter([one], schema, num_outputs), batch) for one in pair])
+    except RuntimeError as error:
+        return f"vmap refuses it: {str(error).splitlines()[0]}"
+    if not torch.allclose(packed, alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max() + 1e-12)):
+        return "its packed gradients differ from those of its members alone"
+    return ""
+
+
+def _probe(population: Population, batch: Batch) -> Tensor:
+    population.prepare_step(0, 0, training=True)
+    population(batch).square().mean((1, 2)).sum().backward()
+    population.gather_grad()
+    return population.grad
+
+
+def _entry(modules: Sequence[nn.Module]) -> Entry:
+    if isinstance(modules[0], PopulationNative):
+        return "native"
+    return "solo" if len(modules) == 1 else "vmap"

@@ -1,0 +1,162 @@
+"""Hold everything a training needs to go on exactly where it stood, and write it so that a kill cannot hurt it.
+
+What is saved is generated from the fields of `State`; a test leaves each out in turn and must notice. A checkpoint is
+complete when its manifest exists, and a damaged newest one gives way to the one before, with a notice.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor
+
+from fmray.errors import DataError
+from fmray.store import Store, read_atomic_folder, write_atomic_folder
+
+log = logging.getLogger("fmray")
+
+
+@dataclass
+class State:
+    """Describe a pack between two steps.
+
+    Shapes, with M members in the pack at its start, K still training, P parameters each:
+        epoch, step, global_step: Epochs finished, steps finished in the current one, steps finished in all.
+        alive: (K,), which members the rows of `flat` belong to.
+        flat, buffers, optimizer: (K, P), (K, ...) and the optimizer's memory.
+        best, best_buffers: (M, P), (M, ...), the state with the best validation score.
+        best_score, best_epoch, bad_epochs: (M,), early stopping.
+        plateau_factor, plateau_best, plateau_bad: (M,), the plateau schedule.
+        loss_sum, weight_sum: (K,), over the current epoch.
+        rng: Torch's generators, for modules that draw from them.
+        history: [{member, epoch, metric, value}].
+        ends: Member -> {"status", "reason", "epochs"} once it no longer trains.
+        health: Numeric events: a member, step, parameter and rows that went wrong.
+    """
+
+    epoch: int
+    step: int
+    global_step: int
+    alive: Tensor
+    flat: Tensor
+    buffers: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    best: Tensor
+    best_buffers: dict[str, Tensor]
+    best_score: Tensor
+    best_epoch: Tensor
+    bad_epochs: Tensor
+    plateau_factor: Tensor
+    plateau_best: Tensor
+    plateau_bad: Tensor
+    loss_sum: Tensor
+    weight_sum: Tensor
+    rng: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    ends: dict[str, dict[str, Any]]
+    health: list[dict[str, Any]]
+
+    def to_files(self) -> dict[str, bytes]:
+        """Give the state as safetensors and JSON."""
+        tensors: dict[str, Tensor] = {}
+        plain: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                tensors[field.name] = value
+            elif isinstance(value, dict) and all(isinstance(v, Tensor) for v in value.values()):
+                tensors |= {f"{field.name}/{key}": tensor for key, tensor in value.items()}
+            else:
+                plain[field.name] = value
+        packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return {"state.safetensors": write_tensors(packed), "state.json": json.dumps(plain).encode()}
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes]) -> "State":
+        """Read back what `to_files` gave.
+
+        Raises:
+            DataError: If a field is missing.
+        """
+        value: dict[str, Any] = json.loads(files["state.json"])
+        for field in fields(cls):
+            if field.type == dict[str, Tensor]:
+                value[field.name] = {}
+        for name, tensor in read_tensors(files["state.safetensors"]).items():
+            field_name, _, key = name.partition("/")
+            if key:
+                value[field_name][key] = tensor
+            else:
+                value[field_name] = tensor
+        missing = {field.name for field in fields(cls)} - value.keys()
+        if missing:
+            raise DataError(f"checkpoint: {', '.join(sorted(missing))} missing. It was written by another version.")
+        return cls(**value)
+
+
+class Checkpoints:
+    """Write the states of one pack, and find the newest whole one.
+
+    Args:
+        store: Where the folder lies.
+        folder: Of this pack alone.
+        seconds: Least time between two checkpoints inside an epoch.
+        check: Called before each write; raises if another process has taken over.
+        keep: How many newest are kept.
+    """
+
+    def __init__(
+        self, store: Store, folder: str, seconds: float, check: Callable[[], None] = lambda: None, keep: int = 2
+    ) -> None:
+        self.store, self.folder, self.seconds, self.check, self.keep = store, folder, seconds, check, keep
+        self._written_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Tell whether enough time has passed since the last one."""
+        return time.monotonic() - self._written_at >= self.seconds
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint, then drop those no longer kept."""
+        self.check()
+        name = f"{state.global_step:012d}-{state.epoch:06d}"
+        write_atomic_folder(f"{self.folder}/{name}", state.to_files(), {"global_step": state.global_step})
+        self._written_at = time.monotonic()
+        for old in self.names()[: -self.keep]:
+            self.store.remove(f"{self.folder}/{old}")
+
+    def names(self) -> list[str]:
+        """List the checkpoints, oldest first, complete or not."""
+        return sorted(name.rsplit("/", 1)[-1] for name in self.store.list(self.folder))
+
+    def latest(self) -> State | None:
+        """Read the newest checkpoint that is whole, or give None if there is none."""
+        for name in reversed(self.names()):
+            try:
+                _, files = read_atomic_folder(f"{self.folder}/{name}")
+                return State.from_files(files)
+            except DataError as error:
+                log.warning("checkpoint %s is unusable, falling back to the one before: %s", name, error)
+        return None
+
+    def clear(self) -> None:
+        """Remove all checkpoints of the pack."""
+        self.store.remove(self.folder)
+
+
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """Give the state of torch's generators."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
+    """Bring torch's generators back to what `generators` gave."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)

@@ -1,0 +1,1 @@
+"""Turn one job into the members it asks for."""

@@ -1,0 +1,64 @@
+"""Decide how many members train together, so that packing never loses.
+
+The choice is made once per structure, by timing a few steps or, where runs must be deterministic, from sizes alone; it
+is recorded with the members and replayed on resume.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from fmray.tasks.task import Batch
+from fmray.train.ingest import Rows
+from fmray.train.loop import train_step
+from fmray.train.pack import Pack, Plan
+from fmray.train.population import packs
+
+log = logging.getLogger("fmray")
+
+WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+TRIAL_STEPS = 6
+CACHE_BYTES = 16 << 20
+
+
+def choose_width(plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack], rows: Rows, exact: bool) -> int:
+    """Give the number of members per pack that costs least per member.
+
+    Args:
+        plans: Members of one structure.
+        build: Makes a pack of plans.
+        rows: Training rows, a few of which serve as trial.
+        exact: Decide from sizes alone, so that every machine decides alike.
+    """
+    if len(plans) == 1:
+        return 1
+    first = build(plans[:1])
+    batch = next(rows.batches(first.train.order, 0, 0, first.train.batch_rows))
+    why_not = "bfloat16 autocast does nothing under vmap" if first.train.precision == "bfloat16" else ""
+    if first.population.entry != "native":
+        few = {name: value[:8].cpu() for name, value in batch.inputs.items()}
+        why_not = why_not or packs(plans[0].blueprint, rows.schema, first.task.num_outputs, few)
+        if why_not:
+            log.info("members train one by one: %s", why_not)
+            return 1
+    widths = [width for width in WIDTHS if width < len(plans)] + [min(len(plans), WIDTHS[-1])]
+    if exact:
+        per_member = 4 * (first.population.flat.shape[1] * 6 + len(batch) * activations(first))
+        return max([width for width in widths if width * per_member <= CACHE_BYTES], default=1)
+    seconds = {width: _step_seconds(build(plans[:width]), batch) / width for width in widths}
+    log.info("seconds per member and step by pack width: %s", {w: f"{s:.2e}" for w, s in seconds.items()})
+    return min(seconds, key=lambda width: seconds[width])
+
+
+def activations(pack: Pack) -> int:
+    """Estimate the numbers one member keeps per row: the widths of its layers."""
+    return sum(shape[-1] for shape in pack.population.shapes.values() if len(shape) > 1)
+
+
+def _step_seconds(pack: Pack, batch: Batch) -> float:
+    best = float("inf")
+    for _ in range(TRIAL_STEPS):
+        started = time.perf_counter()
+        train_step(pack, batch, 1.0)
+        best = min(best, time.perf_counter() - started)
+    return best
