@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["number", "one_hot", "hashed", "missing", "image", "vector"]
+Kind = Literal["number", "text", "time", "one_hot", "hashed", "missing", "bytes", "vector"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """Describe one prepared input column.
+    """Describe one column, raw or prepared.
 
     Args:
         name: As in the data, or as the step that made it calls it.
-        kind: What its values mean: "number" standardised or raw, "one_hot" indicators of `classes`, "hashed" buckets,
-            "missing" a 0/1 flag, "image" raw pixels, "vector" a fixed-size list.
+        kind: What its values mean: "number" standardised or raw, "text" and "time" as read (a step must turn them into
+            numbers), "one_hot" indicators of `classes`, "hashed" buckets, "missing" a 0/1 flag, "bytes" 0-255 each,
+            "vector" a fixed-size list of numbers.
         width: Number of floats per row.
         classes: Level per float of a one-hot column, in order; the last may be "<other>".
     """

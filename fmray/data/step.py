@@ -1,0 +1,88 @@
+"""Define what a step is: one change to rows, learned from training rows only.
+
+A prepared step is fitted as map-reduce: `fit` on the training rows of each work item, `merge` of what they gave, in any
+grouping, and `learn` once. What it learned is plain values, so it travels in the record and in the model folder; `apply`
+needs nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import polars as pl
+
+from fmray.errors import SpecError
+from fmray.records import Json
+from fmray.registry import nearest
+from fmray.schema import Column, Kind, Schema
+
+Partial = Any
+"""What one work item says about its training rows; small, and picklable between Ray tasks."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Hold what a step learned.
+
+    Args:
+        state: Plain values; all that `apply` needs beside the step's own parameters.
+        schema: Columns after the step.
+        notes: What a person should read: columns left out, levels merged.
+    """
+
+    state: Json
+    schema: Schema
+    notes: tuple[str, ...] = field(default=())
+
+
+class Step(Protocol):
+    """Change rows; built from the job file as `StepClass(**params)`.
+
+    Frames hold one Polars column per schema column: numbers and 0/1 flags as floats or integers (null is missing),
+    text as String, time as Datetime("us"), everything wider than 1 as Array of that width.
+    """
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Summarise training rows; None where the step learns nothing, which spares the pass over the data.
+
+        Raises:
+            SpecError: If a named column is unknown or of a kind that the step cannot change.
+        """
+        ...
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give the summary of both sets of rows."""
+        ...
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Turn the summary of all training rows into what `apply` needs.
+
+        Args:
+            schema: Columns before the step.
+        """
+        ...
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Change rows of any split; never adds, drops or moves a row."""
+        ...
+
+
+def chosen(columns: Sequence[str] | str | None, schema: Schema, kinds: Sequence[Kind], step: str) -> tuple[Column, ...]:
+    """Give the columns a step works on: those named, or all of the kinds it can change.
+
+    Raises:
+        SpecError: If a named column is unknown, or of another kind.
+    """
+    if columns is None:
+        return tuple(column for column in schema.columns if column.kind in kinds)
+    known = {column.name: column for column in schema.columns}
+    found = []
+    for name in [columns] if isinstance(columns, str) else columns:
+        if name not in known:
+            raise SpecError(f"column '{name}' is not there. {nearest(name, known)}", f"steps.{step}.columns")
+        if known[name].kind not in kinds:
+            raise SpecError(
+                f"column '{name}' holds {known[name].kind}. Accepted: {', '.join(kinds)}.", f"steps.{step}.columns"
+            )
+        found.append(known[name])
+    return tuple(found)
