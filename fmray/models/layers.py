@@ -1,7 +1,8 @@
 """Hold the layers that compute K members at once, or one member without the member axis.
 
-The population drops the axis at K = 1, which spares the batched kernels: 1.3x at 256 rows. Every mask a member sees depends on its own seed, the step, the layer and the row's place in the global batch, never on
-who trains beside it or on which worker.
+The population drops the axis at K = 1, which spares the batched kernels: 1.3x at 256 rows. Every mask a member sees
+depends on its own seed, the step, the layer and the row's place in the global batch, never on who trains beside it or on
+which worker.
 Shape legend: K members, B rows, D inputs, H outputs.
 """
 
@@ -85,7 +86,7 @@ class Dropout(nn.Module):
             return x
         rate = self.rate_K11
         hashed = self._cell_hash(x) ^ self.keys_K11
-        hashed.mul_(_MIX_1).bitwise_xor_(hashed >> 15).mul_(_MIX_2).bitwise_xor_(hashed >> 13)
+        hashed.mul_(_MIX_1).bitwise_xor_(_shift(hashed, 15)).mul_(_MIX_2)  # the upper bits decide, and are mixed now
         threshold = (rate.double() * 2**32 - 2**31).to(torch.int32)
         return x * ((hashed >= threshold) * (1 / (1 - rate)))
 
@@ -98,6 +99,11 @@ class Dropout(nn.Module):
             row = torch.arange(first, first + rows, dtype=torch.int32, device=x.device)[:, None]
             cell = (row * _ROW) ^ (torch.arange(units, dtype=torch.int32, device=x.device) * _UNIT)
             for shift in (16, 13):
-                cell = (cell ^ (cell >> shift)) * _MIX_2
+                cell = (cell ^ _shift(cell, shift)) * _MIX_2
             self._cells[shape] = cell
         return self._cells[shape]
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Shift right and fill with zeros; torch fills with the sign, which would leave one half of all numbers unused."""
+    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)

@@ -4,6 +4,7 @@ A run's id follows from what was asked and from the data, so asking again finds 
 """
 
 import importlib.metadata
+import io
 import os
 import platform
 import shutil
@@ -15,12 +16,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ruamel.yaml import YAML
 
 from fmray.errors import DataError
 from fmray.records import Ensemble, Json, Member, Prepared, Run, Scores
+from fmray.report.card import Card
+from fmray.rigour.gates import failed
 from fmray.spec.job import Job
-from fmray.store import Store, captured_environment, fingerprint
+from fmray.store import Store, captured_environment, fingerprint, redact, source_digest
 
+RUN = "run.json"
 PACKAGES = ("fmray", "torch", "ray", "polars", "pyarrow", "numpy", "pandas", "safetensors")
 
 
@@ -32,12 +37,12 @@ def open_run(job: Job, data_fingerprint: str, store: Store, fresh: bool) -> Run:
         fresh: Start anew, beside what is there.
     """
     asked = {key: value for key, value in job.to_json().items() if key not in ("run", "folder")}
-    first = fingerprint(asked, data_fingerprint)[:12]
+    first = fingerprint(asked, data_fingerprint, source_digest(*job.modules()))[:12]
     taken = [name for name in store.list(store.path("runs", job.name)) if name.split("-")[0] == first]
-    newest = max(taken, default=first)
-    identity = f"{first}-{string.ascii_lowercase[len(taken)]}" if fresh and taken else newest
+    newest = max(taken, key=lambda name: (len(name), name), default=first)
+    identity = f"{first}-{_letters(len(taken))}" if fresh and taken else newest
     root = store.path("runs", job.name, identity)
-    return read_run(root, store) if store.exists(f"{root}/run.json") else Run(identity, job.name, root, "interrupted")
+    return read_run(root, store) if store.exists(f"{root}/{RUN}") else Run(identity, job.name, root, "interrupted")
 
 
 def read_run(root: str, store: Store) -> Run:
@@ -46,9 +51,9 @@ def read_run(root: str, store: Store) -> Run:
     Raises:
         DataError: If there is no run, or it is damaged.
     """
-    if not store.exists(f"{root}/run.json"):
+    if not store.exists(f"{root}/{RUN}"):
         raise DataError(f"{root} holds no run.json. Give the directory of a run.")
-    facts = store.read_json(f"{root}/run.json")
+    facts = store.read_json(f"{root}/{RUN}")
     run = Run(facts["run_id"], facts["job"], root, store.status(root))
     if run.status != "finished":
         return run
@@ -56,7 +61,39 @@ def read_run(root: str, store: Store) -> Run:
     return replace(run, scores=scores, report=f"{root}/report.html", failed_gates=tuple(facts["failed_gates"]))
 
 
-def environment(threads: int, device: str) -> Json:
+def start_run(run: Run, job: Job, store: Store) -> None:
+    """Write `job.yaml` and the first `run.json`, which lists the records that a continued run already uses."""
+    path = f"{run.root}/{RUN}"
+    records = store.read_json(path)["records"] if store.exists(path) else []
+    asked = {key: value for key, value in redact(job.to_json()).items() if key != "folder"}
+    store.write_bytes(f"{run.root}/job.yaml", _yaml(asked).encode())
+    store.write_json(path, {"run_id": run.id, "job": run.job, "status": "running", "records": records, "failed_gates": []})
+
+
+def finish_run(run: Run, card: Card, widths: Sequence[int], store: Store) -> Run:
+    """Complete `run.json`, after everything else is in place, and give the finished run.
+
+    Args:
+        widths: Members per pack, as they were trained.
+    """
+    path, prepared = f"{run.root}/{RUN}", card.prepared
+    facts = {
+        "status": "finished",
+        "failed_gates": list(failed(card.gates)),
+        "data": {"manifest": list(prepared.manifest), "split": prepared.split, "test_identity": prepared.test_identity},
+        "rows": dict(prepared.rows),
+        "quarantine": dict(prepared.quarantine),
+        "environment": card.environment,
+        "seeds": {"train": card.job["train"]["seed"], "members": [member.seed for member in card.members]},
+        "pack_widths": list(widths),
+        "seconds": dict(card.timings),
+        "tensor_hashes": {str(member.index): member.tensor_hash for member in card.members},
+    }
+    store.write_json(path, store.read_json(path) | facts)
+    return read_run(run.root, store)
+
+
+def environment(device: str, threads: int) -> Json:
     """Describe what the result may depend on beyond job and data."""
     versions = {}
     for name in PACKAGES:
@@ -102,9 +139,8 @@ def write_members(root: str, members: Sequence[Member]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), f"{root}/members.parquet")
 
 
-def write_model(root: str, members: Sequence[Member], ensemble: Ensemble, prepared: Prepared, store: Store) -> None:
+def write_model(root: str, chosen: Sequence[Member], ensemble: Ensemble, prepared: Prepared, store: Store) -> None:
     """Copy the chosen members' tensors to `model/`, with all that turns new rows into their inputs."""
-    chosen = [member for member in members if member.index in ensemble.members]
     for member in chosen:
         home = Path(root) / "model" / f"{member.index:05d}"
         home.mkdir(parents=True, exist_ok=True)
@@ -118,6 +154,18 @@ def write_model(root: str, members: Sequence[Member], ensemble: Ensemble, prepar
         "steps": list(prepared.steps),
     }
     store.write_json(f"{root}/model/model.json", description)
+
+
+def _yaml(value: Json) -> str:
+    text = io.StringIO()
+    YAML(typ="safe", pure=True).dump(value, text)
+    return text.getvalue()
+
+
+def _letters(number: int) -> str:
+    """Spell an attempt: b, c ... z, ab, ac ..."""
+    rest, last = divmod(number, 26)
+    return ("" if rest == 0 else _letters(rest - 1)) + string.ascii_lowercase[last]
 
 
 def _cpu_model() -> str:

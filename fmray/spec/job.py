@@ -41,6 +41,11 @@ class Job:
         value: dict[str, Any] = ADAPTER.dump_python(self, mode="json")
         return value
 
+    def modules(self) -> tuple[str, ...]:
+        """Name the modules of the user's own code, whose source decides the result too."""
+        named = (self.task, self.model, self.train.optimizer, self.train.schedule, self.ensemble, *self.steps)
+        return tuple(sorted({ref.name.partition(":")[0] for ref in named if ":" in ref.name}))
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Job":
         """Build a job from plain values.

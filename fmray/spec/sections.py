@@ -201,7 +201,7 @@ class RunOptions:
         prepare: "auto" prepares small data in this process and large data over Ray; "ray" or "local" say which.
     """
 
-    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    workers: Literal["auto", 0] = "auto"
     gpu: Literal["auto"] | bool = "auto"
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     deterministic: bool = False

@@ -26,12 +26,17 @@ def set_up(run: RunOptions, train: Train) -> torch.device:
     device = torch.device("cuda" if run.gpu in (True, "auto") and torch.cuda.is_available() else "cpu")
     if train.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise TrainError(f"train.precision: bfloat16, but {torch.cuda.get_device_name()} lacks it. Set float32.")
-    torch.set_num_threads(num_cores() if run.threads == "auto" else run.threads)
+    torch.set_num_threads(num_threads(run))
     torch.use_deterministic_algorithms(run.deterministic)
     if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _keep_heap()
     return device
+
+
+def num_threads(run: RunOptions) -> int:
+    """Give the threads torch may use."""
+    return num_cores() if run.threads == "auto" else run.threads
 
 
 def num_cores() -> int:

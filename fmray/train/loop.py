@@ -54,7 +54,8 @@ def fit(
         seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric)
-        report(_epoch_event(pack, metric, (steps - first_step) / steps * train_rows.num_rows / max(seconds, 1e-9)))
+        speed = (steps - first_step) / steps * train_rows.num_rows / max(seconds, 1e-9)
+        report(_epoch_event(pack, metric, speed, time.perf_counter() - started))
         if checkpoints is not None and (checkpoints.due() or not _continues(pack)):
             checkpoints.save(pack.snapshot())
 
@@ -211,13 +212,14 @@ def _continues(pack: Pack) -> bool:
     return pack.state.epoch < pack.train.epochs and len(pack) > 0
 
 
-def _epoch_event(pack: Pack, metric: Metric, rows_per_second: float) -> dict[str, Any]:
+def _epoch_event(pack: Pack, metric: Metric, rows_per_second: float, seconds: float) -> dict[str, Any]:
     best = float(pack.state.best_score.max()) * pack.sign
     return {
         "event": "epoch",
         "epoch": pack.state.epoch,
         "epochs": pack.train.epochs,
-        "rows_per_second": rows_per_second,
+        "rows_per_second": round(rows_per_second),
+        "seconds_left": round(seconds * (pack.train.epochs - pack.state.epoch), 1) if len(pack) else 0.0,
         "primary": metric.name,
         "best": best if math.isfinite(best) else None,
         "members": len(pack.plans),

@@ -44,6 +44,7 @@ def predict(
     objective: Task = TASKS.find(task.name)(prepared.target, [task.params])
     populations = [load_member(member, prepared, objective.num_outputs, device) for member in members]
     names = output_names(prepared)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     num_rows, partial = 0, f"{path}.partial"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     writer: pq.ParquetWriter | None = None
@@ -58,6 +59,23 @@ def predict(
     writer.close()
     Path(partial).replace(path)
     return Predictions(path, split, names, num_rows)
+
+
+def read_outputs(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Read a table of predictions as a metric takes it.
+
+    Shapes:
+        returns: outputs (N, C) or (N,) or (N, T); targets (N,) or (N, T); weights (N,) or None.
+    """
+    table = pq.read_table(predictions.path)
+    targets = [name for name in table.column_names if name.startswith("target")]
+    outputs = [table[name].to_numpy() for name in predictions.outputs]
+    weight = table["weight"].to_numpy() if "weight" in table.column_names else None
+    return _side_by_side(outputs), _side_by_side([table[name].to_numpy() for name in targets]), weight
+
+
+def _side_by_side(columns: list[np.ndarray]) -> np.ndarray:
+    return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
 
 
 def load_member(member: Member, prepared: Prepared, num_outputs: int, device: torch.device | str) -> Population:

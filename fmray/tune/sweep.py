@@ -7,8 +7,9 @@ read back.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save as write_tensors
@@ -20,7 +21,6 @@ from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Draft, Store, fingerprint, source_digest
-from fmray.train.device import set_up
 from fmray.train.ingest import Rows
 from fmray.train.loop import fit
 from fmray.train.pack import Pack, Plan
@@ -29,6 +29,7 @@ from fmray.train.state import Checkpoints
 from fmray.tune.packs import choose_width
 
 Report = Callable[[Json], None]
+Role = Literal["member", "baseline"]
 KIND = "members"
 LINEAR_RATES = (0.1, 0.02, 0.004, 0.0008)
 
@@ -50,6 +51,18 @@ class Sweep:
     health: tuple[Json, ...]
     widths: tuple[int, ...]
     reused: bool
+
+    def best(self, metric: Metric) -> Member:
+        """Give the member with the best score on validation.
+
+        Raises:
+            TrainError: If none has one.
+        """
+        able = [member for member in self.members if member.val_score is not None]
+        if not able:
+            raise TrainError(f"train: none of {len(self.members)} members has a validation score. See their reasons.")
+        sign = 1 if metric.higher_is_better else -1
+        return max(able, key=lambda member: sign * (member.val_score or 0.0))
 
 
 def plans_of(job: Job, task: Ref) -> list[Plan]:
@@ -83,17 +96,19 @@ def sweep(
     prepared: Prepared,
     metric: Metric,
     store: Store,
+    device: torch.device,
     *,
     attempt: str = "",
-    role: str = "member",
+    role: Role = "member",
     report: Report = lambda event: None,
 ) -> Sweep:
     """Train members, or read them back if this was done before.
 
     Args:
         plans: One per member.
+        device: Where to train.
         attempt: Sets a repeated training apart from the first.
-        role: "member" or "baseline".
+        role: What the members are for.
         report: Gets one event per epoch and pack.
 
     Raises:
@@ -101,16 +116,17 @@ def sweep(
     """
     key = fingerprint(
         KIND, job.train, [vars(plan) for plan in plans], prepared.fingerprint, metric.name, attempt, role,
-        job.run.deterministic, source_digest("fmray.train", "fmray.models", "fmray.tasks", "fmray.metrics", "fmray.tune"),
+        job.run.deterministic, source_digest("fmray.train", "fmray.models", "fmray.tasks", "fmray.metrics", "fmray.tune", *job.modules()),
     )  # fmt: skip
+    report({"event": "record", "kind": KIND, "fingerprint": key})
     with store.create(KIND, key) as draft:
         reused = draft.existing is not None
-        manifest = draft.existing or _train(job, plans, prepared, metric, store, key, draft, role, report)
+        manifest = draft.existing or _train(job, plans, prepared, metric, store, key, draft, device, role, report)
     folder = Path(manifest["folder"])
     members = tuple(
         Member.from_json({**value, "root": str(folder / f"{value['index']:05d}")}) for value in manifest["members"]
     )
-    if all(member.status == "failed" for member in members):
+    if members and all(member.status == "failed" for member in members):
         raise TrainError(f"train: all {len(members)} members failed. The first: {members[0].reason}.")
     return Sweep(key, members, tuple(manifest["health"]), tuple(manifest["widths"]), reused)
 
@@ -123,10 +139,10 @@ def _train(
     store: Store,
     key: str,
     draft: Draft,
-    role: str,
+    device: torch.device,
+    role: Role,
     report: Report,
 ) -> Json:
-    device = set_up(job.run, job.train)
     train_rows, val_rows = Rows(prepared, "train", device), Rows(prepared, "val", device)
 
     def build(some: Sequence[Plan]) -> Pack:
@@ -140,7 +156,9 @@ def _train(
         folder = f"{home}/{number:05d}"
         with store.lease(folder) as lease:
             checkpoints = Checkpoints(store, f"{folder}/states", job.run.checkpoint_seconds, lease.check)
-            pack = _train_pack(build(group), train_rows, val_rows, metric, job, checkpoints, report)
+            place = {"role": role, "pack": number, "packs": len(groups)}
+            tell = partial(_tell, report, place)
+            pack = _train_pack(build(group), train_rows, val_rows, metric, job, checkpoints, tell)
         members += [_write_member(pack, place, role, Path(draft.folder)) for place in range(len(group))]
         health += pack.state.health
     manifest = draft.commit(
@@ -148,6 +166,10 @@ def _train(
     )
     store.remove(home)
     return manifest
+
+
+def _tell(report: Report, place: Json, event: Json) -> None:
+    report({**event, **place})
 
 
 def _packs(
@@ -175,14 +197,14 @@ def _train_pack(
 ) -> Pack:
     state = checkpoints.latest()
     if state is not None:
-        report({"event": "note", "text": f"resumed at epoch {state.epoch + 1}, step {state.step} (exact)"})
+        report({"event": "resumed", "epoch": state.epoch, "step": state.step, "class": "exact"})
         pack.restore(state)
     order = ["order", pack.plans[0].index] if job.train.seeds.order else ["order"]
     fit(pack, train_rows, val_rows, metric, derive(job.train.seed, *order), checkpoints, report)
     return pack
 
 
-def _write_member(pack: Pack, place: int, role: str, folder: Path) -> Member:
+def _write_member(pack: Pack, place: int, role: Role, folder: Path) -> Member:
     plan, state = pack.plans[place], pack.state
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pack.member_tensors(place).items()}
     data = write_tensors(tensors)
@@ -206,7 +228,7 @@ def _write_member(pack: Pack, place: int, role: str, folder: Path) -> Member:
             {k: e[k] for k in ("epoch", "metric", "value")} for e in state.history if e["member"] == plan.index
         ),
         reason=end["reason"],
-        role="baseline" if role == "baseline" else "member",
+        role=role,
     )
 
 
@@ -220,7 +242,7 @@ def tensor_hash(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def short(job: Job) -> Job:
+def linear_job(job: Job) -> Job:
     """Give the job by which the linear baseline trains: same rows and batches, patient, nothing fancy."""
     train = replace(
         job.train, optimizer=Ref("adam"), schedule=Ref("constant"), clip_norm=None, accumulate=1, precision="float32"

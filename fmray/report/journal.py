@@ -1,0 +1,112 @@
+"""Keep what happens in a run: events, seconds per stage, and a log a person can read.
+
+`events.jsonl` holds the one true course of the run: what a resumed training redoes is cut before it is written again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fmray.errors import FmrayError
+from fmray.records import Json
+from fmray.store import Store, redact
+
+Report = Callable[[Json], None]
+EVENTS, RUN = "events.jsonl", "run.json"
+PASSING = ("progress",)
+"""Events that are shown and not kept."""
+
+
+class Journal:
+    """Write down events and pass them on.
+
+    Args:
+        root: Directory of the run.
+        report: Also gets every event.
+    """
+
+    def __init__(self, root: str, store: Store, report: Report) -> None:
+        self.seconds: dict[str, float] = {}
+        self._notes: list[str] = []
+        self._root, self._path, self._store, self._report = root, f"{root}/{EVENTS}", store, report
+        self._stage = ""
+
+    def __call__(self, event: Json) -> None:
+        """Take an event: {"event": its kind, ...}."""
+        match event["event"]:
+            case "resumed":
+                self._cut(event)
+            case "note":
+                self._notes.append(event["text"])
+            case "record":
+                self._list_record([event["kind"], event["fingerprint"]])
+        if event["event"] not in PASSING:
+            self._store.append(self._path, {"time": round(time.time(), 3), "stage": self._stage, **event})
+        self._report(event)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Give what was said in words, in order."""
+        return tuple(self._notes)
+
+    def note(self, text: str) -> None:
+        """Say something in words."""
+        self({"event": "note", "text": text})
+
+    @contextmanager
+    def stage(self, name: str, text: str) -> Iterator[None]:
+        """Mark what happens inside as one stage, and take its time."""
+        self._stage = name
+        self({"event": "stage", "stage": name, "text": text})
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+
+    def fail(self, error: FmrayError) -> None:
+        """Write down why the run ended."""
+        self({"event": "failed", "kind": type(error).__name__, "text": str(error)})
+        self._update({"status": "failed", "error": str(error)})
+
+    def _list_record(self, record: list[str]) -> None:
+        """Say in run.json that the run uses a record, before it is made: garbage collection spares it from then on."""
+        records = self._store.read_json(f"{self._root}/{RUN}")["records"]
+        if record not in records:
+            self._update({"records": [*records, record]})
+
+    def _update(self, facts: Json) -> None:
+        path = f"{self._root}/{RUN}"
+        self._store.write_json(path, self._store.read_json(path) | facts)
+
+    def _cut(self, resumed: Json) -> None:
+        """Drop the epochs of a pack that are about to be trained again."""
+
+        def keep(event: Json) -> bool:
+            same = event["event"] == "epoch" and all(event.get(k) == resumed[k] for k in ("role", "pack"))
+            return not (same and event["epoch"] > resumed["epoch"])
+
+        self._store.rewrite_events(self._path, keep)
+
+
+@contextmanager
+def log_to(path: str) -> Iterator[None]:
+    """Copy what fmray logs to a file, without secrets."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("fmray")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(min(logging.INFO, log.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))

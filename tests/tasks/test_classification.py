@@ -1,0 +1,84 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fmray.errors import SpecError, TrainError
+from fmray.records import Target
+from fmray.tasks.classification import Classification, class_weights
+from fmray.tasks.task import Batch
+
+TARGET = Target(("y",), "class", classes=("a", "b", "c"), counts=(60, 30, 10))
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 3, (17,), generator=generator)
+    return Batch({"x": torch.zeros(17, 1)}, target, None, torch.arange(17))
+
+
+def logits(members=1):
+    return torch.randn(members, 17, 3, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_cross_entropy_equals_torch_with_label_smoothing(batch, smoothing):
+    given = logits()
+    loss = Classification(TARGET, [{"label_smoothing": smoothing}]).loss(lambda _: given, batch, "model").loss
+    expected = F.cross_entropy(given[0], batch.target, reduction="none", label_smoothing=smoothing)
+    torch.testing.assert_close(loss[0], expected)
+
+
+def test_the_weighted_mean_equals_torch_with_class_weights(batch):
+    given, weights = logits(), {"a": 0.5, "b": 2.0, "c": 7.0}
+    losses = Classification(TARGET, [{"class_weights": weights}]).loss(lambda _: given, batch, "model")
+    loss, weight = losses.sums()
+    expected = F.cross_entropy(given[0], batch.target, weight=torch.tensor([0.5, 2.0, 7.0]))
+    torch.testing.assert_close((loss / weight)[0], expected)
+
+
+def test_balanced_weights_are_n_over_c_times_the_class_count():
+    assert class_weights(TARGET, "balanced") == pytest.approx([100 / 180, 100 / 90, 100 / 30])
+
+
+def test_row_weights_and_class_weights_multiply(batch):
+    given = logits()
+    weighted = Batch(batch.inputs, batch.target, torch.linspace(0.1, 2, 17), batch.rows)
+    loss, weight = Classification(TARGET, [{"class_weights": "balanced"}]).loss(lambda _: given, weighted, "model").sums()
+    rows = torch.tensor(class_weights(TARGET, "balanced"))[batch.target] * weighted.weight
+    expected = (F.cross_entropy(given[0], batch.target, reduction="none") * rows).sum() / rows.sum()
+    torch.testing.assert_close((loss / weight)[0], expected)
+
+
+def test_members_with_other_smoothing_and_weights_do_not_see_each_other(batch):
+    members = [{}, {"label_smoothing": 0.2}, {"class_weights": {"c": 3}}]
+    given = logits(3)
+    together = Classification(TARGET, members).loss(lambda _: given, batch, "model").sums()
+    for place, params in enumerate(members):
+        alone = Classification(TARGET, [params]).loss(lambda _, k=place: given[k : k + 1], batch, "model").sums()
+        torch.testing.assert_close(together[0][place] / together[1][place], (alone[0] / alone[1])[0])
+
+
+def test_selecting_members_keeps_theirs(batch):
+    task = Classification(TARGET, [{}, {"label_smoothing": 0.2}, {"class_weights": "balanced"}])
+    given = logits(3)
+    whole = task.loss(lambda _: given, batch, "model").loss
+    kept = task.select(torch.tensor([1, 2])).loss(lambda _: given[1:], batch, "model").loss
+    assert torch.equal(kept, whole[1:])
+
+
+def test_probabilities_sum_to_one():
+    assert torch.allclose(Classification(TARGET).predict(logits()).sum(-1), torch.ones(1, 17, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(1, 17, 1), (1, 17, 2), (1, 17, 4)])
+def test_outputs_of_another_shape_are_refused_and_named(batch, shape):
+    with pytest.raises(TrainError, match=r"outputs of shape .* Give one number per class: \(17, 3\)"):
+        Classification(TARGET).loss(lambda _: torch.zeros(shape), batch, "model")
+
+
+@pytest.mark.parametrize("params", [{"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"class_weights": {"d": 2}},
+                                    {"class_weights": {"a": 0}}, {"class_weights": "even"}])  # fmt: skip
+def test_parameters_out_of_range_are_refused(params):
+    with pytest.raises(SpecError, match=r"task\.classification"):
+        Classification(TARGET, [params])
