@@ -21,6 +21,8 @@ from fmray.store import Store, read_atomic_folder, write_atomic_folder
 
 log = logging.getLogger("fmray")
 
+_TENSORS = dict[str, Tensor]
+
 
 @dataclass
 class State:
@@ -70,7 +72,7 @@ class State:
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
                 tensors[field.name] = value
-            elif isinstance(value, dict) and all(isinstance(v, Tensor) for v in value.values()):
+            elif field.type == _TENSORS:
                 tensors |= {f"{field.name}/{key}": tensor for key, tensor in value.items()}
             else:
                 plain[field.name] = value
@@ -86,7 +88,7 @@ class State:
         """
         value: dict[str, Any] = json.loads(files["state.json"])
         for field in fields(cls):
-            if field.type == dict[str, Tensor]:
+            if field.type == _TENSORS:
                 value[field.name] = {}
         for name, tensor in read_tensors(files["state.safetensors"]).items():
             field_name, _, key = name.partition("/")
