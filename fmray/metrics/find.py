@@ -1,0 +1,54 @@
+"""Find the metrics that a job names, or those that fit its target.
+
+A metric whose value depends on which class is the positive one is bound to it here, once.
+"""
+
+import re
+
+from fmray.catalogue import METRICS
+from fmray.errors import SpecError
+from fmray.metrics import ranking
+from fmray.metrics.classification import f1_of
+from fmray.metrics.metric import Metric
+from fmray.records import Target
+from fmray.registry import nearest
+
+ONE_CLASS = re.compile(r"f1\[(.+)\]")
+BINARY = ("roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1_macro", "precision_macro",
+          "recall_macro", "log_loss", "brier")  # fmt: skip
+MULTICLASS = ("accuracy", "balanced_accuracy", "f1_macro", "precision_macro", "recall_macro", "roc_auc",
+              "average_precision", "log_loss", "brier")  # fmt: skip
+NUMBER = ("r2", "rmse", "mae", "mse")
+
+
+def defaults(target: Target) -> tuple[str, tuple[str, ...]]:
+    """Give the primary metric where the job names none, and all that fit the target, the primary one first."""
+    if target.kind == "number":
+        return NUMBER[0], NUMBER
+    names = BINARY if len(target.classes) == 2 else MULTICLASS
+    return names[0], names
+
+
+def find_metric(name: str, target: Target) -> Metric:
+    """Give a metric by name, bound to the target's positive class.
+
+    Raises:
+        SpecError: If there is no such metric, or it does not fit the target.
+    """
+    if matched := ONE_CLASS.fullmatch(name):
+        return _f1_of(matched.group(1), target)
+    if name not in METRICS and ":" not in name:
+        raise SpecError(f"unknown metric '{name}'. {nearest(name, [*METRICS, 'f1[label]'])}", "evaluate")
+    metric: Metric = METRICS.find(name)
+    if metric.kind != target.kind:
+        fitting = ", ".join(defaults(target)[1])
+        raise SpecError(f"'{name}' judges a {metric.kind}, the target is a {target.kind}. Accepted: {fitting}.", "evaluate")
+    if metric.name in ("roc_auc", "average_precision") and target.positive >= 0:
+        return getattr(ranking, metric.name)(target.positive)  # type: ignore[no-any-return]
+    return metric
+
+
+def _f1_of(label: str, target: Target) -> Metric:
+    if label not in target.classes:
+        raise SpecError(f"f1[{label}]: there is no class '{label}'. {nearest(label, target.classes)}", "evaluate")
+    return f1_of(label, target.classes.index(label))

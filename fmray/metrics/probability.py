@@ -1,0 +1,53 @@
+"""Judge probabilities themselves: log loss and Brier score, both means over rows.
+
+Shape legend: N rows, C classes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fmray.metrics.metric import Metric, mean_influence
+
+Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
+SMALLEST = float(np.finfo(np.float64).eps)  # as scikit-learn clips float64
+
+
+def log_losses(output: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Give -ln p of each row's true class, in nats; p is clipped to [eps, 1 - eps].
+
+    Shapes:
+        returns: (N,), float64.
+    """
+    p = np.take_along_axis(output, np.asarray(target, np.int64)[:, None], 1)[:, 0]
+    losses: np.ndarray = -np.log(np.clip(p.astype(np.float64), SMALLEST, 1 - SMALLEST))
+    return losses
+
+
+def brier_scores(output: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Give each row's squared distance to the truth: of the positive class if there are two, summed over classes if more.
+
+    Shapes:
+        returns: (N,), float64.
+
+    Source: Brier, "Verification of forecasts expressed in terms of probability", 1950.
+    """
+    rows = np.arange(len(target))
+    if output.shape[1] == 2:
+        return np.asarray((output[:, 1].astype(np.float64) - target) ** 2)
+    true = output[rows, target].astype(np.float64)
+    return np.asarray((output.astype(np.float64) ** 2).sum(1) - 2 * true + 1)
+
+
+def _mean_of(name: str, scores: Scores) -> Metric:
+    def value(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
+        return float(np.average(scores(output, target), weights=weight)) if len(target) else float("nan")
+
+    def influence(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        return mean_influence(scores(output, target), weight)
+
+    return Metric(name, False, "class", value, influence)
+
+
+LOG_LOSS = _mean_of("log_loss", log_losses)
+BRIER = _mean_of("brier", brier_scores)

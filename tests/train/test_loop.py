@@ -1,0 +1,251 @@
+import copy
+import math
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from fmray.errors import TrainError
+from fmray.spec.ref import Ref
+from fmray.spec.sections import EarlyStop, Order, Train
+from fmray.train.loop import fit, outputs, train_step
+from fmray.train.state import State
+
+ORDER = Order(chunk_rows=4, window_chunks=3, num_lanes=5)
+PLAIN = Train(epochs=3, batch_rows=64, early_stop=None, order=ORDER)
+BUSY = Train(
+    epochs=6,
+    batch_rows=64,
+    optimizer=Ref("adamw"),
+    schedule=Ref("plateau", {"patience": 1, "factor": 0.5}),
+    warmup_steps=5,
+    clip_norm=0.5,
+    early_stop=EarlyStop(patience=2),
+    order=ORDER,
+)
+DROPOUT = {"dropout": 0.3}
+
+PACKABLE = {
+    "lr": lambda i: {"optimizer": {"lr": 0.002 * 3**i}},
+    "weight decay": lambda i: {"optimizer": {"weight_decay": 0.05 * i}},
+    "dropout": lambda i: {"model": {"dropout": 0.2 * i}},
+    "all": lambda i: {"optimizer": {"lr": 0.002 * 3**i, "weight_decay": 0.05 * i}, "model": {"dropout": 0.2 * i}},
+}
+OF_TASK = {
+    "label smoothing": lambda i: {"task": {"label_smoothing": 0.1 * i}},
+    "class weights": lambda i: {"task": {"class_weights": [None, "balanced", {"2": 3.0}][i]}},
+}
+
+
+def history(pack, member):
+    return [(e["epoch"], e["metric"], e["value"]) for e in pack.state.history if e["member"] == member]
+
+
+def assert_same_member(one, member, other, place):
+    torch.testing.assert_close(one.state.best[member], other.state.best[place], rtol=2e-3, atol=2e-4)
+    index = one.plans[member].index
+    ours, theirs = history(one, index), history(other, other.plans[place].index)
+    assert [h[:2] for h in ours] == [h[:2] for h in theirs]
+    assert [h[2] for h in ours if h[1] != "accuracy"] == pytest.approx([h[2] for h in theirs if h[1] != "accuracy"], rel=1e-3)
+
+
+@pytest.mark.parametrize("case", list(PACKABLE))
+@pytest.mark.parametrize("by", ["sgd", "adam", "adamw"])
+def test_packed_members_equal_their_solo_trainings(training, case, by):
+    plans = [training.plan(i, by=by, **PACKABLE[case](i)) for i in range(3)]
+    together = training.fit(plans, PLAIN)
+    for i, plan in enumerate(plans):
+        assert_same_member(together, i, training.fit([plan], PLAIN), 0)
+
+
+@pytest.mark.parametrize("case", list(OF_TASK))
+def test_packed_members_with_their_own_objective_equal_their_solo_trainings(classes, case):
+    plans = [classes.plan(i, **OF_TASK[case](i)) for i in range(3)]
+    together = classes.fit(plans, PLAIN)
+    for i, plan in enumerate(plans):
+        assert_same_member(together, i, classes.fit([plan], PLAIN), 0)
+
+
+def test_members_with_their_own_huber_corner_equal_their_solo_trainings(numbers):
+    plans = [numbers.plan(i, task={"loss": "huber", "delta": 0.3 + i}) for i in range(3)]
+    together = numbers.fit(plans, PLAIN)
+    for i, plan in enumerate(plans):
+        assert_same_member(together, i, numbers.fit([plan], PLAIN), 0)
+
+
+def test_a_member_that_stops_early_leaves_the_others_as_they_would_be_alone(training):
+    plans = [training.plan(i, model=DROPOUT, optimizer={"lr": [0.5, 0.01, 0.003][i]}) for i in range(3)]
+    together = training.fit(plans, BUSY)
+    for i, plan in enumerate(plans):
+        alone = training.fit([plan], BUSY)
+        assert_same_member(together, i, alone, 0)
+        assert together.state.ends.get(str(i)) == alone.state.ends.get("0")
+
+
+def test_micro_batches_add_up_to_the_batch(training):
+    plans = [training.plan(i, model=DROPOUT) for i in range(2)]
+    whole = training.fit(plans, PLAIN)
+    parts = training.fit(plans, replace(PLAIN, accumulate=5))
+    for i in range(2):
+        assert_same_member(whole, i, parts, i)
+
+
+def test_every_row_is_trained_once_per_epoch_and_each_epoch_in_another_order(training):
+    rows = training.rows()
+    epochs = [torch.cat([b.rows for b in rows.batches(ORDER, 5, epoch, 64)]) for epoch in range(2)]
+    for epoch in epochs:
+        assert torch.equal(epoch.sort().values, torch.arange(rows.num_rows))
+    assert not torch.equal(*epochs)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 64, 100, 10_000])
+def test_streaming_gives_the_batches_that_memory_gives(training, batch_rows):
+    memory, stream = training.rows(), training.rows(memory_bytes=0)
+    assert memory.in_memory
+    assert not stream.in_memory
+    for epoch, first_step in ((0, 0), (1, 2)):
+        pairs = zip(
+            memory.batches(ORDER, 5, epoch, batch_rows, first_step),
+            stream.batches(ORDER, 5, epoch, batch_rows, first_step),
+            strict=True,
+        )
+        for one, other in pairs:
+            assert torch.equal(one.rows, other.rows)
+            assert torch.equal(one.inputs["x"], other.inputs["x"])
+            assert torch.equal(one.target, other.target)
+    wholes = [torch.cat([b.inputs["x"] for b in rows.in_sequence(50)]) for rows in (memory, stream)]
+    assert torch.equal(*wholes)
+
+
+def test_the_state_kept_is_the_best_on_validation_and_patience_is_obeyed(training):
+    pack = training.fit([training.plan(0, optimizer={"lr": 0.3})], replace(BUSY, epochs=30))
+    scores = [value for _, name, value in history(pack, 0) if name == training.metric.name]
+    best = max(range(len(scores)), key=lambda e: (scores[e], -e))
+    assert pack.state.best_epoch[0] == best + 1
+    assert len(scores) == best + 1 + 2
+    assert pack.state.ends["0"]["status"] == "stopped"
+    fresh = training.pack(pack.plans, BUSY)
+    fresh.population.load(pack.state.best, pack.state.best_buffers)
+    predictions, _ = outputs(fresh, training.rows("val"))
+    found = predictions[0][:, 0] if predictions.shape[2] == 1 else predictions[0]
+    assert training.metric.value(found, training.rows("val").targets(), None) == pytest.approx(scores[best])
+
+
+def test_a_plateau_lowers_the_rate_of_the_member_that_stands_still(training):
+    train = replace(BUSY, epochs=5, early_stop=None)
+    pack = training.fit([training.plan(0, optimizer={"lr": 1e-9}), training.plan(1)], train)
+    scores = [[v for _, name, v in history(pack, i) if name == training.metric.name] for i in range(2)]
+    for place, curve in enumerate(scores):
+        factor, best, bad = 1.0, -math.inf, 0
+        for value in curve:
+            bad = 0 if value > best else bad + 1
+            best = max(best, value)
+            if bad >= 1:
+                factor, bad = factor / 2, 0
+        assert pack.state.plateau_factor[place] == pytest.approx(factor)
+
+
+def test_a_member_that_diverges_is_stopped_and_named_and_the_pack_goes_on(training):
+    plans = [training.plan(0), training.plan(1, by="adamw", optimizer={"lr": 1e30}), training.plan(2)]
+    pack = training.fit(plans, PLAIN)
+    end = pack.state.ends["1"]
+    assert end["status"] == "failed"
+    assert "not finite at step" in end["reason"]
+    assert "positions [" in end["reason"]
+    assert pack.state.health[0]["member"] == 1
+    for i in (0, 2):
+        assert_same_member(pack, i, training.fit([plans[i]], PLAIN), 0)
+
+
+class Stop(Exception):
+    pass
+
+
+class Keep:
+    """Keep every state the loop offers, and stop it after one of them."""
+
+    def __init__(self, stop_after=None):
+        self.states, self.stop_after = [], stop_after
+
+    def due(self):
+        return True
+
+    def save(self, state):
+        self.states.append(copy.deepcopy(state.to_files()))
+        if len(self.states) == self.stop_after:
+            raise Stop
+
+
+def members(training):
+    return [training.plan(i, model=DROPOUT, optimizer={"lr": [0.2, 0.01, 0.003][i]}) for i in range(3)]
+
+
+def equal_states(one, other):
+    return one.to_files() == other.to_files()
+
+
+def test_a_training_continued_from_any_step_ends_in_the_same_bits(training):
+    uninterrupted = Keep()
+    whole = training.fit(members(training), BUSY, checkpoints=uninterrupted)
+    expected = whole.snapshot()
+    for files in uninterrupted.states[:: max(1, len(uninterrupted.states) // 12)]:
+        pack = training.pack(members(training), BUSY)
+        pack.restore(State.from_files(copy.deepcopy(files)))
+        fit(pack, training.rows(), training.rows("val"), training.metric, 11)
+        assert equal_states(pack.snapshot(), expected)
+
+
+def _freshened(state, fresh, name):
+    """Give the state with one field as it was before training."""
+    value = getattr(fresh, name)
+    if name in ("flat", "optimizer", "loss_sum", "weight_sum"):  # those still training are fewer than those who began
+        kept = state.alive
+        value = {k: v[kept] if v.dim() else v for k, v in value.items()} if isinstance(value, dict) else value[kept]
+    return replace(state, **{name: value})
+
+
+TOUCHED = [f.name for f in fields(State) if f.name not in ("buffers", "best_buffers", "rng", "health")]
+
+
+@pytest.mark.parametrize("name", TOUCHED)
+def test_leaving_out_any_field_of_the_state_is_noticed(classes, name):
+    """A mutant that forgets one field must end in another state, or fail; buffers, rng and health have tests below."""
+    keep = Keep()
+    whole = classes.fit(members(classes), BUSY, checkpoints=keep)
+    expected = whole.snapshot().to_files()
+    noticed = False
+    for files in keep.states[5 :: max(1, len(keep.states) // 8)]:
+        pack = classes.pack(members(classes), BUSY)
+        fresh = State.from_files(copy.deepcopy(pack.snapshot().to_files()))
+        fresh.optimizer = {} if name == "optimizer" else fresh.optimizer
+        try:
+            state = _freshened(State.from_files(copy.deepcopy(files)), fresh, name)
+            pack.restore(state)
+            fit(pack, classes.rows(), classes.rows("val"), classes.metric, 11)
+            noticed = pack.snapshot().to_files() != expected
+        except (RuntimeError, IndexError, TrainError):
+            noticed = True
+        if noticed:
+            return
+    pytest.fail(f"nothing noticed that {name} was not restored")
+
+
+def test_torchs_own_generator_is_part_of_the_state(classes):
+    pack = classes.pack([classes.plan(0)], PLAIN)
+    torch.manual_seed(3)
+    state = State.from_files(copy.deepcopy(pack.snapshot().to_files()))
+    expected = torch.rand(4)
+    torch.manual_seed(4)
+    pack.restore(state)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_the_gradient_is_the_mean_over_the_batch_whatever_its_size(numbers):
+    pack = numbers.pack([numbers.plan(0, by="sgd", optimizer={"lr": 1.0})], PLAIN)
+    batch = next(iter(numbers.rows().batches(ORDER, 0, 0, 50)))
+    before = pack.population.flat.detach().clone()
+    train_step(pack, batch, 1.0)
+    module = pack.plans[0].blueprint.module(numbers.prepared.schema, 1)
+    torch.nn.functional.mse_loss(module(batch.inputs["x"])[0], batch.target).backward()
+    gradient = torch.cat([p.grad.reshape(-1) for p in module.parameters()])
+    torch.testing.assert_close((before - pack.population.flat.detach())[0], gradient, rtol=1e-4, atol=1e-6)
