@@ -1,0 +1,260 @@
+"""Mend columns before they become inputs: fill what is missing, cut what sticks out, take dates apart, leave out.
+
+Whatever is learned is learned from training rows; a value never seen there is treated like the nearest one seen.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from fmray.data import moments
+from fmray.data.step import Fitted, Partial, chosen
+from fmray.errors import DataError, SpecError
+from fmray.records import Json
+from fmray.schema import Column, Schema
+
+PARTS = {
+    "year": (lambda c: c.dt.year(), 0, 0),
+    "month": (lambda c: c.dt.month(), 1, 12),
+    "day": (lambda c: c.dt.day(), 1, 31),
+    "weekday": (lambda c: c.dt.weekday(), 1, 7),
+    "hour": (lambda c: c.dt.hour(), 0, 24),
+    "minute": (lambda c: c.dt.minute(), 0, 60),
+}
+"""Part -> (expression, its first value, its period; 0 where it does not come round)."""
+MOST_LEVELS = 10_000
+
+
+class Impute:
+    """Fill missing values with what training rows suggest.
+
+    Args:
+        columns: Numbers or text; all numbers if unsaid, for most_frequent and constant all text too.
+        by: "mean" or "median" of numbers, "most_frequent" or "constant" of either.
+        value: The constant.
+        flag: Add a 0/1 column `<name>_missing` for each.
+
+    Raises:
+        SpecError: If `by` is unknown, or `value` does not go with it.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str] | None = None,
+        by: Literal["mean", "median", "most_frequent", "constant"] = "mean",
+        value: float | str | None = None,
+        flag: bool = False,
+    ) -> None:
+        if by not in ("mean", "median", "most_frequent", "constant"):
+            raise SpecError(f"'{by}'. Accepted: mean, median, most_frequent, constant.", "steps.impute.by")
+        if (value is None) == (by == "constant"):
+            raise SpecError(f"by '{by}' with value {value!r}. A value goes with by: constant, and only there.", "steps.impute")
+        self.columns, self.by, self.value, self.flag = columns, by, value, flag
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Summarise the columns as `by` needs it."""
+        names = self._names(schema)
+        match self.by:
+            case "mean":
+                return {"moments": moments.numbers(frame, names)}
+            case "median":
+                return {"points": {name: moments.ranks(frame[name]) for name in names}}
+            case "most_frequent":
+                return {"levels": {name: moments.levels(frame[name], MOST_LEVELS)[0] for name in names}}
+        return None
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give the summary of both sets of rows."""
+        if self.by == "mean":
+            return {"moments": moments.merge(one["moments"], other["moments"])}
+        if self.by == "median":
+            return {"points": {name: points + other["points"][name] for name, points in one["points"].items()}}
+        merged = {name: moments.merge_levels(seen, other["levels"][name]) for name, seen in one["levels"].items()}
+        return {"levels": merged}
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Choose the filling of each column.
+
+        Raises:
+            DataError: If a column has no value in any training row.
+        """
+        fill = {name: self._filling(name, partial) for name in self._names(schema)}
+        flags = tuple(Column(f"{name}_missing", "missing") for name in fill) if self.flag else ()
+        return Fitted({"fill": fill}, Schema((*schema.columns, *flags)))
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Fill, and flag where asked."""
+        names = list(state["fill"])
+        flags = [pl.col(name).is_null().cast(pl.UInt8).alias(f"{name}_missing") for name in names] if self.flag else []
+        filled = [_filled(frame, name, value) for name, value in state["fill"].items()]
+        return frame.with_columns(*flags, *filled)
+
+    def _names(self, schema: Schema) -> list[str]:
+        numeric = self.by in ("mean", "median") or (self.by == "constant" and not isinstance(self.value, str))
+        text = self.by == "most_frequent" or (self.by == "constant" and isinstance(self.value, str))
+        kinds = (*(("number",) if numeric or self.by == "most_frequent" else ()), *(("text",) if text else ()))
+        return [column.name for column in chosen(self.columns, schema, kinds, "impute")]
+
+    def _filling(self, name: str, partial: Partial) -> Any:
+        if self.by == "constant":
+            return self.value
+        if self.by == "mean":
+            count, mean = partial["moments"][name][:2]
+            if count:
+                return mean
+        elif self.by == "median" and partial["points"][name]:
+            return moments.quantiles(partial["points"][name], [0.5])[0]
+        elif self.by == "most_frequent" and partial["levels"][name]:
+            counts = partial["levels"][name]
+            return min(counts, key=lambda level: (-counts[level], level))
+        raise DataError(f"column '{name}' has no value in any training row. Put it in data.ignore.", "steps.impute")
+
+
+def _filled(frame: pl.DataFrame, name: str, value: Any) -> pl.Expr:
+    column = pl.col(name)
+    if isinstance(value, float) and frame.schema[name].is_integer():
+        column = column.cast(pl.Float64)
+    return column.fill_null(value)
+
+
+class Clip:
+    """Cut numbers off at bounds given, or at quantiles of training rows.
+
+    Args:
+        columns: Numbers; all if unsaid.
+        low, high: Bounds.
+        quantile: Upper share, e.g. 0.999; the lower bound is at 1 - quantile.
+
+    Raises:
+        SpecError: If there is no bound, or both kinds.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str] | None = None,
+        low: float | None = None,
+        high: float | None = None,
+        quantile: float | None = None,
+    ) -> None:
+        if (quantile is None) == (low is None and high is None):
+            raise SpecError(f"low {low}, high {high}, quantile {quantile}. Give bounds or a quantile.", "steps.clip")
+        if quantile is not None and not 0.5 < quantile < 1:
+            raise SpecError(f"{quantile:g}. Give a share between 0.5 and 1.", "steps.clip.quantile")
+        self.columns, self.low, self.high, self.quantile = columns, low, high, quantile
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Summarise the ranks of each column, if quantiles are asked for."""
+        names = [column.name for column in chosen(self.columns, schema, ("number",), "clip")]
+        return None if self.quantile is None else {name: moments.ranks(frame[name]) for name in names}
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give the summary of both sets of rows."""
+        return {name: points + other[name] for name, points in one.items()}
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Fix the bounds."""
+        names = [column.name for column in chosen(self.columns, schema, ("number",), "clip")]
+        if self.quantile is None:
+            return Fitted({"bounds": {name: [self.low, self.high] for name in names}}, schema)
+        shares = [1 - self.quantile, self.quantile]
+        bounds = {name: moments.quantiles(partial[name], shares) for name in names if partial[name]}
+        return Fitted({"bounds": bounds}, schema)
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Cut off."""
+        wide = {name: frame.schema[name] if frame.schema[name].is_float() else pl.Float64 for name in state["bounds"]}
+        return frame.with_columns(
+            pl.col(name).cast(wide[name]).clip(low, high) for name, (low, high) in state["bounds"].items()
+        )
+
+
+class DateParts:
+    """Turn times into numbers that a model can use.
+
+    Args:
+        columns: Times; all if unsaid.
+        parts: Of year, month, day, weekday (1 Monday), hour, minute.
+        cyclic: Give parts that come round as sine and cosine, so that December is next to January.
+
+    Raises:
+        SpecError: If a part is unknown.
+    """
+
+    def __init__(
+        self, columns: Sequence[str] | None = None, parts: Sequence[str] = ("year", "month", "weekday", "hour"), cyclic: bool = True
+    ) -> None:
+        if unknown := [part for part in parts if part not in PARTS]:
+            raise SpecError(f"'{unknown[0]}'. Accepted: {', '.join(PARTS)}.", "steps.date_parts.parts")
+        self.columns, self.parts, self.cyclic = columns, list(parts), cyclic
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Check the columns; nothing is learned."""
+        chosen(self.columns, schema, ("time",), "date_parts")
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give nothing; nothing is learned."""
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Name the columns that replace each time."""
+        names = [column.name for column in chosen(self.columns, schema, ("time",), "date_parts")]
+        made = {name: [made for part in self.parts for made in self._columns(name, part)] for name in names}
+        columns = [made.get(column.name, [column.name]) for column in schema.columns]
+        known = {column.name: column for column in schema.columns}
+        return Fitted(
+            {"columns": names},
+            Schema(tuple(known.get(name, Column(name, "number")) for group in columns for name in group)),
+        )
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Replace each time by its parts; a missing time has missing parts."""
+        made = [expression for name in state["columns"] for part in self.parts for expression in self._values(name, part)]
+        return frame.with_columns(made).drop(state["columns"])
+
+    def _columns(self, name: str, part: str) -> list[str]:
+        comes_round = PARTS[part][2] > 0 and self.cyclic
+        return [f"{name}_{part}_sin", f"{name}_{part}_cos"] if comes_round else [f"{name}_{part}"]
+
+    def _values(self, name: str, part: str) -> list[pl.Expr]:
+        take, first, period = PARTS[part]
+        value = take(pl.col(name)).cast(pl.Float64)
+        columns = self._columns(name, part)
+        if len(columns) == 1:
+            return [value.alias(columns[0])]
+        angle = (value - first) * (2 * np.pi / period)
+        return [angle.sin().alias(columns[0]), angle.cos().alias(columns[1])]
+
+
+class Drop:
+    """Leave columns out.
+
+    Args:
+        columns: Any.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Check the columns; nothing is learned."""
+        self._names(schema)
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give nothing; nothing is learned."""
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Take the columns out of the schema."""
+        names = self._names(schema)
+        kept = tuple(column for column in schema.columns if column.name not in names)
+        if not kept:
+            raise SpecError(f"{', '.join(names)} are all columns there are. Leave one.", "steps.drop.columns")
+        return Fitted({"columns": names}, Schema(kept))
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Leave them out."""
+        return frame.drop(state["columns"])
+
+    def _names(self, schema: Schema) -> list[str]:
+        kinds = tuple({column.kind for column in schema.columns})
+        return [column.name for column in chosen(self.columns, schema, kinds, "drop")]

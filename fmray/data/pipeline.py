@@ -1,0 +1,95 @@
+"""Run a job's steps over rows: build them, learn them one after the other, apply them.
+
+A step sees the rows as the steps before it leave them; all of them learn from training rows only.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import polars as pl
+
+from fmray.catalogue import STEPS
+from fmray.data.step import Fitted, Partial, Step
+from fmray.errors import SpecError
+from fmray.records import Json
+from fmray.schema import Schema
+from fmray.spec.ref import Ref
+
+
+def build(refs: Sequence[Ref]) -> list[Step]:
+    """Build the steps of a job.
+
+    Raises:
+        SpecError: If a step is unknown or refuses its parameters.
+    """
+    steps: list[Step] = []
+    for place, ref in enumerate(refs):
+        try:
+            steps.append(STEPS.find(ref.name)(**ref.params))
+        except TypeError as error:
+            raise SpecError(f"{error}. Given: {dict(ref.params)}.", f"steps[{place}].{ref.name}") from error
+    return steps
+
+
+class Pipeline:
+    """Hold steps, the first few of which have learned.
+
+    Args:
+        steps: In the order of the job.
+        schema: Of raw rows.
+        fitted: What the first steps learned.
+    """
+
+    def __init__(self, steps: Sequence[Step], schema: Schema, fitted: Sequence[Fitted] = ()) -> None:
+        self.steps, self.raw, self.fitted = list(steps), schema, list(fitted)
+
+    @property
+    def schema(self) -> Schema:
+        """Columns after the steps that have learned."""
+        return self.fitted[-1].schema if self.fitted else self.raw
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every step has learned."""
+        return len(self.fitted) == len(self.steps)
+
+    def fit_next(self, frame: pl.DataFrame) -> Partial:
+        """Summarise raw training rows for the next step to learn."""
+        return self.steps[len(self.fitted)].fit(self.apply(frame), self.schema)
+
+    def learn_next(self, partials: Iterable[Partial]) -> Fitted:
+        """Let the next step learn from the summaries of all work items, in their order."""
+        step, merged = self.steps[len(self.fitted)], None
+        for partial in partials:
+            merged = partial if merged is None else step.merge(merged, partial)
+        self.fitted.append(step.learn(merged, self.schema))
+        return self.fitted[-1]
+
+    def learn_idle(self) -> None:
+        """Let steps that learn nothing, as they say of an empty frame, pass without a look at the data."""
+        while not self.is_complete:
+            empty = self.apply(empty_frame(self.raw))
+            if self.steps[len(self.fitted)].fit(empty, self.schema) is not None:
+                return
+            self.learn_next([])
+
+    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Change raw rows by every step that has learned."""
+        for step, fitted in zip(self.steps, self.fitted, strict=False):
+            frame = step.apply(frame, fitted.state)
+        return frame
+
+    def to_json(self, refs: Sequence[Ref]) -> tuple[Json, ...]:
+        """Give what turns raw rows into inputs as plain values."""
+        return tuple(
+            {"name": ref.name, "params": dict(ref.params), "state": fitted.state}
+            for ref, fitted in zip(refs, self.fitted, strict=True)
+        )
+
+
+def empty_frame(schema: Schema) -> pl.DataFrame:
+    """Give a frame without rows, typed as raw rows may be."""
+    kinds = {"number": pl.Float64, "text": pl.String, "time": pl.Datetime("us")}
+    wide = {"bytes": pl.UInt8, "vector": pl.Float32}
+    return pl.DataFrame(
+        schema={c.name: kinds[c.kind] if c.kind in kinds else pl.Array(wide[c.kind], c.width) for c in schema.columns}
+    )

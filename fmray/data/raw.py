@@ -1,0 +1,223 @@
+"""Bring rows as Parquet holds them into the frames that steps change, and name the rows that cannot go on.
+
+Nothing is learned here and nothing is guessed: a value is what the file says, missing where the job says so.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fmray.data.scan import Dataset, is_vector, read_item, work_items
+from fmray.errors import DataError
+from fmray.schema import Column, Kind, Schema
+from fmray.spec.job import Job
+
+NullValues = Sequence[str | float | int]
+BLOCK_ROWS = 8192
+SOUND = ""
+
+
+def raw_schema(dataset: Dataset, job: Job) -> Schema:
+    """Describe the columns a model may see, as read: without targets, keys, groups, weights and the split column.
+
+    The time column is left out unless a step names it: a model that knows the date extrapolates by it.
+    """
+    named = {name for step in job.steps for name in _listed(step.params.get("columns"))}
+    data = dataset.data
+    hidden = {*data.target, *data.ignore, *data.key, data.group, data.weight, job.split.column}
+    hidden |= {data.time} - named
+    return Schema(tuple(_column(dataset, field) for field in dataset.schema if field.name not in hidden))
+
+
+def _listed(columns: object) -> Collection[str]:
+    return [columns] if isinstance(columns, str) else columns if isinstance(columns, list | tuple) else []
+
+
+def _column(dataset: Dataset, field: pa.Field) -> Column:
+    kind = field.type
+    if pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return Column(field.name, "bytes", _num_bytes(dataset, field))
+    if is_vector(kind):
+        return Column(field.name, "vector", _vector_width(kind))
+    return Column(field.name, _plain_kind(field))
+
+
+def _plain_kind(field: pa.Field) -> Kind:
+    kind = field.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return "time"
+    if pa.types.is_string(kind):
+        return "text"
+    if pa.types.is_time(kind) or pa.types.is_duration(kind):
+        raise DataError(f"column '{field.name}' holds {kind}. Put it in data.ignore, or store it as a number.", "data.path")
+    return "number"
+
+
+def _num_bytes(dataset: Dataset, field: pa.Field) -> int:
+    if pa.types.is_fixed_size_binary(field.type):
+        return int(field.type.byte_width)
+    for item in work_items(dataset):
+        lengths = pc.binary_length(read_item(dataset, item, [field.name]).column(0)).drop_null()
+        if len(lengths):
+            width = int(lengths[0].as_py())
+            if width and pc.all(pc.equal(lengths, width)).as_py():
+                return width
+            raise DataError(
+                f"column '{field.name}' holds bytes of lengths {pc.min(lengths)} to {pc.max(lengths)}. "
+                "Accepted: raw values of one length. Put it in data.ignore.",
+                "data.path",
+            )
+    raise DataError(f"column '{field.name}' holds no bytes at all. Put it in data.ignore.", "data.path")
+
+
+def _vector_width(kind: pa.DataType) -> int:
+    inner = kind.value_type
+    return int(kind.list_size) * (_vector_width(inner) if pa.types.is_fixed_size_list(inner) else 1)
+
+
+def faults(table: pa.Table, schema: Schema, targets: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Name the rows that cannot go on: an infinite number, bytes of another length, a list with holes.
+
+    Shapes:
+        returns: (num_rows,) uint8, 0 where nothing is wrong, else a place in the list of reasons, which starts with "".
+    """
+    codes, reasons = np.zeros(table.num_rows, np.uint8), [SOUND]
+    kinds: list[tuple[str, Kind, int]] = [(c.name, c.kind, c.width) for c in schema.columns]
+    for name, kind, width in [*kinds, *((name, "number", 1) for name in targets)]:
+        bad, reason = _bad(table.column(name), name, kind, width)
+        if bad is not None and bad.any():
+            reasons.append(reason)
+            codes[bad & (codes == 0)] = len(reasons) - 1
+    return codes, reasons
+
+
+def _bad(column: pa.ChunkedArray, name: str, kind: str, width: int) -> tuple[np.ndarray | None, str]:
+    if kind == "number" and pa.types.is_floating(column.type):
+        infinite = pc.is_inf(column)
+        if pc.any(infinite).as_py():
+            return infinite.fill_null(False).to_numpy(), f"'{name}' is infinite"
+    if kind == "bytes":
+        right = pc.equal(pc.binary_length(column), width).fill_null(False)
+        return ~right.to_numpy(), f"'{name}' has not {width} bytes"
+    if kind == "vector":
+        holes = np.zeros(len(column), bool)
+        start = 0
+        for chunk in column.chunks:
+            holes[start : start + len(chunk)] = _with_holes(chunk)
+            start += len(chunk)
+        return holes, f"'{name}' is missing, has holes or is infinite"
+    return None, SOUND
+
+
+def _with_holes(array: pa.Array) -> np.ndarray:
+    missing = array.is_null().to_numpy(zero_copy_only=False)
+    size = array.type.list_size
+    values = array.values.slice(array.offset * size, len(array) * size)
+    if pa.types.is_fixed_size_list(values.type):
+        return missing | _with_holes(values).reshape(-1, size).any(1)
+    if values.null_count:
+        missing |= values.is_null().to_numpy(zero_copy_only=False).reshape(-1, size).any(1)
+    if pa.types.is_floating(values.type):
+        numbers = np.nan_to_num(values.to_numpy(zero_copy_only=False), nan=np.inf)
+        missing |= np.isinf(numbers).reshape(-1, size).any(1)
+    return missing
+
+
+def as_frame(table: pa.Table, schema: Schema, null_values: NullValues) -> pl.DataFrame:
+    """Give sound rows as a frame: one column per schema column, missing values as null.
+
+    Raises:
+        DataError: If a column of bytes holds another length.
+    """
+    return pl.DataFrame([_series(table.column(column.name), column, null_values) for column in schema.columns])
+
+
+def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) -> pl.Series:
+    if column.kind in ("bytes", "vector"):
+        return pl.Series(column.name, _matrix(values, column), dtype=_array_type(values, column))
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
+    series = pl.Series(column.name, values)
+    if column.kind == "time":
+        return series.dt.replace_time_zone(None).cast(pl.Datetime("us")) if series.dtype == pl.Datetime else series.cast(pl.Datetime("us"))
+    if series.dtype == pl.Boolean:
+        series = series.cast(pl.UInt8)
+    if series.dtype.is_float():
+        series = series.fill_nan(None)
+    return without(series, null_values)
+
+
+def without(series: pl.Series, null_values: NullValues) -> pl.Series:
+    """Give the series with the values that mean "missing" as nulls."""
+    if series.dtype == pl.String:
+        missing: list[Any] = [value for value in null_values if isinstance(value, str)]
+    else:
+        missing = [value for value in null_values if not isinstance(value, str)]
+    if not missing:
+        return series
+    mask = series.is_in(pl.Series(missing, dtype=series.dtype if series.dtype == pl.String else None).cast(series.dtype, strict=False))
+    return series.to_frame().select(pl.when(pl.lit(mask)).then(None).otherwise(pl.col(series.name)).alias(series.name)).to_series()
+
+
+def _matrix(values: pa.ChunkedArray, column: Column) -> np.ndarray:
+    parts = [_flat(chunk, column) for chunk in values.chunks if len(chunk)]
+    return np.concatenate(parts) if parts else np.zeros((0, column.width), np.uint8)
+
+
+def _array_type(values: pa.ChunkedArray, column: Column) -> pl.Array:
+    inner = values.type
+    while pa.types.is_fixed_size_list(inner):
+        inner = inner.value_type
+    number = pl.UInt8 if column.kind == "bytes" else pl.Series(pa.array([], inner)).dtype
+    return pl.Array(number, column.width)
+
+
+def _flat(array: pa.Array, column: Column) -> np.ndarray:
+    if column.kind == "vector":
+        values = array
+        while pa.types.is_fixed_size_list(values.type):
+            size = values.type.list_size
+            values = values.values.slice(values.offset * size, len(values) * size)
+        return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(-1, column.width)
+    if not pa.types.is_fixed_size_binary(array.type):
+        lengths = pc.binary_length(array)
+        if array.null_count or not pc.all(pc.equal(lengths, column.width)).as_py():
+            raise DataError(f"column '{column.name}' has values that are not {column.width} bytes long.", "data.path")
+        first = int(np.frombuffer(array.buffers()[1], np.int32)[array.offset])
+    else:
+        first = array.offset * column.width
+    data = np.frombuffer(array.buffers()[-1], np.uint8)[first : first + len(array) * column.width]
+    return data.reshape(-1, column.width)
+
+
+def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
+    """Lay prepared columns side by side, in schema order.
+
+    Shapes:
+        returns: (num_rows, schema.width), float32.
+
+    Raises:
+        DataError: If a column is still text or time, or has missing values.
+    """
+    columns: list[np.ndarray] = []
+    for column in schema.columns:
+        if column.kind in ("text", "time"):
+            cure = "one_hot, hashing, drop or auto" if column.kind == "text" else "date_parts, drop or auto"
+            raise DataError(f"column '{column.name}' is still {column.kind} after the steps. Add {cure}.", "steps")
+        series = frame[column.name]
+        if series.null_count():
+            raise DataError(
+                f"column '{column.name}' has {series.null_count()} missing values after the steps. Add impute.", "steps"
+            )
+        columns.append(series.to_numpy().reshape(len(series), column.width))
+    result = np.empty((frame.height, schema.width), np.float32)
+    for start in range(0, frame.height, BLOCK_ROWS):  # so that what is written stays in the core's own cache
+        rows, left = slice(start, start + BLOCK_ROWS), 0
+        for values in columns:
+            result[rows, left : left + values.shape[1]] = values[rows]
+            left += values.shape[1]
+    return result

@@ -1,0 +1,285 @@
+"""Turn columns into inputs: scale numbers, spread levels over indicators or buckets.
+
+Whatever is learned is learned from training rows only; a level never seen there has a place of its own.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import scipy.special
+
+from fmray.data import moments
+from fmray.data.hashing import row_hash
+from fmray.data.step import Fitted, Partial, chosen
+from fmray.errors import SpecError
+from fmray.records import Json
+from fmray.schema import Column, Schema
+
+MOST_LEVELS = 10_000
+MISSING, OTHER = "<missing>", "<other>"
+
+
+class Standardise:
+    """Bring columns to mean 0 and standard deviation 1; lists and bytes element by element.
+
+    Args:
+        columns: Numbers, lists or bytes; all of them if unsaid.
+    """
+
+    def __init__(self, columns: Sequence[str] | None = None) -> None:
+        self.columns = columns
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Summarise moments."""
+        columns = self._columns(schema)
+        wide = {c.name: moments.vectors(frame[c.name].to_numpy()) for c in columns if c.kind != "number"}
+        return {"numbers": moments.numbers(frame, [c.name for c in columns if c.kind == "number"]), "wide": wide}
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give the moments of both sets of rows."""
+        wide = {name: moments.merge_vectors(part, other["wide"][name]) for name, part in one["wide"].items()}
+        return {"numbers": moments.merge(one["numbers"], other["numbers"]), "wide": wide}
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Fix mean and scale; a constant column has scale 1."""
+        shift = {name: [m[1], moments.scale(m) or 1.0] for name, m in partial["numbers"].items()}
+        for name, (count, mean, squares) in partial["wide"].items():
+            deviations = np.sqrt(np.asarray(squares) / np.maximum(count, 1))
+            shift[name] = [mean, np.where(deviations > 1e-12, deviations, 1.0).tolist()]
+        kinds = {name: Column(name, "vector", len(state[0])) for name, state in shift.items() if isinstance(state[0], list)}
+        return Fitted({"shift": shift}, Schema(tuple(kinds.get(column.name, column) for column in schema.columns)))
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Subtract the mean and divide by the scale."""
+        changed: list[pl.Expr | pl.Series] = []
+        for name, (mean, scale) in state["shift"].items():
+            if isinstance(mean, list):
+                values = frame[name].to_numpy().reshape(frame.height, len(mean))
+                scaled = (values - np.asarray(mean, np.float32)) * (1 / np.asarray(scale)).astype(np.float32)
+                changed.append(array_series(name, scaled.astype(np.float32)))
+            else:
+                changed.append(shifted(frame, name, mean, scale))
+        return frame.with_columns(changed)
+
+    def _columns(self, schema: Schema) -> tuple[Column, ...]:
+        return chosen(self.columns, schema, ("number", "vector", "bytes"), "standardise")
+
+
+class MinMax:
+    """Bring numbers to [0, 1] by the range of training rows; others are cut off at it.
+
+    Args:
+        columns: Numbers; all if unsaid.
+    """
+
+    def __init__(self, columns: Sequence[str] | None = None) -> None:
+        self.columns = columns
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Summarise the range."""
+        return moments.numbers(frame, [c.name for c in chosen(self.columns, schema, ("number",), "min_max")])
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give the range of both sets of rows."""
+        return moments.merge(one, other)
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Fix the range; a constant column becomes 0."""
+        ranges = {name: [m[3], m[4]] if m[3] <= m[4] else [0.0, 0.0] for name, m in partial.items()}
+        return Fitted({"range": ranges}, schema)
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Bring to the range."""
+        return frame.with_columns(
+            ((pl.col(name).cast(pl.Float64).clip(low, high) - low) / ((high - low) or 1.0)).cast(pl.Float32)
+            for name, (low, high) in state["range"].items()
+        )
+
+
+class Quantile:
+    """Replace numbers by their rank among training rows, evenly spread or as a normal variable.
+
+    Args:
+        columns: Numbers; all if unsaid.
+        levels: Number of quantiles kept, between which values are interpolated.
+        to: "uniform" in [0, 1] or "normal" (cut off at 5.2 standard deviations).
+
+    Raises:
+        SpecError: If a parameter is out of range.
+    """
+
+    def __init__(
+        self, columns: Sequence[str] | None = None, levels: int = 100, to: Literal["uniform", "normal"] = "uniform"
+    ) -> None:
+        if levels < 2:
+            raise SpecError(f"{levels}. Give 2 or more.", "steps.quantile.levels")
+        if to not in ("uniform", "normal"):
+            raise SpecError(f"'{to}'. Accepted: uniform, normal.", "steps.quantile.to")
+        self.columns, self.levels, self.to = columns, levels, to
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Summarise the ranks."""
+        return {c.name: moments.ranks(frame[c.name]) for c in chosen(self.columns, schema, ("number",), "quantile")}
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give the ranks of both sets of rows."""
+        return {name: points + other[name] for name, points in one.items()}
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Fix the quantiles."""
+        shares = np.linspace(0, 1, self.levels).tolist()
+        return Fitted({"edges": {n: moments.quantiles(p, shares) if p else [0.0, 0.0] for n, p in partial.items()}}, schema)
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Give ranks."""
+        changed = [to_rank(frame[name], edges, self.to).alias(name) for name, edges in state["edges"].items()]
+        return frame.with_columns(changed)
+
+
+class OneHot:
+    """Give each level of a column an indicator of its own, in order of value.
+
+    Args:
+        columns: Text or numbers; all text if unsaid.
+        max_levels: Levels kept, the most frequent ones; the rest and what training rows lack share "<other>".
+
+    Raises:
+        SpecError: If `max_levels` leaves none.
+    """
+
+    def __init__(self, columns: Sequence[str] | None = None, max_levels: int = 100) -> None:
+        if max_levels < 1:
+            raise SpecError(f"{max_levels}. Give 1 or more.", "steps.one_hot.max_levels")
+        self.columns, self.max_levels = columns, max_levels
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Count levels."""
+        return {
+            c.name: [*moments.levels(frame[c.name], MOST_LEVELS), frame[c.name].null_count()] for c in self._columns(schema)
+        }
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give the counts of both sets of rows."""
+        return {
+            name: [moments.merge_levels(counts, other[name][0]), more or other[name][1], nulls + other[name][2]]
+            for name, (counts, more, nulls) in one.items()
+        }
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Fix the levels."""
+        levels, notes = {}, []
+        for name, (counts, more, nulls) in partial.items():
+            levels[name] = kept_levels(counts, self.max_levels, nulls > 0)
+            if more or len(counts) > self.max_levels:
+                notes.append(f"'{name}': {self.max_levels} of {len(counts)} levels kept, the rest is {OTHER}")
+        made = {name: Column(name, "one_hot", len(kept), tuple(kept)) for name, kept in levels.items()}
+        columns = tuple(made.get(column.name, column) for column in schema.columns)
+        return Fitted({"levels": levels}, Schema(columns), tuple(notes))
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Set the indicators."""
+        return frame.with_columns([indicators(frame[name], levels) for name, levels in state["levels"].items()])
+
+    def _columns(self, schema: Schema) -> tuple[Column, ...]:
+        kinds = ("text",) if self.columns is None else ("text", "number")
+        return chosen(self.columns, schema, kinds, "one_hot")
+
+
+class Hashing:
+    """Give each row an indicator in one of `buckets` buckets, chosen by the hash of its level.
+
+    Args:
+        columns: Text or numbers; all text if unsaid.
+        buckets: Their number; missing values are in none.
+
+    Raises:
+        SpecError: If there is no bucket.
+
+    Source: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009.
+    """
+
+    def __init__(self, columns: Sequence[str] | None = None, buckets: int = 256) -> None:
+        if buckets < 1:
+            raise SpecError(f"{buckets}. Give 1 or more.", "steps.hashing.buckets")
+        self.columns, self.buckets = columns, buckets
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Check the columns; nothing is learned."""
+        self._names(schema)
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give nothing; nothing is learned."""
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Name the columns."""
+        names = self._names(schema)
+        made = {name: Column(name, "hashed", self.buckets) for name in names}
+        return Fitted({"columns": names}, Schema(tuple(made.get(column.name, column) for column in schema.columns)))
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Set the indicators."""
+        return frame.with_columns([bucketed(frame[name], self.buckets) for name in state["columns"]])
+
+    def _names(self, schema: Schema) -> list[str]:
+        kinds = ("text",) if self.columns is None else ("text", "number")
+        return [column.name for column in chosen(self.columns, schema, kinds, "hashing")]
+
+
+def shifted(frame: pl.DataFrame, name: str, mean: float, scale: float) -> pl.Expr:
+    """Give (x - mean) / scale as float32; computed in float64 unless float32 loses nothing by it."""
+    narrow = frame.schema[name] == pl.Float32 and abs(mean) < 1e3 * scale
+    kind = pl.Float32 if narrow else pl.Float64
+    return ((pl.col(name).cast(kind) - pl.lit(mean, kind)) * pl.lit(1 / scale, kind)).cast(pl.Float32)
+
+
+def to_rank(values: pl.Series, edges: Sequence[float], to: str) -> pl.Series:
+    """Give the share of training rows below each value; where many are equal, the middle of their shares."""
+    x = values.cast(pl.Float64).fill_null(math.nan).to_numpy()
+    shares = np.linspace(0, 1, len(edges))
+    up = np.interp(x, edges, shares)
+    down = 1 - np.interp(-x, -np.asarray(edges)[::-1], shares)
+    ranked = (up + down) / 2
+    if to == "normal":
+        ranked = scipy.special.ndtri(np.clip(ranked, 1e-7, 1 - 1e-7))
+    return pl.Series(values.name, ranked.astype(np.float32)).fill_nan(None)
+
+
+def kept_levels(counts: dict[Any, int], most: int, missing: bool) -> list[str]:
+    """Name the indicators of a column: the most frequent levels by value, then missing ones, then all others."""
+    kept = sorted(sorted(counts, key=lambda level: (-counts[level], level))[:most])
+    return [*(str(level) for level in kept), *([MISSING] if missing else []), OTHER]
+
+
+def indicators(values: pl.Series, levels: Sequence[str]) -> pl.Series:
+    """Give 0/1 indicators of a column's levels."""
+    places = {level: place for place, level in enumerate(levels)}
+    other = places[OTHER]
+    seen = values.unique().drop_nulls()
+    known = [places.get(str(level), other) for level in seen.to_list()]
+    codes = values.replace_strict(seen, known, default=places.get(MISSING, other), return_dtype=pl.Int64)
+    return _at(values.name, codes.fill_null(places.get(MISSING, other)).to_numpy(), len(levels))
+
+
+def bucketed(values: pl.Series, buckets: int) -> pl.Series:
+    """Give 0/1 indicators of buckets."""
+    seen = values.unique().drop_nulls()
+    hashes = row_hash(seen.to_frame("level").to_arrow(), ["level"])[:, 0] if len(seen) else np.zeros(0, np.uint64)
+    places = (hashes % np.uint64(buckets)).astype(np.int64)
+    codes = values.replace_strict(seen, places, default=-1, return_dtype=pl.Int64).fill_null(-1)
+    return _at(values.name, codes.to_numpy(), buckets)
+
+
+def _at(name: str, codes: np.ndarray, width: int) -> pl.Series:
+    made = np.zeros((len(codes), width), np.uint8)
+    rows = np.flatnonzero(codes >= 0)
+    made[rows, codes[rows]] = 1
+    return array_series(name, made)
+
+
+def array_series(name: str, values: np.ndarray) -> pl.Series:
+    """Give rows of a matrix as an Array column, without copying."""
+    inner = pl.Series(name, values.reshape(-1))
+    return inner.reshape(values.shape) if len(values) else pl.Series(name, [], dtype=pl.Array(inner.dtype, values.shape[1]))
