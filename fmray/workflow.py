@@ -7,14 +7,17 @@ is to resuming, to retraining cheaply, and to running the same job twice.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from fmray.catalogue import ENSEMBLES
+from fmray.data.lanes import Lanes
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
 from fmray.data.target import decide
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.score import score
+from fmray.evaluate.table import read
 from fmray.metrics.find import defaults, find_metric
 from fmray.records import Predictions, Run, Split
 from fmray.report.card import Card, write_card
@@ -85,6 +88,7 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
         chosen = [trained.members[index] for index in ensemble.members]
         journal.note(f"{ensemble.name}: {ensemble.reason}, {primary} {ensemble.val_score:.4f} on validation")
 
+    @cache
     def speak(subject: str, split: Split) -> Predictions:
         folder = "sealed" if split == "test" else "predictions"
         path = f"{run.root}/{folder}/{split}{'' if subject == 'model' else f'-{subject}'}.parquet"
@@ -102,8 +106,19 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
 
     with journal.stage("evaluate", f"{prepared.num_rows('test'):,} test rows, looked at once"):
         scores = score(job.evaluate, primary, metrics, prepared, speak, look)
-        health = (*trained.health, *linear.health)
-        gates = judge(Evidence(job, prepared, trained.members, scores, health, run.root), job.rigour)
+        splits: tuple[Split, ...] = ("val", "test")
+        evidence = Evidence(
+            scores=scores,
+            tables={split: read(speak("model", split)) for split in splits},
+            expected_ids={split: Lanes(prepared, split).load(["row_id"])["row_id"] for split in splits},
+            num_classes=len(prepared.target.classes),
+            members=trained.members,
+            chosen=ensemble.members,
+            model=job.model.name,
+            health=trained.health,
+            positive=prepared.target.positive,
+        )
+        gates = judge(evidence, job.rigour)
 
     with journal.stage("report", run.root):
         everyone = [*trained.members, *linear.members]

@@ -46,21 +46,41 @@ def row_hash(table: pa.Table, columns: Sequence[str], seed: int = 0) -> np.ndarr
     Raises:
         DataError: If a column is absent or of a type without a canonical form.
     """
-    names = sorted(set(columns))
-    if absent := sorted(set(names) - set(table.column_names)):
-        raise DataError(f"hash: columns {absent} are not in the table. It has: {', '.join(table.column_names)}.")
-    if not names:
-        raise DataError("hash: no columns were named. Name at least one.")
-    result = np.empty((table.num_rows, 2), np.uint64)
+    return row_hashes(table, [columns], seed)[0]
+
+
+def row_hashes(table: pa.Table, sets: Sequence[Sequence[str]], seed: int = 0) -> list[np.ndarray]:
+    """Give the row hash over each of several sets of columns, reading every column once.
+
+    Shapes:
+        returns: each (num_rows, 2), uint64.
+
+    Raises:
+        DataError: As `row_hash`.
+    """
+    for columns in sets:
+        if absent := sorted(set(columns) - set(table.column_names)):
+            raise DataError(f"hash: columns {absent} are not in the table. It has: {', '.join(table.column_names)}.")
+        if not columns:
+            raise DataError("hash: no columns were named. Name at least one.")
+    members: dict[tuple[bool, ...], list[str]] = {}  # columns that are in the same sets are summed together
+    for name in sorted(set().union(*sets)):
+        members.setdefault(tuple(name in columns for columns in sets), []).append(name)
+    results = [np.empty((table.num_rows, 2), np.uint64) for _ in sets]
     keys = [key(lane, "row", "", seed) for lane in LANES]
     start = 0
-    for batch in table.select(names).to_batches(max_chunksize=BLOCK_ROWS):
+    for batch in table.select(sorted(set().union(*sets))).to_batches(max_chunksize=BLOCK_ROWS):
         with np.errstate(invalid="ignore"):  # a signalling NaN is as missing as a quiet one
-            sums = sum_of_fields(names, batch.columns, batch.num_rows, seed)
-        for lane in LANES:
-            result[start : start + batch.num_rows, lane] = mix(sums[lane], keys[lane])
+            sums = {
+                where: sum_of_fields(names, [batch.column(name) for name in names], batch.num_rows, seed)
+                for where, names in members.items()
+            }
+        for place, result in enumerate(results):
+            for lane in LANES:
+                total = np.add.reduce([parts[lane] for where, parts in sums.items() if where[place]])
+                result[start : start + batch.num_rows, lane] = mix(total, keys[lane])
         start += batch.num_rows
-    return result
+    return results
 
 
 def row_ids(hashes: np.ndarray, occurrence: np.ndarray) -> np.ndarray:

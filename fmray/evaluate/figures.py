@@ -1,0 +1,81 @@
+"""Make the small tables behind the figures of a report: confusion, calibration, ROC curve, residuals.
+
+Each is a few hundred numbers at most, whatever the number of rows.
+"""
+
+import numpy as np
+
+from fmray.evaluate.intervals import wilson
+from fmray.evaluate.table import Table
+from fmray.metrics.classification import confusion, predicted
+from fmray.records import Json, Target
+
+MOST_CLASSES = 30
+NUM_BINS = 15
+NUM_POINTS = 200
+
+
+def figures(table: Table, target: Target, level: float) -> Json:
+    """Give the tables that fit the target."""
+    if target.kind == "number":
+        return {"residuals": [_residuals(table, place, name) for place, name in enumerate(target.columns)]}
+    made: Json = {"confusion": _confusion(table, target), "calibration": _calibration(table, target, level)}
+    if len(target.classes) == 2:
+        made["roc"] = _roc(table, max(target.positive, 0))
+    return made
+
+
+def _confusion(table: Table, target: Target) -> Json:
+    matrix = confusion(table.output, table.target).astype(int)
+    names = list(target.classes)
+    if len(names) > MOST_CLASSES:
+        shown = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:MOST_CLASSES])
+        note = f"the {MOST_CLASSES} most frequent of {len(names)} classes"
+        return {"classes": [names[i] for i in shown], "counts": matrix[np.ix_(shown, shown)].tolist(), "note": note}
+    return {"classes": names, "counts": matrix.tolist(), "note": ""}
+
+
+def _calibration(table: Table, target: Target, level: float) -> Json:
+    """Compare predicted with observed shares in bins of equal size: of the positive class, or of the class predicted."""
+    if len(target.classes) == 2:
+        place = max(target.positive, 0)
+        p, hit = table.output[:, place], table.target == place
+        of = f"class '{target.classes[place]}'"
+    else:
+        said = predicted(table.output)
+        p, hit, of = table.output[np.arange(len(table)), said], said == table.target, "the predicted class"
+    order = np.argsort(p, kind="stable")
+    bins = []
+    for rows in np.array_split(order, min(NUM_BINS, len(order))):
+        hits = int(hit[rows].sum())
+        low, high = wilson(hits, len(rows), level)
+        bins.append(
+            {"predicted": float(p[rows].mean()), "observed": hits / len(rows), "low": low, "high": high, "n": len(rows)}
+        )
+    return {"of": of, "bins": bins}
+
+
+def _roc(table: Table, positive: int) -> Json:
+    score, hit = table.output[:, positive], table.target == positive
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.r_[score[order][1:] != score[order][:-1], True])
+    true, false = np.cumsum(hit[order])[last], np.cumsum(~hit[order])[last]
+    kept = np.unique(np.linspace(0, len(last) - 1, min(NUM_POINTS, len(last))).astype(int))
+    return {
+        "false_positive_rate": [0.0, *(false[kept] / max(false[-1], 1)).tolist()],
+        "true_positive_rate": [0.0, *(true[kept] / max(true[-1], 1)).tolist()],
+    }
+
+
+def _residuals(table: Table, place: int, name: str) -> Json:
+    """Give a histogram of true - predicted, and the true values in bins of equal size by prediction."""
+    output = table.output.reshape(len(table), -1)[:, place]
+    target = table.target.reshape(len(table), -1)[:, place]
+    residual = target - output
+    low, high = np.quantile(residual, [0.005, 0.995])
+    counts, edges = np.histogram(np.clip(residual, low, high), bins=30)
+    bins = []
+    for rows in np.array_split(np.argsort(output, kind="stable"), min(NUM_BINS, len(table))):
+        q25, q50, q75 = np.quantile(target[rows], [0.25, 0.5, 0.75]).tolist()
+        bins.append({"predicted": float(output[rows].mean()), "q25": q25, "median": q50, "q75": q75, "n": len(rows)})
+    return {"target": name, "edges": edges.tolist(), "counts": counts.tolist(), "bins": bins}

@@ -1,0 +1,182 @@
+"""Put everything a reader needs to believe a run, or not, on one page.
+
+`card.json` holds all of it, so the page can be made again; `report.html` needs no network and no script.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import jinja2
+
+from fmray.records import Ensemble, Json, Member, Prepared, Scores
+from fmray.report import plots
+from fmray.report.plots import Figure, number, spell
+from fmray.store import Store
+
+TEMPLATE = Path(__file__).with_name("card.html")
+MOST_MEMBERS = 200
+NOT_STATED = {
+    "population": "whom the rows stand for, and whom they leave out",
+    "intended use": "who will decide what by this model",
+    "known harms": "what a wrong answer costs, and to whom",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """Hold what the report shows.
+
+    Args:
+        job: As asked, resolved.
+        run_id, root: Which run, and its directory.
+        prepared: Data, steps, row accounting.
+        members, baselines: All that were trained.
+        ensemble: Who speaks.
+        scores: On validation and test.
+        gates: As judged.
+        environment: Machine and libraries.
+        timings: Stage -> seconds.
+        ledger: Looks at this test set.
+        notes: What was said along the way.
+    """
+
+    job: Json
+    run_id: str
+    root: str
+    prepared: Prepared
+    members: tuple[Member, ...]
+    baselines: tuple[Member, ...]
+    ensemble: Ensemble
+    scores: Scores
+    gates: tuple[Json, ...]
+    environment: Json
+    timings: Mapping[str, float]
+    ledger: tuple[Json, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> Json:
+        """Give the card as plain values."""
+        plain = {name: getattr(self, name) for name in ("job", "run_id", "root", "environment")}
+        lists = {name: list(getattr(self, name)) for name in ("gates", "ledger", "notes")}
+        records = {name: getattr(self, name).to_json() for name in ("prepared", "ensemble", "scores")}
+        people = {name: [member.to_json() for member in getattr(self, name)] for name in ("members", "baselines")}
+        return {**plain, **lists, **records, **people, "timings": dict(self.timings)}
+
+    @classmethod
+    def from_json(cls, value: Json) -> "Card":
+        """Read back what `to_json` gave."""
+        return cls(
+            **{
+                **{field.name: value[field.name] for field in fields(cls)},
+                "prepared": Prepared.from_json(value["prepared"]),
+                "ensemble": Ensemble.from_json(value["ensemble"]),
+                "scores": Scores.from_json(value["scores"]),
+                **{name: tuple(Member.from_json(m) for m in value[name]) for name in ("members", "baselines")},
+                **{name: tuple(value[name]) for name in ("gates", "ledger", "notes")},
+            }
+        )
+
+
+def write_card(card: Card, store: Store) -> str:
+    """Write `card.json` and `report.html` into the run's directory, and give the path of the page."""
+    store.write_json(f"{card.root}/card.json", card.to_json())
+    path = f"{card.root}/report.html"
+    store.write_bytes(path, render(card).encode())
+    return path
+
+
+def read_card(root: str, store: Store) -> Card:
+    """Read a card back from a run's directory.
+
+    Raises:
+        DataError: If there is none, or it is damaged.
+    """
+    return Card.from_json({**store.read_json(f"{root}/card.json"), "root": store.path(root)})
+
+
+def render(card: Card) -> str:
+    """Give the page as HTML; every text from data or job is escaped."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "interval": spell}
+    scores = card.scores
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        card=card,
+        scores=scores,
+        headline=scores.test[scores.primary],
+        verdict=verdict(scores),
+        curves=_curves(card),
+        results=_results(card),
+        versus=plots.intervals(scores.primary, [("model", scores.test[scores.primary]), *((n, m[scores.primary]) for n, m in scores.baselines.items())]),
+        everyone=[*card.members, *card.baselines],
+        chosen=set(card.ensemble.members),
+        most=MOST_MEMBERS,
+        not_stated=NOT_STATED,
+        settings=_flat({k: v for k, v in card.job.items() if k != "folder"}),
+        facts=_flat(card.environment),
+        target=asdict(card.prepared.target),
+    )
+
+
+def verdict(scores: Scores) -> str:
+    """Say in a sentence what the test rows show against the baselines."""
+    if not scores.paired:
+        return "There is no baseline to compare with."
+    words = []
+    for name, gain in scores.paired.items():
+        p = scores.extra["p_values"][name]
+        shown = p < 0.05 and gain.low > 0
+        size = f"{abs(gain.value):.4f} [{number(gain.low)}, {number(gain.high)}]"
+        if math.isnan(gain.value):
+            words.append(f"cannot be compared with the {name} baseline")
+        elif shown:
+            words.append(f"better than the {name} baseline by {size}")
+        elif gain.high < 0:
+            words.append(f"worse than the {name} baseline by {size}")
+        else:
+            words.append(f"not shown to be better than the {name} baseline (difference {number(gain.value)} [{number(gain.low)}, {number(gain.high)}])")
+    return f"In {scores.primary}, the model is {' and '.join(words)}."
+
+
+def _curves(card: Card) -> list[Figure]:
+    """Draw the primary metric and the losses of every member."""
+    by_metric: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for member in card.members:
+        for entry in member.history:
+            by_metric[entry["metric"]][member.index].append((float(entry["epoch"]), float(entry["value"])))
+    kept = {member.index: member.best_epoch for member in card.members if member.index in card.ensemble.members}
+    figures = []
+    for metric in dict.fromkeys([card.scores.primary, "val_loss", "train_loss"]):
+        curves = by_metric.get(metric, {})
+        lines = [(f"member {index}", points, index in kept) for index, points in sorted(curves.items())]
+        best = [p for index, points in curves.items() for p in points if kept.get(index) == p[0]]
+        if lines:
+            figures.append(plots.learning_curves(_WHERE.get(metric, f"{metric} on validation"), lines, best))
+    return figures
+
+
+_WHERE = {"val_loss": "loss on validation", "train_loss": "loss on training rows"}
+
+
+def _results(card: Card) -> list[Figure]:
+    tables, made = card.scores.figures, []
+    if "confusion" in tables:
+        made.append(plots.confusion(tables["confusion"]))
+    if "calibration" in tables:
+        made.append(plots.calibration(tables["calibration"]))
+    if "roc" in tables:
+        made.append(plots.roc(tables["roc"]))
+    for table in tables.get("residuals", []):
+        made += plots.residuals(table)
+    return made
+
+
+def _flat(value: object, key: str = "") -> list[tuple[str, str]]:
+    """List settings by dotted path."""
+    if isinstance(value, Mapping) and value:
+        return [pair for name, inner in value.items() for pair in _flat(inner, f"{key}.{name}" if key else str(name))]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [(key, ", ".join(map(str, value)) or "none")]
+    return [(key, "none" if value in (None, "", {}) else str(value))]

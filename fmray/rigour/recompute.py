@@ -1,0 +1,51 @@
+"""Compute a metric a second way, by scikit-learn, so that our own arithmetic is not its only witness."""
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn import metrics as oracle
+
+from fmray.evaluate.table import Table
+
+
+def recompute(name: str, table: Table, positive: int) -> float | None:
+    """Give the metric by another library, or None if it has no such metric."""
+    target, output, weight = table.target, table.output, table.weight
+    numbers = {
+        "mse": oracle.mean_squared_error,
+        "rmse": oracle.root_mean_squared_error,
+        "mae": oracle.mean_absolute_error,
+        "r2": oracle.r2_score,
+    }
+    if name in numbers:
+        return float(numbers[name](target, output, sample_weight=weight))
+    said = output.argmax(1)
+    classes = {
+        "accuracy": lambda: oracle.accuracy_score(target, said, sample_weight=weight),
+        "balanced_accuracy": lambda: oracle.balanced_accuracy_score(target, said, sample_weight=weight),
+        "f1_micro": lambda: oracle.f1_score(target, said, average="micro", sample_weight=weight),
+        "f1_macro": lambda: oracle.f1_score(target, said, average="macro", zero_division=0, sample_weight=weight),
+        "precision_macro": lambda: oracle.precision_score(target, said, average="macro", zero_division=0, sample_weight=weight),
+        "recall_macro": lambda: oracle.recall_score(target, said, average="macro", zero_division=0, sample_weight=weight),
+        "log_loss": lambda: oracle.log_loss(target, output, sample_weight=weight, labels=range(output.shape[1])),
+        "brier": lambda: _brier(table),
+        "roc_auc": lambda: _over_classes(oracle.roc_auc_score, table, positive),
+        "average_precision": lambda: _over_classes(oracle.average_precision_score, table, positive),
+    }
+    return float(classes[name]()) if name in classes else None
+
+
+def _over_classes(curve: Callable[..., float], table: Table, positive: int) -> float:
+    classes = [max(positive, 0)] if table.output.shape[1] == 2 else range(table.output.shape[1])
+    defined = [c for c in classes if 0 < (table.target == c).sum() < len(table)]
+    if not defined:
+        return float("nan")
+    return float(np.mean([curve(table.target == c, table.output[:, c], sample_weight=table.weight) for c in defined]))
+
+
+def _brier(table: Table) -> float:
+    """Give squared distances to the truth: of one class of two, summed over classes if there are more."""
+    if table.output.shape[1] == 2:
+        return float(oracle.brier_score_loss(table.target, table.output[:, 1], sample_weight=table.weight))
+    truth = np.eye(table.output.shape[1])[table.target]
+    return float(np.average(((table.output - truth) ** 2).sum(1), weights=table.weight))
