@@ -32,6 +32,11 @@ from fmray.train.predict import predict, read_outputs
 from fmray.tune.sweep import linear_job, linear_plans, plans_of, sweep
 
 
+def run(job: Job, store: str | Store = "fmray-store", *, fresh: bool = False, report: Report = lambda event: None) -> Run:
+    """Carry a job from its file to its report, in a store given by path; see `execute`."""
+    return execute(job, Store(store) if isinstance(store, str) else store, fresh=fresh, report=report)
+
+
 def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lambda event: None) -> Run:
     """Carry a job from its file to its report; finished stages are read back, not redone.
 

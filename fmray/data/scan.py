@@ -5,6 +5,7 @@ pieces come in one order, which depends on names and footers only.
 """
 
 import contextlib
+import dataclasses
 import difflib
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -77,12 +78,13 @@ class WorkItem:
     num_rows: int
 
 
-def scan(data: Data, folder: str, store: Store | None = None) -> Dataset:
+def scan(data: Data, folder: str, store: Store | None = None, *, most_files: int | None = None) -> Dataset:
     """Find the files, unify their schemas and check every column the data section names.
 
     Args:
         folder: Folder of the job file, which a relative `data.path` starts from.
         store: Keeps footers that were read, and sample data; without it samples go to the user's cache.
+        most_files: Look at the first so many files only, for a preview.
 
     Raises:
         DataError: If there are no files or rows, or files are damaged or disagree.
@@ -92,6 +94,7 @@ def scan(data: Data, folder: str, store: Store | None = None) -> Dataset:
         listing = find_files(SAMPLES.find(data.path.removeprefix(SAMPLE))(store), folder)
     else:
         listing = find_files(data.path, folder)
+    listing = dataclasses.replace(listing, files=listing.files[:most_files])
     files, schemas = _footers(listing, store)
     schema = _schema(data, files, schemas)
     if not sum(file.num_rows for file in files):

@@ -1,0 +1,86 @@
+"""Look at a job's data before anything is prepared: the first footers, and one row group carried through the steps.
+
+What depends on all rows is not claimed; what is wrong with columns and steps shows here, in a second.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fmray.data import pipeline
+from fmray.data.pipeline import Pipeline
+from fmray.data.raw import as_frame, block, faults, raw_schema
+from fmray.data.scan import Dataset, WorkItem, read_item, scan, work_items
+from fmray.data.target import decide, fit_target, learn_target
+from fmray.errors import DataError, SpecError
+from fmray.records import Target
+from fmray.registry import nearest
+from fmray.schema import Schema
+from fmray.spec.job import Job
+from fmray.spec.ref import Ref
+
+FOOTERS = 32
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Say what the first rows show.
+
+    Args:
+        dataset: The files looked at.
+        task: The objective, decided.
+        columns: That a model may see, as read.
+        inputs: After the steps, as the first rows suggest; None if they are too few to learn from.
+        target: As the first rows suggest; None likewise.
+        num_rows: Rows the steps were tried on.
+        notes: Of the steps.
+    """
+
+    dataset: Dataset
+    task: Ref
+    columns: Schema
+    inputs: Schema | None
+    target: Target | None
+    num_rows: int
+    notes: tuple[str, ...]
+
+
+def preview(job: Job) -> Preview:
+    """Try a job on the first rows of its data.
+
+    Raises:
+        DataError: If files cannot be read.
+        SpecError: If a column, the split or a step does not fit.
+    """
+    dataset = scan(job.data, job.folder, most_files=FOOTERS)
+    for key, names in (("split.column", [job.split.column]), ("evaluate.slices", job.evaluate.slices)):
+        for name in names:
+            if name and name not in dataset.schema.names:
+                raise SpecError(f"column '{name}' is not in the data. {nearest(name, dataset.schema.names)}", key)
+    task, columns = decide(dataset, job.data, job.task), raw_schema(dataset, job)
+    first = _first_group(work_items(dataset)[0])
+    table = read_item(dataset, first, [*(c.name for c in columns.columns), *job.data.target])
+    codes, _ = faults(table, columns, job.data.target)
+    table = table.take(np.flatnonzero(codes == 0))
+    steps = Pipeline(pipeline.build(job.steps), columns)
+    notes: tuple[str, ...] = ()
+    inputs, target = None, None
+    frame = as_frame(table, columns, job.data.null_values)
+    steps.learn_idle()
+    try:
+        while not steps.is_complete:
+            notes += steps.learn_next([steps.fit_next(frame)]).notes
+            steps.learn_idle()
+        block(steps.apply(frame), steps.schema)
+        inputs = steps.schema
+        target, _ = learn_target(fit_target(table, job.data, task.name), job.data)
+    except DataError as error:
+        if error.where == "steps" and "still" in error.message:
+            raise  # no row can change that
+        notes += (f"the first rows cannot settle it: {error}",)
+    return Preview(dataset, task, columns, inputs, target, table.num_rows, notes)
+
+
+def _first_group(item: WorkItem) -> WorkItem:
+    file, first, groups, row, rows = item.pieces[0]
+    return replace(item, pieces=((file, first, groups, row, rows),), num_rows=rows)

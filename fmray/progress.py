@@ -1,0 +1,77 @@
+"""Show a run to whoever watches: live on a terminal, a few lines elsewhere."""
+
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+Event = dict[str, Any]
+
+
+class Watch:
+    """Take the events of a run and show them.
+
+    Args:
+        console: Where to write; a live bar is drawn only on a terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[text]}"))
+            self._bar = Progress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> "Watch":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event["event"]:
+            case "stage":
+                self._clear()
+                self._console.print(f"[bold]{event['stage']:9}[/bold] ", end="")
+                self._console.print(event["text"], markup=False, highlight=False, soft_wrap=True)
+            case "note" if self._bar is not None:
+                self._console.print(f"          {event['text']}", markup=False, highlight=False, style="dim", soft_wrap=True)
+            case "resumed":
+                text = f"          resumed at epoch {event['epoch'] + 1}, step {event['step']} ({event['class']})"
+                self._console.print(text, markup=False, highlight=False)
+            case "progress":
+                self._show(event["stage"], event["done"], event["total"], f"{event['done']} of {event['total']} items")
+            case "epoch":
+                self._show("epochs", event["epoch"], event["epochs"], _epoch_text(event))
+
+    def _show(self, name: str, done: int, total: int, text: str) -> None:
+        if self._bar is None:
+            return
+        if self._task is None:
+            self._task = self._bar.add_task(name, total=total, text=text)
+        self._bar.update(self._task, description=f"          {name}", completed=done, total=total, text=text)
+
+    def _clear(self) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+def _epoch_text(event: Event) -> str:
+    pack = f" · pack {event['pack'] + 1}/{event['packs']}" if event.get("packs", 1) > 1 else ""
+    best = "none yet" if event["best"] is None else f"{event['best']:.4f}"
+    return (
+        f"{event['epoch']}/{event['epochs']}{pack} · best {event['primary']} {best} · {event['alive']}/{event['members']} members"
+        f" · {event['rows_per_second']:,} rows/s · {_duration(event['seconds_left'])} left"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    return f"{minutes // 60}h {minutes % 60:02}m" if minutes >= 60 else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"

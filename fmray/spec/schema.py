@@ -1,0 +1,52 @@
+"""Describe job files as a JSON schema, so that editors complete and check them."""
+
+from typing import Any
+
+from fmray import catalogue
+from fmray.registry import Registry
+from fmray.spec.job import ADAPTER
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def job_schema() -> dict[str, Any]:
+    """Give the JSON schema of a job file, names of the catalogue included."""
+    schema = ADAPTER.json_schema(mode="validation")
+    parts = schema["properties"]
+    del parts["folder"]
+    schema["required"] = ["data"]  # the name is the file's
+    parts["extends"] = {"type": "string", "description": "Another job file, whose keys this one changes."}
+    parts["model"] = _reference(catalogue.MODELS)
+    parts["task"] = _reference(catalogue.TASKS, "auto")
+    parts["ensemble"] = _reference(catalogue.ENSEMBLES)
+    parts["steps"] = {"type": "array", "items": _reference(catalogue.STEPS)}
+    train = schema["$defs"]["Train"]["properties"]
+    train["optimizer"] = _reference(catalogue.OPTIMIZERS)
+    train["schedule"] = _reference(catalogue.SCHEDULES)
+    train["seeds"] = {"anyOf": [{"type": "integer", "minimum": 1}, {"$ref": "#/$defs/Seeds"}]}
+    for name in ("target", "key"):
+        column = schema["$defs"]["Data"]["properties"][name]
+        schema["$defs"]["Data"]["properties"][name] = {"anyOf": [{"type": "string"}, column]}
+    metrics = {"anyOf": [{"enum": sorted(catalogue.METRICS)}, {"type": "string", "pattern": r"^f1\[.+\]$"}]}
+    schema["$defs"]["Evaluate"]["properties"]["primary"] = {"anyOf": [*metrics["anyOf"], {"type": "null"}]}
+    return {"$schema": DIALECT, "title": "fmray job", **schema}
+
+
+def _reference(registry: Registry, *more: str) -> dict[str, Any]:
+    names = sorted([*registry, *more])
+    own = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"}
+    params = {"type": ["object", "null"]}
+    return {
+        "anyOf": [
+            {"enum": names},
+            own,
+            {
+                "type": "object",
+                "minProperties": 1,
+                "maxProperties": 1,
+                "properties": dict.fromkeys(names, params),
+                "patternProperties": {own["pattern"]: params},
+                "additionalProperties": False,
+            },
+        ]
+    }
