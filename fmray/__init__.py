@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fmray' has no attribute {name!r}. It has: {', '.join(__all__)}.")
     return getattr(import_module(_HOMES[name]), name)

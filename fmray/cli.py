@@ -19,8 +19,8 @@ from rich.table import Table
 
 from fmray.errors import DataError, FmrayError, SpecError
 
-_CLICK = {kind.__name__: kind for kind in (*typer.BadParameter.__mro__, *typer.Abort.__mro__)}
-USAGE_ERROR, ABORT = _CLICK["UsageError"], _CLICK["Abort"]  # typer brings its own click or uses the installed one
+# Typer brings its own click or uses the installed one; its exceptions tell which.
+USAGE_ERROR: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 DONE, FAILED, GATE_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 5, 130
 DEFAULT_STORE = "fmray-store"
 
@@ -59,7 +59,7 @@ def _answer(arguments: list[str]) -> tuple[int, dict[str, Any] | None]:
     except USAGE_ERROR as error:
         hint = f"{error.format_message()} Try 'fmray --help'."
         return BAD_INPUT, _failure("usage", "", hint)
-    except (KeyboardInterrupt, ABORT):
+    except (KeyboardInterrupt, typer.Abort):
         error_console.print("interrupted; run the same command again to continue")
         return INTERRUPTED, {"status": "interrupted"}
     except FmrayError as error:
@@ -104,7 +104,9 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
     more = "" if num_files < FOOTERS else f" (the first {FOOTERS} files; the rest after prepare)"
     split = f"by {job.split.by}" + (f" column '{job.split.column}'" if job.split.column else "")
     stop = job.train.early_stop
-    inputs = f"{seen.inputs.width} numbers per row, judged by {seen.num_rows:,} rows" if seen.inputs else "after prepare"
+    inputs = (
+        f"{seen.inputs.width} numbers per row, judged by {seen.num_rows:,} rows" if seen.inputs else "after prepare"
+    )
     target = ", ".join(data.target)
     if seen.target is not None and seen.target.classes:
         target += f": {len(seen.target.classes)} classes" + (
@@ -113,17 +115,22 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
     plan = {
         "job": f"{job.name}",
         "data": f"{data.path}: {seen.dataset.num_rows:,} rows in {num_files} files{more}",
-        "columns": "; ".join(f"{len(names)} {kind}: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}" for kind, names in kinds.items()),
+        "columns": "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
+            for kind, names in kinds.items()
+        ),
         "target": target,
         "task": seen.task.name,
         "split": f"{split}, val {job.split.val:g}" + ("" if job.split.by == "given" else f", test {job.split.test:g}"),
         "steps": ", ".join(step.name for step in job.steps),
         "inputs": inputs,
         "model": str(job.model.to_json()),
-        "train": f"{job.train.epochs} epochs at most, batches of {job.train.batch_rows} rows, {job.train.optimizer.to_json()}, "
+        "train": f"{job.train.epochs} epochs at most, batches of {job.train.batch_rows} rows, "
+        f"{job.train.optimizer.to_json()}, "
         + (f"stops after {stop.patience} epochs without gain" if stop else "never stops early"),
         "members": f"{job.train.seeds.n}, combined by {job.ensemble.name}; pack width after prepare",
-        "judged by": (job.evaluate.primary or "the task's first metric") + f", against {', '.join(job.evaluate.baselines) or 'nothing'}",
+        "judged by": (job.evaluate.primary or "the task's first metric")
+        + f", against {', '.join(job.evaluate.baselines) or 'nothing'}",
     }
     return plan | ({"notes": "\n".join(seen.notes)} if seen.notes else {})
 
@@ -176,8 +183,9 @@ def _show(done: Any, console: Console) -> None:
 
     scores = done.scores
     found = scores.test[scores.primary]
+    pieces = "groups" if "grouped" in found.method else "rows"
     lines = [
-        f"{scores.primary} {spell(found)} on {found.n:,} test {'groups' if 'grouped' in found.method else 'rows'}, look {scores.looks}",
+        f"{scores.primary} {spell(found)} on {found.n:,} test {pieces}, look {scores.looks}",
         verdict(scores),
         *([f"gates that failed: {', '.join(done.failed_gates)}"] if done.failed_gates else []),
         done.report,
@@ -187,7 +195,9 @@ def _show(done: Any, console: Console) -> None:
 
 
 @app.command()
-def report(run_folder: RunFolder, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> tuple[int, dict[str, Any]]:
+def report(
+    run_folder: RunFolder, store: StorePath = DEFAULT_STORE, as_json: AsJson = False
+) -> tuple[int, dict[str, Any]]:
     """Make the report of a finished run again."""
     from fmray.report.card import read_card, write_card
 
@@ -199,7 +209,9 @@ def report(run_folder: RunFolder, store: StorePath = DEFAULT_STORE, as_json: AsJ
 
 
 @app.command()
-def ledger(run_folder: RunFolder, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> tuple[int, dict[str, Any]]:
+def ledger(
+    run_folder: RunFolder, store: StorePath = DEFAULT_STORE, as_json: AsJson = False
+) -> tuple[int, dict[str, Any]]:
     """Show who looked at the test set of a run, and make sure that no look was removed."""
     from fmray.report.card import read_card
     from fmray.rigour.ledger import Ledger

@@ -29,7 +29,9 @@ class Watch:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -41,7 +43,9 @@ class Watch:
                 self._console.print(f"[bold]{event['stage']:9}[/bold] ", end="")
                 self._console.print(event["text"], markup=False, highlight=False, soft_wrap=True)
             case "note" if self._bar is not None:
-                self._console.print(f"          {event['text']}", markup=False, highlight=False, style="dim", soft_wrap=True)
+                self._console.print(
+                    f"          {event['text']}", markup=False, highlight=False, style="dim", soft_wrap=True
+                )
             case "resumed":
                 text = f"          resumed at epoch {event['epoch'] + 1}, step {event['step']} ({event['class']})"
                 self._console.print(text, markup=False, highlight=False)
@@ -67,11 +71,14 @@ def _epoch_text(event: Event) -> str:
     pack = f" · pack {event['pack'] + 1}/{event['packs']}" if event.get("packs", 1) > 1 else ""
     best = "none yet" if event["best"] is None else f"{event['best']:.4f}"
     return (
-        f"{event['epoch']}/{event['epochs']}{pack} · best {event['primary']} {best} · {event['alive']}/{event['members']} members"
+        f"{event['epoch']}/{event['epochs']}{pack} · best {event['primary']} {best}"
+        f" · {event['alive']}/{event['members']} members"
         f" · {event['rows_per_second']:,} rows/s · {_duration(event['seconds_left'])} left"
     )
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
-    return f"{minutes // 60}h {minutes % 60:02}m" if minutes >= 60 else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"
+    return (
+        f"{minutes // 60}h {minutes % 60:02}m" if minutes >= 60 else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"
+    )

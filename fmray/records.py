@@ -53,6 +53,12 @@ class Target:
     scale: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
 
+    @classmethod
+    def from_json(cls, value: Json) -> "Target":
+        """Read back plain values."""
+        plain: Json = {name: tuple(given) if isinstance(given, list) else given for name, given in value.items()}
+        return cls(**plain)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -109,7 +115,7 @@ class Prepared:
             **{
                 **value,
                 "schema": Schema.from_json(value["schema"]),
-                "target": Target(**{k: tuple(v) if isinstance(v, list) else v for k, v in value["target"].items()}),
+                "target": Target.from_json(value["target"]),
                 "parts": {split: tuple(Part(**p) for p in parts) for split, parts in value["parts"].items()},
                 "steps": tuple(value["steps"]),
                 "slices": {name: tuple(levels) for name, levels in value["slices"].items()},
@@ -239,7 +245,7 @@ class Scores:
         higher_is_better: Its direction.
         test, val: Metric -> interval for the chosen ensemble.
         baselines: Baseline -> metric -> interval on the test rows.
-        paired: Baseline -> interval of (ours - baseline) in the primary metric on the same test rows, positive = better.
+        paired: Baseline -> interval of our gain over it in the primary metric on the same test rows, positive = better.
         slices: "column=level" -> metric -> interval, on the test rows.
         looks: How many times this test set has been looked at, this one included.
         figures: Small tables for plots: confusion, calibration, residuals.
@@ -264,6 +270,7 @@ class Scores:
     @classmethod
     def from_json(cls, value: Json) -> "Scores":
         """Read back what `to_json` gave."""
+
         def table(metrics: Json) -> dict[str, Interval]:
             return {name: Interval(**interval) for name, interval in metrics.items()}
 

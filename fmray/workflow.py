@@ -5,8 +5,9 @@ is to resuming, to retraining cheaply, and to running the same job twice.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 
 from fmray.catalogue import ENSEMBLES
@@ -19,20 +20,25 @@ from fmray.evaluate.baselines import dummy
 from fmray.evaluate.score import score
 from fmray.evaluate.table import read
 from fmray.metrics.find import defaults, find_metric
-from fmray.records import Predictions, Run, Split
+from fmray.metrics.metric import Metric
+from fmray.records import Ensemble, Json, Member, Predictions, Prepared, Run, Scores, Split
 from fmray.report.card import Card, write_card
 from fmray.report.folder import environment, finish_run, open_run, start_run, write_members, write_model
 from fmray.report.journal import Journal, Report, log_to
 from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
+from fmray.spec.ref import Ref
 from fmray.store import Store, fingerprint
 from fmray.train.device import num_threads, set_up
+from fmray.train.pack import Plan
 from fmray.train.predict import predict, read_outputs
-from fmray.tune.sweep import linear_job, linear_plans, plans_of, sweep
+from fmray.tune.sweep import Role, Sweep, linear_job, linear_plans, plans_of, sweep
 
 
-def run(job: Job, store: str | Store = "fmray-store", *, fresh: bool = False, report: Report = lambda event: None) -> Run:
+def run(
+    job: Job, store: str | Store = "fmray-store", *, fresh: bool = False, report: Report = lambda event: None
+) -> Run:
     """Carry a job from its file to its report, in a store given by path; see `execute`."""
     return execute(job, Store(store) if isinstance(store, str) else store, fresh=fresh, report=report)
 
@@ -54,7 +60,9 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
         dataset = scan(job.data, job.folder, store)
         run = open_run(job, dataset.fingerprint, store, fresh)
         if run.status == "finished":
-            report({"event": "note", "text": f"run {run.id} is finished already; --fresh trains it anew"})
+            report(
+                {"event": "stage", "stage": "found", "text": f"run {run.id}, finished before; --fresh trains it anew"}
+            )
             return run
         with store.lease(run.root, wait_seconds=0), log_to(f"{run.root}/driver.log"):
             journal = Journal(run.root, store, report)
@@ -70,47 +78,81 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
     with journal.stage("prepare", f"{dataset.num_rows:,} rows in {len(dataset.files)} files"):
         task = decide(dataset, job.data, job.task)
         prepared = prepare(dataset, job, task, store, journal)
-    primary, metrics = defaults(prepared.target)
-    primary, metrics = job.evaluate.primary or primary, job.evaluate.metrics or metrics
-    metric = find_metric(primary, prepared.target)
+    metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
+    work = _Work(job, run, store, journal, task, prepared, metric, str(set_up(job.run, job.train)))
 
     with journal.stage("train", f"{prepared.num_rows('train'):,} rows, {job.train.seeds.n} members"):
-        device = set_up(job.run, job.train)
-        attempt = run.id.partition("-")[2]
-        trained = sweep(job, plans_of(job, task), prepared, metric, store, device, attempt=attempt, report=journal)
+        trained = work.train(job, plans_of(job, task), role="member")
     with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
         plans = linear_plans(job, task) if "linear" in job.evaluate.baselines else []
-        linear = sweep(linear_job(job), plans, prepared, metric, store, device, role="baseline", report=journal)
-
-    def val_score(indices: tuple[int, ...]) -> float:
-        some = [trained.members[index] for index in indices]
-        path = f"{run.root}/predictions/val.parquet"
-        return metric.value(*read_outputs(predict(some, [1 / len(some)] * len(some), prepared, "val", task, path, device)))
-
+        linear = work.train(linear_job(job), plans, role="baseline")
     with journal.stage("combine", job.ensemble.name):
-        choose = ENSEMBLES.find(job.ensemble.name)
-        ensemble = choose(trained.members, metric.higher_is_better, val_score, **job.ensemble.params)
-        chosen = [trained.members[index] for index in ensemble.members]
-        journal.note(f"{ensemble.name}: {ensemble.reason}, {primary} {ensemble.val_score:.4f} on validation")
-
-    @cache
-    def speak(subject: str, split: Split) -> Predictions:
-        folder = "sealed" if split == "test" else "predictions"
-        path = f"{run.root}/{folder}/{split}{'' if subject == 'model' else f'-{subject}'}.parquet"
-        if subject == "dummy":
-            return dummy(prepared, split, path)
-        if subject == "linear":
-            return predict([linear.best(metric)], [1.0], prepared, split, task, path, device)
-        return predict(chosen, ensemble.weights, prepared, split, task, path, device)
-
-    ledger = Ledger(store)
-
-    def look() -> int:
-        subject = fingerprint([member.tensor_hash for member in chosen], ensemble.weights)
-        return ledger.look(prepared.test_identity, run.id, f"score of {job.name}", subject)
-
+        ensemble = work.combine(trained)
     with journal.stage("evaluate", f"{prepared.num_rows('test'):,} test rows, looked at once"):
-        scores = score(job.evaluate, primary, metrics, prepared, speak, look)
+        scores, gates = work.judge(trained, linear, ensemble)
+    with journal.stage("report", run.root):
+        return work.report(trained, linear, ensemble, scores, gates)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Hold what every stage after preparation needs."""
+
+    job: Job
+    run: Run
+    store: Store
+    journal: Journal
+    task: Ref
+    prepared: Prepared
+    metric: Metric
+    device: str
+
+    def train(self, job: Job, plans: Sequence[Plan], role: Role) -> Sweep:
+        attempt = self.run.id.partition("-")[2] if role == "member" else ""
+        return sweep(
+            job,
+            plans,
+            self.prepared,
+            self.metric,
+            self.store,
+            self.device,
+            attempt=attempt,
+            role=role,
+            report=self.journal,
+        )
+
+    def combine(self, trained: Sweep) -> Ensemble:
+        def val_score(indices: tuple[int, ...]) -> float:
+            some = [trained.members[index] for index in indices]
+            outputs = read_outputs(self._predict(some, [1 / len(some)] * len(some), "model", "val"))
+            return self.metric.value(*outputs)
+
+        choose = ENSEMBLES.find(self.job.ensemble.name)
+        ensemble: Ensemble = choose(
+            trained.members, self.metric.higher_is_better, val_score, **self.job.ensemble.params
+        )
+        self.journal.note(
+            f"{ensemble.name}: {ensemble.reason}, {self.metric.name} {ensemble.val_score:.4f} on validation"
+        )
+        return ensemble
+
+    def judge(self, trained: Sweep, linear: Sweep, ensemble: Ensemble) -> tuple[Scores, tuple[Json, ...]]:
+        chosen, job, prepared = [trained.members[index] for index in ensemble.members], self.job, self.prepared
+
+        @cache
+        def speak(subject: str, split: Split) -> Predictions:
+            if subject == "dummy":
+                return dummy(prepared, split, self._table(subject, split))
+            if subject == "linear":
+                return self._predict([linear.best(self.metric)], [1.0], subject, split)
+            return self._predict(chosen, ensemble.weights, subject, split)
+
+        def look() -> int:
+            subject = fingerprint([member.tensor_hash for member in chosen], ensemble.weights)
+            return Ledger(self.store).look(prepared.test_identity, self.run.id, f"score of {job.name}", subject)
+
+        metrics = job.evaluate.metrics or defaults(prepared.target)[1]
+        scores = score(job.evaluate, self.metric.name, metrics, prepared, speak, look)
         splits: tuple[Split, ...] = ("val", "test")
         evidence = Evidence(
             scores=scores,
@@ -123,31 +165,38 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
             health=trained.health,
             positive=prepared.target.positive,
         )
-        gates = judge(evidence, job.rigour)
+        return scores, judge(evidence, job.rigour)
 
-    with journal.stage("report", run.root):
-        everyone = [*trained.members, *linear.members]
-        write_members(run.root, everyone)
-        write_model(run.root, chosen, ensemble, prepared, store)
-        store.write_json(f"{run.root}/scores.json", scores.to_json())
-        store.write_json(f"{run.root}/gates.json", list(gates))
+    def report(self, trained: Sweep, linear: Sweep, ensemble: Ensemble, scores: Scores, gates: tuple[Json, ...]) -> Run:
+        root, prepared = self.run.root, self.prepared
+        write_members(root, [*trained.members, *linear.members])
+        write_model(root, [trained.members[index] for index in ensemble.members], ensemble, prepared, self.store)
+        self.store.write_json(f"{root}/scores.json", scores.to_json())
+        self.store.write_json(f"{root}/gates.json", list(gates))
         card = Card(
-            job=job.to_json(),
-            run_id=run.id,
-            root=run.root,
+            job=self.job.to_json(),
+            run_id=self.run.id,
+            root=root,
             prepared=prepared,
             members=trained.members,
             baselines=linear.members,
             ensemble=ensemble,
             scores=scores,
             gates=gates,
-            environment=environment(str(device), num_threads(job.run)),
-            timings=journal.seconds,
-            ledger=tuple(ledger.looks(prepared.test_identity)),
-            notes=journal.notes,
+            environment=environment(self.device, num_threads(self.job.run)),
+            timings=dict(self.journal.seconds),
+            ledger=tuple(Ledger(self.store).looks(prepared.test_identity)),
+            notes=self.journal.notes,
         )
-        write_card(card, store)
-        return finish_run(run, card, trained.widths, store)
+        write_card(card, self.store)
+        return finish_run(self.run, card, trained.widths, self.store)
+
+    def _predict(self, members: Sequence[Member], weights: Sequence[float], subject: str, split: Split) -> Predictions:
+        return predict(members, weights, self.prepared, split, self.task, self._table(subject, split), self.device)
+
+    def _table(self, subject: str, split: Split) -> str:
+        folder = "sealed" if split == "test" else "predictions"
+        return f"{self.run.root}/{folder}/{split}{'' if subject == 'model' else f'-{subject}'}.parquet"
 
 
 @contextmanager

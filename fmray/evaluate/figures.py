@@ -36,7 +36,7 @@ def _confusion(table: Table, target: Target) -> Json:
 
 
 def _calibration(table: Table, target: Target, level: float) -> Json:
-    """Compare predicted with observed shares in bins of equal size: of the positive class, or of the class predicted."""
+    """Compare predicted with observed shares, of the positive class or of the class predicted, in equal bins."""
     if len(target.classes) == 2:
         place = max(target.positive, 0)
         p, hit = table.output[:, place], table.target == place

@@ -1,9 +1,9 @@
 """Say how sure one may be of a metric, and of the difference of two on the same rows.
 
-Rates get Wilson's interval. Everything else is linearised: the influences of rows, summed within groups where rows come in
-groups, give the variance (for ROC-AUC this is DeLong's). All is one pass with additive sums, so at 1e9 rows it costs what
-the metric costs; rankings take score histograms then. Summing within groups is what a bootstrap over groups converges to,
-at a thousandth of its cost.
+Rates get Wilson's interval. Everything else is linearised: the influences of rows, summed within groups where rows come
+in groups, give the variance (for ROC-AUC this is DeLong's). All is one pass with additive sums, so at 1e9 rows it costs
+what the metric costs; rankings take score histograms then. Summing within groups is what a bootstrap over groups
+converges to, at a thousandth of its cost.
 """
 
 import math

@@ -22,7 +22,12 @@ Predict = Callable[[str, Split], Predictions]
 
 
 def score(
-    evaluate: Evaluate, primary: str, metrics: Sequence[str], prepared: Prepared, predict: Predict, look: Callable[[], int]
+    evaluate: Evaluate,
+    primary: str,
+    metrics: Sequence[str],
+    prepared: Prepared,
+    predict: Predict,
+    look: Callable[[], int],
 ) -> Scores:
     """Score the chosen model and the baselines.
 
@@ -87,7 +92,9 @@ def _gap(metric: Metric, val: Table, test: Table) -> float:
     return gap if metric.higher_is_better else -gap
 
 
-def _slices(metrics: Sequence[Metric], table: Table, prepared: Prepared, level: float) -> dict[str, dict[str, Interval]]:
+def _slices(
+    metrics: Sequence[Metric], table: Table, prepared: Prepared, level: float
+) -> dict[str, dict[str, Interval]]:
     scored: dict[str, dict[str, Interval]] = {}
     for column, levels in prepared.slices.items():
         for code, name in enumerate(levels):
@@ -102,4 +109,3 @@ def _slices(metrics: Sequence[Metric], table: Table, prepared: Prepared, level: 
 def _unscored(num_rows: int) -> Interval:
     nan = float("nan")
     return Interval(nan, nan, nan, num_rows, f"fewer than {FEWEST_ROWS} rows")
-

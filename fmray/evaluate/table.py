@@ -78,4 +78,6 @@ def require_same_rows(one: Table, other: Table, names: str) -> None:
         DataError: If they differ.
     """
     if not np.array_equal(one.row_id, other.row_id):
-        raise DataError(f"{names}: predictions of {len(one)} and {len(other)} rows are not of the same rows in one order.")
+        raise DataError(
+            f"{names}: predictions of {len(one)} and {len(other)} rows are not of the same rows in one order."
+        )

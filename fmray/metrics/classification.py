@@ -24,12 +24,12 @@ def confusion(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None 
 def predicted(output: np.ndarray) -> np.ndarray:
     """Give the most probable class of each row (N,); the first one where several are."""
     if output.shape[1] == 2:  # several times faster than argmax
-        return (output[:, 1] > output[:, 0]).astype(np.int64)
-    return output.argmax(1)
+        return np.asarray(output[:, 1] > output[:, 0], np.int64)
+    return np.asarray(output.argmax(1))
 
 
 def _hits(output: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return predicted(output) == target
+    return np.asarray(predicted(output) == target)
 
 
 def _accuracy(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
@@ -89,7 +89,9 @@ TP, F1 = (1.0, 0.0, 0.0), (2.0, 0.0, 0.0)
 SAID, ACTUAL, BOTH = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)
 
 ACCURACY = Metric("accuracy", True, "class", _accuracy, _accuracy_influence, _hits)
-F1_MICRO = Metric("f1_micro", True, "class", _accuracy, _accuracy_influence, _hits)  # equal to accuracy: one label a row
+F1_MICRO = Metric(
+    "f1_micro", True, "class", _accuracy, _accuracy_influence, _hits
+)  # equal to accuracy: one label a row
 BALANCED_ACCURACY = _metric("balanced_accuracy", _FromCounts(TP, ACTUAL, skip_absent=True))
 PRECISION_MACRO = _metric("precision_macro", _FromCounts(TP, SAID))
 RECALL_MACRO = _metric("recall_macro", _FromCounts(TP, ACTUAL))

@@ -42,7 +42,9 @@ def find_metric(name: str, target: Target) -> Metric:
     metric: Metric = METRICS.find(name)
     if metric.kind != target.kind:
         fitting = ", ".join(defaults(target)[1])
-        raise SpecError(f"'{name}' judges a {metric.kind}, the target is a {target.kind}. Accepted: {fitting}.", "evaluate")
+        raise SpecError(
+            f"'{name}' judges a {metric.kind}, the target is a {target.kind}. Accepted: {fitting}.", "evaluate"
+        )
     if metric.name in ("roc_auc", "average_precision") and target.positive >= 0:
         return getattr(ranking, metric.name)(target.positive)  # type: ignore[no-any-return]
     return metric

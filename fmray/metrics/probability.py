@@ -25,7 +25,7 @@ def log_losses(output: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def brier_scores(output: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Give each row's squared distance to the truth: of the positive class if there are two, summed over classes if more.
+    """Give each row's squared distance to the truth, of one class if there are two, summed over classes if more.
 
     Shapes:
         returns: (N,), float64.

@@ -50,7 +50,7 @@ def average_precision_and_influence(score: np.ndarray, hit: np.ndarray, w: np.nd
     positive = w @ hit
     if positive <= 0:
         return float("nan"), np.zeros(len(score))
-    group, (below_pos, below_neg), (at_pos, at_neg) = _ranks(score, w * hit, w * ~hit)
+    group, (below_pos, below_neg), (at_pos, _) = _ranks(score, w * hit, w * ~hit)
     true_above = positive - below_pos
     all_above = true_above + (w @ ~hit) - below_neg
     precision = true_above / all_above

@@ -99,7 +99,9 @@ def read_card(root: str, store: Store) -> Card:
 
 def render(card: Card) -> str:
     """Give the page as HTML; every text from data or job is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"number": number, "interval": spell}
     scores = card.scores
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -109,7 +111,10 @@ def render(card: Card) -> str:
         verdict=verdict(scores),
         curves=_curves(card),
         results=_results(card),
-        versus=plots.intervals(scores.primary, [("model", scores.test[scores.primary]), *((n, m[scores.primary]) for n, m in scores.baselines.items())]),
+        versus=plots.intervals(
+            scores.primary,
+            [("model", scores.test[scores.primary]), *((n, m[scores.primary]) for n, m in scores.baselines.items())],
+        ),
         everyone=[*card.members, *card.baselines],
         chosen=set(card.ensemble.members),
         most=MOST_MEMBERS,
@@ -136,7 +141,10 @@ def verdict(scores: Scores) -> str:
         elif gain.high < 0:
             words.append(f"worse than the {name} baseline by {size}")
         else:
-            words.append(f"not shown to be better than the {name} baseline (difference {number(gain.value)} [{number(gain.low)}, {number(gain.high)}])")
+            words.append(
+                f"not shown to be better than the {name} baseline "
+                f"(difference {number(gain.value)} [{number(gain.low)}, {number(gain.high)}])"
+            )
     return f"In {scores.primary}, the model is {' and '.join(words)}."
 
 

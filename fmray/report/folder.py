@@ -67,7 +67,9 @@ def start_run(run: Run, job: Job, store: Store) -> None:
     records = store.read_json(path)["records"] if store.exists(path) else []
     asked = {key: value for key, value in redact(job.to_json()).items() if key != "folder"}
     store.write_bytes(f"{run.root}/job.yaml", _yaml(asked).encode())
-    store.write_json(path, {"run_id": run.id, "job": run.job, "status": "running", "records": records, "failed_gates": []})
+    store.write_json(
+        path, {"run_id": run.id, "job": run.job, "status": "running", "records": records, "failed_gates": []}
+    )
 
 
 def finish_run(run: Run, card: Card, widths: Sequence[int], store: Store) -> Run:
@@ -115,10 +117,14 @@ def environment(device: str, threads: int) -> Json:
 
 def write_members(root: str, members: Sequence[Member]) -> None:
     """Write `history.parquet` (member, role, epoch, metric, value) and `members.parquet`."""
-    history = [
-        {"member": member.index, "role": member.role, **entry} for member in members for entry in member.history
-    ]
-    columns = {"member": pa.int64(), "role": pa.string(), "epoch": pa.int64(), "metric": pa.string(), "value": pa.float64()}
+    history = [{"member": member.index, "role": member.role, **entry} for member in members for entry in member.history]
+    columns = {
+        "member": pa.int64(),
+        "role": pa.string(),
+        "epoch": pa.int64(),
+        "metric": pa.string(),
+        "value": pa.float64(),
+    }
     pq.write_table(pa.Table.from_pylist(history, pa.schema(list(columns.items()))), f"{root}/history.parquet")
     rows = [
         {

@@ -41,7 +41,9 @@ def number(value: float | int | None, digits: int = 4) -> str:
         return "not defined" if value is None or math.isnan(value) else ("∞" if value > 0 else "-∞")
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.{digits}g}" if abs(value) >= 10 else f"{value:.{digits}f}"
+    return (
+        f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.{digits}g}" if abs(value) >= 10 else f"{value:.{digits}f}"
+    )
 
 
 def spell(found: Interval) -> str:
@@ -76,7 +78,9 @@ class Axes:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
         title = f"<title>{escape(name)}</title>" if name else ""
         if len(placed) == 1:
-            self.parts.append(f'<circle class="{style} dot" cx="{placed[0][0]:.1f}" cy="{placed[0][1]:.1f}" r="3">{title}</circle>')
+            self.parts.append(
+                f'<circle class="{style} dot" cx="{placed[0][0]:.1f}" cy="{placed[0][1]:.1f}" r="3">{title}</circle>'
+            )
         elif placed:
             self.parts.append(f'<polyline class="{style}" points="{path}">{title}</polyline>')
 
@@ -108,15 +112,17 @@ class Axes:
         middle = (LEFT + WIDTH - RIGHT) / 2
         names = (
             f'<text x="{middle:.0f}" y="{self.height - 6}" text-anchor="middle">{escape(self.labels[0])}</text>'
-            f'<text transform="translate(13 {(TOP + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(self.labels[1])}</text>'
+            f'<text transform="translate(13 {(TOP + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
+            f"{escape(self.labels[1])}</text>"
         )
         return frame(title, WIDTH, self.height, "".join([*grid, *self.parts, names]))
 
 
 def frame(title: str, width: int, height: int, inside: str) -> Markup:
     """Give an SVG picture that scales to its place and says what it is."""
-    return Markup(  # noqa: S704  # every text inside was escaped where it was put in
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>{inside}</svg>'
+    return Markup(  # every text inside was escaped where it was put in
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>{inside}</svg>"
     )
 
 
@@ -142,7 +148,9 @@ def learning_curves(metric: str, curves: Sequence[tuple[str, Sequence[Point], bo
     for point in best:
         if all(map(math.isfinite, point)):
             x, y = axes.at(*point)
-            axes.parts.append(f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>kept state</title></circle>')
+            axes.parts.append(
+                f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>kept state</title></circle>'
+            )
     rows = [[name, number(points[0][1]), number(points[-1][1]), str(int(points[-1][0]))] for name, points, _ in curves]
     return Figure(metric, axes.svg(f"{metric} per epoch"), ("member", "first epoch", "last epoch", "epochs"), rows)
 
@@ -157,9 +165,18 @@ def intervals(metric: str, found: Sequence[tuple[str, Interval]]) -> Figure:
         y = TOP + 34 * place + 20
         inside.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{escape(_short(name, 9))}</text>')
         if math.isfinite(i.value):
-            low, value, high = (axes.at(v, 0)[0] for v in (i.low if math.isfinite(i.low) else i.value, i.value, i.high if math.isfinite(i.high) else i.value))
+            low, value, high = (
+                axes.at(v, 0)[0]
+                for v in (
+                    i.low if math.isfinite(i.low) else i.value,
+                    i.value,
+                    i.high if math.isfinite(i.high) else i.value,
+                )
+            )
             inside.append(f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
-            inside.append(f'<circle class="mark" cx="{value:.1f}" cy="{y}" r="4"><title>{escape(spell(i))}</title></circle>')
+            inside.append(
+                f'<circle class="mark" cx="{value:.1f}" cy="{y}" r="4"><title>{escape(spell(i))}</title></circle>'
+            )
     for value in ticks(*axes.x_range):
         x = axes.at(value, 0)[0]
         inside.insert(0, f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
@@ -179,7 +196,9 @@ def confusion(table: Json) -> Figure:
     for i, row in enumerate(counts):
         total = max(sum(row), 1)
         y = 26 + i * size
-        inside.append(f'<text x="{left - 6}" y="{y + size / 2 + 4:.0f}" text-anchor="end">{escape(_short(classes[i], 14))}</text>')
+        inside.append(
+            f'<text x="{left - 6}" y="{y + size / 2 + 4:.0f}" text-anchor="end">{escape(_short(classes[i], 14))}</text>'
+        )
         for j, count in enumerate(row):
             x, share = left + j * size, count / total
             inside.append(
@@ -188,10 +207,11 @@ def confusion(table: Json) -> Figure:
             )
             if size >= 28:
                 dark = " on-dark" if share > 0.5 else ""
-                inside.append(f'<text class="count{dark}" x="{x + size / 2:.0f}" y="{y + size / 2 + 4:.0f}" text-anchor="middle">{count}</text>')
+                place = f'x="{x + size / 2:.0f}" y="{y + size / 2 + 4:.0f}" text-anchor="middle"'
+                inside.append(f'<text class="count{dark}" {place}>{count}</text>')
     for j, name in enumerate(classes):
-        x, y = left + j * size + size / 2, 34 + size * len(classes)
-        inside.append(f'<text transform="translate({x:.0f} {y}) rotate(50)">{escape(_short(name, 12))}</text>')
+        place = f"translate({left + j * size + size / 2:.0f} {34 + size * len(classes)}) rotate(50)"
+        inside.append(f'<text transform="{place}">{escape(_short(name, 12))}</text>')
     rows = [[name, *(f"{count:,}" for count in row)] for name, row in zip(classes, counts, strict=True)]
     svg = frame("confusion matrix", max(width, 330), height, "".join(inside))
     return Figure("Confusion matrix", svg, ("true \\ predicted", *classes), rows, table["note"])
@@ -218,7 +238,12 @@ def roc(table: Json) -> Figure:
     axes.line([(0, 0), (1, 1)], "guide")
     axes.line(points, "curve chosen")
     few = points[:: max(1, len(points) // 20)]
-    return Figure("ROC curve", axes.svg("ROC curve"), ("false positive rate", "true positive rate"), [[number(x), number(y)] for x, y in few])
+    return Figure(
+        "ROC curve",
+        axes.svg("ROC curve"),
+        ("false positive rate", "true positive rate"),
+        [[number(x), number(y)] for x, y in few],
+    )
 
 
 def residuals(table: Json) -> list[Figure]:
@@ -231,16 +256,24 @@ def residuals(table: Json) -> list[Figure]:
     rows = [[f"{number(a)} to {number(b)}", number(c)] for a, b, c in zip(edges[:-1], edges[1:], counts, strict=True)]
     bins = table["bins"]
     ends = [b[key] for b in bins for key in ("predicted", "q25", "q75")]
-    against = Axes((min(b["predicted"] for b in bins), max(b["predicted"] for b in bins)), (min(ends), max(ends)), ("predicted", "true"))
+    against = Axes(
+        (min(b["predicted"] for b in bins), max(b["predicted"] for b in bins)),
+        (min(ends), max(ends)),
+        ("predicted", "true"),
+    )
     against.line([(b["predicted"], b["predicted"]) for b in bins], "guide")
     for b in bins:
         against.whisker(b["predicted"], b["q25"], b["q75"], b["median"])
-    quartiles = [[number(b["predicted"]), number(b["q25"]), number(b["median"]), number(b["q75"]), number(b["n"])] for b in bins]
+    quartiles = [
+        [number(b["predicted"]), number(b["q25"]), number(b["median"]), number(b["q75"]), number(b["n"])] for b in bins
+    ]
+    errors = histogram.svg("histogram of errors")
+    middle = "Median and middle half of the true values, in bins of equal size; the line is perfection."
+    head = ("predicted", "25 %", "median", "75 %", "n")
     return [
-        Figure("Errors", histogram.svg("histogram of errors"), ("error", "rows"), rows, "The outer 0.5 % at each end are in the last bars."),
-        Figure("True against predicted", against.svg("true against predicted"), ("predicted", "25 %", "median", "75 %", "n"), quartiles,
-               "Median and middle half of the true values, in bins of equal size; the line is perfection."),
-    ]  # fmt: skip
+        Figure("Errors", errors, ("error", "rows"), rows, "The outer 0.5 % at each end are in the last bars."),
+        Figure("True against predicted", against.svg("true against predicted"), head, quartiles, middle),
+    ]
 
 
 def _widened(ends: Point) -> Point:
@@ -268,5 +301,3 @@ def _tick(value: float) -> str:
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-

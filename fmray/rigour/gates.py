@@ -66,9 +66,8 @@ def judge(evidence: Evidence, rigour: Rigour) -> tuple[Json, ...]:
     Raises:
         SpecError: If a waiver names no gate.
     """
-    for gate in rigour.waive:
-        if gate not in GATES:
-            raise SpecError(f"'{gate}' is no gate. {nearest(gate, GATES)}", "rigour.waive")
+    if unknown := [name for name in rigour.waive if name not in GATES]:
+        raise SpecError(f"'{unknown[0]}' is no gate. {nearest(unknown[0], GATES)}", "rigour.waive")
     found = []
     for name in GATES:
         gate: Gate = GATES.find(name)
@@ -77,7 +76,9 @@ def judge(evidence: Evidence, rigour: Rigour) -> tuple[Json, ...]:
             status, text = "waived", f"{text} Waived: {rigour.waive[name]}"
         elif status == "fail" and rigour.profile == "draft":
             status, text = "warn", f"{text} A draft; not to be promoted."
-        found.append({"gate": name, "name": gate.__name__.replace("_", " "), "status": status, "text": text})
+        found.append(
+            {"gate": name, "name": GATES.path(name).partition(":")[2].replace("_", " "), "status": status, "text": text}
+        )
     return tuple(found)
 
 
@@ -106,7 +107,9 @@ def _recomputed(evidence: Evidence) -> Finding:
     again, value = recompute(scores.primary, table, evidence.positive), scores.test[scores.primary].value
     if again is None:
         return "pass", f"{len(table):,} test rows scored once; there is no second way to compute {scores.primary}."
-    if not math.isclose(again, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE) and not (math.isnan(again) and math.isnan(value)):
+    if not math.isclose(again, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE) and not (
+        math.isnan(again) and math.isnan(value)
+    ):
         return "fail", f"{scores.primary} is {value!r}, computed a second way {again!r}."
     return "pass", f"{len(table):,} test rows scored once; {scores.primary} agrees with a second computation."
 
@@ -161,7 +164,8 @@ def numeric_health(evidence: Evidence, rigour: Rigour) -> Finding:
         return "pass", "all losses and outputs were finite."
     reasons = {e["member"]: e for e in evidence.health}
     shown = "; ".join(
-        f"member {m} at step {e['step']}, {e['where']}, rows at positions {e['positions'][:3]}" for m, e in list(reasons.items())[:5]
+        f"member {m} at step {e['step']}, {e['where']}, rows at positions {e['positions'][:3]}"
+        for m, e in list(reasons.items())[:5]
     )
     status = "fail" if set(reasons) & set(evidence.chosen) else "warn"
     return status, f"the loss of {len(reasons)} of {len(evidence.members)} members was not finite: {shown}."
@@ -184,8 +188,8 @@ def interval_and_size(evidence: Evidence, rigour: Rigour) -> Finding:
 def beats_baselines(evidence: Evidence, rigour: Rigour) -> Finding:
     """G22: the gain over each baseline on the same rows is not luck.
 
-    A gain that is not shown over the dummy fails. Over the linear model a gain of nothing or less fails; one above zero that
-    these rows cannot show is inconclusive. A linear model under `prefer: simple` need only be no worse.
+    A gain that is not shown over the dummy fails. Over the linear model a gain of nothing or less fails; one above zero
+    that these rows cannot show is inconclusive. A linear model under `prefer: simple` need only be no worse.
     """
     paired, p_values = evidence.scores.paired, evidence.scores.extra["p_values"]
     if not paired:

@@ -1,7 +1,7 @@
 """Count every look at a test set before it happens.
 
-The ledger of a test set belongs to its rows, not to a run: two jobs with the same test rows share it. Entries are chained
-by hash and the newest is written down apart, so an entry that is changed, removed or cut off is noticed.
+The ledger of a test set belongs to its rows, not to a run: two jobs with the same test rows share it. Entries are
+chained by hash and the newest is written down apart, so an entry that is changed, removed or cut off is noticed.
 """
 
 import datetime
@@ -69,14 +69,18 @@ class Ledger:
         entries, previous = self.looks(test_identity), FIRST
         for number, entry in enumerate(entries, start=1):
             body = {name: value for name, value in entry.items() if name != "hash"}
-            if entry.get("look") != number or entry.get("previous") != previous or entry.get("hash") != fingerprint(body):
+            if (
+                entry.get("look") != number
+                or entry.get("previous") != previous
+                or entry.get("hash") != fingerprint(body)
+            ):
                 raise DataError(
                     f"{self._path(test_identity)}: entry {number} is not as it was written, or one before it is gone. "
                     "Restore the file; scores of this test set prove nothing without it."
                 )
             previous = entry["hash"]
         head = self._head(test_identity)
-        newest = self._store.read_json(head) if self._store.exists(head) else {"look": 0, "hash": FIRST}
+        newest: Json = self._store.read_json(head) if self._store.exists(head) else {"look": 0, "hash": FIRST}
         known = [FIRST, *(entry["hash"] for entry in entries)]
         if newest["look"] >= len(known) or known[newest["look"]] != newest["hash"]:
             raise DataError(f"{self._path(test_identity)}: look {newest['look']} is gone. Restore the file.")

@@ -20,19 +20,24 @@ def recompute(name: str, table: Table, positive: int) -> float | None:
     if name in numbers:
         return float(numbers[name](target, output, sample_weight=weight))
     said = output.argmax(1)
-    classes = {
+    classes: dict[str, Callable[[], float]] = {
         "accuracy": lambda: oracle.accuracy_score(target, said, sample_weight=weight),
         "balanced_accuracy": lambda: oracle.balanced_accuracy_score(target, said, sample_weight=weight),
         "f1_micro": lambda: oracle.f1_score(target, said, average="micro", sample_weight=weight),
         "f1_macro": lambda: oracle.f1_score(target, said, average="macro", zero_division=0, sample_weight=weight),
-        "precision_macro": lambda: oracle.precision_score(target, said, average="macro", zero_division=0, sample_weight=weight),
-        "recall_macro": lambda: oracle.recall_score(target, said, average="macro", zero_division=0, sample_weight=weight),
+        "precision_macro": lambda: oracle.precision_score(
+            target, said, average="macro", zero_division=0, sample_weight=weight
+        ),
+        "recall_macro": lambda: oracle.recall_score(
+            target, said, average="macro", zero_division=0, sample_weight=weight
+        ),
         "log_loss": lambda: oracle.log_loss(target, output, sample_weight=weight, labels=range(output.shape[1])),
         "brier": lambda: _brier(table),
         "roc_auc": lambda: _over_classes(oracle.roc_auc_score, table, positive),
         "average_precision": lambda: _over_classes(oracle.average_precision_score, table, positive),
     }
-    return float(classes[name]()) if name in classes else None
+    compute: Callable[[], float] | None = classes.get(name)
+    return None if compute is None else float(compute())
 
 
 def _over_classes(curve: Callable[..., float], table: Table, positive: int) -> float:

@@ -72,7 +72,9 @@ def _check_name(registry: Registry, ref: Ref, keys: Keys, origin: Origin) -> Non
 def _refuse_ranges(params: Mapping[str, Any], keys: Keys, origin: Origin) -> None:
     for name, given in params.items():
         if is_range(given):
-            raise SpecError(f"{dict(given)} is a range, and {LATER['search']}. Give one value.", origin.where((*keys, name)))
+            raise SpecError(
+                f"{dict(given)} is a range, and {LATER['search']}. Give one value.", origin.where((*keys, name))
+            )
 
 
 def _check_params(known: Sequence[str] | None, ref: Ref, keys: Keys, origin: Origin) -> None:
@@ -111,26 +113,40 @@ def _check_metrics(job: Job, origin: Origin) -> None:
                 raise SpecError(f"unknown metric '{name}'. {nearest(name, known)}", origin.where(("evaluate", key)))
     for gate in job.rigour.waive:
         if gate not in catalogue.GATES:
-            raise SpecError(f"'{gate}' is no gate. {nearest(gate, catalogue.GATES)}", origin.where(("rigour", "waive", gate)))
+            raise SpecError(
+                f"'{gate}' is no gate. {nearest(gate, catalogue.GATES)}", origin.where(("rigour", "waive", gate))
+            )
 
 
 def _refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) -> None:
     """Refuse keys that the other keys leave without effect."""
     split = value.get("split") or {}
-    for key, by in (("column", ("given",)), ("val_from", ("time",)), ("test_from", ("time",)), ("salt", ("hash", "group", "given"))):
+    for key, by in (
+        ("column", ("given",)),
+        ("val_from", ("time",)),
+        ("test_from", ("time",)),
+        ("salt", ("hash", "group", "given")),
+    ):
         if key in split and job.split.by not in by:
-            raise SpecError(f"has no effect with split.by: {job.split.by}. It goes with {' or '.join(by)}.", origin.where(("split", key)))
+            raise SpecError(
+                f"has no effect with split.by: {job.split.by}. It goes with {' or '.join(by)}.",
+                origin.where(("split", key)),
+            )
     if job.split.by == "given" and "test" in split:
-        raise SpecError("has no effect with split.by: given, whose column names the test rows. Leave it out.", origin.where(("split", "test")))
-    for by, key in (("given", "column"),):
-        if job.split.by == by and getattr(job.split, key) is None:
-            raise SpecError(f"is missing; split.by: {by} reads it. Name the column.", origin.where(("split", key)))
-    for by in ("group", "time"):
-        if job.split.by == by and getattr(job.data, by) is None:
-            raise SpecError(f"is missing; split.by: {by} reads it. Name the column.", origin.where(("data", by)))
+        raise SpecError(
+            "has no effect with split.by: given, whose column names the test rows. Leave it out.",
+            origin.where(("split", "test")),
+        )
+    if job.split.by == "given" and job.split.column is None:
+        raise SpecError("is missing; split.by: given reads it. Name the column.", origin.where(("split", "column")))
+    if job.split.by in ("group", "time") and getattr(job.data, job.split.by) is None:
+        raise SpecError(
+            f"is missing; split.by: {job.split.by} reads it. Name the column.", origin.where(("data", job.split.by))
+        )
     if job.split.val + job.split.test >= 1 and job.split.by != "given":
         raise SpecError(
-            f"val {job.split.val:g} and test {job.split.test:g} leave nothing to train on. Make their sum < 1.", origin.where(("split",))
+            f"val {job.split.val:g} and test {job.split.test:g} leave nothing to train on. Make their sum < 1.",
+            origin.where(("split",)),
         )
     if not job.split.val and not (job.split.by == "given" or job.split.val_from):
         raise SpecError("0 leaves nothing to choose by. Give a share, e.g. 0.1.", origin.where(("split", "val")))
@@ -141,9 +157,13 @@ def _refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) -
     plateau, stop = job.train.schedule, job.train.early_stop
     if plateau.name == "plateau" and stop is not None and plateau.params.get("patience", 3) >= stop.patience:
         raise SpecError(
-            f"patience {plateau.params.get('patience', 3)} is never reached: early_stop.patience is {stop.patience}. Make it smaller.",
+            f"patience {plateau.params.get('patience', 3)} is never reached: early_stop.patience is {stop.patience}. "
+            "Make it smaller.",
             origin.where(("train", "schedule")),
         )
     linear = job.model.name in ("linear", "logistic") or ":" in job.model.name
     if job.rigour.prefer == "simple" and not linear:
-        raise SpecError(f"simple has no effect on model '{job.model.name}'. It goes with linear.", origin.where(("rigour", "prefer")))
+        raise SpecError(
+            f"simple has no effect on model '{job.model.name}'. It goes with linear.",
+            origin.where(("rigour", "prefer")),
+        )

@@ -78,9 +78,9 @@ def _keys(finding: Any, value: Mapping[str, Any]) -> Keys:
     keys: list[str | int] = []
     place: Any = value
     for part in finding["loc"]:
-        if isinstance(place, Mapping) and part in place:
-            place = place[part]
-        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
+        if (isinstance(place, Mapping) and part in place) or (
+            isinstance(place, list) and isinstance(part, int) and part < len(place)
+        ):
             place = place[part]
         elif finding["type"] not in ("missing", "missing_argument", "unexpected_keyword_argument", "extra_forbidden"):
             continue

@@ -116,7 +116,9 @@ def _parse(text: str, file: str) -> Source:
         raise SpecError(f"{str(error.problem).rstrip('.')}. Keep one.", f"{file}:{line}") from error
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise SpecError(f"not YAML: {error.problem or error.context}. Mend this line or the one before.", f"{file}:{line}") from error
+        raise SpecError(
+            f"not YAML: {error.problem or error.context}. Mend this line or the one before.", f"{file}:{line}"
+        ) from error
     source = Source(None)
     source.value = _plain(raw, (), source.lines, file, text.splitlines())
     return source
@@ -157,7 +159,8 @@ def _refuse_odd(at: tuple[int, int], inner: Any, path: Keys, file: str, text: Se
         spelled = matched.group()
         plain = spelled.replace("_", "").lstrip("0") or "0"
         raise SpecError(
-            f"{spelled} is no YAML 1.2 number. Write {plain}, or '{spelled}' in quotes for text.", f"{file}:{at[0] + 1} {dotted(path)}"
+            f"{spelled} is no YAML 1.2 number. Write {plain}, or '{spelled}' in quotes for text.",
+            f"{file}:{at[0] + 1} {dotted(path)}",
         )
 
 
@@ -190,6 +193,7 @@ def _variable(matched: re.Match[str], origin: Origin) -> str:
     name, default = matched.groups()
     found = os.environ.get(name) or default
     if found is None:
-        raise SpecError(f"${{{name}}} is not set. Set it, or write ${{{name}:-default}}.", origin.where(("data", "path")))
+        raise SpecError(
+            f"${{{name}}} is not set. Set it, or write ${{{name}:-default}}.", origin.where(("data", "path"))
+        )
     return found
-

@@ -97,8 +97,10 @@ class Rows:
             left = {k: torch.cat([left[k], v]) if left else v for k, v in fresh.items()}
             whole = len(left["rows"]) // batch_rows * batch_rows
             for start in range(0, whole, batch_rows):
-                yield _batch({k: v[start : start + batch_rows] for k, v in left.items() if k != "rows"},
-                             left["rows"][start : start + batch_rows])
+                yield _batch(
+                    {k: v[start : start + batch_rows] for k, v in left.items() if k != "rows"},
+                    left["rows"][start : start + batch_rows],
+                )
             left = {k: v[whole:] for k, v in left.items()}
         if left and len(left["rows"]):
             yield _batch({k: v for k, v in left.items() if k != "rows"}, left["rows"])

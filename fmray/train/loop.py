@@ -78,7 +78,7 @@ def train_step(pack: Pack, batch: Batch, factor: float) -> None:
         with _precision(pack):
             losses = pack.task.loss(population, micro, pack.task.phases[0])
         loss_K, weight_K = losses.sums()
-        loss_K.backward(pack.ones_K)
+        torch.autograd.backward([loss_K], [pack.ones_K])
         sums.append((loss_K.detach(), weight_K))
         if not math.isfinite(sums[-1][0].sum().item()):
             _note_faults(pack, micro, losses.loss.detach())
@@ -182,15 +182,17 @@ def _note_faults(pack: Pack, batch: Batch, loss_KB: Tensor) -> None:
     state = pack.state
     for row in torch.nonzero(~torch.isfinite(loss_KB).all(1))[:, 0].tolist():
         rows = batch.rows[~torch.isfinite(loss_KB[row])][:10].tolist()
-        state.health.append({
-            "member": pack.plans[int(state.alive[row])].index,
-            "row_in_pack": row,
-            "epoch": state.epoch + 1,
-            "step": state.global_step,
-            "where": pack.population.faulty_parameter(row),
-            "positions": rows,
-            "handled": False,
-        })
+        state.health.append(
+            {
+                "member": pack.plans[int(state.alive[row])].index,
+                "row_in_pack": row,
+                "epoch": state.epoch + 1,
+                "step": state.global_step,
+                "where": pack.population.faulty_parameter(row),
+                "positions": rows,
+                "handled": False,
+            }
+        )
 
 
 def _drop_faulty(pack: Pack) -> None:
@@ -231,4 +233,3 @@ def _precision(pack: Pack) -> AbstractContextManager[object]:
     if pack.train.precision == "bfloat16":
         return torch.autocast(pack.device.type, torch.bfloat16)
     return nullcontext()
-

@@ -97,7 +97,7 @@ def clip(grad: Tensor, max_norm: float) -> Tensor:
 
     Source: Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013.
     """
-    norm_K1 = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+    norm_K1: Tensor = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
     grad.mul_((max_norm / (norm_K1 + 1e-6)).clamp_max(1.0))
     return norm_K1
 

@@ -127,7 +127,9 @@ class Population:
         """Bring what backward left at each parameter together in `grad`."""
         rows = len(self.flat)
         grads = [leaf.grad for leaf in self.leaves.values()]
-        whole = [leaf.new_zeros(leaf.shape) if g is None else g for g, leaf in zip(grads, self.leaves.values(), strict=True)]
+        whole = [
+            leaf.new_zeros(leaf.shape) if g is None else g for g, leaf in zip(grads, self.leaves.values(), strict=True)
+        ]
         torch.cat([grad.view(rows, -1) for grad in whole], dim=1, out=self.grad)
 
     def select(self, keep: Tensor) -> None:
@@ -170,7 +172,11 @@ class Population:
         for name, shape in self.shapes.items():
             values = self.flat[:, start : start + prod(shape)]
             start += prod(shape)
-            view = {"native": shape[1:] if alone else (len(flat), *shape[1:]), "solo": shape, "vmap": (len(flat), *shape)}
+            view = {
+                "native": shape[1:] if alone else (len(flat), *shape[1:]),
+                "solo": shape,
+                "vmap": (len(flat), *shape),
+            }
             leaf = parameters[name]
             if self.entry == "vmap":
                 leaf = nn.Parameter(values.view(view[self.entry]))
@@ -186,7 +192,9 @@ class Population:
         for dropout in self._dropouts:
             dropout.enabled = dropout in self._active
 
-    def _vmapped(self, leaves: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+    def _vmapped(
+        self, leaves: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+    ) -> Tensor:
         def one(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tensor:
             output: Tensor = functional_call(self.module, (dict(own), dict(state)), kwargs=dict(inputs))
             return output
@@ -254,7 +262,7 @@ def packs(blueprint: Blueprint, schema: Schema, num_outputs: int, inputs: Mappin
 
 def _probe(population: Population, batch: Batch) -> Tensor:
     population.prepare_step(0, 0, training=True)
-    population(batch).square().mean((1, 2)).sum().backward()
+    torch.autograd.backward([population(batch).square().mean((1, 2)).sum()])
     population.gather_grad()
     return population.grad
 

@@ -109,7 +109,11 @@ def as_table(arrays: dict[str, np.ndarray], outputs: dict[str, np.ndarray], prep
         "row_id": pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(arrays["row_id"]), [None, pa.py_buffer(ids)])
     }
     target = arrays["target"]
-    columns |= {f"target_{i}": pa.array(c) for i, c in enumerate(target.T)} if target.ndim == 2 else {"target": pa.array(target)}
+    columns |= (
+        {f"target_{i}": pa.array(c) for i, c in enumerate(target.T)}
+        if target.ndim == 2
+        else {"target": pa.array(target)}
+    )
     beside = [name for name in ("weight", "group") if name in arrays] + [f"slice_{name}" for name in prepared.slices]
     return pa.table(columns | {name: pa.array(arrays[name]) for name in beside} | outputs)
 
@@ -127,4 +131,3 @@ def _mean(
             total = total + part
     result: np.ndarray = total.cpu().numpy()
     return result
-

@@ -31,6 +31,8 @@ from fmray.tune.packs import choose_width
 Report = Callable[[Json], None]
 Role = Literal["member", "baseline"]
 KIND = "members"
+FLOORS = ("train", "models", "tasks", "metrics", "tune")
+"""Whose source decides what members become."""
 LINEAR_RATES = (0.1, 0.02, 0.004, 0.0008)
 
 
@@ -96,7 +98,7 @@ def sweep(
     prepared: Prepared,
     metric: Metric,
     store: Store,
-    device: torch.device,
+    device: torch.device | str,
     *,
     attempt: str = "",
     role: Role = "member",
@@ -114,10 +116,9 @@ def sweep(
     Raises:
         TrainError: If no member could be trained.
     """
-    key = fingerprint(
-        KIND, job.train, [vars(plan) for plan in plans], prepared.fingerprint, metric.name, attempt, role,
-        job.run.deterministic, source_digest("fmray.train", "fmray.models", "fmray.tasks", "fmray.metrics", "fmray.tune", *job.modules()),
-    )  # fmt: skip
+    code = source_digest(*(f"fmray.{floor}" for floor in FLOORS), *job.modules())
+    asked = (job.train, [vars(plan) for plan in plans], prepared.fingerprint, metric.name, attempt, role)
+    key = fingerprint(KIND, *asked, job.run.deterministic, code)
     report({"event": "record", "kind": KIND, "fingerprint": key})
     with store.create(KIND, key) as draft:
         reused = draft.existing is not None
@@ -139,7 +140,7 @@ def _train(
     store: Store,
     key: str,
     draft: Draft,
-    device: torch.device,
+    device: torch.device | str,
     role: Role,
     report: Report,
 ) -> Json:
@@ -238,7 +239,9 @@ def tensor_hash(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode())
+        digest.update(
+            tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode()
+        )
     return digest.hexdigest()
 
 

@@ -1,7 +1,8 @@
 """Compare epochs of many members with the bare loop of one: how much cheaper is a member in company?
 
-Run as `python tests/benchmarks/population.py [rows]`. Targets at batches 64 and 256: five members <= 2x the time of one,
-32 members <= 8x; at 2048 the crossover is printed, and the chosen width is never slower than 0.9x of one after another.
+Run as `python tests/benchmarks/population.py [rows]`. Targets at batches 64 and 256: five members <= 2x the time of
+one, 32 members <= 8x; at 2048 the crossover is printed, and the chosen width is never slower than 0.9x of one after
+another.
 """
 
 import sys

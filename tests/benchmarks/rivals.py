@@ -34,13 +34,15 @@ def regression_rows(folder: Path, num_rows: int) -> tuple[Job, Prepared]:
     (folder / "data").mkdir(parents=True)
     table = pa.table({f"f{i}": column for i, column in enumerate(x.T)} | {"y": y})
     pq.write_table(table, folder / "data/part-0.parquet", row_group_size=1 << 17)
-    job = Job.from_json({
-        "name": "benchmark",
-        "data": {"path": str(folder / "data"), "target": "y"},
-        "split": {"val": 0.002, "test": 0.002},
-        "steps": ["standardise"],
-        "run": {"prepare": "local"},
-    })
+    job = Job.from_json(
+        {
+            "name": "benchmark",
+            "data": {"path": str(folder / "data"), "target": "y"},
+            "split": {"val": 0.002, "test": 0.002},
+            "steps": ["standardise"],
+            "run": {"prepare": "local"},
+        }
+    )
     store = Store(str(folder / "store"))
     return job, prepare(scan(job.data, ".", store), job, Ref("regression"), store)
 

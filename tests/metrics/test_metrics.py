@@ -39,7 +39,9 @@ def said(p):
 ORACLES = {
     "accuracy": lambda t, p, w: oracle.accuracy_score(t, said(p), sample_weight=w),
     "balanced_accuracy": lambda t, p, w: oracle.balanced_accuracy_score(t, said(p), sample_weight=w),
-    "precision_macro": lambda t, p, w: oracle.precision_score(t, said(p), average="macro", zero_division=0, sample_weight=w),
+    "precision_macro": lambda t, p, w: oracle.precision_score(
+        t, said(p), average="macro", zero_division=0, sample_weight=w
+    ),
     "recall_macro": lambda t, p, w: oracle.recall_score(t, said(p), average="macro", zero_division=0, sample_weight=w),
     "f1_macro": lambda t, p, w: oracle.f1_score(t, said(p), average="macro", zero_division=0, sample_weight=w),
     "f1_micro": lambda t, p, w: oracle.f1_score(t, said(p), average="micro", sample_weight=w),
@@ -63,7 +65,9 @@ def test_rankings_with_ties_and_weights_equal_scikit_learn(name, weighted):
     oracle_of = {"roc_auc": oracle.roc_auc_score, "average_precision": oracle.average_precision_score}[name]
     p, target, weight = classified(2)
     weight = weight if weighted else None
-    assert find_metric(name, BINARY).value(p, target, weight) == pytest.approx(oracle_of(target, p[:, 1], sample_weight=weight))
+    assert find_metric(name, BINARY).value(p, target, weight) == pytest.approx(
+        oracle_of(target, p[:, 1], sample_weight=weight)
+    )
     p, target, weight = classified(4)
     weight = weight if weighted else None
     expected = np.mean([oracle_of(target == c, p[:, c], sample_weight=weight) for c in range(4)])
@@ -82,7 +86,9 @@ def test_brier_equals_scikit_learn_for_two_classes_and_the_definition_for_more(w
     p, target, weight = classified(2)
     weight = weight if weighted else None
     brier = find_metric("brier", BINARY)
-    assert brier.value(p, target, weight) == pytest.approx(oracle.brier_score_loss(target, p[:, 1], sample_weight=weight))
+    assert brier.value(p, target, weight) == pytest.approx(
+        oracle.brier_score_loss(target, p[:, 1], sample_weight=weight)
+    )
     p, target, weight = classified(4)
     rows = ((p - np.eye(4)[target]) ** 2).sum(1)
     assert find_metric("brier", MULTI).value(p, target, weight) == pytest.approx(np.average(rows, weights=weight))
@@ -102,7 +108,9 @@ def test_brier_equals_scikit_learn_for_two_classes_and_the_definition_for_more(w
 def test_metrics_of_numbers_equal_scikit_learn(name, of, num_targets, weighted):
     output, target, weight = numbered(num_targets=num_targets)
     weight = weight if weighted else None
-    assert find_metric(name, NUMBER).value(output, target, weight) == pytest.approx(of(target, output, sample_weight=weight))
+    assert find_metric(name, NUMBER).value(output, target, weight) == pytest.approx(
+        of(target, output, sample_weight=weight)
+    )
 
 
 def test_f1_of_one_class_equals_scikit_learn():

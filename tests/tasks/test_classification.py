@@ -44,7 +44,9 @@ def test_balanced_weights_are_n_over_c_times_the_class_count():
 def test_row_weights_and_class_weights_multiply(batch):
     given = logits()
     weighted = Batch(batch.inputs, batch.target, torch.linspace(0.1, 2, 17), batch.rows)
-    loss, weight = Classification(TARGET, [{"class_weights": "balanced"}]).loss(lambda _: given, weighted, "model").sums()
+    loss, weight = (
+        Classification(TARGET, [{"class_weights": "balanced"}]).loss(lambda _: given, weighted, "model").sums()
+    )
     rows = torch.tensor(class_weights(TARGET, "balanced"))[batch.target] * weighted.weight
     expected = (F.cross_entropy(given[0], batch.target, reduction="none") * rows).sum() / rows.sum()
     torch.testing.assert_close((loss / weight)[0], expected)

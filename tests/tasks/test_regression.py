@@ -57,7 +57,9 @@ def test_a_column_against_a_row_is_refused_and_not_broadcast():
         Regression(ONE).loss(lambda _: torch.zeros(1, 64), batch, "model")
 
 
-@pytest.mark.parametrize("members", [[{"loss": "mea"}], [{"loss": "huber", "delta": 0}], [{"loss": "mse"}, {"loss": "huber"}]])
+@pytest.mark.parametrize(
+    "members", [[{"loss": "mea"}], [{"loss": "huber", "delta": 0}], [{"loss": "mse"}, {"loss": "huber"}]]
+)
 def test_parameters_out_of_range_are_refused(members):
     with pytest.raises(SpecError, match=r"task\.regression"):
         Regression(ONE, members)

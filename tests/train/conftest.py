@@ -32,7 +32,9 @@ def write_rows(path: Path, num_rows: int, target: str) -> None:
     signal = x[:, 0] * 2 - x[:, 1] + x[:, 2] * x[:, 3] + random.standard_normal(num_rows)
     y = np.digitize(signal, [-1, 1]) if target == "class" else signal * 3 + 5
     path.mkdir(parents=True)
-    pq.write_table(pa.table({f"f{i}": c for i, c in enumerate(x.T)} | {"y": y, "id": np.arange(num_rows)}), path / "a.parquet")
+    pq.write_table(
+        pa.table({f"f{i}": c for i, c in enumerate(x.T)} | {"y": y, "id": np.arange(num_rows)}), path / "a.parquet"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +46,15 @@ def prepared_rows(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         if target not in made:
             folder = tmp_path_factory.mktemp(target)
             write_rows(folder / "data", 700, target)
-            job = Job.from_json({
-                "name": "rows",
-                "data": {"path": str(folder / "data"), "target": "y", "key": "id"},
-                "steps": ["standardise"],
-                "train": {"order": {"chunk_rows": 4, "window_chunks": 3, "num_lanes": 5}},
-                "run": {"prepare": "local"},
-            })
+            job = Job.from_json(
+                {
+                    "name": "rows",
+                    "data": {"path": str(folder / "data"), "target": "y", "key": "id"},
+                    "steps": ["standardise"],
+                    "train": {"order": {"chunk_rows": 4, "window_chunks": 3, "num_lanes": 5}},
+                    "run": {"prepare": "local"},
+                }
+            )
             store = Store(str(folder / "store"))
             task = Ref("classification" if target == "class" else "regression")
             made[target] = prepare(scan(job.data, ".", store), job, task, store)

@@ -46,7 +46,9 @@ def assert_same_member(one, member, other, place):
     index = one.plans[member].index
     ours, theirs = history(one, index), history(other, other.plans[place].index)
     assert [h[:2] for h in ours] == [h[:2] for h in theirs]
-    assert [h[2] for h in ours if h[1] != "accuracy"] == pytest.approx([h[2] for h in theirs if h[1] != "accuracy"], rel=1e-3)
+    assert [h[2] for h in ours if h[1] != "accuracy"] == pytest.approx(
+        [h[2] for h in theirs if h[1] != "accuracy"], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("case", list(PACKABLE))
@@ -157,7 +159,7 @@ def test_a_member_that_diverges_is_stopped_and_named_and_the_pack_goes_on(traini
         assert_same_member(pack, i, training.fit([plans[i]], PLAIN), 0)
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -173,7 +175,7 @@ class Keep:
     def save(self, state):
         self.states.append(copy.deepcopy(state.to_files()))
         if len(self.states) == self.stop_after:
-            raise Stop
+            raise StoppedError
 
 
 def members(training):

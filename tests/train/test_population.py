@@ -63,7 +63,8 @@ def gradients(population):
 
 
 @pytest.mark.parametrize(
-    ("build", "params"), [(MLP, {"dropout": 0.3, "norm": "layer"}), (MLP, {"width": [7, 3], "activation": "gelu"}), (Net, {})]
+    ("build", "params"),
+    [(MLP, {"dropout": 0.3, "norm": "layer"}), (MLP, {"width": [7, 3], "activation": "gelu"}), (Net, {})],
 )
 def test_packed_gradients_equal_those_of_each_member_alone(build, params):
     together = gradients(enter(blueprints(build, 4, **params), SCHEMA, 2))

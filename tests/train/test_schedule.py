@@ -31,7 +31,10 @@ def test_warm_up_is_linear_and_ends_at_one():
     assert warmup(0, 0) == 1
 
 
-@pytest.mark.parametrize(("build", "params"), [(Cosine, {"final": 2}), (Step, {"every": 0}), (Step, {"factor": -1}), (Plateau, {"patience": 0})])
+@pytest.mark.parametrize(
+    ("build", "params"),
+    [(Cosine, {"final": 2}), (Step, {"every": 0}), (Step, {"factor": -1}), (Plateau, {"patience": 0})],
+)
 def test_values_out_of_range_are_refused_by_key(build, params):
     with pytest.raises(SpecError, match=r"train\.schedule\."):
         build(**params)
