@@ -116,6 +116,8 @@ def sweep(
     Raises:
         TrainError: If no member could be trained.
     """
+    if not plans:
+        return Sweep("", (), (), (), reused=True)
     code = source_digest(*(f"fmray.{floor}" for floor in FLOORS), *job.modules())
     asked = (job.train, [vars(plan) for plan in plans], prepared.fingerprint, metric.name, attempt, role)
     key = fingerprint(KIND, *asked, job.run.deterministic, code)

@@ -1,0 +1,109 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fmray.errors import TrainError
+from fmray.metrics.find import find_metric
+from fmray.records import Prepared
+from fmray.spec.job import Job
+from fmray.spec.ref import Ref
+from fmray.store import Store
+from fmray.tune.sweep import linear_job, linear_plans, plans_of, sweep
+from tune.kill import prepared_rows, write_data
+
+TASK = Ref("classification")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    job = write_data(tmp_path)
+    return replace(job, train=replace(job.train, epochs=2), run=replace(job.run, checkpoint_seconds=60))
+
+
+@pytest.fixture
+def prepared(job: Job, tmp_path: Path) -> Prepared:
+    return prepared_rows(job, tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def train(job, prepared, store, **options):
+    metric = find_metric("roc_auc", prepared.target)
+    plans = options.pop("plans", None) or plans_of(job, TASK)
+    return sweep(job, plans, prepared, metric, store, "cpu", **options)
+
+
+def test_a_finished_sweep_is_read_back_and_not_trained_again(job, prepared, store):
+    events = []
+    first = train(job, prepared, store)
+    again = train(job, prepared, store, report=events.append)
+    assert not first.reused
+    assert again.reused
+    assert again.members == first.members
+    assert [event["event"] for event in events] == ["record"]
+
+
+def test_another_attempt_trains_anew_to_the_same_tensors(job, prepared, store):
+    first, other = train(job, prepared, store), train(job, prepared, store, attempt="b")
+    assert not other.reused
+    assert [m.tensor_hash for m in other.members] == [m.tensor_hash for m in first.members]
+
+
+def test_checkpoints_are_gone_once_the_members_are_a_record(job, prepared, store):
+    train(job, prepared, store)
+    assert store.list("checkpoints") == []
+
+
+def test_members_are_their_seeds_and_each_learns_something_else(job, prepared, store):
+    members = train(job, prepared, store).members
+    assert len({m.seed for m in members}) == len({m.tensor_hash for m in members}) == job.train.seeds.n
+    assert [m.params for m in members] == [{"train.seeds": i} for i in range(3)]
+
+
+def test_seeds_that_also_vary_the_order_train_in_packs_of_their_own(job, prepared, store):
+    job = replace(job, train=replace(job.train, seeds=replace(job.train.seeds, order=True)))
+    assert train(job, prepared, store).widths == (1, 1, 1)
+
+
+def test_the_width_chosen_from_sizes_alone_is_the_same_every_time(job, prepared, store):
+    widths = {train(job, prepared, store, attempt=letter).widths for letter in "bc"}
+    assert widths == {(3,)}
+
+
+def test_the_linear_baseline_is_tried_at_several_rates_and_the_best_on_validation_counts(job, prepared, store):
+    linear = train(linear_job(job), prepared, store, plans=linear_plans(job, TASK), role="baseline")
+    metric = find_metric("roc_auc", prepared.target)
+    assert {m.role for m in linear.members} == {"baseline"}
+    assert linear.best(metric).val_score == max(m.val_score for m in linear.members)
+
+
+def test_a_sweep_without_plans_is_no_members_and_no_error(job, prepared, store):
+    metric = find_metric("roc_auc", prepared.target)
+    assert sweep(job, [], prepared, metric, store, "cpu").members == ()
+
+
+def test_a_sweep_whose_members_all_diverge_says_why_the_first_did(job, prepared, store):
+    job = replace(job, train=replace(job.train, optimizer=Ref("sgd", {"lr": 1e30}), clip_norm=None, warmup_steps=0))
+    with pytest.raises(TrainError, match=r"all 3 members failed\. The first: the loss was not finite at step"):
+        train(job, prepared, store)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_any_instant_ends_as_if_nobody_had(tmp_path: Path) -> None:
+    """SIGKILL at 20 instants: inside checkpoints, between steps and epochs, twice in a row; members and rows are equal."""
+    script = Path(__file__).with_name("kill.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "kills"), "20"], capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["results"]) == 20
+    assert all(result["same members"] and result["same rows"] for result in found["results"]), found["results"]
+    assert sum(not kill["ended"] for result in found["results"] for kill in result["kills"]) >= 20
