@@ -53,11 +53,11 @@ def average_precision_and_influence(score: np.ndarray, hit: np.ndarray, w: np.nd
     group, (below_pos, below_neg), (at_pos, _) = _ranks(score, w * hit, w * ~hit)
     true_above = positive - below_pos
     all_above = true_above + (w @ ~hit) - below_neg
-    precision = true_above / all_above
+    precision = np.divide(true_above, all_above, out=np.zeros_like(all_above), where=all_above > 0)
     value = float(at_pos @ precision / positive)
     # A row counts among "all above" of every threshold at or below its own score.
-    gain = np.cumsum(at_pos / (positive * all_above))
-    loss = np.cumsum(at_pos * precision / (positive * all_above))
+    share = np.divide(at_pos, positive * all_above, out=np.zeros_like(all_above), where=all_above > 0)
+    gain, loss = np.cumsum(share), np.cumsum(share * precision)
     direct = hit * (precision[group] - value) / positive
     return value, w * (direct + hit * gain[group] - loss[group])
 

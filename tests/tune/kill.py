@@ -150,7 +150,9 @@ def main(folder: Path, num_kills: int) -> None:
         whole = child(lambda n=name: train(job, folder, n, None))
         found = json.loads((folder / f"{name}.json").read_text()) if whole else {"members": None}
         same_rows = seen(folder, name) == rows
-        results.append({"kills": kills, "same members": found["members"] == expected["members"], "same rows": same_rows})
+        results.append(
+            {"kills": kills, "same members": found["members"] == expected["members"], "same rows": same_rows}
+        )
     print(json.dumps({**expected, "steps": len(rows), "results": results}))
 
 

@@ -1,0 +1,84 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from fmray.errors import DataError
+from fmray.rigour.ledger import Ledger
+from fmray.store import Store
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(Store(str(tmp_path)))
+
+
+def lines(tmp_path):
+    return (tmp_path / "ledger/t.jsonl").read_text().splitlines()
+
+
+def put(tmp_path, found):
+    (tmp_path / "ledger/t.jsonl").write_text("".join(line + "\n" for line in found))
+
+
+def look(ledger, run, subject="s"):
+    return ledger.look("t", run, "score", subject)
+
+
+def test_looks_are_counted_per_test_set_over_all_runs(ledger):
+    assert [look(ledger, run) for run in ("a", "b", "c")] == [1, 2, 3]
+    assert ledger.look("other", "a", "score", "s") == 1
+
+
+def test_a_run_that_continues_with_the_same_predictions_has_looked_once(ledger):
+    assert [look(ledger, "a"), look(ledger, "b"), look(ledger, "a")] == [1, 2, 1]
+    assert look(ledger, "a", "other predictions") == 3
+
+
+def test_an_entry_says_who_when_and_what_for(ledger):
+    look(ledger, "a")
+    entry = ledger.looks("t")[0]
+    assert {"look", "run", "purpose", "subject", "who", "when", "previous", "hash"} == entry.keys()
+
+
+@pytest.mark.parametrize("removed", [0, 1, 2])
+def test_a_removed_entry_is_noticed_wherever_it_stood(ledger, tmp_path, removed):
+    for run in "abc":
+        look(ledger, run)
+    found = lines(tmp_path)
+    put(tmp_path, found[:removed] + found[removed + 1 :])
+    with pytest.raises(DataError, match=r"entry|look 3 is gone"):
+        ledger.verify("t")
+    with pytest.raises(DataError):
+        look(ledger, "d")
+
+
+def test_a_changed_byte_is_noticed(ledger, tmp_path):
+    for run in "ab":
+        look(ledger, run)
+    first, second = lines(tmp_path)
+    put(tmp_path, [json.dumps({**json.loads(first), "run": "x"}), second])
+    with pytest.raises(DataError, match="entry 1 is not as it was written"):
+        ledger.verify("t")
+
+
+def test_a_ledger_removed_altogether_is_noticed(ledger, tmp_path):
+    look(ledger, "a")
+    (tmp_path / "ledger/t.jsonl").unlink()
+    with pytest.raises(DataError, match="look 1 is gone"):
+        ledger.verify("t")
+
+
+def _look(root: str, run: str) -> None:
+    look(Ledger(Store(root)), run)
+
+
+def test_processes_that_look_at_once_get_different_numbers(ledger, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_look, args=(str(tmp_path), f"run {i}")) for i in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [entry["look"] for entry in ledger.verify("t")] == [1, 2, 3]
