@@ -1,0 +1,177 @@
+"""Run every step of the catalogue through what preparation relies on."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fmray.catalogue import STEPS
+from fmray.data.pipeline import empty_frame
+from fmray.data.raw import block
+from fmray.data.step import chosen
+from fmray.errors import SpecError
+from fmray.schema import Column, Schema
+
+SCHEMA = Schema(
+    (
+        Column("age", "number"),
+        Column("level", "number"),
+        Column("city", "text"),
+        Column("at", "time"),
+        Column("pixels", "vector", 3),
+        Column("raw", "bytes", 2),
+    )
+)
+PARAMS = {
+    "auto": [{}],
+    "clip": [{"low": 0, "high": 50}, {"quantile": 0.9}],
+    "date_parts": [{}, {"parts": ["year", "day", "minute"], "cyclic": False}],
+    "drop": [{"columns": ["city", "raw"]}],
+    "hashing": [{"buckets": 8}, {"columns": ["level", "city"], "buckets": 3}],
+    "impute": [{}, {"by": "median", "flag": True}, {"by": "most_frequent"}, {"by": "constant", "value": -1.0}],
+    "min_max": [{}],
+    "one_hot": [{}, {"columns": ["level", "city"], "max_levels": 2}],
+    "quantile": [{}, {"levels": 5, "to": "normal"}],
+    "standardise": [{}, {"columns": ["age"]}],
+}
+CASES = [(name, params) for name in STEPS for params in PARAMS[name]]
+
+
+def rows(num_rows: int = 300, seed: int = 0) -> pl.DataFrame:
+    random = np.random.default_rng(seed)
+    missing = random.random(num_rows) < 0.1
+    age = random.normal(40, 12, num_rows)
+    cities = np.array(["Oslo", "Bonn", "Rome", None], object)[random.integers(0, 4, num_rows)]
+    return pl.DataFrame(
+        {
+            "age": pl.Series(np.where(missing, np.nan, age)).fill_nan(None),
+            "level": random.integers(0, 6, num_rows),
+            "city": pl.Series(cities.tolist(), dtype=pl.String),
+            "at": pl.Series(random.integers(0, 2**50, num_rows)).cast(pl.Datetime("us")),
+            "pixels": pl.Series(random.normal(size=(num_rows, 3)).astype(np.float32)),
+            "raw": pl.Series(random.integers(0, 256, (num_rows, 2)).astype(np.uint8)),
+        }
+    )
+
+
+def strange() -> pl.DataFrame:
+    """Rows unlike any in train: unseen levels, missing everything, far values."""
+    return pl.DataFrame(
+        {
+            "age": [None, 1e30, -5.0],
+            "level": pl.Series([99, None, -3], dtype=pl.Int64),
+            "city": ["Atlantis", None, ""],
+            "at": pl.Series([None, 0, 2**50]).cast(pl.Datetime("us")),
+            "pixels": pl.Series(np.full((3, 3), 1e6, np.float32)),
+            "raw": pl.Series(np.zeros((3, 2), np.uint8)),
+        }
+    )
+
+
+def fitted(step, parts):
+    partials = [step.fit(part, SCHEMA) for part in parts]
+    merged = partials[0]
+    for partial in partials[1:]:
+        merged = step.merge(merged, partial)
+    return step.learn(merged, SCHEMA)
+
+
+def equal(one: pl.DataFrame, other: pl.DataFrame) -> bool:
+    return one.columns == other.columns and all(
+        np.array_equal(one[c].to_numpy(), other[c].to_numpy(), equal_nan=one[c].dtype.is_float())
+        for c in one.columns
+        if one[c].dtype not in (pl.String, pl.Datetime("us"))
+    )
+
+
+def close(one, other) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return one == pytest.approx(other, rel=1e-9, abs=1e-12) if isinstance(one, float) else one == other
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+def test_learning_in_parts_in_any_grouping_is_learning_at_once(name, params):
+    step, frame = STEPS.find(name)(**params), rows()
+    whole = fitted(step, [frame])
+    if step.fit(frame, SCHEMA) is None:
+        return
+    parts = [frame[:70], frame[70:71], frame[71:200], frame[200:]]
+    assert close(fitted(step, parts).state, whole.state)
+    assert close(fitted(step, parts[::-1]).state, whole.state)
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+def test_what_was_learned_survives_as_json_and_describes_its_columns(name, params):
+    step, frame = STEPS.find(name)(**params), rows()
+    learned = fitted(step, [frame])
+    state = json.loads(json.dumps(learned.state, allow_nan=False))
+    assert state == learned.state
+    made = step.apply(frame, state)
+    assert made.columns == [c.name for c in learned.schema.columns] or set(made.columns) == {
+        c.name for c in learned.schema.columns
+    }
+    for column in learned.schema.columns:
+        width = made[column.name].dtype.shape[0] if isinstance(made[column.name].dtype, pl.Array) else 1
+        assert width == column.width, column.name
+        assert not column.classes or len(column.classes) == column.width
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+def test_a_row_becomes_the_same_alone_and_among_others(name, params):
+    step, frame = STEPS.find(name)(**params), rows()
+    state = fitted(step, [frame]).state
+    whole = step.apply(frame, state)
+    assert whole.height == frame.height
+    assert equal(step.apply(frame[17:18], state), whole[17:18])
+    order = np.random.default_rng(1).permutation(frame.height)
+    assert equal(step.apply(frame[order], state), whole[order])
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+def test_rows_unlike_any_in_train_do_not_fail(name, params):
+    step, frame = STEPS.find(name)(**params), rows()
+    assert step.apply(strange(), fitted(step, [frame]).state).height == 3
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+def test_no_rows_are_no_rows(name, params):
+    step = STEPS.find(name)(**params)
+    state = fitted(step, [rows()]).state
+    assert step.apply(rows()[:0], state).height == 0
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+def test_nothing_depends_on_rows_outside_of_train(name, params):
+    """Learn once with and once without rows that were never given to fit: there is no other way in."""
+    step, other = STEPS.find(name)(**params), STEPS.find(name)(**params)
+    step.apply(strange(), fitted(step, [rows()]).state)
+    assert fitted(step, [rows()]).state == fitted(other, [rows()]).state
+
+
+@pytest.mark.parametrize("name", [n for n in STEPS if n != "auto"])
+def test_a_misspelt_column_is_answered_with_the_nearest_one(name):
+    params = {**PARAMS[name][0], "columns": ["agee"]}
+    with pytest.raises(SpecError, match=rf"steps\.{name}\.columns: column 'agee' is not there\. Did you mean 'age'\?"):
+        STEPS.find(name)(**params).fit(empty_frame(SCHEMA), SCHEMA)
+
+
+def test_a_column_of_another_kind_is_answered_with_the_kinds_that_fit():
+    with pytest.raises(SpecError, match="column 'city' holds text. Accepted: number"):
+        chosen(["city"], SCHEMA, ("number",), "clip")
+
+
+def test_every_step_has_a_case():
+    assert set(PARAMS) == set(STEPS)
+
+
+def test_auto_leaves_nothing_that_a_model_cannot_read():
+    step = STEPS.find("auto")()
+    learned = fitted(step, [rows()])
+    for frame in (rows(), strange()):
+        inputs = block(step.apply(frame, learned.state), learned.schema)
+        assert inputs.shape == (frame.height, learned.schema.width)
+        assert np.isfinite(inputs).all()
