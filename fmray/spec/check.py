@@ -16,6 +16,7 @@ from fmray.registry import Registry, nearest
 from fmray.spec.explain import LATER, Keys, Origin
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref, is_range
+from fmray.spec.sections import Split
 
 OPTIMIZER_PARAMS = {
     "sgd": ("lr", "weight_decay", "momentum", "dampening", "nesterov"),
@@ -120,7 +121,8 @@ def _check_metrics(job: Job, origin: Origin) -> None:
 
 def _refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) -> None:
     """Refuse keys that the other keys leave without effect."""
-    split = value.get("split") or {}
+    plain = Split()
+    split = {key for key, given in (value.get("split") or {}).items() if given != getattr(plain, key)}
     for key, by in (
         ("column", ("given",)),
         ("val_from", ("time",)),

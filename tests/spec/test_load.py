@@ -1,0 +1,152 @@
+from pathlib import Path
+
+import pytest
+
+from fmray.errors import SpecError
+from fmray.spec.load import job_from, load_job
+from fmray.spec.ref import Ref
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "churn.yaml") -> Path:
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+SMALL = "data: {path: sample:iris, target: target}\n"
+
+
+def test_only_path_and_target_are_required_and_the_name_is_the_files(write, tmp_path):
+    job = load_job(write(SMALL))
+    assert (job.name, job.folder) == ("churn", str(tmp_path))
+    assert job.data.target == ("target",)
+    assert job.train.seeds.n == 1
+
+
+def test_a_job_from_python_equals_the_same_job_from_a_file(write, tmp_path):
+    text = SMALL + "model: {mlp: {width: 8}}\ntrain: {seeds: 3, early_stop: null}\nname: a\n"
+    value = {
+        "name": "a",
+        "data": {"path": "sample:iris", "target": "target"},
+        "model": {"mlp": {"width": 8}},
+        "train": {"seeds": 3, "early_stop": None},
+    }
+    assert load_job(write(text)) == job_from(value, tmp_path)
+
+
+def test_a_resolved_job_is_a_job(write):
+    job = load_job(write(SMALL + "train: {optimizer: {sgd: {lr: 0.1}}}\n"))
+    again = {key: value for key, value in job.to_json().items() if key != "folder"}
+    assert job_from(again, job.folder) == job
+
+
+def test_extending_merges_maps_and_replaces_lists(write):
+    write(SMALL + "train: {epochs: 5, seeds: 2}\nsteps: [auto, {drop: {columns: [a]}}]\n", "base.yaml")
+    job = load_job(write("extends: base.yaml\ntrain: {epochs: 7}\nsteps: [standardise]\n"))
+    assert (job.train.epochs, job.train.seeds.n) == (7, 2)
+    assert job.steps == (Ref("standardise"),)
+
+
+def test_a_mistake_in_the_extended_file_is_found_there(write):
+    write(SMALL + "train:\n  epochs: 5\n  epoch: 3\n", "base.yaml")
+    with pytest.raises(SpecError, match=r"base\.yaml:4 train\.epoch: unknown key 'epoch'\. Did you mean 'epochs'\?"):
+        load_job(write("extends: base.yaml\n"))
+
+
+def test_a_circle_of_extensions_is_refused(write):
+    write("extends: churn.yaml\n", "base.yaml")
+    with pytest.raises(SpecError, match="extends itself"):
+        load_job(write("extends: base.yaml\n"))
+
+
+def test_a_key_on_the_command_line_wins(write):
+    job = load_job(
+        write(SMALL + "train: {optimizer: adam}\n"), ["train.epochs=3", "train.optimizer.adam.lr=0.5", "model=linear"]
+    )
+    assert job.train.epochs == 3
+    assert job.train.optimizer == Ref("adam", {"lr": 0.5})
+    assert job.model == Ref("linear")
+
+
+def test_variables_stand_in_paths(write, monkeypatch):
+    monkeypatch.setenv("FMRAY_TEST_ROOT", "/data")
+    text = "data: {path: '${FMRAY_TEST_ROOT}/x/${FMRAY_TEST_NONE:-y}', target: t}\n"
+    assert load_job(write(text)).data.path == "/data/x/y"
+
+
+MISTAKES = {
+    "train:\n  epoch: 3\n": r"churn\.yaml:3 train\.epoch: unknown key 'epoch'\. Did you mean 'epochs'\?",
+    "trian: {}\n": r"churn\.yaml:2 trian: unknown key 'trian'\. Did you mean 'train'\?",
+    "train: {epochs: many}\n": r"churn\.yaml:2 train\.epochs: 'many'\. Accepted: a valid integer",
+    "train: {epochs: 0}\n": r"churn\.yaml:2 train\.epochs: 0\. Accepted: greater than or equal to 1",
+    "train:\n  optimizer: adamm\n": r"churn\.yaml:3 train\.optimizer: unknown optimizer 'adamm'\. Did you mean 'adam",
+    "train: {optimizer: {adam: {lr: 0.1, beta: 3}}}\n": r"optimizer\.adam\.beta: 'adam' has no parameter 'beta'\. Did you mean 'betas'\?",
+    "model: {mlp: {wdith: 3}}\n": r"model\.mlp\.wdith: 'mlp' has no parameter 'wdith'\. Did you mean 'width'\?",
+    "model: {linear: {width: 3}}\n": r"'linear' has no parameter 'width'\. It takes none\.",
+    "model: mpl\n": r"model: unknown model 'mpl'\. Did you mean 'mlp'\?",
+    "model: {mlp: 3}\n": r"model: .* is neither a name nor",
+    "steps: [auto, {scael: {}}]\n": r"steps\.1: unknown step 'scael'",
+    "steps: [{clip: {columns: [a], quantil: 0.9}}]\n": r"'clip' has no parameter 'quantil'\. Did you mean 'quantile'\?",
+    "evaluate: {primary: acuracy}\n": r"evaluate\.primary: unknown metric 'acuracy'\. Did you mean 'accuracy'\?",
+    "split: {by: random}\n": r"split\.by: 'random'\. Accepted: 'hash', 'group', 'time', 'given'",
+    "split: {by: hash, column: s}\n": r"split\.column: has no effect with split\.by: hash\. It goes with given",
+    "split: {by: given}\n": r"split\.column: is missing",
+    "split: {by: time}\n": r"data\.time: is missing",
+    "split: {val: 0.5, test: 0.5}\n": r"leave nothing to train on",
+    "split: {val: 0}\n": r"split\.val: 0 leaves nothing to choose by",
+    "train: {seeds: 012}\n": r"churn\.yaml:2 train\.seeds: 012 is no YAML 1\.2 number\. Write 12",
+    "train: {epochs: 1_000}\n": r"churn\.yaml:2 train\.epochs: 1_000 is no YAML 1\.2 number\. Write 1000",
+    "name: a\nname: b\n": r"churn\.yaml:3: .*duplicate key",
+    "train: {epochs: 3\nmodel: linear\n": r"churn\.yaml:\d+: not YAML",
+    "search: {members: 64}\n": r"search: search is not in this version",
+    "schedule: {cron: '0 3 * * 1'}\n": r"scheduling is not in this version",
+    "train: {optimizer: {adam: {lr: {log_uniform: [1e-4, 1e-2]}}}}\n": r"optimizer\.adam\.lr: .* is a range, and search is not in this version",
+    "train: {batch_rows: {choice: [64, 128]}}\n": r"train\.batch_rows: .* is a range",
+    "rigour: {waive: {G99: x}}\n": r"'G99' is no gate",
+    "rigour: {prefer: simple}\n": r"simple has no effect on model 'mlp'",
+    "run: {workers: 4}\n": r"run\.workers: 4\. Accepted: 'auto', 0",
+    "name: '../../etc'\n": r"name: '\.\./\.\./etc'",
+    "train: {schedule: {plateau: {patience: 9}}}\n": r"patience 9 is never reached",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", list(MISTAKES), ids=lambda text: text.strip().replace("\n", " ")[:40])
+def test_a_mistake_is_named_at_its_line_with_what_is_accepted(write, text):
+    with pytest.raises(SpecError, match=MISTAKES[text]):
+        load_job(write(SMALL + text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: linear\n", r"data: is missing"),
+        ("data: {target: y}\n", r"data\.path: is missing"),
+        ("[1, 2]\n", "a job is a map of keys"),
+        ("", "a job is a map of keys"),
+        ("data: {path: '${FMRAY_TEST_NONE}/x', target: y}\n", r"data\.path: \$\{FMRAY_TEST_NONE\} is not set"),
+    ],
+)
+def test_a_file_that_is_no_job_is_refused(write, text, message):
+    with pytest.raises(SpecError, match=message):
+        load_job(write(text))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SpecError, match=r"nothing\.yaml: cannot be read: No such file"):
+        load_job(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), [("train.epochs", "Give key=value"), ("train.epoch=3", "--set train.epoch: unknown key")]
+)
+def test_a_bad_override_is_named(write, override, message):
+    with pytest.raises(SpecError, match=message):
+        load_job(write(SMALL), [override])
+
+
+def test_of_several_mistakes_the_first_is_told_and_the_others_counted(write):
+    with pytest.raises(SpecError, match=r"\(1 more key needs a look\.\)"):
+        load_job(write(SMALL + "train: {epoch: 3}\nevaluat: {}\n"))
