@@ -55,6 +55,8 @@ def _answer(arguments: list[str]) -> tuple[int, dict[str, Any] | None]:
         found = app(arguments, standalone_mode=False)
         if isinstance(found, tuple):
             return found
+        if found == INTERRUPTED:  # as typer answers Ctrl-C
+            raise KeyboardInterrupt
         return (found if isinstance(found, int) else DONE), None
     except USAGE_ERROR as error:
         hint = f"{error.format_message()} Try 'fmray --help'."

@@ -29,7 +29,7 @@ def job_schema() -> dict[str, Any]:
         schema["$defs"]["Data"]["properties"][name] = {"anyOf": [{"type": "string"}, column]}
     metrics = {"anyOf": [{"enum": sorted(catalogue.METRICS)}, {"type": "string", "pattern": r"^f1\[.+\]$"}]}
     schema["$defs"]["Evaluate"]["properties"]["primary"] = {"anyOf": [*metrics["anyOf"], {"type": "null"}]}
-    return {"$schema": DIALECT, "title": "fmray job", **schema}
+    return {**schema, "$schema": DIALECT, "title": "fmray job"}
 
 
 def _reference(registry: Registry, *more: str) -> dict[str, Any]:

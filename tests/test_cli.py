@@ -1,0 +1,190 @@
+"""Use the command line as a person would: separate processes, their output, their exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def fmray(tmp_path: Path):
+    """Call fmray with arguments, in an empty folder."""
+
+    def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, **options
+        )
+
+    return call
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "fmray.cli", *map(str, arguments)]
+
+
+def write_job(folder: Path, text: str = "", num_rows: int = 400) -> Path:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(num_rows, 3))
+    y = np.where(x[:, 0] + x[:, 1] * x[:, 2] > 0, "yes", "no")
+    (folder / "data").mkdir(exist_ok=True)
+    pq.write_table(pa.table({f"f{i}": c for i, c in enumerate(x.T)} | {"y": y}), folder / "data/a.parquet")
+    job = folder / "small.yaml"
+    job.write_text(f"data: {{path: data, target: y}}\n{text or 'train: {epochs: 2, batch_rows: 32}'}\n")
+    return job
+
+
+def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_scores_and_the_path_of_its_report(fmray, tmp_path):
+    write_job(tmp_path, "train: {epochs: 30, batch_rows: 32, optimizer: {adam: {lr: 0.01}}}\nrigour: {profile: draft}")
+    done = fmray("run", "small.yaml")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "fmray · small · small.yaml"
+    assert Path(lines[-1]).read_text().startswith("<!DOCTYPE html>")
+    assert "roc_auc 0." in done.stdout
+    again = fmray("run", "small.yaml", "--json")
+    assert last_json(again)["status"] == "finished"
+    assert last_json(again)["run_dir"] == str(Path(lines[-1]).parent)
+    folder = Path(lines[-1]).parent
+    expected = {"job.yaml", "run.json", "events.jsonl", "history.parquet", "members.parquet", "predictions", "sealed",
+                "model", "scores.json", "gates.json", "card.json", "report.html", "driver.log"}  # fmt: skip
+    assert expected <= {path.name for path in folder.iterdir()}
+    assert "look 1" in fmray("ledger", folder).stdout
+    before = (folder / "report.html").read_bytes()
+    assert fmray("report", folder).returncode == 0
+    assert (folder / "report.html").read_bytes() == before
+    kept = {path for kind in ("prepared", "members") for path in (tmp_path / "fmray-store" / kind).rglob("*.*")}
+    assert fmray("gc").returncode == 0
+    assert kept
+    assert all(path.exists() for path in kept)
+
+
+@pytest.mark.slow
+def test_the_first_line_comes_before_torch_is_imported(tmp_path):
+    write_job(tmp_path)
+    code = (
+        "import builtins, sys\nreal = builtins.__import__\n"
+        "def watched(name, *a, **k):\n"
+        "    if name.split('.')[0] in ('torch', 'ray'): print('IMPORTED', name, flush=True); sys.exit(9)\n"
+        "    return real(name, *a, **k)\n"
+        "builtins.__import__ = watched\nfrom fmray.cli import main\nmain(['run', 'small.yaml'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[0].startswith("fmray · small")
+    assert done.stdout.splitlines()[1].startswith("IMPORTED")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "none.yaml"], 5, "none.yaml: cannot be read"),
+        (["run", "small.yaml", "--set", "train.epoch=3"], 5, "Did you mean 'epochs'?"),
+        (["run", "small.yaml", "--sett", "a=b"], 5, "No such option"),
+        (["rnu"], 5, "No such command"),
+        (["run"], 5, "Missing argument"),
+        (["check", "small.yaml", "--set", "data.target=yy"], 5, "column 'yy' is not in a.parquet. Did you mean"),
+        (["check", "small.yaml", "--set", "data.path=nowhere"], 5, "nowhere"),
+        (["check", "small.yaml", "--set", "steps=[{clip: {columns: [f9], low: 0}}]"], 5, "column 'f9' is not there"),
+        (["check", "small.yaml", "--set", "evaluate.slices=[f9]"], 5, "column 'f9' is not in the data"),
+        (["report", "."], 5, "holds no run.json"),
+        (["gc", "--store", "nowhere"], 5, "'nowhere' is no store"),
+    ],
+)
+def test_bad_input_is_named_with_exit_code_5_and_json_on_request(fmray, tmp_path, arguments, code, message):
+    write_job(tmp_path)
+    done = fmray(*arguments, "--json")
+    assert done.returncode == code
+    assert message in done.stderr.replace("\n", " ")
+    answer = last_json(done)
+    assert answer["status"] == "failed"
+    assert message in f"{answer['error']['where']}: {answer['error']['message']}"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plan_is_shown_without_importing_torch_or_ray(fmray, tmp_path):
+    write_job(tmp_path)
+    done = fmray("check", "small.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = last_json(done)["plan"]
+    assert plan["task"] == "classification"
+    assert plan["target"].startswith("y: 2 classes")
+    assert "400 rows in 1 files" in plan["data"]
+    assert "3 numbers per row" in plan["inputs"]
+
+
+def test_the_schema_is_json(fmray):
+    assert json.loads(fmray("schema").stdout)["title"] == "fmray job"
+
+
+@pytest.mark.slow
+def test_a_failed_gate_is_exit_code_2(fmray, tmp_path):
+    random = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    table = pa.table({"f": random.normal(size=500), "y": random.permutation(["a", "b"] * 250)})
+    pq.write_table(table, tmp_path / "data/a.parquet")
+    (tmp_path / "noise.yaml").write_text("data: {path: data, target: y}\ntrain: {epochs: 2}\n")
+    done = fmray("run", "noise.yaml", "--json")
+    assert done.returncode == 2, done.stderr
+    assert "G22" in last_json(done)["failed_gates"]
+    assert fmray("run", "noise.yaml").returncode == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_the_same_command_continues(fmray, tmp_path):
+    text = "train: {epochs: 4000, batch_rows: 32, early_stop: null}\nrun: {checkpoint_seconds: 0.2}\nrigour: {profile: draft}"
+    write_job(tmp_path, text)
+    with subprocess.Popen(
+        command("run", "small.yaml", "--json"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        states = tmp_path / "fmray-store/checkpoints"
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not list(states.glob("*/*/states/*/manifest.json")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert json.loads(stdout.splitlines()[-1])["status"] == "interrupted"
+    assert "run the same command again to continue" in stderr
+    run = next((tmp_path / "fmray-store/runs/small").iterdir())
+    # Finish it soon: the epochs are part of what was asked, so the rest is left to a second interruption.
+    with subprocess.Popen(
+        command("run", "small.yaml"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and '"resumed"' not in (run / "events.jsonl").read_text():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    resumed = [event for event in events if event["event"] == "resumed"]
+    assert resumed
+    assert resumed[0]["epoch"] > 0
+    epochs = [event["epoch"] for event in events if event["event"] == "epoch"]
+    assert epochs == sorted(set(epochs))
