@@ -75,11 +75,12 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
 
 
 def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal) -> Run:
+    device = str(set_up(job.run, job.train))  # first, so that what this machine lacks is said before any work
     with journal.stage("prepare", f"{dataset.num_rows:,} rows in {len(dataset.files)} files"):
         task = decide(dataset, job.data, job.task)
         prepared = prepare(dataset, job, task, store, journal)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
-    work = _Work(job, run, store, journal, task, prepared, metric, str(set_up(job.run, job.train)))
+    work = _Work(job, run, store, journal, task, prepared, metric, device)
 
     with journal.stage("train", f"{prepared.num_rows('train'):,} rows, {job.train.seeds.n} members"):
         trained = work.train(job, plans_of(job, task), role="member")

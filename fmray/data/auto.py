@@ -25,6 +25,8 @@ ID_SHARE = 0.95
 HEAVY_TAIL = 8.0
 FARTHEST = 10.0
 RANKS = 200
+CODES = (-1, -9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
+CODE_SHARE = 0.002
 
 
 class Auto:
@@ -51,6 +53,7 @@ class Auto:
             "nulls": {name: frame[name].null_count() for name in (*numbers, *text)},
             "hashes": {name: moments.smallest_hashes(frame[name]) for name in (*integers, *text)},
             "wide": {c.name: _whole_moments(frame[c.name]) for c in schema.columns if c.kind == "vector"},
+            "codes": {name: _codes_for_missing(frame[name]) for name in numbers},
         }
 
     def merge(self, one: Partial, other: Partial) -> Partial:
@@ -63,6 +66,7 @@ class Auto:
             "nulls": {name: part + other["nulls"][name] for name, part in one["nulls"].items()},
             "hashes": {name: moments.merge_hashes(part, other["hashes"][name]) for name, part in one["hashes"].items()},
             "wide": moments.merge(one["wide"], other["wide"]),
+            "codes": {n: moments.merge_levels(part, other["codes"][n]) for n, part in one["codes"].items()},
         }
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
@@ -121,6 +125,31 @@ def _whole_moments(values: pl.Series) -> list[float]:
     return [float(len(flat)), mean, float(((flat - mean) ** 2).sum()), float(flat.min(initial=np.inf)), float(flat.max(initial=-np.inf))]
 
 
+def _codes_for_missing(values: pl.Series) -> dict[str, int]:
+    """Count values that people write where they have none."""
+    codes = pl.Series([code for code in CODES if _fits(values.dtype, code)], dtype=pl.Int64).cast(values.dtype)
+    found = values.filter(values.is_in(codes)).cast(pl.Int64)
+    counts = found.alias("code").value_counts(name="rows")
+    return dict(zip(counts["code"].cast(pl.String).to_list(), counts["rows"].to_list(), strict=True))
+
+
+def _fits(kind: pl.DataType, code: int) -> bool:
+    return kind.is_float() or int(pl.select(kind.min()).item()) <= code <= int(pl.select(kind.max()).item())
+
+
+def _suspect_code(name: str, partial: Partial) -> str:
+    """Name a value that is repeated far outside of all others, as a code for "missing" is."""
+    low, high = moments.quantiles(partial["points"][name], [0.1, 0.9]) if partial["points"][name] else (0.0, 0.0)
+    for code, count in partial["codes"][name].items():
+        outside = max(low - float(code), float(code) - high)
+        if count >= max(3, CODE_SHARE * partial["rows"]) and outside > 2 * (high - low) > 0:
+            return (
+                f"'{name}' is {code} in {count} training rows, far from all others; if that means missing, "
+                f"say data.null_values: [{code}]"
+            )
+    return ""
+
+
 def _useless(column: Column, partial: Partial) -> str:
     name, rows = column.name, partial["rows"]
     if column.kind == "number" and not moments.scale(partial["moments"][name]) and not partial["nulls"][name]:
@@ -159,6 +188,7 @@ def _plan(column: Column, partial: Partial) -> tuple[list[Json], list[str]]:
 def _number(name: str, partial: Partial) -> tuple[list[Json], list[str]]:
     moment, notes = partial["moments"][name], []
     mean, scale = moment[1], moments.scale(moment) or 1.0
+    notes += [suspect] if (suspect := _suspect_code(name, partial)) else []
     entries: list[Json] = [{"by": "shift", "of": name, "name": name, "kind": "number", "shift": [mean, scale]}]
     counts = partial["levels"].get(name, {})
     if 3 <= len(counts) <= FEW_INTEGERS:

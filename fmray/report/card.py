@@ -14,7 +14,7 @@ import jinja2
 from fmray.records import Ensemble, Json, Member, Prepared, Scores
 from fmray.report import plots
 from fmray.report.plots import Figure, number, spell
-from fmray.store import Store
+from fmray.store import Store, redact
 
 TEMPLATE = Path(__file__).with_name("card.html")
 MOST_MEMBERS = 200
@@ -81,7 +81,8 @@ class Card:
 
 
 def write_card(card: Card, store: Store) -> str:
-    """Write `card.json` and `report.html` into the run's directory, and give the path of the page."""
+    """Write `card.json` and `report.html` into the run's directory, without secrets, and give the path of the page."""
+    card = Card.from_json(redact(card.to_json()))
     store.write_json(f"{card.root}/card.json", card.to_json())
     path = f"{card.root}/report.html"
     store.write_bytes(path, render(card).encode())

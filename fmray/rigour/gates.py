@@ -22,6 +22,7 @@ from fmray.spec.sections import Rigour
 ALPHA = 0.05
 TOLERANCE = 1e-9
 SAMPLE_ROWS = 100_000
+FEWEST_ROWS, FEWEST_OF_CLASS = 30, 5
 DECIDES_BY_CLASS = ("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro")
 Finding = tuple[str, str]
 """Status, and why in words."""
@@ -175,6 +176,8 @@ def interval_and_size(evidence: Evidence, rigour: Rigour) -> Finding:
     """G20: the headline has an interval, and the test set could show a gain that matters."""
     scores = evidence.scores
     found = scores.test[scores.primary]
+    if few := _too_few(evidence):
+        return "inconclusive", few
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
         return "fail", f"{scores.primary} has no interval on {found.n} test rows ({found.method})."
     sizes: Mapping[str, float] = scores.extra["detectable"]
@@ -185,19 +188,37 @@ def interval_and_size(evidence: Evidence, rigour: Rigour) -> Finding:
     return "pass", f"{found.n:,} rows would show a gain of {shown or 'any size'} four times out of five."
 
 
+def _too_few(evidence: Evidence) -> str:
+    """Say why so few test rows claim nothing, if they are so few."""
+    target = evidence.tables["test"].target
+    if len(target) < FEWEST_ROWS:
+        return f"{len(target)} test rows claim nothing; {FEWEST_ROWS} or more would."
+    if evidence.num_classes:
+        counts = np.bincount(target, minlength=evidence.num_classes)
+        if counts.min() < FEWEST_OF_CLASS:
+            return (
+                f"the rarest class has {counts.min()} of {len(target)} test rows; {FEWEST_OF_CLASS} or more of each would "
+                f"need about {math.ceil(FEWEST_OF_CLASS * len(target) / max(int(counts.min()), 1)):,} rows."
+            )
+    return ""
+
+
 def beats_baselines(evidence: Evidence, rigour: Rigour) -> Finding:
     """G22: the gain over each baseline on the same rows is not luck.
 
     A gain that is not shown over the dummy fails. Over the linear model a gain of nothing or less fails; one above zero
-    that these rows cannot show is inconclusive. A linear model under `prefer: simple` need only be no worse.
+    that these rows cannot show is inconclusive, as is all but a pass on too few rows. A linear model under `prefer: simple` need only be no worse.
     """
     paired, p_values = evidence.scores.paired, evidence.scores.extra["p_values"]
     if not paired:
         return "not_run", "evaluate.baselines names none."
+    few = _too_few(evidence)
     findings = [
         _against(name, gain, p_values[name], rigour.prefer == "simple" and evidence.model in ("linear", "logistic"))
         for name, gain in paired.items()
     ]
+    if few:
+        findings = [(status if status == "pass" else "inconclusive", text) for status, text in findings] + [("pass", few)]
     order = ("fail", "inconclusive", "pass")
     return min((status for status, _ in findings), key=order.index), " ".join(text for _, text in findings)
 

@@ -9,7 +9,7 @@ import platform
 
 import torch
 
-from fmray.errors import TrainError
+from fmray.errors import SpecError
 from fmray.spec.sections import RunOptions, Train
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -19,13 +19,13 @@ def set_up(run: RunOptions, train: Train) -> torch.device:
     """Choose the device and set threads and flags for this process.
 
     Raises:
-        TrainError: If a GPU or bfloat16 is demanded where there is none.
+        SpecError: If a GPU or bfloat16 is demanded where there is none.
     """
     if run.gpu is True and not torch.cuda.is_available():
-        raise TrainError("run.gpu: true, but no CUDA device is visible. Set it to auto or false.")
+        raise SpecError("true, but no CUDA device is visible. Set it to auto or false.", "run.gpu")
     device = torch.device("cuda" if run.gpu in (True, "auto") and torch.cuda.is_available() else "cpu")
     if train.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise TrainError(f"train.precision: bfloat16, but {torch.cuda.get_device_name()} lacks it. Set float32.")
+        raise SpecError(f"bfloat16, but {torch.cuda.get_device_name()} lacks it. Set float32.", "train.precision")
     torch.set_num_threads(num_threads(run))
     torch.use_deterministic_algorithms(run.deterministic)
     if run.deterministic:
