@@ -41,9 +41,9 @@ def number(value: float | int | None, digits: int = 4) -> str:
         return "not defined" if value is None or math.isnan(value) else ("∞" if value > 0 else "-∞")
     if isinstance(value, int):
         return f"{value:,}"
-    return (
-        f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.{digits}g}" if abs(value) >= 10 else f"{value:.{digits}f}"
-    )
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}" if abs(value) >= 10 else f"{value:.{digits}f}"
 
 
 def spell(found: Interval) -> str:
