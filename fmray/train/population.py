@@ -166,6 +166,8 @@ class Population:
         """Make modules see these parameters; called whenever K changes."""
         self.flat, self.grad, self.buffers = flat, torch.zeros_like(flat), dict(buffers)
         self.leaves: dict[str, Tensor] = {}
+        if not len(flat):
+            return  # every member has finished; nobody computes any more
         parameters = dict(self.module.named_parameters())
         alone = len(flat) == 1  # one member needs no member axis
         start = 0

@@ -82,6 +82,14 @@ def test_dropping_members_leaves_masks_and_gradients_of_the_others():
     torch.testing.assert_close(gradients(population), before[1:2], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("build", [MLP, Net])
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_population_may_lose_its_last_member(build, members):
+    population = enter(blueprints(build, members), SCHEMA, 2)
+    population.select(torch.zeros(0, dtype=torch.long))
+    assert len(population) == 0
+
+
 def test_members_may_differ_in_dropout():
     mixed = [Blueprint(MLP, {"dropout": rate}, seed) for seed, rate in enumerate([0.0, 0.2, 0.7])]
     together = gradients(enter(mixed, SCHEMA, 2))
