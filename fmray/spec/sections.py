@@ -132,7 +132,7 @@ class Train:
         clip_norm: Largest gradient norm per member.
         accumulate: Micro-batches that one batch is computed in.
         early_stop: `{patience: n}`, or null to train every epoch.
-        precision: "float32", "bfloat16" (autocast; refused where the device lacks it), or "auto".
+        precision: "float32", or "bfloat16": autocast, refused where the device lacks it.
         seed: Root of every random stream of the training.
         seeds: Number of members that differ in seed only, or `{n: 5, order: true}`.
         order: Shuffling.
@@ -146,7 +146,7 @@ class Train:
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     accumulate: Annotated[int, Field(ge=1)] = 1
     early_stop: EarlyStop | None = EarlyStop()
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     seeds: Annotated[Seeds, BeforeValidator(_as_seeds)] = Seeds()
     order: Order = Order()

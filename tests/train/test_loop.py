@@ -92,6 +92,16 @@ def test_micro_batches_add_up_to_the_batch(training):
         assert_same_member(whole, i, parts, i)
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_bfloat16_learns_what_float32_learns(training, members):
+    plans = [training.plan(i) for i in range(members)]
+    wide = training.fit(plans, replace(PLAIN, epochs=8))
+    narrow = training.fit(plans, replace(PLAIN, epochs=8, precision="bfloat16"))
+    assert narrow.state.flat.dtype == torch.float32
+    assert not torch.equal(wide.state.flat, narrow.state.flat)
+    torch.testing.assert_close(narrow.state.best_score, wide.state.best_score, rtol=0.1, atol=0.1)
+
+
 def test_every_row_is_trained_once_per_epoch_and_each_epoch_in_another_order(training):
     rows = training.rows()
     epochs = [torch.cat([b.rows for b in rows.batches(ORDER, 5, epoch, 64)]) for epoch in range(2)]
