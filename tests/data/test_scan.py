@@ -135,8 +135,7 @@ def test_corruption_inside_a_file_is_named_with_its_row_group_when_it_is_read(wr
     path = folder / "a.parquet"
     column = pq.ParquetFile(path).metadata.row_group(1).column(0)
     damaged = bytearray(path.read_bytes())
-    middle = column.data_page_offset + column.total_compressed_size // 2
-    damaged[middle - 200 : middle + 200] = b"\x00" * 400
+    damaged[column.data_page_offset : column.data_page_offset + 20] = bytes(20)  # the page's header
     path.write_bytes(damaged)
     with pytest.raises(DataError, match=r"a.parquet: row group 1 cannot be read"):
         read(dataset)
@@ -285,7 +284,7 @@ def test_two_columns_of_one_name_are_refused(write):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"target": "churned"}, r"data.target: column 'churned' is not in bank.parquet. It has: age, balance, churn."),
+        ({"target": "churned"}, r"data.target: column 'churned' is not in bank.parquet. Did you mean 'churn'\? It has: age, balance, churn."),
         ({"target": "churm"}, r"is not in bank.parquet. Did you mean 'churn'\? It has"),
         ({"ignore": ["agee"]}, r"data.ignore: column 'agee' is not in bank.parquet. Did you mean 'age'\?"),
         ({"key": "id"}, r"data.key: column 'id' is not in"),
