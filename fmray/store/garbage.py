@@ -21,6 +21,9 @@ DRAFT = "data-"
 KEPT = frozenset({"runs", "samples", "splits", "ledger", "sealed"})
 """Folders of a store in which nothing but temporary files is garbage."""
 
+STATES = {"checkpoints": "members"}
+"""Folders with states of records in the making -> the kind of those records; an interrupted run lists them."""
+
 _SINGLE = frozenset({"scans"})  # kinds whose records are one JSON file each
 _FOREIGN_SECONDS = 86_400  # a temporary file of another machine this old has no writer any more
 
@@ -50,6 +53,9 @@ def collect(root: str, *, dry_run: bool, single_writer: bool = False) -> list[st
             is_listed = listed is None or (kind, name.removesuffix(".json")) in listed
             if kind in _SINGLE and name.endswith(".json"):
                 removed += [] if is_listed else [path]
+            elif kind in STATES:
+                wanted = listed is None or (STATES[kind], name) in listed
+                removed += [] if wanted or _is_busy(files, path) else [path]
             else:
                 removed += _collect_record(files, path, is_listed, dry_run=dry_run, single_writer=single_writer)
     for path in removed if not dry_run else []:
@@ -74,6 +80,10 @@ def _collect_record(files: Files, path: str, is_listed: bool, *, dry_run: bool, 
         if garbage == [path]:
             lease.vanish()
     return garbage
+
+
+def _is_busy(files: Files, path: str) -> bool:
+    return any(is_held(files, f"{path}/{name}") for name in files.names(path))
 
 
 def _garbage_in(files: Files, path: str, is_listed: bool) -> list[str]:

@@ -46,7 +46,7 @@ def verify(folder: str, files: Mapping[str, Json]) -> None:
 
 def seal(manifest: Json) -> bytes:
     """Give a manifest as bytes that carry their own checksum, without secrets."""
-    value: Json = {key: redact(to_plain(item, f"manifest.{key}")) for key, item in manifest.items()}
+    value: Json = redact({key: to_plain(item, f"manifest.{key}") for key, item in manifest.items()})
     return write_text({**value, "checksum": checksum(value)}, indent=1).encode()
 
 
