@@ -5,38 +5,38 @@ Both read the item again: nothing but identities and sides lies between the pass
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from fmray.data.canonical import key, mix
+from fmray.data.canonical import LANES, key, mix
 from fmray.data.hashing import row_hash, row_ids
-from fmray.data.identify import Recipe, hashes_of, where
-from fmray.data.lanes import write_part
+from fmray.data.identify import Recipe, Summary, hashes_of, some, summarise, where
+from fmray.data.lanes import lane_order, write_part
+from fmray.data.levels import encode_levels
 from fmray.data.occurrences import kept_rows
 from fmray.data.pipeline import Pipeline
 from fmray.data.raw import as_frame, block
 from fmray.data.scan import WorkItem, read_item
-from fmray.data.split import TRAIN
-from fmray.data.step import Partial
-from fmray.data.target import encode_target, fit_target
+from fmray.data.split import TEST, TRAIN
+from fmray.data.target import encode_target
 from fmray.errors import DataError
 from fmray.records import SPLITS, Split, Target
+from fmray.schema import Schema
 
 WORD = 1 << 64
+SLICE_BYTES = 8 << 20
+LEAST_ROWS = 1024
 
 
-def fit_item(recipe: Recipe, item: WorkItem, pipeline: Pipeline, with_target: bool) -> tuple[Partial, Partial]:
-    """Summarise the training rows of an item for the target and for the step that learns next; None where not asked."""
-    wanted = [column.name for column in recipe.schema.columns] if not pipeline.is_complete else []
-    sides = kept_rows(recipe.scratch, item.index, recipe.num_buckets)[0]
-    targets = recipe.dataset.data.target if with_target else ()
-    table = _some(read_item(recipe.dataset, item, [*wanted, *targets]), sides == TRAIN)
-    target = fit_target(table, recipe.dataset.data, recipe.task) if with_target else None
-    if pipeline.is_complete:
-        return target, None
-    return target, pipeline.fit_next(as_frame(table, recipe.schema, recipe.dataset.data.null_values))
+def fit_item(recipe: Recipe, pipeline: Pipeline, with_target: bool, item: WorkItem) -> Summary:
+    """Summarise the training rows of an item for the target and for the step that learns next; None if not asked."""
+    data = recipe.dataset.data
+    inputs = [] if pipeline.is_complete else [column.name for column in recipe.schema.columns]
+    targets = [name for name in data.target if with_target]
+    sides, _ = kept_rows(recipe, item.index)
+    table = read_item(recipe.dataset, item, [*inputs, *targets])
+    return summarise(recipe, pipeline, some(table, sides == TRAIN), with_target)
 
 
 @dataclass(frozen=True)
@@ -46,83 +46,123 @@ class Written:
     Args:
         parts: Split -> (file, rows); splits without rows are left out.
         test_ids: Sums of the mixed ids of test rows modulo 2^64, per word: equal for equal sets of rows.
+        unseen: Class that no training row has -> its rows here, and the first of them in words.
     """
 
     parts: Mapping[Split, tuple[str, int]]
     test_ids: tuple[int, int]
+    unseen: Mapping[str, tuple[int, str]]
 
 
-def apply_item(
+def write_item(
     recipe: Recipe,
-    item: WorkItem,
     pipeline: Pipeline,
     target: Target,
     levels: Mapping[str, Sequence[str]],
+    item: WorkItem,
     starts: Mapping[Split, int],
-    folder: str,
 ) -> Written:
     """Write the lanes of an item.
 
     Args:
         levels: Slice column -> its levels, in order.
         starts: Position of its first row in each split's sequence.
-        folder: Where the files go.
 
     Raises:
-        DataError: If a row of val or test has a class that no training row has, or a value no step has made a number.
+        DataError: If a value is not a finite number after the steps.
     """
-    sides, occurrence = kept_rows(recipe.scratch, item.index, recipe.num_buckets)
+    data = recipe.dataset.data
+    sides, occurrence = kept_rows(recipe, item.index)
     going = np.flatnonzero(sides < len(SPLITS))
-    table = _some(read_item(recipe.dataset, item, recipe.columns()), sides < len(SPLITS))
-    ids = row_ids(np.asarray(hashes_of(recipe.scratch, item.index))[going], occurrence[going])
-    codes, _ = encode_target(table, target, recipe.dataset.data)
-    if target.kind == "class" and (codes < 0).any():
-        _refuse_unseen(recipe, item, table, codes, going)
-    frame = pipeline.apply(as_frame(table, recipe.schema, recipe.dataset.data.null_values))
-    arrays = {"x": block(frame, pipeline.schema), "target": codes, "row_id": ids, **_beside(recipe, table, levels)}
+    table = some(read_item(recipe.dataset, item, recipe.columns()), sides < len(SPLITS))
+    sides = sides[going]
+    ids = row_ids(np.asarray(hashes_of(recipe, item.index))[going], occurrence[going])
+    encoded, _ = encode_target(table, target, data)
+    order, counts = _file_order(sides, starts, recipe.num_lanes)
+    x = _inputs(table, recipe, pipeline, order)
+    _refuse_infinite(x, pipeline.schema, recipe, item, going[order])
+    beside = {"target": encoded, "row_id": ids, **_beside(recipe, table, levels)}
+    arrays = {"x": x, **{name: values[order] for name, values in beside.items()}}
     parts: dict[Split, tuple[str, int]] = {}
+    begin = 0
+    for split, count in counts.items():
+        name = f"{split}-{item.index:06d}.arrow"
+        write_part(f"{recipe.folder}/{name}", {key: values[begin : begin + count] for key, values in arrays.items()})
+        parts[split] = (name, count)
+        begin += count
+    unseen = _unseen(recipe, item, table, encoded, going) if target.kind == "class" else {}
+    return Written(parts, _digest(ids[sides == TEST]), unseen)
+
+
+def _file_order(sides: np.ndarray, starts: Mapping[Split, int], num_lanes: int) -> tuple[np.ndarray, dict[Split, int]]:
+    """List rows as the item's parts hold them, one part behind the other, and count the rows of each."""
+    orders, counts = [], {}
     for side, split in enumerate(SPLITS):
-        rows = np.flatnonzero(sides[going] == side)
-        if len(rows):
-            name = f"{split}-{item.index:06d}.arrow"
-            write_part(f"{folder}/{name}", arrays, rows, starts[split], recipe.num_lanes)
-            parts[split] = (name, len(rows))
-    return Written(parts, _digest(ids[sides[going] == SPLITS.index("test")]))
+        if len(rows := np.flatnonzero(sides == side)):
+            orders.append(rows[lane_order(starts[split], len(rows), num_lanes)])
+            counts[split] = len(rows)
+    return np.concatenate(orders or [np.zeros(0, np.int64)]), counts
 
 
-def _some(table: pa.Table, mask: np.ndarray) -> pa.Table:
-    return table if mask.all() else table.filter(pa.array(mask))
+def _inputs(table: pa.Table, recipe: Recipe, pipeline: Pipeline, order: np.ndarray) -> np.ndarray:
+    """Give the inputs of rows in the order asked for.
+
+    Rows go through the steps a few at a time: fresh memory costs more than the work on it, so little is used often.
+    """
+    frame = as_frame(table, recipe.schema, recipe.dataset.data.null_values)
+    result = np.empty((len(order), pipeline.schema.width), np.float32)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    num_rows = max(LEAST_ROWS, SLICE_BYTES // (4 * pipeline.schema.width))
+    for start in range(0, len(order), num_rows):
+        rows = slice(start, start + num_rows)
+        with np.errstate(over="ignore"):  # what no float32 holds is named by the caller
+            result[place[rows]] = block(pipeline.apply(frame[rows]), pipeline.schema)
+    return result
 
 
 def _beside(recipe: Recipe, table: pa.Table, levels: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
     data = recipe.dataset.data
-    found: dict[str, Any] = {}
+    found: dict[str, np.ndarray] = {}
     if data.weight:
-        found["weight"] = table.column(data.weight).cast(pa.float32()).to_numpy()
+        found["weight"] = table.column(data.weight).cast(pa.float64()).to_numpy().astype(np.float32)
     if data.group:
         found["group"] = row_hash(table, [data.group])[:, 0]
     for name, known in levels.items():
-        column = table.column(name).cast(pa.string()).fill_null("None").combine_chunks()
-        found[f"slice_{name}"] = pa.compute.index_in(column, pa.array(list(known))).to_numpy(zero_copy_only=False).astype(np.int32)
+        found[f"slice_{name}"] = encode_levels(table.column(name), known, data.null_values)
+    return found
+
+
+def _refuse_infinite(x: np.ndarray, schema: Schema, recipe: Recipe, item: WorkItem, going: np.ndarray) -> None:
+    if np.isfinite(x).all():
+        return
+    row, place = np.argwhere(~np.isfinite(x))[0].tolist()
+    raise DataError(
+        f"'{schema.feature_names()[place]}' is {x[row, place]} after the steps in "
+        f"{where(recipe.dataset, item, int(going[row]))}: no float32 holds it. Add clip or quantile before.",
+        "steps",
+    )
+
+
+def _unseen(
+    recipe: Recipe, item: WorkItem, table: pa.Table, codes: np.ndarray, going: np.ndarray
+) -> dict[str, tuple[int, str]]:
+    rows = np.flatnonzero(codes < 0)
+    values = [str(value) for value in table.column(recipe.dataset.data.target[0]).take(pa.array(rows)).to_pylist()]
+    found: dict[str, tuple[int, str]] = {}
+    for row, value in zip(rows.tolist(), values, strict=True):
+        count, first = found.get(value) or (0, where(recipe.dataset, item, int(going[row])))
+        found[value] = (count + 1, first)
     return found
 
 
 def _digest(ids: np.ndarray) -> tuple[int, int]:
-    first, second = (int(mix(ids[:, lane], key(lane, "test set", "", 0)).sum(dtype=np.uint64)) for lane in (0, 1))
+    """Sum the ids of rows so that neither their order nor their grouping matters; an id's words stay tied together."""
+    tied = mix(mix(ids[:, 0], key(0, "test set", "", 0)) + ids[:, 1], np.uint64(0))
+    first, second = (int(mix(tied, key(lane, "test set", "", 0)).sum(dtype=np.uint64)) for lane in LANES)
     return first, second
 
 
 def add_digests(parts: Sequence[tuple[int, int]]) -> str:
     """Give one name to a set of test rows, from what its items say."""
-    return "".join(f"{sum(part[lane] for part in parts) % WORD:016x}" for lane in (0, 1))
-
-
-def _refuse_unseen(recipe: Recipe, item: WorkItem, table: pa.Table, codes: np.ndarray, going: np.ndarray) -> None:
-    name = recipe.dataset.data.target[0]
-    rows = np.flatnonzero(codes < 0)
-    value = table.column(name)[int(rows[0])].as_py()
-    raise DataError(
-        f"class {value!r} of '{name}' is in no training row, but in {len(rows)} rows of validation or test, the first in "
-        f"{where(recipe.dataset, item, int(going[rows[0]]))}. Map it with data.labels, or set split.salt to divide anew.",
-        "data.target",
-    )
+    return "".join(f"{sum(part[lane] for part in parts) % WORD:016x}" for lane in LANES)

@@ -128,7 +128,7 @@ def _whole_moments(values: pl.Series) -> list[float]:
 def _codes_for_missing(values: pl.Series) -> dict[str, int]:
     """Count values that people write where they have none."""
     codes = pl.Series([code for code in CODES if _fits(values.dtype, code)], dtype=pl.Int64).cast(values.dtype)
-    found = values.filter(values.is_in(codes)).cast(pl.Int64)
+    found = values.filter(values.is_in(codes.implode())).cast(pl.Int64)
     counts = found.alias("code").value_counts(name="rows")
     return dict(zip(counts["code"].cast(pl.String).to_list(), counts["rows"].to_list(), strict=True))
 

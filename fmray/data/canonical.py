@@ -70,16 +70,18 @@ STEPS = tuple(key(lane, "step", "", 0) | np.uint64(1) for lane in LANES)
 LENGTHS = tuple(key(lane, "length", "", 0) | np.uint64(1) for lane in LANES)
 
 
-def sum_of_fields(names: Sequence[str], arrays: Sequence[pa.Array], num_rows: int, seed: int) -> list[np.ndarray]:
+def sum_of_fields(
+    names: Sequence[str], arrays: Sequence[pa.Array], num_rows: int, seed: int, lanes: Sequence[int] = LANES
+) -> list[np.ndarray]:
     """Sum the mixed cells of each row over its fields, per lane.
 
     Shapes:
-        returns: 2 x (num_rows,), uint64.
+        returns: len(lanes) x (num_rows,), uint64.
     """
-    sums = [np.zeros(num_rows, np.uint64) for _ in LANES]
+    sums = [np.zeros(num_rows, np.uint64) for _ in lanes]
     for name, array in zip(names, arrays, strict=True):
         cells = canonical(array, name)
-        for lane in LANES:
+        for lane in lanes:
             mixed = mix(cells.words[lane], key(lane, cells.kind, name, seed))
             if cells.valid is not None:
                 mixed *= cells.valid
@@ -221,9 +223,7 @@ def _blocks(num_words: np.ndarray) -> list[slice]:
     return [slice(*pair) for pair in itertools.pairwise(cuts)]
 
 
-def _digest_bytes(
-    data: pa.Buffer, offsets: np.ndarray, lengths: np.ndarray, out: tuple[np.ndarray, ...]
-) -> None:
+def _digest_bytes(data: pa.Buffer, offsets: np.ndarray, lengths: np.ndarray, out: tuple[np.ndarray, ...]) -> None:
     start, stop = int(offsets[0]), int(offsets[-1])
     padded = np.zeros(stop - start + 8, np.uint8)  # the last string's last word may reach past the end
     if stop > start:

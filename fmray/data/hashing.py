@@ -49,11 +49,14 @@ def row_hash(table: pa.Table, columns: Sequence[str], seed: int = 0) -> np.ndarr
     return row_hashes(table, [columns], seed)[0]
 
 
-def row_hashes(table: pa.Table, sets: Sequence[Sequence[str]], seed: int = 0) -> list[np.ndarray]:
+def row_hashes(table: pa.Table, sets: Sequence[Sequence[str]], seed: int = 0, num_words: int = 2) -> list[np.ndarray]:
     """Give the row hash over each of several sets of columns, reading every column once.
 
+    Args:
+        num_words: 1 where the second word is not needed, which halves the work.
+
     Shapes:
-        returns: each (num_rows, 2), uint64.
+        returns: each (num_rows, num_words), uint64.
 
     Raises:
         DataError: As `row_hash`.
@@ -66,17 +69,18 @@ def row_hashes(table: pa.Table, sets: Sequence[Sequence[str]], seed: int = 0) ->
     members: dict[tuple[bool, ...], list[str]] = {}  # columns that are in the same sets are summed together
     for name in sorted(set().union(*sets)):
         members.setdefault(tuple(name in columns for columns in sets), []).append(name)
-    results = [np.empty((table.num_rows, 2), np.uint64) for _ in sets]
-    keys = [key(lane, "row", "", seed) for lane in LANES]
+    lanes = LANES[:num_words]
+    results = [np.empty((table.num_rows, num_words), np.uint64) for _ in sets]
+    keys = [key(lane, "row", "", seed) for lane in lanes]
     start = 0
     for batch in table.select(sorted(set().union(*sets))).to_batches(max_chunksize=BLOCK_ROWS):
         with np.errstate(invalid="ignore"):  # a signalling NaN is as missing as a quiet one
             sums = {
-                where: sum_of_fields(names, [batch.column(name) for name in names], batch.num_rows, seed)
+                where: sum_of_fields(names, [batch.column(name) for name in names], batch.num_rows, seed, lanes)
                 for where, names in members.items()
             }
         for place, result in enumerate(results):
-            for lane in LANES:
+            for lane in lanes:
                 total = np.add.reduce([parts[lane] for where, parts in sums.items() if where[place]])
                 result[start : start + batch.num_rows, lane] = mix(total, keys[lane])
         start += batch.num_rows

@@ -1,22 +1,26 @@
 """Give every row of a work item its identity and its side, and set aside what cannot go on.
 
-What is found lies in a scratch folder, one set of arrays per item; the driver sees counts only.
+What is found lies in a scratch folder, a few arrays per item; the driver sees counts only. Where no training row can go
+for being a copy, the first step learns in the same pass, which spares one.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fmray.data.hashing import row_hash
-from fmray.data.raw import faults
+from fmray.data.hashing import row_hashes
+from fmray.data.levels import Levels, levels_of
+from fmray.data.pipeline import Pipeline
+from fmray.data.raw import as_frame, faults
 from fmray.data.scan import Dataset, WorkItem, read_item
-from fmray.data.split import EXCLUDED, Definition, assign
-from fmray.errors import DataError
+from fmray.data.scratch import load, save, write_file
+from fmray.data.split import EXCLUDED, TRAIN, Definition, assign
+from fmray.data.step import Partial
+from fmray.data.target import fit_target, target_frame, unlabelled
 from fmray.schema import Schema
 
 OUT = 3
@@ -36,7 +40,7 @@ class Recipe:
         slices: Columns carried along for slicing.
         num_lanes: V.
         num_buckets: Into how many parts rows are cut to find equal ones; a power of two.
-        scratch: Folder for what one pass leaves to the next.
+        folder: Of the record that is made.
     """
 
     dataset: Dataset
@@ -46,11 +50,38 @@ class Recipe:
     slices: tuple[str, ...]
     num_lanes: int
     num_buckets: int
-    scratch: str
+    folder: str
+
+    @property
+    def scratch(self) -> str:
+        """Folder for what one pass leaves to the next."""
+        return f"{self.folder}/scratch"
+
+    @property
+    def quarantine(self) -> str:
+        """Folder for rows that are set aside."""
+        return f"{self.folder}/quarantine"
 
     def columns(self) -> list[str]:
-        """Name every column that is read."""
+        """Name the columns that make up a row."""
         return [name for name in self.dataset.schema.names if name not in self.dataset.data.ignore]
+
+    def reads(self) -> list[str]:
+        """Name every column that is read: a split that was made by a column goes by it, ignored since or not."""
+        return list(dict.fromkeys([*self.columns(), *self.definition.reads()]))
+
+    def content(self) -> list[str]:
+        """Name the columns by which rows count as equal: all but their name and their published side."""
+        hidden = {*self.dataset.data.key, self.definition.column if self.definition.by == "given" else None}
+        return [name for name in self.columns() if name not in hidden]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Hold what training rows of a work item say about the target, and for the next step; None if not asked."""
+
+    target: Partial
+    step: Partial
 
 
 @dataclass(frozen=True)
@@ -58,99 +89,160 @@ class Identified:
     """Say what one work item holds.
 
     Args:
-        index: Of the item.
         sides: Rows of train, val and test.
         reasons: Why rows were set aside -> their number.
         levels: Slice column -> its levels.
+        summary: What its training rows say, unless some of them may still go.
     """
 
-    index: int
     sides: tuple[int, int, int]
     reasons: Mapping[str, int]
-    levels: Mapping[str, Sequence[str]]
+    levels: Mapping[str, Levels]
+    summary: Summary | None
 
 
-def identify(recipe: Recipe, item: WorkItem, quarantine: str) -> Identified:
-    """Hash, divide and check the rows of an item, and leave the result in the scratch folder.
-
-    Args:
-        quarantine: Folder for the rows set aside, with file, row and reason.
-    """
-    data = recipe.dataset.data
-    table = read_item(recipe.dataset, item, recipe.columns())
-    hashes = row_hash(table, data.key or recipe.columns())
+def identify(recipe: Recipe, pipeline: Pipeline, item: WorkItem) -> Identified:
+    """Hash, divide and check the rows of an item, and leave the result in the scratch folder."""
+    table = read_item(recipe.dataset, item, recipe.reads())
     sides = assign(recipe.definition, table)
-    codes, reasons = faults(table, recipe.schema, data.target)
-    reasons += [f"'{data.time}' is missing", f"'{data.weight}' is missing or negative", UNLABELLED]
-    codes[(codes == 0) & (sides == EXCLUDED)] = len(reasons) - 3
-    if data.weight:
-        weight = table.column(data.weight).cast(pa.float64()).fill_null(-1.0).to_numpy()
-        codes[(codes == 0) & ~(weight >= 0)] = len(reasons) - 2
-    codes[(codes == 0) & _unlabelled(table, data.target, data.null_values)] = len(reasons) - 1
+    codes, reasons = _judge(recipe, table, sides)
     sides[codes > 0] = OUT
+    _leave(recipe, item.index, table, sides)
+    _set_aside(recipe, item, table, codes, reasons)
     counts = np.bincount(codes, minlength=len(reasons))
-    _set_aside(recipe, item, codes, reasons, f"{quarantine}/{item.index:06d}.parquet")
-    _leave(recipe, item.index, hashes, sides)
+    train, val, test = np.bincount(sides, minlength=OUT + 1)[:OUT].tolist()
+    kept = some(table, sides < OUT)
     return Identified(
-        item.index,
-        tuple(np.bincount(sides, minlength=4)[:3].tolist()),
+        (train, val, test),
         {reason: int(count) for reason, count in zip(reasons, counts, strict=True) if count and reason},
-        {name: _levels(table.column(name), name) for name in recipe.slices},
+        {name: levels_of(kept.column(name), name, recipe.dataset.data.null_values) for name in recipe.slices},
+        summarise(recipe, pipeline, some(table, sides == TRAIN)) if recipe.dataset.data.dedup == "report" else None,
     )
 
 
-def sides_of(scratch: str, index: int) -> np.ndarray:
+def summarise(recipe: Recipe, pipeline: Pipeline, rows: pa.Table, with_target: bool = True) -> Summary:
+    """Summarise training rows for the target and for the step that learns next."""
+    data = recipe.dataset.data
+    target = fit_target(rows, data, recipe.task) if with_target else None
+    if pipeline.is_complete:
+        return Summary(target, None)
+    return Summary(target, pipeline.fit_next(as_frame(rows, recipe.schema, data.null_values)))
+
+
+def some(table: pa.Table, mask: np.ndarray) -> pa.Table:
+    """Give the rows of a table where the mask says so."""
+    return table if mask.all() else table.filter(pa.array(mask))
+
+
+def sides_of(recipe: Recipe, index: int) -> np.ndarray:
     """Give the side of each row of an item, in file order (n,), int8."""
-    return np.load(f"{scratch}/{index:06d}.sides.npy")
+    return load(f"{recipe.scratch}/{index:06d}.sides.npy")
 
 
-def hashes_of(scratch: str, index: int) -> np.ndarray:
+def hashes_of(recipe: Recipe, index: int) -> np.ndarray:
     """Give the row hash of each row of an item, in file order (n, 2), uint64."""
-    return np.load(f"{scratch}/{index:06d}.hashes.npy", mmap_mode="r")
+    return load(f"{recipe.scratch}/{index:06d}.hashes.npy")
 
 
-def rows_of_bucket(scratch: str, index: int, bucket: int) -> np.ndarray:
-    """Give the rows of an item whose hash falls into a bucket, ascending (n,), int64."""
-    bounds = np.load(f"{scratch}/{index:06d}.bounds.npy")
-    rows = np.load(f"{scratch}/{index:06d}.buckets.npy", mmap_mode="r")
-    return rows[bounds[bucket] : bounds[bucket + 1]].astype(np.int64)
+def bucket_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
+    """Give the rows of an item that may equal others of a bucket, ascending.
+
+    Shapes:
+        returns: (5, n), uint64: row, and hashes of its inputs, its targets, all that makes rows equal, and its id.
+    """
+    return _bucket(f"{recipe.scratch}/{index:06d}.rows", bucket)
 
 
-def _leave(recipe: Recipe, index: int, hashes: np.ndarray, sides: np.ndarray) -> None:
+def keys_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
+    """Give the rows of an item whose key falls into a bucket, ascending.
+
+    Shapes:
+        returns: (3, n), uint64: row, and both words of its key.
+    """
+    return _bucket(f"{recipe.scratch}/{index:06d}.keys", bucket)
+
+
+def _judge(recipe: Recipe, table: pa.Table, sides: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Say which rows cannot go on, and why; the last reason is that there is nothing to learn from them."""
+    data = recipe.dataset.data
+    codes, reasons = faults(table, recipe.schema, data.target)
+
+    def mark(rows: np.ndarray, reason: str) -> None:
+        reasons.append(reason)
+        codes[(codes == 0) & rows] = len(reasons) - 1
+
+    mark(sides == EXCLUDED, f"'{data.time}' is missing")
+    if data.weight:
+        weight = table.column(data.weight).cast(pa.float64()).fill_null(-1.0).to_numpy()
+        mark(~((weight >= 0) & np.isfinite(weight)), f"'{data.weight}' is missing, negative or infinite")
+    mark(unlabelled(table, data), UNLABELLED)
+    return codes, reasons
+
+
+def _leave(recipe: Recipe, index: int, table: pa.Table, sides: np.ndarray) -> None:
+    data = recipe.dataset.data
+    targets, content = list(data.target), recipe.content()
+    if data.labels:  # rows that say the same in two spellings are equal, though each keeps its own id
+        meant = target_frame(table, data).to_arrow()
+        targets = [f"{name} as meant" for name in data.target]
+        content = [*targets, *(name for name in content if name not in data.target)]
+        for name, column in zip(targets, meant.columns, strict=True):
+            table = table.append_column(name, column)
+    asked = {
+        "x": [column.name for column in recipe.schema.columns],
+        "y": targets,
+        "content": content,
+        "id": data.key or recipe.columns(),
+    }
+    hashes = dict(zip(asked, row_hashes(table, list(asked.values())), strict=True))
     prefix = f"{recipe.scratch}/{index:06d}"
-    np.save(f"{prefix}.hashes.npy", hashes)
-    np.save(f"{prefix}.sides.npy", sides)
-    bits = recipe.num_buckets.bit_length() - 1
-    bucket = (hashes[:, 0] >> np.uint64(64 - bits)).astype(np.uint16) if bits else np.zeros(len(hashes), np.uint16)
-    rows = np.argsort(bucket, kind="stable")  # radix sort, linear
-    np.save(f"{prefix}.buckets.npy", rows.astype(np.uint32))
-    np.save(f"{prefix}.bounds.npy", np.r_[0, np.cumsum(np.bincount(bucket, minlength=recipe.num_buckets))])
+    save(f"{prefix}.hashes.npy", hashes["id"])
+    save(f"{prefix}.sides.npy", sides)
+    # A row that nobody sees has no copies; a key must be unique even where the label is missing.
+    _save_buckets(f"{prefix}.rows", np.flatnonzero(sides < OUT), [h[:, 0] for h in hashes.values()], recipe.num_buckets)
+    if data.key:
+        _save_buckets(f"{prefix}.keys", np.arange(len(sides)), list(hashes["id"].T), recipe.num_buckets)
 
 
-def _unlabelled(table: pa.Table, targets: Sequence[str], null_values: Sequence[str | float | int]) -> np.ndarray:
-    missing = np.zeros(table.num_rows, bool)
-    for name in targets:
-        column = table.column(name)
-        missing |= pc.is_null(column, nan_is_null=True).to_numpy()
-        fitting = [value for value in null_values if isinstance(value, str) == pa.types.is_string(column.type)]
-        if fitting:
-            missing |= pc.is_in(column, pa.array(fitting).cast(column.type)).to_numpy()
-    return missing
+def _save_buckets(path: str, rows: np.ndarray, words: Sequence[np.ndarray], num_buckets: int) -> None:
+    """Sort rows by the upper bits of their first word, and remember where each bucket begins."""
+    bits = num_buckets.bit_length() - 1
+    bucket = np.zeros(len(rows), np.uint16)
+    if bits:
+        bucket = (words[0][rows] >> np.uint64(64 - bits)).astype(np.uint16)
+        rows = rows[np.argsort(bucket, kind="stable")]  # of 16-bit words: a radix sort, linear
+    held = np.empty((1 + len(words), len(rows)), np.uint64)
+    held[0] = rows
+    for place, values in enumerate(words, start=1):
+        held[place] = values[rows]
+    save(f"{path}.npy", held)
+    save(f"{path}-begin.npy", np.r_[0, np.cumsum(np.bincount(bucket, minlength=num_buckets))])
 
 
-def _set_aside(recipe: Recipe, item: WorkItem, codes: np.ndarray, reasons: Sequence[str], path: str) -> None:
-    rows = np.flatnonzero((codes > 0) & (codes < len(reasons) - 1))
+def _bucket(path: str, bucket: int) -> np.ndarray:
+    begin = load(f"{path}-begin.npy")
+    return load(f"{path}.npy")[:, begin[bucket] : begin[bucket + 1]]
+
+
+def _set_aside(recipe: Recipe, item: WorkItem, table: pa.Table, codes: np.ndarray, reasons: Sequence[str]) -> None:
+    rows = np.flatnonzero((codes > 0) & (codes < len(reasons) - 1))  # the last reason is no fault
     if not len(rows):
         return
-    names, places = _provenance(recipe.dataset, item, rows)
-    why = pa.array(list(reasons)).take(pa.array(codes[rows]))
-    kept = read_item(recipe.dataset, item, recipe.columns()).take(pa.array(rows))
-    told = {"_reason": why, "_file": pa.array(names), "_row": pa.array(places)}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(told | dict(zip(kept.column_names, kept.columns, strict=True))), path)
+    names, places = provenance(recipe.dataset, item, rows)
+    told: dict[str, Any] = {
+        "quarantine_reason": [reasons[code] for code in codes[rows]],
+        "quarantine_file": names,
+        "quarantine_row": places,
+    }
+    values = table.take(pa.array(rows))
+    told |= {name: values.column(name) for name in values.column_names if name not in told}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(told), sink)
+    write_file(f"{recipe.quarantine}/{item.index:06d}.parquet", memoryview(sink.getvalue()))
 
 
-def _provenance(dataset: Dataset, item: WorkItem, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+def provenance(dataset: Dataset, item: WorkItem, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Say in which file, and where in it, rows of an item stand."""
     ends = np.cumsum([piece[4] for piece in item.pieces])
     piece = np.searchsorted(ends, rows, side="right")
     begins = ends - [p[4] for p in item.pieces]
@@ -160,12 +252,5 @@ def _provenance(dataset: Dataset, item: WorkItem, rows: np.ndarray) -> tuple[lis
 
 def where(dataset: Dataset, item: WorkItem, row: int) -> str:
     """Name a row for a person: file and row."""
-    names, places = _provenance(dataset, item, np.array([row]))
+    names, places = provenance(dataset, item, np.array([row]))
     return f"{names[0]} row {places[0]}"
-
-
-def _levels(column: pa.ChunkedArray, name: str) -> list[str]:
-    levels = [str(level) for level in pc.unique(column).to_pylist()]
-    if len(levels) > 1000:
-        raise DataError(f"column '{name}' has {len(levels)} levels. Slice by columns of fewer than 1000.", "evaluate.slices")
-    return sorted(set(levels))

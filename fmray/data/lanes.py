@@ -1,9 +1,12 @@
 """Write prepared rows as lanes, and read them back in any order that the loop asks for.
 
 A part is one uncompressed Arrow file of fixed-size columns with consecutive rows of a split's sequence, sorted by lane
-(position mod V), then by position. Where row p lies follows from arithmetic; a local file is mapped, never copied whole.
+(position mod V), then by position. Where row p lies follows from arithmetic; a local file is mapped, never copied.
+Opening a part checks its shape, which is free; `verify_lanes` checks every byte, at about a second per GB.
 """
 
+import posixpath
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from fmray.data.order import num_windows, window_order, window_start
+from fmray.data.scratch import is_local, write_file
 from fmray.errors import DataError
 from fmray.records import Part, Prepared, Split
 from fmray.spec.sections import Order
+from fmray.store import Store, verify
+from fmray.store.places import files_of
+
+KIND = "prepared"
+"""Kind of record that lanes lie in."""
+PIECE_BYTES = 32 << 20
 
 Arrays = dict[str, np.ndarray]
 
@@ -24,24 +34,27 @@ def lane_order(start: int, num_rows: int, num_lanes: int) -> np.ndarray:
     Shapes:
         returns: (num_rows,), int64; entry i is the row, counted from `start`, that stands i-th in the file.
     """
-    lanes = [np.arange((lane - start) % num_lanes, num_rows, num_lanes) for lane in range(num_lanes)]
-    return np.concatenate(lanes) if lanes else np.zeros(0, np.int64)
+    return np.concatenate([np.arange((lane - start) % num_lanes, num_rows, num_lanes) for lane in range(num_lanes)])
 
 
-def write_part(path: str, arrays: Mapping[str, np.ndarray], rows: np.ndarray, start: int, num_lanes: int) -> None:
-    """Write consecutive rows of a split as one part.
-
-    Args:
-        rows: Which rows of the arrays, in sequence order.
-        start: Position of the first of them.
+def write_part(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write rows that stand in lane order as one part.
 
     Shapes:
-        arrays: each (any number of rows,) or (..., width); rows: (num_rows,).
+        arrays: each (num_rows,) or (num_rows, width).
     """
-    order = rows[lane_order(start, len(rows), num_lanes)]
-    columns = {name: _column(name, values[order]) for name, values in arrays.items()}
-    batch = pa.record_batch(columns)
-    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    batch = pa.record_batch({name: _column(name, values) for name, values in arrays.items()})
+    if is_local(path):
+        with pa.OSFile(path, "wb") as sink:
+            _write(sink, batch)
+    else:
+        held = pa.BufferOutputStream()
+        _write(held, batch)
+        write_file(path, memoryview(held.getvalue()))
+
+
+def _write(sink: pa.NativeFile, batch: pa.RecordBatch) -> None:
+    with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 
 
@@ -54,11 +67,23 @@ def _column(name: str, values: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
+def verify_lanes(prepared: Prepared, store: Store) -> None:
+    """Read every byte of a prepared record and compare it with what was written.
+
+    Raises:
+        DataError: Naming the file that is missing or damaged.
+    """
+    manifest = store.find(KIND, prepared.fingerprint)
+    if manifest is None:
+        raise DataError(f"{prepared.root}: the record is gone or unfinished. Run the job again to prepare it anew.")
+    verify(manifest["folder"], manifest["files"])
+
+
 class Lanes:
     """Read the rows of one split.
 
-    Columns: "x" (n, D) float32, "target" (n,) int64 or (n,) or (n, T) float64, "row_id" (n, 2) uint64, and where there are
-    any "weight" float32, "group" uint64, "slice_<column>" int32.
+    Columns: "x" (n, D) float32, "target" (n,) int64 or (n,) or (n, T) float64, "row_id" (n, 2) uint64, and where there
+    are any "weight" float32, "group" uint64, "slice_<column>" int32.
 
     Args:
         prepared, split: Which rows.
@@ -71,12 +96,16 @@ class Lanes:
         self.parts = prepared.parts[split]
         self.num_rows = prepared.num_rows(split)
         self.num_lanes = prepared.num_lanes
-        self._root = prepared.root
+        self._root, self._width = prepared.root, prepared.schema.width
         self._ends = np.cumsum([part.num_rows for part in self.parts])
         self._open: dict[int, Arrays] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
+
+    def columns(self) -> list[str]:
+        """Name the columns."""
+        return list(self._arrays(0)) if self.parts else []
 
     def load(self, columns: Sequence[str]) -> Arrays:
         """Give whole columns in sequence order."""
@@ -84,7 +113,7 @@ class Lanes:
         for place, part in enumerate(self.parts):
             order = lane_order(part.start, part.num_rows, self.num_lanes)
             for name in columns:
-                values = self._column(place, name)
+                values = self._arrays(place)[name]
                 if name not in result:
                     result[name] = np.empty((self.num_rows, *values.shape[1:]), values.dtype)
                 result[name][part.start : part.start + part.num_rows][order] = values
@@ -97,12 +126,17 @@ class Lanes:
             yield self.take(positions, columns) | {"position": positions}
 
     def stream(self, order: Order, seed: int, epoch: int, first_row: int) -> Iterator[Arrays]:
-        """Give the rows of an epoch in its order, from a place in it on, window by window, with their position as "row"."""
-        for window in range(num_windows(self.num_rows, order)):
+        """Give the rows of an epoch in its order, from a place in it on, with their position as "row".
+
+        Rows come in pieces of about 32 MB, cut anywhere: besides one piece only the positions of a window are held.
+        """
+        piece_rows = max(1, PIECE_BYTES // self._row_bytes())
+        rows_per_window = window_start(order, 1)
+        for window in range(first_row // rows_per_window, num_windows(self.num_rows, order)):
             positions = window_order(self.num_rows, order, seed, epoch, window)
-            positions = positions[max(0, first_row - window_start(order, window)) :]
-            if len(positions):
-                yield self.take(positions) | {"row": positions}
+            for start in range(max(0, first_row - window * rows_per_window), len(positions), piece_rows):
+                piece = positions[start : start + piece_rows]
+                yield self.take(piece) | {"row": piece}
 
     def take(self, positions: np.ndarray, columns: Sequence[str] | None = None) -> Arrays:
         """Give rows by their positions in the sequence.
@@ -110,34 +144,34 @@ class Lanes:
         Shapes:
             positions: (n,), int64.
         """
+        names = list(columns or self.columns())
         place = np.searchsorted(self._ends, positions, side="right")
+        order = np.argsort(place, kind="stable")
+        cuts = np.searchsorted(place[order], np.arange(len(self.parts) + 1))
         result: Arrays = {}
-        for part in np.unique(place):
-            mine = np.flatnonzero(place == part) if len(self.parts) > 1 else slice(None)
+        for part in np.unique(place).tolist():
+            mine = order[cuts[part] : cuts[part + 1]] if cuts[part + 1] - cuts[part] < len(positions) else slice(None)
             rows = self._rows_in(self.parts[part], positions[mine])
-            for name in columns or self.columns():
-                values = self._column(int(part), name)
+            for name in names:
+                values = self._arrays(part)[name]
                 if name not in result:
                     result[name] = np.empty((len(positions), *values.shape[1:]), values.dtype)
                 result[name][mine] = values[rows]
         return result
 
-    def columns(self) -> list[str]:
-        """Name the columns."""
-        return list(self._arrays(0)) if self.parts else []
+    def _row_bytes(self) -> int:
+        if not self.parts:
+            return 1
+        return sum(values.nbytes for values in self._arrays(0).values()) // self.parts[0].num_rows
 
     def _rows_in(self, part: Part, positions: np.ndarray) -> np.ndarray:
         """Give where rows stand in the file of their part."""
-        lanes = np.arange(self.num_lanes)
-        first = (lanes - part.start) % self.num_lanes  # of each lane, counted from the part's start
+        first = (np.arange(self.num_lanes) - part.start) % self.num_lanes  # row of each lane, counted from the start
         sizes = np.maximum(0, -(-(part.num_rows - first) // self.num_lanes))
         begins = np.cumsum(sizes) - sizes
         lane = positions % self.num_lanes
         rows: np.ndarray = begins[lane] + (positions - part.start - first[lane]) // self.num_lanes
         return rows
-
-    def _column(self, place: int, name: str) -> np.ndarray:
-        return self._arrays(place)[name]
 
     def _arrays(self, place: int) -> Arrays:
         if place not in self._open:
@@ -146,14 +180,29 @@ class Lanes:
 
     def _map(self, part: Part) -> Arrays:
         path = f"{self._root}/{part.file}"
+        cure = f"Remove the record {posixpath.dirname(self._root)}, and the data is prepared anew."
         try:
-            with pa.memory_map(path) as source:
-                batch = pa.ipc.open_file(source).get_batch(0)
+            batch = _mapped(path)
+            batch.validate()
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: {error}. Remove the record {self._root}, and the data is prepared anew.") from error
+            raise DataError(f"{path} is damaged or missing: {error}. {cure}") from error
         if batch.num_rows != part.num_rows:
-            raise DataError(f"{path} has {batch.num_rows} rows where its record says {part.num_rows}. Remove the record.")
-        return {name: _array(batch.column(name)) for name in batch.schema.names}
+            raise DataError(f"{path} has {batch.num_rows} rows where its record says {part.num_rows}. {cure}")
+        arrays = {name: _array(batch.column(name)) for name in batch.schema.names}
+        if (width := arrays["x"].shape[1]) != self._width:
+            raise DataError(f"{path} has {width} inputs per row where its record says {self._width}. {cure}")
+        return arrays
+
+
+def _mapped(path: str) -> pa.RecordBatch:
+    if is_local(path):
+        with pa.memory_map(path) as source:
+            return pa.ipc.open_file(source).get_batch(0)
+    # What lies elsewhere is fetched once to a file that goes when the last array on it does.
+    with tempfile.NamedTemporaryFile(prefix="fmray-lanes-") as held:
+        held.write(files_of(path).read(path))
+        held.flush()
+        return _mapped(held.name)
 
 
 def _array(column: pa.Array) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Find equal rows over all work items, without ever holding all rows in one place.
 
-Rows are cut into buckets by the upper bits of their hash; one task per bucket sees all rows that can be equal. It tells
-only the exceptions: rows that repeat an earlier one, in the order of items and rows.
+Rows are cut into buckets by the upper bits of the hash of their inputs, so whatever can be equal meets in one bucket;
+one task per bucket sees those. It tells only the exceptions, in the order of items and rows: rows that repeat an
+earlier one, and training rows that go.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,27 +10,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmray.data.identify import OUT, hashes_of, rows_of_bucket, sides_of
-from fmray.data.split import TEST, TRAIN
+from fmray.data.identify import OUT, Recipe, bucket_of, keys_of, sides_of
+from fmray.data.scratch import load, save
+from fmray.data.split import TEST, TRAIN, VAL
 
-BUCKET_ROWS = 1 << 22
+BUCKET_ROWS = 1 << 20
+SHOWN = 3
+
+Place = tuple[int, int]
+"""Item and row in it."""
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Say what repeats mean; which rows they are lies in the scratch folder.
+    """Count equal rows of a bucket; which rows they are lies in the scratch folder.
 
     Args:
         dropped: Item -> training rows that go.
-        in_train: Training rows that repeat a training row.
-        across: Rows of val or test that also stand in train.
-        example: (item, row) of a repeat and of the row it repeats, if there is one.
+        in_train: Training rows that repeat an earlier training row.
+        in_val, in_test: Rows of val and test that a training row equals.
+        conflicts: Rows whose inputs equal another row's while the targets differ.
     """
 
     dropped: Mapping[int, int]
     in_train: int
-    across: int
-    example: tuple[tuple[int, int], tuple[int, int]] | None
+    in_val: int
+    in_test: int
+    conflicts: int
 
 
 def num_buckets(num_rows: int) -> int:
@@ -37,69 +44,126 @@ def num_buckets(num_rows: int) -> int:
     return 1 << max(0, (num_rows - 1) // BUCKET_ROWS).bit_length()
 
 
-def find_repeats(scratch: str, items: Sequence[int], bucket: int, drop: bool) -> Repeats:
-    """Find the repeats of one bucket.
+def find_repeats(recipe: Recipe, items: Sequence[int], drop: bool, bucket: int) -> Repeats:
+    """Find the equal rows of one bucket.
 
     Args:
-        drop: Whether training rows that repeat any row go: of equal training rows the first stays, unless one stands in
-            val or test.
+        drop: Whether training copies go: of equal training rows the first stays, unless val or test has one too.
     """
-    hashes, item, row, side = _suspects(scratch, items, bucket)
-    order = np.lexsort((row, item, hashes[:, 1], hashes[:, 0]))
-    hashes, item, row, side = hashes[order], item[order], row[order], side[order]
-    starts = np.flatnonzero(np.r_[True, (hashes[1:] != hashes[:-1]).any(1)][: len(row)])
-    group = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(row)]))
-    occurrence = np.arange(len(row)) - starts[group]
+    item, row, x, y, content, identity = _suspects([bucket_of(recipe, index, bucket) for index in items], items)
+    side = _sides(recipe, item, row)
+    equal, occurrence = _Groups(x, content), _Groups(x, identity).places()
     is_train = side == TRAIN
-    before = np.cumsum(is_train) - is_train
-    again = is_train & (before > before[starts][group])  # a training row of its group stands before it
-    in_train, held_out = (np.bincount(group, kind, len(starts))[group] > 0 for kind in (is_train, side > TRAIN))
-    dropped = (again | (is_train & held_out)) & drop
+    again = is_train & (equal.places(is_train) > 0)
+    dropped = (again | (is_train & equal.any(~is_train))) & drop
     told = np.flatnonzero((occurrence > 0) | dropped)
-    table = np.stack([item[told], row[told], occurrence[told], dropped[told]], 1).astype(np.int64)
-    np.save(_path(scratch, bucket), table[np.lexsort((table[:, 1], table[:, 0]))])
-    second = np.flatnonzero(occurrence == 1)[:1]
-    example = [((int(item[k - 1]), int(row[k - 1])), (int(item[k]), int(row[k]))) for k in second]
+    # Suspects come in the order of items, and so do the exceptions among them.
+    save(_path(recipe, bucket), np.stack([item[told], row[told], occurrence[told], dropped[told]], 1).astype(np.int64))
+    in_train = equal.any(is_train)
+    inputs = _Groups(x)
     return Repeats(
         {int(i): int(n) for i, n in zip(*np.unique(item[dropped], return_counts=True), strict=True)},
         int(again.sum()),
-        int(((side > TRAIN) & in_train).sum()),
-        example[0] if example else None,
+        int((in_train & (side == VAL)).sum()),
+        int((in_train & (side == TEST)).sum()),
+        int((_Groups(x, y).sizes() < inputs.sizes()).sum()),
     )
 
 
-def kept_rows(scratch: str, index: int, num_buckets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give the side of each row of an item once repeats have gone, and its occurrence number.
+def find_key_repeats(recipe: Recipe, items: Sequence[int], bucket: int) -> tuple[int, list[tuple[Place, Place]]]:
+    """Count the rows of a bucket whose key an earlier row has, and give a few with that earlier row."""
+    item, row, first, second = _suspects([keys_of(recipe, index, bucket) for index in items], items)
+    groups = _Groups(first, second)
+    again = np.flatnonzero(groups.places() > 0)
+    places = [(int(i), int(r)) for i, r in zip(item, row, strict=True)]
+    return len(again), [(places[a], places[b]) for a, b in zip(groups.firsts()[again], again, strict=True)][:SHOWN]
+
+
+def kept_rows(recipe: Recipe, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give the side of each row of an item once copies have gone, and its occurrence number.
 
     Shapes:
         returns: (n,) int8; (n,) int64.
     """
-    sides = sides_of(scratch, index)
+    sides = np.array(sides_of(recipe, index))
     occurrence = np.zeros(len(sides), np.int64)
-    for bucket in range(num_buckets):
-        table = np.load(_path(scratch, bucket), mmap_mode="r")
-        mine = table[slice(*np.searchsorted(table[:, 0], [index, index + 1]))]
+    for bucket in range(recipe.num_buckets):
+        table = load(_path(recipe, bucket))
+        mine = np.asarray(table[slice(*np.searchsorted(table[:, 0], [index, index + 1]))])
         occurrence[mine[:, 1]] = mine[:, 2]
         sides[mine[mine[:, 3] > 0, 1]] = OUT
     return sides, occurrence
 
 
-def _path(scratch: str, bucket: int) -> str:
-    return f"{scratch}/repeats-{bucket:05d}.npy"
+class _Groups:
+    """Group rows whose words are all equal; answers are in the order of the rows.
 
-
-def _suspects(scratch: str, items: Sequence[int], bucket: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Give hash, item, row and side of the rows of a bucket whose first hash word is not unique.
-
-    Nearly all rows are unique, and sorting bare words is many times faster than sorting rows.
+    Shapes:
+        words: each (n,), uint64.
     """
-    parts = []
-    for item in items:
-        rows, sides = rows_of_bucket(scratch, item, bucket), sides_of(scratch, item)
-        rows = rows[sides[rows] < OUT]
-        parts.append((hashes_of(scratch, item)[rows], np.full(len(rows), item), rows, sides[rows]))
-    hashes, item_of, row, side = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    words = np.sort(hashes[:, 0])
+
+    def __init__(self, *words: np.ndarray) -> None:
+        self._order = np.lexsort(words[::-1])  # stable: within a group the order of rows stays
+        ordered = [word[self._order] for word in words]
+        is_new = np.ones(len(self._order), bool)
+        if len(is_new):
+            is_new[1:] = np.logical_or.reduce([word[1:] != word[:-1] for word in ordered])
+        self._starts = np.flatnonzero(is_new)
+        self._group = np.cumsum(is_new) - 1
+
+    def places(self, counted: np.ndarray | None = None) -> np.ndarray:
+        """Count the earlier rows of the same group, all or only those that are counted."""
+        ones = np.ones(len(self._order), np.int64) if counted is None else counted[self._order].astype(np.int64)
+        before = np.cumsum(ones) - ones
+        return self._back(before - before[self._starts][self._group])
+
+    def sizes(self) -> np.ndarray:
+        """Count the rows of the same group."""
+        return self._back(np.bincount(self._group, minlength=len(self._starts))[self._group])
+
+    def firsts(self) -> np.ndarray:
+        """Give the first row of the same group."""
+        return self._back(self._order[self._starts][self._group])
+
+    def any(self, rows: np.ndarray) -> np.ndarray:
+        """Tell whether some row of the same group is among these."""
+        found = np.bincount(self._group, rows[self._order], minlength=len(self._starts)) > 0
+        return self._back(found[self._group])
+
+    def _back(self, values: np.ndarray) -> np.ndarray:
+        result = np.empty_like(values)
+        result[self._order] = values
+        return result
+
+
+def _path(recipe: Recipe, bucket: int) -> str:
+    return f"{recipe.scratch}/repeats-{bucket:05d}.npy"
+
+
+def _suspects(parts: Sequence[np.ndarray], items: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """Give the item, the row and the words of rows whose first word is not unique, in the order of items and rows.
+
+    Nearly all are unique, and sorting bare words is fast.
+    """
+    words = np.sort(np.concatenate([part[1] for part in parts]))
     repeated = np.unique(words[1:][words[1:] == words[:-1]])
-    kept = np.flatnonzero(np.isin(hashes[:, 0], repeated)) if len(repeated) else np.zeros(0, np.int64)
-    return hashes[kept], item_of[kept], row[kept], side[kept]
+    kept = [np.flatnonzero(_among(part[1], repeated)) if len(repeated) else np.zeros(0, np.int64) for part in parts]
+    columns = np.concatenate([part[:, rows] for part, rows in zip(parts, kept, strict=True)], axis=1)
+    item = np.repeat(np.asarray(items, np.int64), [len(rows) for rows in kept])
+    return item, columns[0].astype(np.int64), *columns[1:]
+
+
+def _among(words: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Tell which words are among sorted ones."""
+    places = np.searchsorted(known, words)
+    found: np.ndarray = known[np.minimum(places, len(known) - 1)] == words
+    return found
+
+
+def _sides(recipe: Recipe, item: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Give the side of rows that come in the order of items."""
+    sides = np.empty(len(item), np.int8)
+    for index in np.unique(item).tolist():
+        mine = slice(*np.searchsorted(item, [index, index + 1]))
+        sides[mine] = sides_of(recipe, index)[row[mine]]
+    return sides

@@ -1,53 +1,69 @@
-"""Turn a data set into lanes: identify rows, learn the steps from training rows, apply them, write.
+"""Turn a data set into lanes, or find that it was done before.
 
-Every pass is a function of a work item, run here or as Ray Data tasks; both write the same bytes. The driver holds counts
-and what steps learn, never rows. A record is named by all that decides its content, so equal work is done once.
+A record is named by all that decides its content, so equal work is done once. Passes over the rows run in this process
+or as Ray Data tasks over work items: the same functions either way, so both write the same bytes, and no row crosses
+the object store.
 """
 
+import contextlib
+import logging
 import os
-import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import pickle
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
-from fmray.data import pipeline
-from fmray.data.apply import Written, add_digests, apply_item, fit_item
-from fmray.data.identify import UNLABELLED, Identified, Recipe, identify, where
-from fmray.data.occurrences import Repeats, find_repeats, num_buckets
-from fmray.data.passes import Passes
-from fmray.data.pipeline import Pipeline
+import pyarrow as pa
+
+from fmray.data.identify import Recipe
+from fmray.data.lanes import KIND
+from fmray.data.occurrences import num_buckets
+from fmray.data.preparation import Preparation, Report
+from fmray.data.preparation import Run as RunPass
 from fmray.data.raw import raw_schema
-from fmray.data.scan import Dataset, WorkItem, work_items
+from fmray.data.scan import ITEM_BYTES, Dataset, work_items
+from fmray.data.scratch import is_local, write_file
 from fmray.data.split import define
-from fmray.data.target import learn_target, merge_target
-from fmray.errors import DataError, SpecError
-from fmray.records import SPLITS, Json, Part, Prepared, Split, Target
-from fmray.schema import Schema
+from fmray.errors import ClusterError, DataError, FmrayError, SpecError
+from fmray.records import Json, Prepared
+from fmray.registry import nearest
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
-from fmray.store import Draft, Store, fingerprint, source_digest
+from fmray.store import Store, fingerprint, redact, source_digest
+from fmray.store.files import is_disk_full
+from fmray.store.plain import to_plain, write_text
 
-KIND = "prepared"
-QUARANTINE = "quarantine"
-Report = Callable[[Json], None]
+SMALL_BYTES = 256 << 20
+MOST_THREADS = 8
+FILE = "prepared.json"
 
 
-def prepare(dataset: Dataset, job: Job, task: Ref, store: Store, report: Report = lambda event: None) -> Prepared:
+def prepare(
+    dataset: Dataset,
+    job: Job,
+    task: Ref,
+    store: Store,
+    report: Report = lambda event: None,
+    item_bytes: int = ITEM_BYTES,
+) -> Prepared:
     """Make the lanes of a job's data, or read them back if they are there.
 
     Args:
         task: The objective, decided.
         report: Gets notes and progress.
+        item_bytes: Rows are read in pieces of about this size; it decides into which files they are written.
 
     Raises:
         DataError: If rows do not add up, too many are set aside, a split is empty, or the disk is too small.
         SpecError: If a step, a split or a column is not as it must be.
+        ClusterError: If Ray fails.
     """
+    _refuse_slices(dataset, job.evaluate.slices)
     definition = define(dataset, job.split, store, job.name)
-    for name in job.evaluate.slices:
-        if name not in dataset.schema.names or name in dataset.data.ignore:
-            raise SpecError(f"column '{name}' is not in the data. It has: {', '.join(dataset.schema.names)}.", "evaluate.slices")
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
     key = fingerprint(
         KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.steps], task.name,
@@ -57,168 +73,155 @@ def prepare(dataset: Dataset, job: Job, task: Ref, store: Store, report: Report 
     with store.create(KIND, key) as draft:
         manifest = draft.existing
         if manifest is None:
-            scratch = Path(draft.folder) / "scratch"
-            scratch.mkdir(parents=True)
+            schema = raw_schema(dataset, job)
+            if not schema.columns:
+                raise SpecError(f"no column is left to learn from in {', '.join(dataset.schema.names)}.", "data")
             recipe = Recipe(
-                dataset, definition, raw_schema(dataset, job), task.name, job.evaluate.slices,
-                job.train.order.num_lanes, num_buckets(dataset.num_rows), str(scratch),
+                dataset, definition, schema, task.name, job.evaluate.slices, job.train.order.num_lanes,
+                num_buckets(dataset.num_rows), draft.folder,
             )  # fmt: skip
-            with Passes(job.run.prepare, dataset, report) as passes:
-                prepared = _Preparation(recipe, job, passes, report, draft.folder).carry(key)
-            shutil.rmtree(scratch)
-            manifest = draft.commit(prepared.to_json())
-    return Prepared.from_json(
-        {**{name: manifest[name] for name in Prepared.__dataclass_fields__}, "root": manifest["folder"]}
-    )
+            for folder in (recipe.scratch, recipe.quarantine):
+                if is_local(folder):
+                    os.makedirs(folder)
+            with _runner(job.run.prepare, dataset, report) as run:
+                prepared = Preparation(
+                    recipe, work_items(dataset, target_bytes=item_bytes), job.steps, run, report
+                ).carry(key)
+            store.remove(recipe.scratch)
+            write_file(f"{draft.folder}/{FILE}", _exact(prepared))
+            manifest = draft.commit({"rows": dict(prepared.rows), "test_identity": prepared.test_identity})
+    return Prepared.from_json({**store.read_json(f"{manifest['folder']}/{FILE}"), "root": manifest["folder"]})
 
 
-@dataclass(frozen=True)
-class _Preparation:
-    recipe: Recipe
-    job: Job
-    passes: Passes
-    report: Report
-    folder: str
+def _refuse_slices(dataset: Dataset, slices: Sequence[str]) -> None:
+    known = [name for name in dataset.schema.names if name not in dataset.data.ignore]
+    for name in slices:
+        if name not in known:
+            raise SpecError(f"column '{name}' is not in the data. {nearest(name, known)}", "evaluate.slices")
+        if pa.types.is_nested(kind := dataset.schema.field(name).type):
+            raise SpecError(f"column '{name}' holds {kind}. Accepted: one value per row.", "evaluate.slices")
 
-    def carry(self, key: str) -> Prepared:
-        items = work_items(self.recipe.dataset)
-        found = self._identify(items)
-        repeats = self._repeats(items)
-        rows = self._account(found, repeats)
-        target, notes, steps = self._learn(items)
-        levels = {name: tuple(sorted({v for f in found for v in f.levels[name]})) for name in self.recipe.slices}
-        parts, test_ids = self._write(items, found, repeats, steps, target, levels)
-        return Prepared(
-            fingerprint=key,
-            root=self.folder,
-            schema=steps.schema,
-            target=target,
-            num_lanes=self.recipe.num_lanes,
-            parts=parts,
-            steps=steps.to_json(self.job.steps),
-            rows=rows,
-            quarantine=self._reasons(found),
-            test_identity=fingerprint(self.recipe.definition.to_json(), test_ids),
-            slices=levels,
-            weighted=self.recipe.dataset.data.weight is not None,
-            grouped=self.recipe.dataset.data.group is not None,
-            notes=(*notes, *self._about_repeats(repeats)),
-            split=self.recipe.definition.to_json(),
-            manifest=tuple(
-                {"path": f.path, "bytes": f.size, "rows": f.num_rows, "version": f.version} for f in self.recipe.dataset.files
-            ),
-        )
 
-    def _identify(self, items: Sequence[WorkItem]) -> list[Identified]:
-        quarantine = f"{self.folder}/{QUARANTINE}"
-        return self.passes.map("identify rows", identify, [(self.recipe, item, quarantine) for item in items])
+def _exact(prepared: Prepared) -> bytes:
+    """Give the record as strict JSON: without secrets, but with every level of the data as it is.
 
-    def _repeats(self, items: Sequence[WorkItem]) -> list[Repeats]:
-        drop = self.recipe.dataset.data.dedup == "exact"
-        numbers = [item.index for item in items]
-        asked = [(self.recipe.scratch, numbers, bucket, drop) for bucket in range(self.recipe.num_buckets)]
-        repeats = self.passes.map("find equal rows", find_repeats, asked)
-        example = next((found.example for found in repeats if found.example), None)
-        if self.recipe.dataset.data.key and example:
-            first, second = (where(self.recipe.dataset, items[item], row) for item, row in example)
-            keys = ", ".join(self.recipe.dataset.data.key)
-            raise DataError(f"rows repeat in {keys}: {first} and {second}. Name columns that tell rows apart.", "data.key")
-        return repeats
+    A column may be called `token`, and a level read `password=1`; a step that forgot them would do something else.
+    """
+    plain: Any = to_plain({**prepared.to_json(), "root": ""})
+    hidden = redact(plain)
+    steps = [{**step, "state": exact["state"]} for step, exact in zip(hidden["steps"], plain["steps"], strict=True)]
+    exact = {name: plain[name] for name in ("schema", "target", "slices", "split")}
+    return write_text({**hidden, **exact, "steps": steps}, indent=1).encode()
 
-    def _reasons(self, found: Sequence[Identified]) -> dict[str, int]:
-        total = sum((Counter(f.reasons) for f in found), Counter())
-        return {reason: total[reason] for reason in sorted(total) if reason != UNLABELLED}
 
-    def _account(self, found: Sequence[Identified], repeats: Sequence[Repeats]) -> dict[str, int]:
-        """Add up all rows; whatever was read must be somewhere."""
-        dropped = sum(sum(r.dropped.values()) for r in repeats)
-        reasons = self._reasons(found)
-        rows = {split: sum(f.sides[side] for f in found) for side, split in enumerate(SPLITS)}
-        rows = {
-            "read": self.recipe.dataset.num_rows,
-            **rows,
-            "duplicates": dropped,
-            "quarantined": sum(reasons.values()),
-            "unlabelled": sum(f.reasons.get(UNLABELLED, 0) for f in found),
-        }
-        rows["train"] -= dropped
-        if rows["read"] != sum(count for name, count in rows.items() if name != "read"):
-            raise DataError(f"the rows do not add up: {rows}. This is a bug of fmray; the run is stopped for it.")
-        most = self.recipe.dataset.data.max_quarantine
-        if rows["quarantined"] > most * rows["read"]:
-            shown = "; ".join(f"{reason}: {count} rows" for reason, count in reasons.items())
-            raise DataError(
-                f"{rows['quarantined']} of {rows['read']} rows cannot be used ({shown}). Mend them, or allow more than {most:g}.",
-                "data.max_quarantine",
-            )
-        for split in SPLITS:
-            if not rows[split]:
-                raise DataError(f"no rows are left for {split}: {rows}. Give more rows, or other shares.", "split")
-        return rows
+@contextlib.contextmanager
+def _runner(where: str, dataset: Dataset, report: Report) -> Iterator[RunPass]:
+    """Choose where passes run, and open and close what they need."""
+    num_bytes = sum(sum(file.group_bytes) for file in dataset.files)
+    rule = f"over {SMALL_BYTES >> 20} MB goes to Ray" if where == "auto" else f"run.prepare: {where}"
+    if where == "local" or (where == "auto" and num_bytes <= SMALL_BYTES):
+        report({"event": "note", "text": f"preparing {num_bytes / 1e6:,.1f} MB in this process ({rule})"})
+        yield partial(_run_here, report)
+        return
+    report({"event": "note", "text": f"preparing {num_bytes / 1e6:,.1f} MB over Ray Data ({rule})"})
+    with _ray():
+        yield partial(_run_over_ray, report)
 
-    def _learn(self, items: Sequence[WorkItem]) -> tuple[Target, list[str], Pipeline]:
-        steps = Pipeline(pipeline.build(self.job.steps), self.recipe.schema)
-        steps.learn_idle()
-        target, notes = None, []
-        while target is None or not steps.is_complete:
-            asked = [(self.recipe, item, steps, target is None) for item in items]
-            partials = self.passes.map("learn the steps", fit_item, asked)
-            if target is None:
-                merged = partials[0][0]
-                for partial, _ in partials[1:]:
-                    merged = merge_target(merged, partial)
-                target, said = learn_target(merged, self.recipe.dataset.data)
-                notes += said
-            if not steps.is_complete:
-                notes += steps.learn_next(partial for _, partial in partials).notes
-                steps.learn_idle()
-        return target, notes, steps
 
-    def _write(
-        self,
-        items: Sequence[WorkItem],
-        found: Sequence[Identified],
-        repeats: Sequence[Repeats],
-        steps: Pipeline,
-        target: Target,
-        levels: dict[str, tuple[str, ...]],
-    ) -> tuple[dict[Split, tuple[Part, ...]], str]:
-        counts = [self._kept(f, repeats) for f in found]
-        self._refuse_full_disk(sum(map(sum, counts)), steps.schema)
-        starts: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-        asked = []
-        for item, count in zip(items, counts, strict=True):
-            asked.append((self.recipe, item, steps, target, levels, dict(starts), self.folder))
-            starts = {split: starts[split] + n for split, n in zip(SPLITS, count, strict=True)}
-        written: list[Written] = self.passes.map("write lanes", apply_item, asked)
-        parts: dict[Split, list[Part]] = {split: [] for split in SPLITS}
-        for arguments, done in zip(asked, written, strict=True):
-            for split, (name, num_rows) in done.parts.items():
-                parts[split].append(Part(name, arguments[5][split], num_rows))
-        return {split: tuple(p) for split, p in parts.items()}, add_digests([done.test_ids for done in written])
+def _run_here(
+    report: Report, name: str, function: Callable[..., Any], common: tuple[Any, ...], own: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    results = []
+    pool = ThreadPoolExecutor(min(len(own), os.cpu_count() or 1, MOST_THREADS), thread_name_prefix="fmray-prepare")
+    try:
+        for result in pool.map(lambda arguments: function(*common, *arguments), own):
+            results.append(result)
+            report({"event": "progress", "stage": name, "done": len(results), "total": len(own)})
+    finally:
+        pool.shutdown(cancel_futures=True)  # the first error, or Ctrl-C, ends the pass
+    return results
 
-    def _kept(self, found: Identified, repeats: Sequence[Repeats]) -> tuple[int, int, int]:
-        train, val, test = found.sides
-        return train - sum(r.dropped.get(found.index, 0) for r in repeats), val, test
 
-    def _refuse_full_disk(self, num_rows: int, schema: Schema) -> None:
-        needed = num_rows * (4 * schema.width + 48)
-        free = shutil.disk_usage(self.folder).free
-        self.report({"event": "note", "text": f"lanes: {num_rows:,} rows x {schema.width} inputs, {needed / 1e6:,.1f} MB"})
-        if needed > free:
-            raise DataError(
-                f"lanes need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free at {os.path.dirname(self.folder)}. "
-                "Free space or choose another store."
-            )
+@contextlib.contextmanager
+def _ray() -> Iterator[None]:
+    """Hold a running Ray: one that is there already stays."""
+    import ray  # takes a second, which a small job need not wait
 
-    def _about_repeats(self, repeats: Sequence[Repeats]) -> list[str]:
-        in_train, across = sum(r.in_train for r in repeats), sum(r.across for r in repeats)
-        dropped = sum(sum(r.dropped.values()) for r in repeats)
-        notes = []
-        if in_train:
-            notes.append(f"{in_train} training rows repeat an earlier training row")
-        if across:
-            notes.append(f"{across} rows of validation or test also stand in train")
-        if dropped:
-            notes.append(f"{dropped} training rows were left out as copies")
-        return notes
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (RuntimeError, ConnectionError, OSError) as error:
+        raise ClusterError(f"Ray does not start: {error}. Set run.prepare: local to do without.") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _run_over_ray(
+    report: Report, name: str, function: Callable[..., Any], common: tuple[Any, ...], own: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    import ray.data
+
+    if len(own) == 1:  # not worth half a second of planning
+        return _run_here(report, name, function, common, own)
+    results: list[Any] = []
+    call = partial(_call, ray.put((function, common)), tuple(sys.path))
+    rows = [{"own": ray.cloudpickle.dumps(arguments)} for arguments in own]
+    with _quiet() as context, ray.data.DataContext.current(context):
+        asked = ray.data.from_items(rows, override_num_blocks=len(rows)).map(call, num_cpus=1)
+        try:
+            for row in asked.iter_rows():
+                result = pickle.loads(row["result"])
+                if isinstance(result, Exception):
+                    raise result
+                results.append(result)
+                report({"event": "progress", "stage": name, "done": len(results), "total": len(own)})
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ClusterError(
+                f"Ray failed to {name}: {reason} See the logs of Ray, or set run.prepare: local."
+            ) from error
+    return results
+
+
+def _call(common: Any, path: Sequence[str], row: Json) -> Json:
+    """Do in a Ray task what is done here otherwise; an error travels as a result, so it arrives as it was raised."""
+    import ray
+
+    os.environ["POLARS_MAX_THREADS"] = "1"  # a task has one core; read when Polars first works
+    sys.path += [folder for folder in path if folder not in sys.path]  # the user's own modules
+    try:
+        function, held = ray.get(common)
+        result = function(*held, *pickle.loads(row["own"]))
+    except Exception as error:
+        if is_disk_full(error) and not isinstance(error, FmrayError):
+            result = DataError("disk is full: the lanes did not fit. Free space or choose another store.")
+        else:
+            error.add_note(traceback.format_exc())
+            result = error
+    return {"result": ray.cloudpickle.dumps(result)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[Any]:
+    """Give a context in which Ray Data keeps the order of rows and says nothing."""
+    import ray.data
+
+    log = logging.getLogger("ray.data")
+    level = log.level
+    with warnings.catch_warnings(action="ignore"):
+        context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    # What is reserved for an operator is worked out once a second; until then a machine of two cores uses one.
+    context.op_resource_reservation_enabled = False
+    log.setLevel(logging.ERROR)
+    try:
+        yield context
+    finally:
+        log.setLevel(level)

@@ -53,7 +53,9 @@ def _plain_kind(field: pa.Field) -> Kind:
     if pa.types.is_string(kind):
         return "text"
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
-        raise DataError(f"column '{field.name}' holds {kind}. Put it in data.ignore, or store it as a number.", "data.path")
+        raise DataError(
+            f"column '{field.name}' holds {kind}. Put it in data.ignore, or store it as a number.", "data.path"
+        )
     return "number"
 
 
@@ -143,7 +145,11 @@ def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) ->
         values = values.cast(pa.float64())
     series = pl.Series(column.name, values)
     if column.kind == "time":
-        return series.dt.replace_time_zone(None).cast(pl.Datetime("us")) if series.dtype == pl.Datetime else series.cast(pl.Datetime("us"))
+        return (
+            series.dt.replace_time_zone(None).cast(pl.Datetime("us"))
+            if series.dtype == pl.Datetime
+            else series.cast(pl.Datetime("us"))
+        )
     if series.dtype == pl.Boolean:
         series = series.cast(pl.UInt8)
     if series.dtype.is_float():
@@ -159,8 +165,13 @@ def without(series: pl.Series, null_values: NullValues) -> pl.Series:
         missing = [value for value in null_values if not isinstance(value, str)]
     if not missing:
         return series
-    mask = series.is_in(pl.Series(missing, dtype=series.dtype if series.dtype == pl.String else None).cast(series.dtype, strict=False))
-    return series.to_frame().select(pl.when(pl.lit(mask)).then(None).otherwise(pl.col(series.name)).alias(series.name)).to_series()
+    codes = pl.Series(missing, dtype=series.dtype if series.dtype == pl.String else None)
+    mask = series.is_in(codes.cast(series.dtype, strict=False).implode())
+    return (
+        series.to_frame()
+        .select(pl.when(pl.lit(mask)).then(None).otherwise(pl.col(series.name)).alias(series.name))
+        .to_series()
+    )
 
 
 def _matrix(values: pa.ChunkedArray, column: Column) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fmray.data.hashing import HASH_VERSION, row_hash, uniform
+from fmray.data.hashing import HASH_VERSION, row_hashes, uniform
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
@@ -299,4 +299,5 @@ def _given(definition: Definition, table: pa.Table) -> np.ndarray:
 
 
 def _place(definition: Definition, table: pa.Table) -> np.ndarray:
-    return uniform(row_hash(table, definition.columns, seed=derive(definition.salt, "split")))
+    (words,) = row_hashes(table, [definition.columns], derive(definition.salt, "split"), num_words=1)
+    return uniform(words)

@@ -74,7 +74,7 @@ def fit_target(table: pa.Table, data: Data, task: str) -> Partial:
     Raises:
         DataError: If there are too many classes to be classes.
     """
-    frame = _frame(table, data)
+    frame = target_frame(table, data)
     if task == "regression":
         return {"moments": moments.numbers(frame, frame.columns)}
     counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows")
@@ -120,8 +120,8 @@ def encode_target(table: pa.Table, target: Target, data: Data) -> tuple[np.ndarr
     Shapes:
         returns: (N,) int64 class indices, -1 for a class that training rows lack, or (N,) or (N, T) float64; (N,) bool.
     """
-    frame = _frame(table, data)
-    missing = frame.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
+    frame = target_frame(table, data)
+    missing = _missing(frame)
     if target.kind == "number":
         values = frame.select(pl.all().cast(pl.Float64).fill_null(0.0)).to_numpy()
         return (values[:, 0] if values.shape[1] == 1 else values), missing
@@ -132,7 +132,17 @@ def encode_target(table: pa.Table, target: Target, data: Data) -> tuple[np.ndarr
     return encoded.to_numpy(), missing
 
 
-def _frame(table: pa.Table, data: Data) -> pl.DataFrame:
+def unlabelled(table: pa.Table, data: Data) -> np.ndarray:
+    """Tell which rows have no target (N,), bool."""
+    return _missing(target_frame(table, data))
+
+
+def _missing(frame: pl.DataFrame) -> np.ndarray:
+    return frame.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
+
+
+def target_frame(table: pa.Table, data: Data) -> pl.DataFrame:
+    """Give the targets as the job means them: spellings mapped, what means "missing" as null."""
     columns = []
     for name in data.target:
         values = table.column(name)

@@ -8,6 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmray.data.prepare import prepare
+from fmray.data.scan import ITEM_BYTES, scan
+from fmray.data.target import decide
+from fmray.records import Prepared
+from fmray.spec.job import Job
 from fmray.store import Store
 
 
@@ -42,3 +47,24 @@ def real_data() -> Callable[[str], Path]:
         return root / name
 
     return find
+
+
+@pytest.fixture
+def prepared(store: Store) -> Callable[..., Prepared]:
+    """Prepare a folder for target `y`, in this process; keywords are further sections of the job."""
+
+    def make(
+        folder: Path | str,
+        *,
+        data: dict[str, object] | None = None,
+        store: Store = store,
+        item_bytes: int = ITEM_BYTES,
+        report: Callable[[dict[str, object]], None] = lambda event: None,
+        **sections: object,
+    ) -> Prepared:
+        asked = {"name": "test", "steps": [], "run": {"prepare": "local"}, **sections}
+        job = Job.from_json({**asked, "data": {"path": str(folder), "target": "y", **(data or {})}})
+        dataset = scan(job.data, ".", store)
+        return prepare(dataset, job, decide(dataset, job.data, job.task), store, report, item_bytes)
+
+    return make

@@ -1,0 +1,259 @@
+"""Carry rows to the lanes, pass by pass: identify, find equal rows, learn the steps, write.
+
+Here is what the driver knows: counts, what steps learn, and where each part begins; never rows. Passes are functions of
+a work item, and who runs them where is not known here.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fmray.data import pipeline as pipelines
+from fmray.data.apply import Written, add_digests, fit_item, write_item
+from fmray.data.identify import UNLABELLED, Identified, Recipe, Summary, identify, where
+from fmray.data.levels import merge_levels
+from fmray.data.occurrences import Repeats, find_key_repeats, find_repeats
+from fmray.data.pipeline import Pipeline
+from fmray.data.scan import WorkItem
+from fmray.data.scratch import is_local
+from fmray.data.target import learn_target, merge_target
+from fmray.errors import DataError
+from fmray.records import SPLITS, Json, Part, Prepared, Split, Target
+from fmray.spec.ref import Ref
+from fmray.store import fingerprint
+
+Report = Callable[[Json], None]
+SCRATCH_BYTES = 84
+"""What a row takes beside the lanes while it is prepared: hashes, side and place in its bucket."""
+
+
+class Run(Protocol):
+    """Call a function with common arguments and, one after the other, each tuple of own ones; results in order."""
+
+    def __call__(
+        self, name: str, function: Callable[..., Any], common: tuple[Any, ...], own: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """Give the results.
+
+        Raises:
+            FmrayError: Whatever the function raises, first item first.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Make one record.
+
+    Args:
+        recipe: What every pass needs.
+        items: The pieces that rows are read in.
+        steps: As the job names them.
+        run: Who runs a pass.
+        report: Gets notes.
+    """
+
+    recipe: Recipe
+    items: Sequence[WorkItem]
+    steps: Sequence[Ref]
+    run: Run
+    report: Report
+
+    def carry(self, key: str) -> Prepared:
+        """Write the lanes and give the record.
+
+        Raises:
+            DataError: If rows do not add up, too many are set aside, a split is empty, or the disk is too small.
+        """
+        recipe = self.recipe
+        self._refuse_small_disk(recipe.dataset.num_rows * SCRATCH_BYTES, "hashes of all rows")
+        steps = Pipeline(pipelines.build(self.steps), recipe.schema)
+        steps.learn_idle()
+        found: list[Identified] = self.run("identify rows", identify, (recipe, steps), self._own)
+        self._refuse_quarantine(found)
+        repeats = self._repeats()
+        rows = self._account(found, repeats)
+        target, notes = self._learn(steps, [f.summary for f in found])
+        levels = merge_levels((f.levels for f in found), recipe.slices)
+        parts, test_ids = self._write(self._kept(found, repeats), steps, target, levels)
+        return Prepared(
+            fingerprint=key,
+            root=recipe.folder,
+            schema=steps.schema,
+            target=target,
+            num_lanes=recipe.num_lanes,
+            parts=parts,
+            steps=steps.to_json(self.steps),
+            rows=rows,
+            quarantine=_reasons(found),
+            test_identity=fingerprint(recipe.definition.to_json(), test_ids, rows["test"]),
+            slices=levels,
+            weighted=recipe.dataset.data.weight is not None,
+            grouped=recipe.dataset.data.group is not None,
+            notes=(*notes, *_about(repeats, rows)),
+            split=recipe.definition.to_json(),
+            manifest=tuple(
+                {"path": f.path, "bytes": f.size, "rows": f.num_rows, "version": f.version}
+                for f in recipe.dataset.files
+            ),
+        )
+
+    @property
+    def _own(self) -> list[tuple[WorkItem]]:
+        return [(item,) for item in self.items]
+
+    def _repeats(self) -> list[Repeats]:
+        data, numbers = self.recipe.dataset.data, [item.index for item in self.items]
+        buckets = [(bucket,) for bucket in range(self.recipe.num_buckets)]
+        if data.key:
+            again = self.run("check keys", find_key_repeats, (self.recipe, numbers), buckets)
+            if count := sum(number for number, _ in again):
+                pairs = [pair for _, shown in again for pair in shown][:3]
+                named = [
+                    " and ".join(where(self.recipe.dataset, self.items[i], row) for i, row in pair) for pair in pairs
+                ]
+                raise DataError(
+                    f"{count} rows repeat the {', '.join(data.key)} of an earlier row, e.g. {'; '.join(named)}. "
+                    "Name columns that tell rows apart, or leave data.key out.",
+                    "data.key",
+                )
+        common = (self.recipe, numbers, data.dedup == "exact")
+        found: list[Repeats] = self.run("find equal rows", find_repeats, common, buckets)
+        return found
+
+    def _refuse_quarantine(self, found: Sequence[Identified]) -> None:
+        reasons, num_rows = _reasons(found), self.recipe.dataset.num_rows
+        count, most = sum(reasons.values()), self.recipe.dataset.data.max_quarantine
+        if count > most * num_rows:
+            shown = "; ".join(f"{reason}: {number} rows" for reason, number in reasons.items())
+            raise DataError(
+                f"{count} of {num_rows} rows cannot be used ({shown}), a share of {count / num_rows:.2g}. "
+                f"Mend them, or allow more than {most:g}.",
+                "data.max_quarantine",
+            )
+
+    def _account(self, found: Sequence[Identified], repeats: Sequence[Repeats]) -> dict[str, int]:
+        """Add up all rows; whatever was read must be somewhere."""
+        dropped = sum(sum(r.dropped.values()) for r in repeats)
+        train, val, test = (sum(f.sides[side] for f in found) for side in range(len(SPLITS)))
+        rows = {
+            "read": self.recipe.dataset.num_rows,
+            "train": train - dropped,
+            "val": val,
+            "test": test,
+            "duplicates": dropped,
+            "quarantined": sum(_reasons(found).values()),
+            "unlabelled": sum(f.reasons.get(UNLABELLED, 0) for f in found),
+        }
+        if rows["read"] != sum(count for name, count in rows.items() if name != "read"):
+            raise DataError(f"the rows do not add up: {rows}. This is a bug of fmray; the run is stopped for it.")
+        for split in SPLITS:
+            if not rows[split]:
+                raise DataError(f"no rows are left for {split}: {rows}. {self._cure(split)}", "split")
+        return rows
+
+    def _cure(self, split: str) -> str:
+        match self.recipe.definition.by:
+            case "time":
+                return "Move split.val_from and split.test_from, or give other shares."
+            case "given":
+                return f"Mark rows as {split} in '{self.recipe.definition.column}', or divide by hash."
+        return "Give more rows, a larger share, or another split.salt; where groups are few, they go one way whole."
+
+    def _learn(self, steps: Pipeline, summaries: Sequence[Summary | None]) -> tuple[Target, list[str]]:
+        """Let the target and the steps learn, with one pass over the data for each step that needs one."""
+        first = [summary for summary in summaries if summary is not None]
+        if not first:
+            first = self.run("learn the steps", fit_item, (self.recipe, steps, True), self._own)
+        merged = first[0].target
+        for summary in first[1:]:
+            merged = merge_target(merged, summary.target)
+        target, said = learn_target(merged, self.recipe.dataset.data)
+        notes = list(said)
+        while not steps.is_complete:
+            notes += steps.learn_next(summary.step for summary in first).notes
+            steps.learn_idle()
+            if not steps.is_complete:
+                first = self.run("learn the steps", fit_item, (self.recipe, steps, False), self._own)
+        return target, notes
+
+    def _kept(self, found: Sequence[Identified], repeats: Sequence[Repeats]) -> list[tuple[int, int, int]]:
+        dropped: Counter[int] = Counter()
+        for part in repeats:
+            dropped.update(part.dropped)
+        return [(f.sides[0] - dropped[index], f.sides[1], f.sides[2]) for index, f in enumerate(found)]
+
+    def _write(
+        self,
+        counts: Sequence[tuple[int, int, int]],
+        steps: Pipeline,
+        target: Target,
+        levels: dict[str, tuple[str, ...]],
+    ) -> tuple[dict[Split, tuple[Part, ...]], str]:
+        beside = 16 + 8 * len(target.columns) + 12 + 4 * len(levels)
+        self._refuse_small_disk(sum(map(sum, counts)) * (4 * steps.schema.width + beside), "lanes")
+        begin: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        own = []
+        for item, count in zip(self.items, counts, strict=True):
+            own.append((item, dict(begin)))
+            begin = {split: begin[split] + number for split, number in zip(SPLITS, count, strict=True)}
+        written: list[Written] = self.run("write lanes", write_item, (self.recipe, steps, target, levels), own)
+        self._refuse_unseen(written)
+        parts: dict[Split, list[Part]] = {split: [] for split in SPLITS}
+        for (_, starts), done in zip(own, written, strict=True):
+            for split, (name, num_rows) in done.parts.items():
+                parts[split].append(Part(name, starts[split], num_rows))
+        return {split: tuple(p) for split, p in parts.items()}, add_digests([done.test_ids for done in written])
+
+    def _refuse_unseen(self, written: Sequence[Written]) -> None:
+        counts: Counter[str] = Counter()
+        first: dict[str, str] = {}
+        for done in written:
+            for name, (count, place) in done.unseen.items():
+                counts[name] += count
+                first.setdefault(name, place)
+        if counts:
+            shown = "; ".join(f"'{name}': {count} rows, the first in {first[name]}" for name, count in counts.items())
+            raise DataError(
+                f"classes of '{self.recipe.dataset.data.target[0]}' in validation or test that no training row has: "
+                f"{shown}. Map them with data.labels, give training rows of them, or divide anew with split.salt.",
+                "data.target",
+            )
+
+    def _refuse_small_disk(self, needed: int, what: str) -> None:
+        self.report({"event": "note", "text": f"{what}: {needed / 1e6:,.1f} MB on disk"})
+        if is_local(self.recipe.folder) and needed > (free := shutil.disk_usage(self.recipe.folder).free):
+            raise DataError(
+                f"{what} need {needed:,} bytes, {free:,} are free at {self.recipe.folder}. "
+                "Free space or choose another store."
+            )
+
+
+def _reasons(found: Sequence[Identified]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in found:
+        total.update(part.reasons)
+    return {reason: total[reason] for reason in sorted(total) if reason != UNLABELLED}
+
+
+def _about(repeats: Sequence[Repeats], rows: dict[str, int]) -> list[str]:
+    """Say in words what equal rows there are."""
+    in_train, in_val, in_test, conflicts = (
+        sum(getattr(part, name) for part in repeats) for name in ("in_train", "in_val", "in_test", "conflicts")
+    )
+    gone = rows["duplicates"]
+    cure = "" if gone else "; dedup: exact removes the training copies"
+    notes = []
+    if in_train:
+        notes.append(f"{in_train} training rows repeat an earlier training row")
+    if in_test:
+        notes.append(f"{in_test} of {rows['test']} test rows also stand in train{cure}")
+    if in_val:
+        notes.append(f"{in_val} of {rows['val']} validation rows also stand in train{cure}")
+    if gone:
+        notes.append(f"{gone} training rows were left out as copies")
+    if conflicts:
+        notes.append(f"{conflicts} rows have the inputs of another row and a different target")
+    return notes
