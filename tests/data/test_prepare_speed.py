@@ -3,7 +3,7 @@
 import pytest
 from benchmarks.prepare import measure
 
-NUM_ROWS = 1_500_000
+NUM_ROWS = 1_000_000
 
 
 @pytest.mark.slow
