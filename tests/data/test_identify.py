@@ -86,7 +86,7 @@ def test_quarantined_rows_keep_their_values_reason_and_place(identified):
 def test_a_row_with_two_faults_is_counted_once(identified):
     columns = some_columns()
     columns["a"][3] = columns["y"][3] = np.inf
-    recipe, found = identified(columns)
+    _recipe, found = identified(columns)
     assert sum(found.reasons.values()) == 1
 
 

@@ -92,7 +92,7 @@ def test_counts_say_what_stands_twice_and_what_contradicts(identified):
 
 
 def test_repeated_keys_are_counted_with_the_first_of_them(identified):
-    recipe, items, table = identified(4, key="id")
+    recipe, items, _table = identified(4, key="id")
     counts, shown = zip(*(find_key_repeats(recipe, items, bucket) for bucket in range(4)), strict=True)
     assert sum(counts) == 3
     pairs = {pair for part in shown for pair in part}

@@ -1,6 +1,7 @@
 """Check that preparation accounts for every row, moves none, and does the same wherever it runs."""
 
 import hashlib
+import itertools
 import logging
 import os
 import shutil
@@ -49,7 +50,7 @@ def rows(num_rows=N, seed=0):
 def cut(table, *sizes):
     """Cut a table at the given rows."""
     edges = [0, *sizes, table.num_rows]
-    return [table.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return [table.slice(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
 def ids_of(prepared: Prepared, split="test"):
