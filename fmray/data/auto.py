@@ -239,7 +239,7 @@ def _expression(frame: pl.DataFrame, entry: Json) -> pl.Expr:
 
 
 def _made(frame: pl.DataFrame, entry: Json) -> pl.Series:
-    values = frame[entry["of"]]
+    values: pl.Series = frame[entry["of"]]
     match entry["by"]:
         case "levels":
             return indicators(values.rename(entry["name"]), entry["levels"])
