@@ -32,7 +32,7 @@ from fmray.spec.ref import Ref
 from fmray.store import Store, fingerprint
 from fmray.train.device import num_threads, set_up
 from fmray.train.pack import Plan
-from fmray.train.predict import predict, read_outputs
+from fmray.train.predict import predict
 from fmray.tune.sweep import Role, Sweep, linear_job, linear_plans, plans_of, sweep
 
 
@@ -125,8 +125,8 @@ class _Work:
     def combine(self, trained: Sweep) -> Ensemble:
         def val_score(indices: tuple[int, ...]) -> float:
             some = [trained.members[index] for index in indices]
-            outputs = read_outputs(self._predict(some, [1 / len(some)] * len(some), "model", "val"))
-            return self.metric.value(*outputs)
+            table = read(self._predict(some, [1 / len(some)] * len(some), "model", "val"))
+            return self.metric.value(table.output, table.target, table.weight)
 
         choose = ENSEMBLES.find(self.job.ensemble.name)
         ensemble: Ensemble = choose(

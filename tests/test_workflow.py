@@ -140,7 +140,7 @@ def test_a_module_of_ones_own_trains_packed_and_changing_it_is_another_run(folde
     assert store.read_json(f"{first.root}/run.json")["pack_widths"] in ([2], [1, 1])
     code = (
         "import sys; from fmray import job_from, workflow\nfrom fmray.store import Store\n"
-        f"job = job_from({{'name': 'flow', 'data': {{'path': 'data', 'target': 'y', 'ignore': ['z']}}, 'train': {{'epochs': 12, "
+        "job = job_from({'name': 'flow', 'data': {'path': 'data', 'target': 'y', 'ignore': ['z']}, 'train': {'epochs': 12, "
         "'batch_rows': 32, 'optimizer': {'adam': {'lr': 0.01}}, 'seeds': 2}, 'model': {'own_net:Net': {'width': 4}}}, sys.argv[1])\n"
         "print(workflow.execute(job, Store(sys.argv[2])).id)\n"
     )

@@ -11,9 +11,7 @@ import polars as pl
 from fmray.data import moments
 from fmray.data.clean import DateParts
 from fmray.data.step import Fitted, Partial
-from fmray.data.tabular import (
-    MISSING, array_series, bucketed, indicators, kept_levels, shifted, to_rank
-)  # fmt: skip
+from fmray.data.tabular import MISSING, array_series, bucketed, indicators, kept_levels, shifted, to_rank  # fmt: skip
 from fmray.errors import DataError
 from fmray.records import Json
 from fmray.schema import Column, Schema
@@ -32,8 +30,8 @@ CODE_SHARE = 0.002
 class Auto:
     """Standardise numbers, spread levels, take times apart, leave out what cannot help.
 
-    - Numbers: standardised, missing ones at the mean with a flag beside them, cut off at 10 standard deviations. One with a
-      tail beyond 8 standard deviations also gets its normal rank; an integer of 3 to 32 levels also gets indicators.
+    - Numbers: standardised, missing ones at the mean with a flag beside them, cut off at 10 standard deviations. One
+      with a tail beyond 8 standard deviations also gets its normal rank; an integer of 3 to 32 levels also indicators.
     - Text: indicators up to 100 levels, 256 hash buckets beyond. Missing is a level.
     - Times: year, and month, weekday and hour as points on a circle. Bytes: divided by 255. Lists: one mean and scale.
     - Left out: constant columns, and integers and text of which more than 95 % are distinct, because they name rows.
@@ -89,7 +87,9 @@ class Auto:
         made = tuple(
             Column(e["name"], e["kind"], e.get("width", 1), tuple(e["levels"]) if "levels" in e else ()) for e in plan
         )
-        return Fitted({"times": [c.name for c in schema.columns if c.kind == "time"], "plan": plan}, Schema(made), tuple(notes))
+        return Fitted(
+            {"times": [c.name for c in schema.columns if c.kind == "time"], "plan": plan}, Schema(made), tuple(notes)
+        )
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Make the inputs."""
@@ -122,7 +122,13 @@ def _with_dates(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
 def _whole_moments(values: pl.Series) -> list[float]:
     flat = values.to_numpy().reshape(-1).astype(np.float64)
     mean = float(flat.mean()) if len(flat) else 0.0
-    return [float(len(flat)), mean, float(((flat - mean) ** 2).sum()), float(flat.min(initial=np.inf)), float(flat.max(initial=-np.inf))]
+    return [
+        float(len(flat)),
+        mean,
+        float(((flat - mean) ** 2).sum()),
+        float(flat.min(initial=np.inf)),
+        float(flat.max(initial=-np.inf)),
+    ]
 
 
 def _codes_for_missing(values: pl.Series) -> dict[str, int]:
@@ -134,7 +140,7 @@ def _codes_for_missing(values: pl.Series) -> dict[str, int]:
 
 
 def _fits(kind: pl.DataType, code: int) -> bool:
-    return kind.is_float() or int(pl.select(kind.min()).item()) <= code <= int(pl.select(kind.max()).item())
+    return pl.Series([code], dtype=pl.Int64).cast(kind, strict=False).null_count() == 0
 
 
 def _suspect_code(name: str, partial: Partial) -> str:
@@ -173,16 +179,30 @@ def _plan(column: Column, partial: Partial) -> tuple[list[Json], list[str]]:
         case "text":
             counts = partial["levels"][name]
             if len(counts) > MOST_LEVELS:
-                note = f"auto hashes '{name}': about {moments.distinct(partial['hashes'][name]):.0f} levels into {BUCKETS} buckets"
+                about = moments.distinct(partial["hashes"][name])
+                note = f"auto hashes '{name}': about {about:.0f} levels into {BUCKETS} buckets"
                 return [{"by": "hash", "of": name, "name": name, "kind": "hashed", "width": BUCKETS}], [note]
             levels = kept_levels(counts, MOST_LEVELS, partial["nulls"][name] > 0)
             return [_indicator_entry(name, name, levels)], []
         case "bytes":
-            return [{"by": "wide", "of": name, "name": name, "kind": "vector", "width": column.width, "shift": [0.0, 255.0]}], []
+            return [
+                {"by": "wide", "of": name, "name": name, "kind": "vector", "width": column.width, "shift": [0.0, 255.0]}
+            ], []
         case "vector":
             shift = [partial["wide"][name][1], moments.scale(partial["wide"][name]) or 1.0]
-            return [{"by": "wide", "of": name, "name": name, "kind": "vector", "width": column.width, "shift": shift}], []
-    return [{"by": "keep", "of": name, "name": name, "kind": column.kind, "width": column.width, "levels": list(column.classes)}], []
+            return [
+                {"by": "wide", "of": name, "name": name, "kind": "vector", "width": column.width, "shift": shift}
+            ], []
+    return [
+        {
+            "by": "keep",
+            "of": name,
+            "name": name,
+            "kind": column.kind,
+            "width": column.width,
+            "levels": list(column.classes),
+        }
+    ], []
 
 
 def _number(name: str, partial: Partial) -> tuple[list[Json], list[str]]:
@@ -197,7 +217,10 @@ def _number(name: str, partial: Partial) -> tuple[list[Json], list[str]]:
     elif max(moment[4] - mean, mean - moment[3]) > HEAVY_TAIL * scale:
         edges = moments.quantiles(partial["points"][name], np.linspace(0, 1, RANKS).tolist())
         entries.append({"by": "rank", "of": name, "name": f"{name}_rank", "kind": "number", "edges": edges})
-        notes.append(f"auto gives '{name}' its normal rank beside the number: it reaches beyond {HEAVY_TAIL:g} standard deviations")
+        notes.append(
+            f"auto gives '{name}' its normal rank beside the number: it reaches beyond "
+            f"{HEAVY_TAIL:g} standard deviations"
+        )
     if partial["nulls"][name]:
         entries.append({"by": "flag", "of": name, "name": f"{name}_missing", "kind": "missing"})
         notes.append(f"auto puts {partial['nulls'][name]} missing values of '{name}' at the mean and flags them")
@@ -216,14 +239,14 @@ def _expression(frame: pl.DataFrame, entry: Json) -> pl.Expr:
 
 
 def _made(frame: pl.DataFrame, entry: Json) -> pl.Series:
-    values = frame[entry["of"]]
+    values: pl.Series = frame[entry["of"]]
     match entry["by"]:
         case "levels":
-            return indicators(values, entry["levels"]).alias(entry["name"])
+            return indicators(values.rename(entry["name"]), entry["levels"])
         case "hash":
             return bucketed(values.fill_null(MISSING) if values.dtype == pl.String else values, entry["width"])
         case "rank":
-            return to_rank(values, entry["edges"], "normal").fill_null(0.0).alias(entry["name"])
+            return to_rank(values.rename(entry["name"]), entry["edges"], "normal").fill_null(0.0)
         case "wide":
             mean, scale = entry["shift"]
             matrix = values.to_numpy().reshape(len(values), entry["width"]).astype(np.float32)

@@ -3,7 +3,7 @@
 Whatever is learned is learned from training rows; a value never seen there is treated like the nearest one seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.schema import Column, Schema
 
-PARTS = {
+PARTS: dict[str, tuple[Callable[[pl.Expr], pl.Expr], int, int]] = {
     "year": (lambda c: c.dt.year(), 0, 0),
     "month": (lambda c: c.dt.month(), 1, 12),
     "day": (lambda c: c.dt.day(), 1, 31),
@@ -50,7 +50,9 @@ class Impute:
         if by not in ("mean", "median", "most_frequent", "constant"):
             raise SpecError(f"'{by}'. Accepted: mean, median, most_frequent, constant.", "steps.impute.by")
         if (value is None) == (by == "constant"):
-            raise SpecError(f"by '{by}' with value {value!r}. A value goes with by: constant, and only there.", "steps.impute")
+            raise SpecError(
+                f"by '{by}' with value {value!r}. A value goes with by: constant, and only there.", "steps.impute"
+            )
         self.columns, self.by, self.value, self.flag = columns, by, value, flag
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
@@ -183,7 +185,10 @@ class DateParts:
     """
 
     def __init__(
-        self, columns: Sequence[str] | None = None, parts: Sequence[str] = ("year", "month", "weekday", "hour"), cyclic: bool = True
+        self,
+        columns: Sequence[str] | None = None,
+        parts: Sequence[str] = ("year", "month", "weekday", "hour"),
+        cyclic: bool = True,
     ) -> None:
         if unknown := [part for part in parts if part not in PARTS]:
             raise SpecError(f"'{unknown[0]}'. Accepted: {', '.join(PARTS)}.", "steps.date_parts.parts")
@@ -209,7 +214,9 @@ class DateParts:
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Replace each time by its parts; a missing time has missing parts."""
-        made = [expression for name in state["columns"] for part in self.parts for expression in self._values(name, part)]
+        made = [
+            expression for name in state["columns"] for part in self.parts for expression in self._values(name, part)
+        ]
         return frame.with_columns(made).drop(state["columns"])
 
     def _columns(self, name: str, part: str) -> list[str]:

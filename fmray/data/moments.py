@@ -1,8 +1,8 @@
 """Summarise columns so that summaries of parts add up to the summary of the whole.
 
 Moments are exact, merged by Chan's update. Quantiles come from at most POINTS ranks per part: exact below that many
-rows, else wrong by at most 1 / (2 POINTS) of the rows; of parts with more than SAMPLED rows every k-th row is looked at,
-which adds about 0.5 / sqrt(SAMPLED), 0.2 %. Distinct values are estimated from the K smallest hashes, with a
+rows, else wrong by at most 1 / (2 POINTS) of the rows; of parts with more than SAMPLED rows every k-th row is looked
+at, which adds about 0.5 / sqrt(SAMPLED), 0.2 %. Distinct values are estimated from the K smallest hashes, with a
 standard error of 1 / sqrt(K).
 """
 
@@ -34,7 +34,8 @@ def numbers(frame: pl.DataFrame, columns: Sequence[str]) -> Moments:
         column.pipe(measure).alias(f"{place}{mark}")
         for place, column in enumerate(wide)
         for mark, measure in (
-            ("n", pl.Expr.count), ("m", pl.Expr.mean), ("v", lambda c: c.var(ddof=0)), ("l", pl.Expr.min), ("h", pl.Expr.max)
+            ("n", pl.Expr.count), ("m", pl.Expr.mean), ("v", lambda c: c.var(ddof=0)),
+            ("l", pl.Expr.min), ("h", pl.Expr.max),
         )
     ]  # fmt: skip
     row = frame.select(asked).row(0, named=True)
@@ -57,7 +58,13 @@ def _merged(one: Sequence[float], other: Sequence[float]) -> list[float]:
         return list(one)
     apart = other[1] - one[1]
     mean = one[1] + apart * other[0] / count
-    return [count, mean, one[2] + other[2] + apart**2 * one[0] * other[0] / count, min(one[3], other[3]), max(one[4], other[4])]
+    return [
+        count,
+        mean,
+        one[2] + other[2] + apart**2 * one[0] * other[0] / count,
+        min(one[3], other[3]),
+        max(one[4], other[4]),
+    ]
 
 
 def scale(moment: Sequence[float]) -> float:

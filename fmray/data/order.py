@@ -1,8 +1,8 @@
 """Say in which order the rows of a split pass in an epoch.
 
-Row p of a split's sequence lies in lane p mod V. An epoch permutes each lane's chunks, then shuffles rows inside windows
-of chunks; position q of the epoch takes the next row of lane q mod V. Which row stands at q is a function of (number of
-rows, order, seed, epoch, q) alone, so memory and streaming, and any number of workers, see the same rows.
+Row p of a split's sequence lies in lane p mod V. An epoch permutes each lane's chunks, then shuffles rows inside
+windows of chunks; position q of the epoch takes the next row of lane q mod V. Which row stands at q is a function of
+(number of rows, order, seed, epoch, q) alone, so memory and streaming, and any number of workers, see the same rows.
 """
 
 import numpy as np
@@ -79,9 +79,7 @@ def _shuffle(size: int, seed: int, *names: str | int) -> np.ndarray:
     return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
 
 
-def _chunk_sequence(
-    size: int, order: Order, seed: int, epoch: int, lane: int, first: int, num_rows: int
-) -> np.ndarray:
+def _chunk_sequence(size: int, order: Order, seed: int, epoch: int, lane: int, first: int, num_rows: int) -> np.ndarray:
     """List lane-local rows [first, first + num_rows) of the lane once its chunks are permuted."""
     num_chunks = -(-size // order.chunk_rows)
     chunks = _shuffle(num_chunks, seed, "order", epoch, lane, "chunks")

@@ -120,13 +120,13 @@ def _with_holes(array: pa.Array) -> np.ndarray:
     size = array.type.list_size
     values = array.values.slice(array.offset * size, len(array) * size)
     if pa.types.is_fixed_size_list(values.type):
-        return missing | _with_holes(values).reshape(-1, size).any(1)
+        return np.asarray(missing | _with_holes(values).reshape(-1, size).any(1))
     if values.null_count:
         missing |= values.is_null().to_numpy(zero_copy_only=False).reshape(-1, size).any(1)
     if pa.types.is_floating(values.type):
         numbers = np.nan_to_num(values.to_numpy(zero_copy_only=False), nan=np.inf)
         missing |= np.isinf(numbers).reshape(-1, size).any(1)
-    return missing
+    return np.asarray(missing)
 
 
 def as_frame(table: pa.Table, schema: Schema, null_values: NullValues) -> pl.DataFrame:

@@ -1,8 +1,8 @@
 """Define what a step is: one change to rows, learned from training rows only.
 
 A prepared step is fitted as map-reduce: `fit` on the training rows of each work item, `merge` of what they gave, in any
-grouping, and `learn` once. What it learned is plain values, so it travels in the record and in the model folder; `apply`
-needs nothing else.
+grouping, and `learn` once. What it learned is plain values, so it travels in the record and in the model folder;
+`apply` needs nothing else.
 """
 
 from collections.abc import Sequence

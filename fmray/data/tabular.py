@@ -16,7 +16,7 @@ from fmray.data.hashing import row_hash
 from fmray.data.step import Fitted, Partial, chosen
 from fmray.errors import SpecError
 from fmray.records import Json
-from fmray.schema import Column, Schema
+from fmray.schema import Column, Kind, Schema
 
 MOST_LEVELS = 10_000
 MISSING, OTHER = "<missing>", "<other>"
@@ -49,7 +49,9 @@ class Standardise:
         for name, (count, mean, squares) in partial["wide"].items():
             deviations = np.sqrt(np.asarray(squares) / np.maximum(count, 1))
             shift[name] = [mean, np.where(deviations > 1e-12, deviations, 1.0).tolist()]
-        kinds = {name: Column(name, "vector", len(state[0])) for name, state in shift.items() if isinstance(state[0], list)}
+        kinds = {
+            name: Column(name, "vector", len(state[0])) for name, state in shift.items() if isinstance(state[0], list)
+        }
         return Fitted({"shift": shift}, Schema(tuple(kinds.get(column.name, column) for column in schema.columns)))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
@@ -131,7 +133,9 @@ class Quantile:
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Fix the quantiles."""
         shares = np.linspace(0, 1, self.levels).tolist()
-        return Fitted({"edges": {n: moments.quantiles(p, shares) if p else [0.0, 0.0] for n, p in partial.items()}}, schema)
+        return Fitted(
+            {"edges": {n: moments.quantiles(p, shares) if p else [0.0, 0.0] for n, p in partial.items()}}, schema
+        )
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Give ranks."""
@@ -158,7 +162,8 @@ class OneHot:
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Count levels."""
         return {
-            c.name: [*moments.levels(frame[c.name], MOST_LEVELS), frame[c.name].null_count()] for c in self._columns(schema)
+            c.name: [*moments.levels(frame[c.name], MOST_LEVELS), frame[c.name].null_count()]
+            for c in self._columns(schema)
         }
 
     def merge(self, one: Partial, other: Partial) -> Partial:
@@ -184,7 +189,7 @@ class OneHot:
         return frame.with_columns([indicators(frame[name], levels) for name, levels in state["levels"].items()])
 
     def _columns(self, schema: Schema) -> tuple[Column, ...]:
-        kinds = ("text",) if self.columns is None else ("text", "number")
+        kinds: tuple[Kind, ...] = ("text",) if self.columns is None else ("text", "number")
         return chosen(self.columns, schema, kinds, "one_hot")
 
 
@@ -224,7 +229,7 @@ class Hashing:
         return frame.with_columns([bucketed(frame[name], self.buckets) for name in state["columns"]])
 
     def _names(self, schema: Schema) -> list[str]:
-        kinds = ("text",) if self.columns is None else ("text", "number")
+        kinds: tuple[Kind, ...] = ("text",) if self.columns is None else ("text", "number")
         return [column.name for column in chosen(self.columns, schema, kinds, "hashing")]
 
 
@@ -282,4 +287,8 @@ def _at(name: str, codes: np.ndarray, width: int) -> pl.Series:
 def array_series(name: str, values: np.ndarray) -> pl.Series:
     """Give rows of a matrix as an Array column, without copying."""
     inner = pl.Series(name, values.reshape(-1))
-    return inner.reshape(values.shape) if len(values) else pl.Series(name, [], dtype=pl.Array(inner.dtype, values.shape[1]))
+    return (
+        inner.reshape(values.shape)
+        if len(values)
+        else pl.Series(name, [], dtype=pl.Array(inner.dtype, values.shape[1]))
+    )

@@ -102,11 +102,15 @@ def learn_target(partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]
         scales = tuple(moments.scale(m) for m in found)
         if 0 in scales:
             name = data.target[scales.index(0)]
-            raise DataError(f"'{name}' is the same number in all training rows. There is nothing to learn.", "data.target")
+            raise DataError(
+                f"'{name}' is the same number in all training rows. There is nothing to learn.", "data.target"
+            )
         return Target(data.target, "number", mean=tuple(m[1] for m in found), scale=scales), ()
     counts = partial["counts"]
     if len(counts) < 2:
-        raise DataError(f"'{data.target[0]}' has one class in training rows: {list(counts)}. Give two or more.", "data.target")
+        raise DataError(
+            f"'{data.target[0]}' has one class in training rows: {list(counts)}. Give two or more.", "data.target"
+        )
     levels = sorted(counts)
     classes = tuple(_spell(level) for level in levels)
     numbers = tuple(counts[level] for level in levels)

@@ -197,7 +197,7 @@ def _too_few(evidence: Evidence) -> str:
         counts = np.bincount(target, minlength=evidence.num_classes)
         if counts.min() < FEWEST_OF_CLASS:
             return (
-                f"the rarest class has {counts.min()} of {len(target)} test rows; {FEWEST_OF_CLASS} or more of each would "
+                f"the rarest class has {counts.min()} of {len(target)} test rows; {FEWEST_OF_CLASS} or more would "
                 f"need about {math.ceil(FEWEST_OF_CLASS * len(target) / max(int(counts.min()), 1)):,} rows."
             )
     return ""
@@ -207,7 +207,8 @@ def beats_baselines(evidence: Evidence, rigour: Rigour) -> Finding:
     """G22: the gain over each baseline on the same rows is not luck.
 
     A gain that is not shown over the dummy fails. Over the linear model a gain of nothing or less fails; one above zero
-    that these rows cannot show is inconclusive, as is all but a pass on too few rows. A linear model under `prefer: simple` need only be no worse.
+    that these rows cannot show is inconclusive, as is all but a pass on too few rows. A linear model under
+    `prefer: simple` need only be no worse.
     """
     paired, p_values = evidence.scores.paired, evidence.scores.extra["p_values"]
     if not paired:
@@ -218,7 +219,9 @@ def beats_baselines(evidence: Evidence, rigour: Rigour) -> Finding:
         for name, gain in paired.items()
     ]
     if few:
-        findings = [(status if status == "pass" else "inconclusive", text) for status, text in findings] + [("pass", few)]
+        findings = [(status if status == "pass" else "inconclusive", text) for status, text in findings] + [
+            ("pass", few)
+        ]
     order = ("fail", "inconclusive", "pass")
     return min((status for status, _ in findings), key=order.index), " ".join(text for _, text in findings)
 

@@ -66,7 +66,7 @@ def write_text(value: object, *, indent: int | None = None) -> str:
     )
 
 
-def read_text(text: str | bytes) -> Any:  # noqa: ANN401
+def read_text(text: str | bytes) -> Any:
     """Read back what `write_text` gave.
 
     Raises:

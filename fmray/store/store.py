@@ -119,7 +119,7 @@ class Store:
         """Put a file in place, whole or not at all; what is in it is the caller's to `redact`."""
         self._files.write(self._writable(path), data)
 
-    def read_json(self, path: str) -> Any:  # noqa: ANN401
+    def read_json(self, path: str) -> Any:
         """Read back what `write_json` wrote, NaN included.
 
         Raises:

@@ -50,7 +50,7 @@ def fit(
     steps = num_steps(train_rows.num_rows, pack.train.batch_rows)
     while pack.state.epoch < pack.train.epochs and len(pack):
         started, first_step = time.perf_counter(), pack.state.step
-        _run_epoch(pack, train_rows, steps, order_seed, checkpoints)
+        run_epoch(pack, train_rows, steps, order_seed, checkpoints)
         seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric)
@@ -112,7 +112,14 @@ def outputs(pack: Pack, rows: Rows) -> tuple[np.ndarray, Tensor]:
     return np.concatenate(predictions, axis=1), loss_sum / weight_sum
 
 
-def _run_epoch(pack: Pack, rows: Rows, steps: int, order_seed: int, checkpoints: Checkpoints | None) -> None:
+def run_epoch(pack: Pack, rows: Rows, steps: int, order_seed: int, checkpoints: Checkpoints | None) -> None:
+    """Train on the batches of the current epoch, from the state's step on.
+
+    Args:
+        steps: Batches of a whole epoch.
+        order_seed: Seed of the order of rows.
+        checkpoints: Where states go while the epoch lasts; None keeps none.
+    """
     state, train = pack.state, pack.train
     for batch in rows.batches(train.order, order_seed, state.epoch, train.batch_rows, state.step):
         factor = pack.schedule.factor(state.global_step, steps * train.epochs, steps)

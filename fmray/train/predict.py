@@ -61,23 +61,6 @@ def predict(
     return Predictions(path, split, names, num_rows)
 
 
-def read_outputs(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Read a table of predictions as a metric takes it.
-
-    Shapes:
-        returns: outputs (N, C) or (N,) or (N, T); targets (N,) or (N, T); weights (N,) or None.
-    """
-    table = pq.read_table(predictions.path)
-    targets = [name for name in table.column_names if name.startswith("target")]
-    outputs = [table[name].to_numpy() for name in predictions.outputs]
-    weight = table["weight"].to_numpy() if "weight" in table.column_names else None
-    return _side_by_side(outputs), _side_by_side([table[name].to_numpy() for name in targets]), weight
-
-
-def _side_by_side(columns: list[np.ndarray]) -> np.ndarray:
-    return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
-
-
 def load_member(member: Member, prepared: Prepared, num_outputs: int, device: torch.device | str) -> Population:
     """Build a member again from its record.
 

@@ -20,7 +20,7 @@ from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.train.device import set_up
 from fmray.train.ingest import Rows
-from fmray.train.loop import _run_epoch
+from fmray.train.loop import run_epoch
 from fmray.train.pack import Pack, Plan
 
 NUM_FEATURES = 32
@@ -59,7 +59,7 @@ def our_epochs(job: Job, prepared: Prepared, plans: list[Plan], train: dict[str,
     def epoch() -> float:
         started = time.perf_counter()
         pack.state.step = 0
-        _run_epoch(pack, rows, steps, 0, None)
+        run_epoch(pack, rows, steps, 0, None)
         pack.state.epoch += 1
         return time.perf_counter() - started
 

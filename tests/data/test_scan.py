@@ -284,7 +284,10 @@ def test_two_columns_of_one_name_are_refused(write):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"target": "churned"}, r"data.target: column 'churned' is not in bank.parquet. Did you mean 'churn'\? It has: age, balance, churn."),
+        (
+            {"target": "churned"},
+            r"data.target: column 'churned' is not in bank.parquet. Did you mean 'churn'\? It has: age, balance, churn.",
+        ),
         ({"target": "churm"}, r"is not in bank.parquet. Did you mean 'churn'\? It has"),
         ({"ignore": ["agee"]}, r"data.ignore: column 'agee' is not in bank.parquet. Did you mean 'age'\?"),
         ({"key": "id"}, r"data.key: column 'id' is not in"),

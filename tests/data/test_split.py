@@ -153,7 +153,9 @@ def test_a_given_column_is_obeyed_and_a_missing_val_is_cut_from_train(store, wri
 def test_a_definition_once_made_stays_until_it_is_redefined(store, write):
     folder = write("a.parquet", people())
     before = sides(folder, store)
-    with pytest.raises(SpecError, match=r"split: this job asks for \{salt: 7\}, but the rows of .*split\.redefine: true"):
+    with pytest.raises(
+        SpecError, match=r"split: this job asks for \{salt: 7\}, but the rows of .*split\.redefine: true"
+    ):
         sides(folder, store, Split(salt=7))
     after = sides(folder, store, Split(salt=7, redefine=True))
     assert len(changed(before, after)) > NUM / 10

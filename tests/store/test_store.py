@@ -334,9 +334,8 @@ def test_the_status_of_a_run_follows_from_its_lease(store):
 
 def test_a_lease_held_by_another_thread_is_waited_for_no_longer_than_said(store):
     holder = multiprocessing.pool.ThreadPool(1)
-    with store.lease("runs/job/r1"):
-        with pytest.raises(ClusterError, match="is held by"):
-            holder.apply(lambda: store.lease("runs/job/r1", wait_seconds=0.2).__enter__())
+    with store.lease("runs/job/r1"), pytest.raises(ClusterError, match="is held by"):
+        holder.apply(lambda: store.lease("runs/job/r1", wait_seconds=0.2).__enter__())
     holder.close()
     holder.join()
     with store.lease("runs/job/r1", wait_seconds=0) as lease:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tune.kill import prepared_rows, write_data
 
 from fmray.errors import TrainError
 from fmray.metrics.find import find_metric
@@ -13,7 +14,6 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.tune.sweep import linear_job, linear_plans, plans_of, sweep
-from tune.kill import prepared_rows, write_data
 
 TASK = Ref("classification")
 
