@@ -199,10 +199,11 @@ def test_rows_of_a_group_stay_together_and_count_as_one(folder, store):
     assert found.scores.test["roc_auc"].method == "grouped delong"
 
 
-def test_a_damaged_lane_is_named(folder, store):
+@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: data[:5000] + b"!" + data[5001:]])
+def test_a_damaged_lane_is_named(folder, store, damage):
     run(folder, store)
-    lane = next(Path(store.root).glob("prepared/*/*/train-*.arrow"))
-    lane.write_bytes(lane.read_bytes()[:-100])
+    lane = next(path for path in Path(store.root).glob("prepared/*/*/*.arrow") if "train" in path.name)
+    lane.write_bytes(damage(lane.read_bytes()))
     with pytest.raises(DataError, match=lane.name):
         run(folder, store, train={"epochs": 2})
 

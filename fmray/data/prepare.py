@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from fmray.data.identify import Recipe
-from fmray.data.lanes import KIND
+from fmray.data.lanes import KIND, verify_lanes
 from fmray.data.occurrences import num_buckets
 from fmray.data.preparation import Preparation, Report
 from fmray.data.preparation import Run as RunPass
@@ -40,6 +40,7 @@ from fmray.store.plain import to_plain, write_text
 SMALL_BYTES = 256 << 20
 MOST_THREADS = 8
 FILE = "prepared.json"
+VERIFIED_BYTES = 1 << 30
 
 
 def prepare(
@@ -90,7 +91,22 @@ def prepare(
             store.remove(recipe.scratch)
             write_file(f"{draft.folder}/{FILE}", _exact(prepared))
             manifest = draft.commit({"rows": dict(prepared.rows), "test_identity": prepared.test_identity})
-    return Prepared.from_json({**store.read_json(f"{manifest['folder']}/{FILE}"), "root": manifest["folder"]})
+    found = Prepared.from_json({**store.read_json(f"{manifest['folder']}/{FILE}"), "root": manifest["folder"]})
+    if draft.existing is not None:
+        _verify_small(found, manifest, store, report)
+    return found
+
+
+def _verify_small(prepared: Prepared, manifest: Json, store: Store, report: Report) -> None:
+    """Read a record that was made earlier once more, unless that would take long."""
+    num_bytes = sum(entry["size"] for entry in manifest["files"].values())
+    if num_bytes <= VERIFIED_BYTES:
+        verify_lanes(prepared, store)
+    else:
+        text = (
+            f"{num_bytes / 1e9:.1f} GB of lanes are used as they are; up to {VERIFIED_BYTES / 1e9:.1f} GB are verified"
+        )
+        report({"event": "note", "text": text})
 
 
 def _refuse_slices(dataset: Dataset, slices: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ A run's id follows from what was asked and from the data, so asking again finds 
 
 import importlib.metadata
 import io
+import json
 import os
 import platform
 import shutil
@@ -152,14 +153,16 @@ def write_model(root: str, chosen: Sequence[Member], ensemble: Ensemble, prepare
         home.mkdir(parents=True, exist_ok=True)
         for file in sorted(Path(member.root).iterdir()):
             shutil.copyfile(file, home / file.name)
+    members = [{"index": m.index, "model": m.model, "seed": m.seed, "tensor_hash": m.tensor_hash} for m in chosen]
     description: dict[str, Any] = {
         "ensemble": ensemble.to_json(),
-        "members": [{"index": m.index, "model": m.model, "seed": m.seed, "tensor_hash": m.tensor_hash} for m in chosen],
+        "members": redact(members),
         "schema": prepared.schema.to_json(),
         "target": asdict(prepared.target),
         "steps": list(prepared.steps),
     }
-    store.write_json(f"{root}/model/model.json", description)
+    # Not redacted as a whole: a column may be called `token`, and its step must not forget what it learned.
+    store.write_bytes(f"{root}/model/model.json", json.dumps(description, indent=1, allow_nan=False).encode())
 
 
 def _yaml(value: Json) -> str:

@@ -1,5 +1,6 @@
 import json
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,13 @@ def test_a_ledger_removed_altogether_is_noticed(ledger, tmp_path):
         ledger.verify("t")
 
 
-def _look(root: str, run: str) -> None:
-    look(Ledger(Store(root)), run)
+LOOK = (
+    "import sys\nfrom fmray.rigour.ledger import Ledger\nfrom fmray.store import Store\n"
+    "Ledger(Store(sys.argv[1])).look('t', sys.argv[2], 'score', 's')\n"
+)
 
 
 def test_processes_that_look_at_once_get_different_numbers(ledger, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_look, args=(str(tmp_path), f"run {i}")) for i in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
+    workers = [subprocess.Popen([sys.executable, "-c", LOOK, str(tmp_path), f"run {i}"]) for i in range(3)]
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
     assert [entry["look"] for entry in ledger.verify("t")] == [1, 2, 3]

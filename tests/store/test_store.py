@@ -4,7 +4,6 @@ import multiprocessing.pool
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -178,46 +177,29 @@ def test_the_source_of_a_package_is_part_of_what_it_makes():
         source_digest("fmray.nothing")
 
 
-def _make(root: str, seconds: float, queue) -> None:
-    store = Store(root)
-    with store.create("things", "t1") as draft:
-        if draft.existing is None:
-            Path(draft.folder, "data.txt").write_text(str(os.getpid()))
-            time.sleep(seconds)
-            draft.commit({"by": os.getpid()})
-            queue.put("made")
-        else:
-            queue.put("read")
+def maker(store: Store, seconds: float) -> subprocess.Popen[str]:
+    """Start a process that makes a record, taking its time, or reads it."""
+    script = Path(__file__).with_name("make_record.py")
+    call = [sys.executable, str(script), store.root, str(seconds)]
+    return subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
 def test_of_two_processes_one_makes_a_record_and_the_other_reads_it(store):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_make, args=(store.root, 1.0, queue)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    assert sorted(queue.get(timeout=60) for _ in workers) == ["made", "read", "read"]
-    for worker in workers:
-        worker.join(10)
+    workers = [maker(store, 1.0) for _ in range(3)]
+    assert sorted(worker.communicate(timeout=60)[0].strip() for worker in workers) == ["made", "read", "read"]
 
 
 @pytest.mark.slow
 def test_where_the_maker_is_killed_the_waiting_one_makes_it(store):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    first = context.Process(target=_make, args=(store.root, 600, queue))
-    first.start()
-    until = time.monotonic() + 60
-    while not list(Path(store.root).rglob("data.txt")) and time.monotonic() < until:
-        time.sleep(0.05)
-    second = context.Process(target=_make, args=(store.root, 0, queue))
-    second.start()
-    time.sleep(1)
-    os.kill(first.pid, signal.SIGKILL)
-    assert queue.get(timeout=60) == "made"
-    first.join(10)
-    second.join(10)
+    with maker(store, 600) as first:
+        until = time.monotonic() + 60
+        while not list(Path(store.root).rglob("data.txt")) and time.monotonic() < until:
+            time.sleep(0.05)
+        with maker(store, 0) as second:
+            time.sleep(1)
+            first.kill()
+            assert second.communicate(timeout=60)[0].strip() == "made"
     assert len(list(Path(store.root).rglob("data.txt"))) == 1
 
 
