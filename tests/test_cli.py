@@ -28,7 +28,8 @@ def fmray(tmp_path: Path):
     return call
 
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("FMRAY_")}
+ENVIRONMENT = {**INHERITED, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
 def command(*arguments: object) -> list[str]:

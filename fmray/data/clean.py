@@ -31,7 +31,8 @@ class Impute:
     """Fill missing values with what training rows suggest.
 
     Args:
-        columns: Numbers or text; all numbers if unsaid, for most_frequent and constant all text too.
+        columns: If unsaid, all numbers for mean, median and a number as constant; all text for a text as constant; both
+            for most_frequent.
         by: "mean" or "median" of numbers, "most_frequent" or "constant" of either.
         value: The constant.
         flag: Add a 0/1 column `<name>_missing` for each.
@@ -72,9 +73,9 @@ class Impute:
         if self.by == "mean":
             return {"moments": moments.merge(one["moments"], other["moments"])}
         if self.by == "median":
-            return {"points": {name: points + other["points"][name] for name, points in one["points"].items()}}
-        merged = {name: moments.merge_levels(seen, other["levels"][name]) for name, seen in one["levels"].items()}
-        return {"levels": merged}
+            return {"points": {n: moments.merge_ranks(points, other["points"][n]) for n, points in one["points"].items()}}
+        both = {n: moments.merge_levels(seen, other["levels"][n], MOST_LEVELS) for n, seen in one["levels"].items()}
+        return {"levels": {name: counts for name, (counts, _) in both.items()}}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Choose the filling of each column.
@@ -106,7 +107,7 @@ class Impute:
             count, mean = partial["moments"][name][:2]
             if count:
                 return mean
-        elif self.by == "median" and partial["points"][name]:
+        elif self.by == "median" and len(partial["points"][name][0]):
             return moments.quantiles(partial["points"][name], [0.5])[0]
         elif self.by == "most_frequent" and partial["levels"][name]:
             counts = partial["levels"][name]
@@ -144,6 +145,8 @@ class Clip:
             raise SpecError(f"low {low}, high {high}, quantile {quantile}. Give bounds or a quantile.", "steps.clip")
         if quantile is not None and not 0.5 < quantile < 1:
             raise SpecError(f"{quantile:g}. Give a share between 0.5 and 1.", "steps.clip.quantile")
+        if low is not None and high is not None and low > high:
+            raise SpecError(f"low {low:g} is above high {high:g}. Give the lower bound first.", "steps.clip")
         self.columns, self.low, self.high, self.quantile = columns, low, high, quantile
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
@@ -153,7 +156,7 @@ class Clip:
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the summary of both sets of rows."""
-        return {name: points + other[name] for name, points in one.items()}
+        return {name: moments.merge_ranks(points, other[name]) for name, points in one.items()}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Fix the bounds."""
@@ -161,7 +164,7 @@ class Clip:
         if self.quantile is None:
             return Fitted({"bounds": {name: [self.low, self.high] for name in names}}, schema)
         shares = [1 - self.quantile, self.quantile]
-        bounds = {name: moments.quantiles(partial[name], shares) for name in names if partial[name]}
+        bounds = {name: moments.quantiles(partial[name], shares) for name in names if len(partial[name][0])}
         return Fitted({"bounds": bounds}, schema)
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:

@@ -1,25 +1,32 @@
-"""Summarise columns so that summaries of parts add up to the summary of the whole.
+"""Summarise columns so that summaries of parts add up to the summary of the whole, and stay small.
 
-Moments are exact, merged by Chan's update. Quantiles come from at most POINTS ranks per part: exact below that many
-rows, else wrong by at most 1 / (2 POINTS) of the rows; of parts with more than SAMPLED rows every k-th row is looked
-at, which adds about 0.5 / sqrt(SAMPLED), 0.2 %. Distinct values are estimated from the K smallest hashes, with a
-standard error of 1 / sqrt(K).
+Moments are exact, merged by Chan's update. Quantiles come from at most POINTS ranks per part: exact up to that many
+rows, else wrong by at most 1 / (2 POINTS) of the rows; of parts with more than SAMPLED rows a stratified sample is
+looked at, which adds about 0.5 / sqrt(SAMPLED), 0.2 %. Beyond MOST_POINTS the ranks of all parts are thinned, which
+adds 1 / (2 MOST_POINTS) each time. Distinct values are estimated from the K smallest hashes, with a standard error of
+1 / sqrt(K). Counts of levels are exact up to the limit given; beyond it the rarest are forgotten.
 """
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from fmray.seeding import stream
+
 Moments = dict[str, list[float]]
 """Column -> [number of values, mean, sum of squared deviations, smallest, largest]."""
-Points = list[tuple[list[float], float]]
-"""Values at equally spaced ranks of each part, with the number of rows each stands for."""
+Points = tuple[np.ndarray, np.ndarray]
+"""Values at equally spaced ranks of each part, and the number of rows that each of them stands for."""
 
 POINTS = 1024
+MOST_POINTS = 1 << 15
 SAMPLED = 1 << 16
-SMALLEST_HASHES = 1024
+SMALLEST_HASHES = 4096
 
 
 def numbers(frame: pl.DataFrame, columns: Sequence[str]) -> Moments:
@@ -100,14 +107,30 @@ def merge_vectors(one: list[list[float]], other: list[list[float]]) -> list[list
 
 def ranks(values: pl.Series) -> Points:
     """Give values at equally spaced ranks, all of them where there are few."""
-    sample = values.gather_every(-(-len(values) // SAMPLED)) if len(values) > SAMPLED else values
-    ordered = np.sort(sample.drop_nulls().to_numpy().astype(np.float64))
-    if not len(ordered):
-        return []
-    if len(values) <= POINTS:
-        return [(ordered.tolist(), 1.0)]
+    sample = values.gather(_sampled(len(values))) if len(values) > SAMPLED else values
+    ordered = np.sort(sample.drop_nulls().to_numpy()).astype(np.float64)
+    if len(values) <= POINTS or not len(ordered):
+        return ordered, np.ones(len(ordered))
     places = ((np.arange(POINTS) + 0.5) * len(ordered) / POINTS).astype(np.int64)
-    return [(ordered[places].tolist(), (len(values) - values.null_count()) / POINTS)]
+    return ordered[places], np.full(POINTS, (len(values) - values.null_count()) / POINTS)
+
+
+@functools.lru_cache(maxsize=4)
+def _sampled(num_rows: int) -> np.ndarray:
+    """Draw one row of each of SAMPLED equal stretches; a fixed stride would meet the same hour of every day."""
+    places = np.arange(SAMPLED) + stream(0, "ranks", num_rows).random(SAMPLED)
+    return (places * (num_rows / SAMPLED)).astype(np.int64)
+
+
+def merge_ranks(one: Points, other: Points) -> Points:
+    """Give the ranks of both parts, thinned where there are too many."""
+    values, weights = (np.concatenate(pair) for pair in zip(one, other, strict=True))
+    if len(values) <= 2 * MOST_POINTS:
+        return values, weights
+    order = np.argsort(values, kind="stable")
+    values, ends = values[order], np.cumsum(weights[order])
+    middles = (np.arange(MOST_POINTS) + 0.5) * (ends[-1] / MOST_POINTS)
+    return values[np.searchsorted(ends, middles)], np.full(MOST_POINTS, ends[-1] / MOST_POINTS)
 
 
 def quantiles(points: Points, shares: Sequence[float]) -> list[float]:
@@ -115,45 +138,50 @@ def quantiles(points: Points, shares: Sequence[float]) -> list[float]:
 
     Source: Hyndman & Fan, "Sample Quantiles in Statistical Packages", 1996, type 7, as numpy does.
     """
-    values = np.concatenate([np.asarray(part) for part, _ in points])
-    weights = np.concatenate([np.full(len(part), weight) for part, weight in points])
-    order = np.argsort(values, kind="stable")
-    values, weights = values[order], weights[order]
+    order = np.argsort(points[0], kind="stable")
+    values, weights = points[0][order], points[1][order]
     middle = np.cumsum(weights) - weights / 2
     reach = middle[-1] - middle[0]
     return [float(q) for q in np.interp(middle[0] + np.asarray(shares) * reach, middle, values)]
 
 
-def smallest_hashes(values: pl.Series) -> list[int]:
-    """Give the K smallest hashes of the distinct values.
+def smallest_hashes(values: pl.Series) -> np.ndarray:
+    """Give the K smallest hashes of values that differ, ascending.
+
+    The hash is the library's: it is compared within one preparation and never kept.
 
     Source: Bar-Yossef et al., "Counting Distinct Elements in a Data Stream", 2002 (k minimum values).
     """
-    return values.drop_nulls().unique().hash(seed=0).bottom_k(SMALLEST_HASHES).sort().to_list()
+    return values.hash(seed=0).bottom_k(SMALLEST_HASHES).sort().to_numpy()
 
 
-def merge_hashes(one: Sequence[int], other: Sequence[int]) -> list[int]:
+def merge_hashes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Give the K smallest hashes of both parts."""
-    return sorted({*one, *other})[:SMALLEST_HASHES]
+    return np.union1d(one, other)[:SMALLEST_HASHES]
 
 
-def distinct(hashes: Sequence[int]) -> float:
+def distinct(hashes: np.ndarray) -> float:
     """Estimate the number of distinct values; exact where there are fewer than K."""
     if len(hashes) < SMALLEST_HASHES:
         return float(len(hashes))
-    return (SMALLEST_HASHES - 1) * 2.0**64 / hashes[-1]
+    return (SMALLEST_HASHES - 1) * 2.0**64 / float(hashes[-1])
 
 
-def levels(values: pl.Series, most: int) -> tuple[dict[str, int], bool]:
-    """Count the values of a text column; of more than `most`, only the most frequent, and say so."""
-    counts = values.drop_nulls().alias("level").value_counts(sort=True, name="rows")
-    kept = counts.head(most)
-    return dict(zip(kept[:, 0].to_list(), kept[:, 1].to_list(), strict=True)), len(counts) > most
+def levels(values: pl.Series, most: int) -> tuple[dict[Any, int], bool]:
+    """Count the values of a column; of more than `most`, only the most frequent, and say so."""
+    counts = values.drop_nulls().alias("level").value_counts(name="rows")
+    kept = counts.sort("rows", "level", descending=[True, False]).head(most) if len(counts) > most else counts
+    return dict(zip(kept["level"].to_list(), kept["rows"].to_list(), strict=True)), len(counts) > most
 
 
-def merge_levels(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    """Give the counts of both parts."""
-    merged = dict(one)
-    for level, count in other.items():
-        merged[level] = merged.get(level, 0) + count
-    return merged
+def merge_levels(one: Mapping[Any, int], other: Mapping[Any, int], most: int) -> tuple[dict[Any, int], bool]:
+    """Give the counts of both parts; of more than `most` levels, only the most frequent, and say so."""
+    counts = dict(Counter(one) + Counter(other))
+    if len(counts) <= most:
+        return counts, False
+    return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:most]), True
+
+
+def spell(level: object) -> str:
+    """Name a level; a whole number alike in every type that holds it."""
+    return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)

@@ -85,9 +85,9 @@ def faults(table: pa.Table, schema: Schema, targets: Sequence[str]) -> tuple[np.
     """Name the rows that cannot go on: an infinite number, bytes of another length, a list with holes.
 
     Shapes:
-        returns: (num_rows,) uint8, 0 where nothing is wrong, else a place in the list of reasons, which starts with "".
+        returns: (num_rows,) uint16, 0 where nothing is wrong, else a place in the list of reasons, which starts with "".
     """
-    codes, reasons = np.zeros(table.num_rows, np.uint8), [SOUND]
+    codes, reasons = np.zeros(table.num_rows, np.uint16), [SOUND]
     kinds: list[tuple[str, Kind, int]] = [(c.name, c.kind, c.width) for c in schema.columns]
     for name, kind, width in [*kinds, *((name, "number", 1) for name in targets)]:
         bad, reason = _bad(table.column(name), name, kind, width)
@@ -143,6 +143,8 @@ def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) ->
         return pl.Series(column.name, _matrix(values, column), dtype=_array_type(values, column))
     if pa.types.is_decimal(values.type):
         values = values.cast(pa.float64())
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     series = pl.Series(column.name, values)
     if column.kind == "time":
         return (
@@ -163,6 +165,8 @@ def without(series: pl.Series, null_values: NullValues) -> pl.Series:
         missing: list[Any] = [value for value in null_values if isinstance(value, str)]
     else:
         missing = [value for value in null_values if not isinstance(value, str)]
+        if series.dtype.is_integer():  # 1.5 would otherwise be cut to 1
+            missing = [int(value) for value in missing if float(value).is_integer()]
     if not missing:
         return series
     codes = pl.Series(missing, dtype=series.dtype if series.dtype == pl.String else None)

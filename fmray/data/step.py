@@ -5,6 +5,7 @@ grouping, and `learn` once. What it learned is plain values, so it travels in th
 `apply` needs nothing else.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -28,11 +29,21 @@ class Fitted:
         state: Plain values; all that `apply` needs beside the step's own parameters.
         schema: Columns after the step.
         notes: What a person should read: columns left out, levels merged.
+
+    Raises:
+        SpecError: If two columns bear one name.
     """
 
     state: Json
     schema: Schema
     notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        counts = Counter(column.name for column in self.schema.columns)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise SpecError(
+                f"the data has a column '{twice[0]}', and a step makes one of that name. Rename it, or ignore it.", "steps"
+            )
 
 
 class Step(Protocol):
@@ -75,9 +86,11 @@ def chosen(columns: Sequence[str] | str | None, schema: Schema, kinds: Sequence[
     """
     if columns is None:
         return tuple(column for column in schema.columns if column.kind in kinds)
+    if not isinstance(columns, str | list | tuple):
+        raise SpecError(f"{columns!r}. Give a name, or a list of names.", f"steps.{step}.columns")
     known = {column.name: column for column in schema.columns}
     found = []
-    for name in [columns] if isinstance(columns, str) else columns:
+    for name in [columns] if isinstance(columns, str) else dict.fromkeys(columns):
         if name not in known:
             raise SpecError(f"column '{name}' is not there. {nearest(name, known)}", f"steps.{step}.columns")
         if known[name].kind not in kinds:
@@ -86,3 +99,13 @@ def chosen(columns: Sequence[str] | str | None, schema: Schema, kinds: Sequence[
             )
         found.append(known[name])
     return tuple(found)
+
+
+def refuse_below(value: object, least: int, where: str) -> None:
+    """Refuse a number that is not whole or too small.
+
+    Raises:
+        SpecError: If it is.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SpecError(f"{value!r}. Give {least} or more, a whole number.", where)

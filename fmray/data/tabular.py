@@ -4,7 +4,7 @@ Whatever is learned is learned from training rows only; a level never seen there
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,13 +13,14 @@ import scipy.special
 
 from fmray.data import moments
 from fmray.data.hashing import row_hash
-from fmray.data.step import Fitted, Partial, chosen
-from fmray.errors import SpecError
+from fmray.data.step import Fitted, Partial, chosen, refuse_below
+from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.schema import Column, Kind, Schema
 
 MOST_LEVELS = 10_000
 MISSING, OTHER = "<missing>", "<other>"
+NOWHERE = -1
 
 
 class Standardise:
@@ -44,8 +45,12 @@ class Standardise:
         return {"numbers": moments.merge(one["numbers"], other["numbers"]), "wide": wide}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
-        """Fix mean and scale; a constant column has scale 1."""
-        shift = {name: [m[1], moments.scale(m) or 1.0] for name, m in partial["numbers"].items()}
+        """Fix mean and scale; a constant column has scale 1.
+
+        Raises:
+            DataError: If numbers lie too far apart to have a scale.
+        """
+        shift = {name: shift_of(name, m) for name, m in partial["numbers"].items()}
         for name, (count, mean, squares) in partial["wide"].items():
             deviations = np.sqrt(np.asarray(squares) / np.maximum(count, 1))
             shift[name] = [mean, np.where(deviations > 1e-12, deviations, 1.0).tolist()]
@@ -116,8 +121,7 @@ class Quantile:
     def __init__(
         self, columns: Sequence[str] | None = None, levels: int = 100, to: Literal["uniform", "normal"] = "uniform"
     ) -> None:
-        if levels < 2:
-            raise SpecError(f"{levels}. Give 2 or more.", "steps.quantile.levels")
+        refuse_below(levels, 2, "steps.quantile.levels")
         if to not in ("uniform", "normal"):
             raise SpecError(f"'{to}'. Accepted: uniform, normal.", "steps.quantile.to")
         self.columns, self.levels, self.to = columns, levels, to
@@ -128,13 +132,13 @@ class Quantile:
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the ranks of both sets of rows."""
-        return {name: points + other[name] for name, points in one.items()}
+        return {name: moments.merge_ranks(points, other[name]) for name, points in one.items()}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Fix the quantiles."""
         shares = np.linspace(0, 1, self.levels).tolist()
         return Fitted(
-            {"edges": {n: moments.quantiles(p, shares) if p else [0.0, 0.0] for n, p in partial.items()}}, schema
+            {"edges": {n: moments.quantiles(p, shares) if len(p[0]) else [0.0, 0.0] for n, p in partial.items()}}, schema
         )
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
@@ -148,16 +152,16 @@ class OneHot:
 
     Args:
         columns: Text or numbers; all text if unsaid.
-        max_levels: Levels kept, the most frequent ones; the rest and what training rows lack share "<other>".
+        max_levels: Levels kept, the most frequent ones.
+        other: Let the rest, and what training rows lack, share "<other>"; if not, they have no indicator set.
 
     Raises:
         SpecError: If `max_levels` leaves none.
     """
 
-    def __init__(self, columns: Sequence[str] | None = None, max_levels: int = 100) -> None:
-        if max_levels < 1:
-            raise SpecError(f"{max_levels}. Give 1 or more.", "steps.one_hot.max_levels")
-        self.columns, self.max_levels = columns, max_levels
+    def __init__(self, columns: Sequence[str] | None = None, max_levels: int = 100, other: bool = True) -> None:
+        refuse_below(max_levels, 1, "steps.one_hot.max_levels")
+        self.columns, self.max_levels, self.other = columns, max_levels, other
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Count levels."""
@@ -168,18 +172,20 @@ class OneHot:
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the counts of both sets of rows."""
-        return {
-            name: [moments.merge_levels(counts, other[name][0]), more or other[name][1], nulls + other[name][2]]
-            for name, (counts, more, nulls) in one.items()
-        }
+        merged = {}
+        for name, (counts, more, nulls) in one.items():
+            both, too_many = moments.merge_levels(counts, other[name][0], MOST_LEVELS)
+            merged[name] = [both, more or other[name][1] or too_many, nulls + other[name][2]]
+        return merged
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Fix the levels."""
         levels, notes = {}, []
         for name, (counts, more, nulls) in partial.items():
-            levels[name] = kept_levels(counts, self.max_levels, nulls > 0)
+            levels[name] = kept_levels(counts, self.max_levels, nulls > 0, self.other)
             if more or len(counts) > self.max_levels:
-                notes.append(f"'{name}': {self.max_levels} of {len(counts)} levels kept, the rest is {OTHER}")
+                number = f"more than {MOST_LEVELS}" if more else str(len(counts))
+                notes.append(f"'{name}': {self.max_levels} of {number} levels kept{f', the rest is {OTHER}' * self.other}")
         made = {name: Column(name, "one_hot", len(kept), tuple(kept)) for name, kept in levels.items()}
         columns = tuple(made.get(column.name, column) for column in schema.columns)
         return Fitted({"levels": levels}, Schema(columns), tuple(notes))
@@ -207,8 +213,7 @@ class Hashing:
     """
 
     def __init__(self, columns: Sequence[str] | None = None, buckets: int = 256) -> None:
-        if buckets < 1:
-            raise SpecError(f"{buckets}. Give 1 or more.", "steps.hashing.buckets")
+        refuse_below(buckets, 1, "steps.hashing.buckets")
         self.columns, self.buckets = columns, buckets
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
@@ -252,20 +257,35 @@ def to_rank(values: pl.Series, edges: Sequence[float], to: str) -> pl.Series:
     return pl.Series(values.name, ranked.astype(np.float32)).fill_nan(None)
 
 
-def kept_levels(counts: dict[Any, int], most: int, missing: bool) -> list[str]:
+def shift_of(name: str, moment: Sequence[float]) -> list[float]:
+    """Give mean and scale of a number column; a constant one has scale 1.
+
+    Raises:
+        DataError: If its values lie too far apart to have a scale.
+    """
+    shift = [moment[1], moments.scale(moment) or 1.0]
+    if not all(map(math.isfinite, shift)):
+        raise DataError(f"column '{name}' reaches from {moment[3]:g} to {moment[4]:g}. Add clip or quantile before.", "steps")
+    return shift
+
+
+def kept_levels(counts: Mapping[Any, int], most: int, missing: bool, other: bool) -> list[str]:
     """Name the indicators of a column: the most frequent levels by value, then missing ones, then all others."""
-    kept = sorted(sorted(counts, key=lambda level: (-counts[level], level))[:most])
-    return [*(str(level) for level in kept), *([MISSING] if missing else []), OTHER]
+    own = [level for level in counts if level not in (MISSING, OTHER)]  # cells that spell these names mean the same
+    kept = sorted(sorted(own, key=lambda level: (-counts[level], level))[:most])
+    marks = [*([MISSING] if missing or MISSING in counts else []), *([OTHER] if other or OTHER in counts else [])]
+    return [*map(moments.spell, kept), *marks]
 
 
 def indicators(values: pl.Series, levels: Sequence[str]) -> pl.Series:
-    """Give 0/1 indicators of a column's levels."""
+    """Give 0/1 indicators of a column's levels; none is set where a value has no place and there is no "<other>"."""
     places = {level: place for place, level in enumerate(levels)}
-    other = places[OTHER]
+    other = places.get(OTHER, NOWHERE)
+    missing = places.get(MISSING, other)
     seen = values.unique().drop_nulls()
-    known = [places.get(str(level), other) for level in seen.to_list()]
-    codes = values.replace_strict(seen, known, default=places.get(MISSING, other), return_dtype=pl.Int64)
-    return _at(values.name, codes.fill_null(places.get(MISSING, other)).to_numpy(), len(levels))
+    known = [places.get(moments.spell(level), other) for level in seen.to_list()]
+    codes = values.replace_strict(seen, known, default=missing, return_dtype=pl.Int64).fill_null(missing)
+    return _at(values.name, codes.to_numpy(), len(levels))
 
 
 def bucketed(values: pl.Series, buckets: int) -> pl.Series:
@@ -273,7 +293,7 @@ def bucketed(values: pl.Series, buckets: int) -> pl.Series:
     seen = values.unique().drop_nulls()
     hashes = row_hash(seen.to_frame("level").to_arrow(), ["level"])[:, 0] if len(seen) else np.zeros(0, np.uint64)
     places = (hashes % np.uint64(buckets)).astype(np.int64)
-    codes = values.replace_strict(seen, places, default=-1, return_dtype=pl.Int64).fill_null(-1)
+    codes = values.replace_strict(seen, places, default=NOWHERE, return_dtype=pl.Int64).fill_null(NOWHERE)
     return _at(values.name, codes.to_numpy(), buckets)
 
 

@@ -5,6 +5,7 @@ that look like slips are shown, never merged.
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
     """
     if ":" in task.name:
         return task
+    for name in data.target:
+        if pa.types.is_temporal(kind := dataset.schema.field(name).type) or pa.types.is_null(kind):
+            raise SpecError(f"column '{name}' holds {kind}. Accepted: numbers, text, true and false.", "data.target")
     numeric = [name for name in data.target if not _is_label(dataset.schema.field(name).type)]
     if task.name == "regression" and len(numeric) < len(data.target):
         other = next(name for name in data.target if name not in numeric)
@@ -40,11 +44,11 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
         raise SpecError(f"regression needs numbers, column '{other}' holds {kind}. Set task: classification.", "task")
     if task.name == "classification" and len(data.target) > 1:
         raise SpecError(f"classification takes one target, given {', '.join(data.target)}. Name one.", "data.target")
-    if task.name != "auto":
-        return task
-    if len(data.target) > 1:
-        return Ref("regression")
-    return Ref(_by_type(dataset, data.target[0]))
+    if task.name == "auto":
+        task = Ref("regression" if len(data.target) > 1 else _by_type(dataset, data.target[0]))
+    if task.name == "regression" and data.labels:
+        raise SpecError(f"labels {dict(data.labels)} go with classification, and this is regression.", "data.labels")
+    return task
 
 
 def _by_type(dataset: Dataset, name: str) -> str:
@@ -78,9 +82,17 @@ def fit_target(table: pa.Table, data: Data, task: str) -> Partial:
     if task == "regression":
         return {"moments": moments.numbers(frame, frame.columns)}
     counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows")
-    if len(counts) > MOST_CLASSES:
-        raise DataError(f"'{data.target[0]}' has {len(counts)} classes. Set task: regression.", "data.target")
+    _refuse_many(counts, data)
     return {"counts": dict(zip(counts[:, 0].to_list(), counts[:, 1].to_list(), strict=True))}
+
+
+def _refuse_many(counts: Sized, data: Data) -> None:
+    if len(counts) > MOST_CLASSES:
+        raise DataError(
+            f"'{data.target[0]}' has {len(counts)} classes in training rows, {MOST_CLASSES} are the most. "
+            "Set task: regression, or name a target of fewer levels.",
+            "data.target",
+        )
 
 
 def merge_target(one: Partial, other: Partial) -> Partial:
@@ -107,12 +119,13 @@ def learn_target(partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]
             )
         return Target(data.target, "number", mean=tuple(m[1] for m in found), scale=scales), ()
     counts = partial["counts"]
+    _refuse_many(counts, data)
     if len(counts) < 2:
         raise DataError(
             f"'{data.target[0]}' has one class in training rows: {list(counts)}. Give two or more.", "data.target"
         )
     levels = sorted(counts)
-    classes = tuple(_spell(level) for level in levels)
+    classes = tuple(moments.spell(level) for level in levels)
     numbers = tuple(counts[level] for level in levels)
     positive, notes = _positive(data, classes, numbers)
     return Target(data.target, "class", classes, positive, counts=numbers), (*notes, *_variants(classes))
@@ -130,9 +143,9 @@ def encode_target(table: pa.Table, target: Target, data: Data) -> tuple[np.ndarr
         values = frame.select(pl.all().cast(pl.Float64).fill_null(0.0)).to_numpy()
         return (values[:, 0] if values.shape[1] == 1 else values), missing
     series = frame.to_series()
-    levels = series.unique().drop_nulls()
-    codes = {level: target.classes.index(_spell(level)) if _spell(level) in target.classes else -1 for level in levels}
-    encoded = series.replace_strict(list(codes), list(codes.values()), default=-1, return_dtype=pl.Int64)
+    levels, place = series.unique().drop_nulls(), {name: place for place, name in enumerate(target.classes)}
+    codes = [place.get(moments.spell(level), -1) for level in levels.to_list()]
+    encoded = series.replace_strict(levels, codes, default=-1, return_dtype=pl.Int64)
     return encoded.to_numpy(), missing
 
 
@@ -153,18 +166,28 @@ def target_frame(table: pa.Table, data: Data) -> pl.DataFrame:
         series = pl.Series(name, values.cast(pa.float64()) if pa.types.is_decimal(values.type) else values)
         series = series.fill_nan(None) if series.dtype.is_float() else series
         if data.labels:
-            series = series.cast(pl.String).replace(dict(data.labels))
+            series = _meant(series if series.dtype == pl.String else without(series, data.null_values), data.labels)
         columns.append(without(series, data.null_values))
     return pl.DataFrame(columns)
 
 
-def _spell(level: object) -> str:
-    return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)
+def _meant(series: pl.Series, labels: Mapping[str, str]) -> pl.Series:
+    levels = series.unique().drop_nulls()
+    names = [labels.get(moments.spell(level), moments.spell(level)) for level in levels.to_list()]
+    return series.replace_strict(levels, names, default=None, return_dtype=pl.String)
+
+
+def labels_seen(table: pa.Table, data: Data) -> frozenset[str]:
+    """Give the spellings of `data.labels` that occur in these rows."""
+    if not data.labels:
+        return frozenset()
+    levels = pl.Series(table.column(data.target[0])).unique().drop_nulls()
+    return frozenset(map(moments.spell, levels.to_list())) & frozenset(data.labels)
 
 
 def _positive(data: Data, classes: tuple[str, ...], counts: tuple[int, ...]) -> tuple[int, tuple[str, ...]]:
     if data.positive is not None:
-        name = _spell(data.positive)
+        name = moments.spell(data.positive)
         if len(classes) != 2:
             raise SpecError(f"{name!r} given, but there are {len(classes)} classes. Leave it out.", "data.positive")
         if name not in classes:
