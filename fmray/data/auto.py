@@ -3,7 +3,9 @@
 One pass over the training rows answers all questions; every decision is said in a note.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +13,17 @@ import polars as pl
 from fmray.data import moments
 from fmray.data.clean import DateParts
 from fmray.data.step import Fitted, Partial
-from fmray.data.tabular import MISSING, array_series, bucketed, indicators, kept_levels, shifted, to_rank  # fmt: skip
+from fmray.data.tabular import (
+    MISSING,
+    OTHER,
+    array_series,
+    bucketed,
+    indicators,
+    kept_levels,
+    shift_of,
+    shifted,
+    to_rank,
+)
 from fmray.errors import DataError
 from fmray.records import Json
 from fmray.schema import Column, Schema
@@ -25,6 +37,11 @@ FARTHEST = 10.0
 RANKS = 200
 CODES = (-1, -9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
 CODE_SHARE = 0.002
+LEAST_NAMES = 64
+RARE_ROWS, RARE_SHARE = 10, 0.001
+
+Levels = tuple[dict[Any, int] | None, np.ndarray]
+"""Rows per level, None where levels are too many to be told apart, and the smallest hashes of all levels."""
 
 
 class Auto:
@@ -32,7 +49,8 @@ class Auto:
 
     - Numbers: standardised, missing ones at the mean with a flag beside them, cut off at 10 standard deviations. One
       with a tail beyond 8 standard deviations also gets its normal rank; an integer of 3 to 32 levels also indicators.
-    - Text: indicators up to 100 levels, 256 hash buckets beyond. Missing is a level.
+    - Text: indicators up to 100 levels, 256 hash buckets beyond. Missing is a level; levels of fewer than 10 rows (or
+      0.1 % of fewer rows) share one. A level never seen has theirs, or none where there are no rare ones.
     - Times: year, and month, weekday and hour as points on a circle. Bytes: divided by 255. Lists: one mean and scale.
     - Left out: constant columns, and integers and text of which more than 95 % are distinct, because they name rows.
     """
@@ -45,13 +63,12 @@ class Auto:
         text = [c.name for c in schema.columns if c.kind == "text"]
         return {
             "rows": frame.height,
-            "moments": moments.numbers(frame, numbers),
+            "moments": (found := moments.numbers(frame, numbers)),
             "points": {name: moments.ranks(frame[name]) for name in numbers},
-            "levels": {name: moments.levels(frame[name], 10 * MOST_LEVELS)[0] for name in (*integers, *text)},
             "nulls": {name: frame[name].null_count() for name in (*numbers, *text)},
-            "hashes": {name: moments.smallest_hashes(frame[name]) for name in (*integers, *text)},
+            "levels": {name: _levels(frame[name]) for name in (*integers, *text)},
             "wide": {c.name: _whole_moments(frame[c.name]) for c in schema.columns if c.kind == "vector"},
-            "codes": {name: _codes_for_missing(frame[name]) for name in numbers},
+            "codes": {name: _codes_for_missing(frame[name], found[name]) for name in numbers},
         }
 
     def merge(self, one: Partial, other: Partial) -> Partial:
@@ -59,12 +76,11 @@ class Auto:
         return {
             "rows": one["rows"] + other["rows"],
             "moments": moments.merge(one["moments"], other["moments"]),
-            "points": {name: part + other["points"][name] for name, part in one["points"].items()},
-            "levels": {name: moments.merge_levels(part, other["levels"][name]) for name, part in one["levels"].items()},
+            "points": {n: moments.merge_ranks(part, other["points"][n]) for n, part in one["points"].items()},
             "nulls": {name: part + other["nulls"][name] for name, part in one["nulls"].items()},
-            "hashes": {name: moments.merge_hashes(part, other["hashes"][name]) for name, part in one["hashes"].items()},
+            "levels": {name: _merged_levels(part, other["levels"][name]) for name, part in one["levels"].items()},
             "wide": moments.merge(one["wide"], other["wide"]),
-            "codes": {n: moments.merge_levels(part, other["codes"][n]) for n, part in one["codes"].items()},
+            "codes": {n: dict(Counter(part) + Counter(other["codes"][n])) for n, part in one["codes"].items()},
         }
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
@@ -131,23 +147,31 @@ def _whole_moments(values: pl.Series) -> list[float]:
     ]
 
 
-def _codes_for_missing(values: pl.Series) -> dict[str, int]:
-    """Count values that people write where they have none."""
-    codes = pl.Series([code for code in CODES if _fits(values.dtype, code)], dtype=pl.Int64).cast(values.dtype)
-    found = values.filter(values.is_in(codes.implode())).cast(pl.Int64)
-    counts = found.alias("code").value_counts(name="rows")
-    return dict(zip(counts["code"].cast(pl.String).to_list(), counts["rows"].to_list(), strict=True))
+def _levels(values: pl.Series) -> Levels:
+    seen = values.drop_nulls().unique()
+    counts = moments.levels(values, MOST_LEVELS)[0] if len(seen) <= MOST_LEVELS else None
+    return counts, moments.smallest_hashes(seen)
 
 
-def _fits(kind: pl.DataType, code: int) -> bool:
-    return pl.Series([code], dtype=pl.Int64).cast(kind, strict=False).null_count() == 0
+def _merged_levels(one: Levels, other: Levels) -> Levels:
+    hashes = moments.merge_hashes(one[1], other[1])
+    if one[0] is None or other[0] is None:
+        return None, hashes
+    counts, too_many = moments.merge_levels(one[0], other[0], MOST_LEVELS)
+    return None if too_many else counts, hashes
+
+
+def _codes_for_missing(values: pl.Series, moment: Sequence[float]) -> dict[int, int]:
+    """Count values that people write where they have none, and that lie farther out than all others."""
+    ends = [int(end) for end in dict.fromkeys(moment[3:5]) if end in CODES]
+    return {end: int((values == end).sum()) for end in ends}
 
 
 def _suspect_code(name: str, partial: Partial) -> str:
     """Name a value that is repeated far outside of all others, as a code for "missing" is."""
-    low, high = moments.quantiles(partial["points"][name], [0.1, 0.9]) if partial["points"][name] else (0.0, 0.0)
     for code, count in partial["codes"][name].items():
-        outside = max(low - float(code), float(code) - high)
+        low, high = moments.quantiles(partial["points"][name], [0.1, 0.9])
+        outside = max(low - code, code - high)
         if count >= max(3, CODE_SHARE * partial["rows"]) and outside > 2 * (high - low) > 0:
             return (
                 f"'{name}' is {code} in {count} training rows, far from all others; if that means missing, "
@@ -162,12 +186,13 @@ def _useless(column: Column, partial: Partial) -> str:
         return "it is the same in all training rows"
     if column.kind == "number" and not partial["moments"][name][0]:
         return "it is missing in all training rows"
-    if column.kind == "text" and len(partial["levels"][name]) + (partial["nulls"][name] > 0) < 2:
+    if name not in partial["levels"]:
+        return ""
+    distinct, there = moments.distinct(partial["levels"][name][1]), rows - partial["nulls"][name]
+    if column.kind == "text" and distinct + (partial["nulls"][name] > 0) < 2:
         return "it is the same in all training rows"
-    if name in partial["hashes"] and rows > 2 * FEW_INTEGERS:
-        distinct = moments.distinct(partial["hashes"][name])
-        if distinct > ID_SHARE * rows:
-            return f"{min(distinct, rows):.0f} of {rows} values are distinct, so they name rows"
+    if there > LEAST_NAMES and distinct > ID_SHARE * there:
+        return f"{min(distinct, there):.0f} of {there} values are distinct, so they name rows"
     return ""
 
 
@@ -177,13 +202,12 @@ def _plan(column: Column, partial: Partial) -> tuple[list[Json], list[str]]:
         case "number":
             return _number(name, partial)
         case "text":
-            counts = partial["levels"][name]
-            if len(counts) > MOST_LEVELS:
-                about = moments.distinct(partial["hashes"][name])
+            counts, hashes = partial["levels"][name]
+            if counts is None:
+                about = moments.distinct(hashes)
                 note = f"auto hashes '{name}': about {about:.0f} levels into {BUCKETS} buckets"
                 return [{"by": "hash", "of": name, "name": name, "kind": "hashed", "width": BUCKETS}], [note]
-            levels = kept_levels(counts, MOST_LEVELS, partial["nulls"][name] > 0)
-            return [_indicator_entry(name, name, levels)], []
+            return _text(name, counts, partial)
         case "bytes":
             return [
                 {"by": "wide", "of": name, "name": name, "kind": "vector", "width": column.width, "shift": [0.0, 255.0]}
@@ -205,14 +229,25 @@ def _plan(column: Column, partial: Partial) -> tuple[list[Json], list[str]]:
     ], []
 
 
+def _text(name: str, counts: dict[str, int], partial: Partial) -> tuple[list[Json], list[str]]:
+    """Give levels indicators; rare ones share one, which thereby learns what a level never seen is like."""
+    least = min(RARE_ROWS, partial["rows"] * RARE_SHARE)
+    common = {level: count for level, count in counts.items() if count >= least}
+    num_rare = len(counts) - len(common)
+    levels = kept_levels(common, MOST_LEVELS, partial["nulls"][name] > 0, other=num_rare > 0)
+    notes = [f"auto puts {num_rare} levels of '{name}' with fewer than {least:g} rows into {OTHER}"] if num_rare else []
+    return [_indicator_entry(name, name, levels)], notes
+
+
 def _number(name: str, partial: Partial) -> tuple[list[Json], list[str]]:
     moment, notes = partial["moments"][name], []
-    mean, scale = moment[1], moments.scale(moment) or 1.0
+    mean, scale = shift_of(name, moment)
     notes += [suspect] if (suspect := _suspect_code(name, partial)) else []
     entries: list[Json] = [{"by": "shift", "of": name, "name": name, "kind": "number", "shift": [mean, scale]}]
-    counts = partial["levels"].get(name, {})
+    counts = partial["levels"].get(name, (None, None))[0] or {}
     if 3 <= len(counts) <= FEW_INTEGERS:
-        entries.append(_indicator_entry(name, f"{name}_level", kept_levels(counts, FEW_INTEGERS, False)))
+        levels = kept_levels(counts, FEW_INTEGERS, missing=False, other=False)
+        entries.append(_indicator_entry(name, f"{name}_level", levels))
         notes.append(f"auto gives '{name}' indicators of its {len(counts)} levels beside the number")
     elif max(moment[4] - mean, mean - moment[3]) > HEAVY_TAIL * scale:
         edges = moments.quantiles(partial["points"][name], np.linspace(0, 1, RANKS).tolist())

@@ -73,7 +73,9 @@ class Impute:
         if self.by == "mean":
             return {"moments": moments.merge(one["moments"], other["moments"])}
         if self.by == "median":
-            return {"points": {n: moments.merge_ranks(points, other["points"][n]) for n, points in one["points"].items()}}
+            return {
+                "points": {n: moments.merge_ranks(points, other["points"][n]) for n, points in one["points"].items()}
+            }
         both = {n: moments.merge_levels(seen, other["levels"][n], MOST_LEVELS) for n, seen in one["levels"].items()}
         return {"levels": {name: counts for name, (counts, _) in both.items()}}
 

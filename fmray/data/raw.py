@@ -85,7 +85,7 @@ def faults(table: pa.Table, schema: Schema, targets: Sequence[str]) -> tuple[np.
     """Name the rows that cannot go on: an infinite number, bytes of another length, a list with holes.
 
     Shapes:
-        returns: (num_rows,) uint16, 0 where nothing is wrong, else a place in the list of reasons, which starts with "".
+        returns: (num_rows,) uint16, 0 where nothing is wrong, else a place in the list of reasons; the first is "".
     """
     codes, reasons = np.zeros(table.num_rows, np.uint16), [SOUND]
     kinds: list[tuple[str, Kind, int]] = [(c.name, c.kind, c.width) for c in schema.columns]

@@ -42,7 +42,8 @@ class Fitted:
         counts = Counter(column.name for column in self.schema.columns)
         if twice := [name for name, count in counts.items() if count > 1]:
             raise SpecError(
-                f"the data has a column '{twice[0]}', and a step makes one of that name. Rename it, or ignore it.", "steps"
+                f"the data has a column '{twice[0]}', and a step makes one of that name. Rename it, or ignore it.",
+                "steps",
             )
 
 

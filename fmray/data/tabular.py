@@ -50,7 +50,7 @@ class Standardise:
         Raises:
             DataError: If numbers lie too far apart to have a scale.
         """
-        shift = {name: shift_of(name, m) for name, m in partial["numbers"].items()}
+        shift: dict[str, Any] = {name: shift_of(name, m) for name, m in partial["numbers"].items()}
         for name, (count, mean, squares) in partial["wide"].items():
             deviations = np.sqrt(np.asarray(squares) / np.maximum(count, 1))
             shift[name] = [mean, np.where(deviations > 1e-12, deviations, 1.0).tolist()]
@@ -138,7 +138,8 @@ class Quantile:
         """Fix the quantiles."""
         shares = np.linspace(0, 1, self.levels).tolist()
         return Fitted(
-            {"edges": {n: moments.quantiles(p, shares) if len(p[0]) else [0.0, 0.0] for n, p in partial.items()}}, schema
+            {"edges": {n: moments.quantiles(p, shares) if len(p[0]) else [0.0, 0.0] for n, p in partial.items()}},
+            schema,
         )
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
@@ -185,7 +186,9 @@ class OneHot:
             levels[name] = kept_levels(counts, self.max_levels, nulls > 0, self.other)
             if more or len(counts) > self.max_levels:
                 number = f"more than {MOST_LEVELS}" if more else str(len(counts))
-                notes.append(f"'{name}': {self.max_levels} of {number} levels kept{f', the rest is {OTHER}' * self.other}")
+                notes.append(
+                    f"'{name}': {self.max_levels} of {number} levels kept{f', the rest is {OTHER}' * self.other}"
+                )
         made = {name: Column(name, "one_hot", len(kept), tuple(kept)) for name, kept in levels.items()}
         columns = tuple(made.get(column.name, column) for column in schema.columns)
         return Fitted({"levels": levels}, Schema(columns), tuple(notes))
@@ -265,7 +268,9 @@ def shift_of(name: str, moment: Sequence[float]) -> list[float]:
     """
     shift = [moment[1], moments.scale(moment) or 1.0]
     if not all(map(math.isfinite, shift)):
-        raise DataError(f"column '{name}' reaches from {moment[3]:g} to {moment[4]:g}. Add clip or quantile before.", "steps")
+        raise DataError(
+            f"column '{name}' reaches from {moment[3]:g} to {moment[4]:g}. Add clip or quantile before.", "steps"
+        )
     return shift
 
 
