@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fmray.errors import DataError, FmrayError, SpecError
+from fmray.store import redact
 
 # Typer brings its own click or uses the installed one; its exceptions tell which.
 USAGE_ERROR: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
@@ -43,16 +44,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="End with one JSON object o
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and leave with its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    code, answer = _answer(given)
+    known: dict[str, Any] = {}
+    code, answer = _answer(given, known)
     if answer is not None and "--json" in given:
-        print(json.dumps(_strict(answer)), flush=True)
+        print(json.dumps(redact(_strict({**known, **answer}))), flush=True)
     sys.exit(code)
 
 
-def _answer(arguments: list[str]) -> tuple[int, dict[str, Any] | None]:
-    """Run a command; give its exit code and what it answers."""
+def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+    """Run a command; give its exit code and what it answers.
+
+    Args:
+        known: Takes what a command knows before it ends, however it ends: the directory of the run.
+    """
     try:
-        found = app(arguments, standalone_mode=False)
+        found = app(arguments, standalone_mode=False, obj=known)
         if isinstance(found, tuple):
             return found
         if found == INTERRUPTED:  # as typer answers Ctrl-C
@@ -70,31 +76,89 @@ def _answer(arguments: list[str]) -> tuple[int, dict[str, Any] | None]:
     except OSError as error:
         return FAILED, _failure(type(error).__name__, str(error.filename or ""), error.strerror or str(error))
     except Exception as error:  # the last line of defence: whatever it is, the caller gets JSON and exit code 1
-        error_console.print(traceback.format_exc(), markup=False, highlight=False)
+        error_console.print(redact(traceback.format_exc()), markup=False, highlight=False)
         return FAILED, _failure(type(error).__name__, "", str(error))
 
 
 def _failure(kind: str, where: str, message: str) -> dict[str, Any]:
-    text = f"{where}: {message}" if where else message
+    text = redact(f"{where}: {message}" if where else message)
     error_console.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
     return {"status": "failed", "error": {"kind": kind, "where": where, "message": message}}
 
 
 @app.command()
-def check(job_file: JobFile, set_: Overrides = [], as_json: AsJson = False) -> tuple[int, dict[str, Any]]:  # noqa: B006
+def check(
+    job_file: JobFile,
+    store: StorePath = DEFAULT_STORE,
+    set_: Overrides = [],  # noqa: B006
+    deep: Annotated[bool, typer.Option("--deep", help="Prepare the data and show the exact plan.")] = False,
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
     """Show the resolved plan of a job in about a second, or what is wrong with it."""
     from fmray.data.preview import preview
     from fmray.spec.load import load_job
 
     job = load_job(job_file, set_)
     seen = preview(job)
+    _refuse_metrics(job, seen.task.name)
     plan = _plan(job, seen)
+    if deep:
+        plan |= _exact(job, store)
+    plan = redact(plan)
     if not as_json:
         table = Table(box=None, show_header=False, pad_edge=False)
         for name, text in plan.items():
             table.add_row(f"[bold]{name}[/bold]", text.replace("[", r"\["))
         Console().print(table)
     return DONE, {"status": "checked", "plan": plan, "job": job.to_json()}
+
+
+def _refuse_metrics(job: Any, task: str) -> None:
+    """Refuse metrics that judge the other kind of target."""
+    named = [name for name in (job.evaluate.primary, *(job.evaluate.metrics or ())) if name]
+    if not named or ":" in task:
+        return  # of a user's own task, only the task can tell what it predicts
+    from fmray.catalogue import METRICS
+    from fmray.metrics.find import find_metric
+    from fmray.records import Target
+
+    target = Target(tuple(job.data.target), "number" if task == "regression" else "class")
+    for name in named:
+        if name in METRICS:
+            find_metric(name, target)
+        elif name.startswith("f1[") and target.kind == "number":
+            raise SpecError(f"'{name}' judges a class, the target is a number. Name another metric.", "evaluate")
+
+
+def _exact(job: Any, store: str) -> dict[str, str]:
+    """Prepare the data, as a run would, and give what only values tell."""
+    from fmray.data.prepare import prepare
+    from fmray.data.scan import scan
+    from fmray.data.target import decide
+    from fmray.metrics.find import find_metric
+    from fmray.progress import Watch
+    from fmray.store import Store
+
+    opened = Store(store)
+    dataset = scan(job.data, job.folder, opened)
+    with Watch(error_console) as watch:
+        prepared = prepare(dataset, job, decide(dataset, job.data, job.task), opened, watch)
+    for name in (job.evaluate.primary, *(job.evaluate.metrics or ())):
+        if name:
+            find_metric(name, prepared.target)
+    target, rows = prepared.target, prepared.rows
+    classes = ", ".join(f"{name} {count:,}" for name, count in zip(target.classes, target.counts, strict=True))
+    moments = ", ".join(f"mean {m:.6g}, deviation {s:.6g}" for m, s in zip(target.mean, target.scale, strict=True))
+    steps = -(-prepared.num_rows("train") // job.train.batch_rows)
+    exact = {
+        "data": f"{job.data.path}: {dataset.num_rows:,} rows in {len(dataset.files)} files",
+        "rows": ", ".join(f"{name} {count:,}" for name, count in rows.items()),
+        "target": f"{', '.join(target.columns)}: {classes or moments} (training rows)",
+        "inputs": f"{prepared.schema.width} numbers per row",
+        "batches": f"{steps:,} per epoch",
+        "prepared": prepared.root,
+    }
+    return exact | ({"notes": "\n".join(prepared.notes)} if prepared.notes else {})
 
 
 def _plan(job: Any, seen: Any) -> dict[str, str]:
@@ -148,6 +212,7 @@ def schema(as_json: AsJson = False) -> int:
 
 @app.command()
 def run(
+    context: typer.Context,
     job_file: JobFile,
     store: StorePath = DEFAULT_STORE,
     set_: Overrides = [],  # noqa: B006
@@ -165,7 +230,13 @@ def run(
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with Watch(console) as watch:
-        done = carry(job, store, fresh=fresh, report=watch)
+
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "run":
+                context.obj["run_dir"] = event["root"]
+            watch(event)
+
+        done = carry(job, store, fresh=fresh, report=report)
     answer = {
         "status": done.status,
         "run_id": done.id,

@@ -59,6 +59,7 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
         report({"event": "stage", "stage": "scan", "text": f"looking at {job.data.path}"})
         dataset = scan(job.data, job.folder, store)
         run = open_run(job, dataset.fingerprint, store, fresh)
+        report({"event": "run", "id": run.id, "root": run.root})
         if run.status == "finished":
             report(
                 {"event": "stage", "stage": "found", "text": f"run {run.id}, finished before; --fresh trains it anew"}

@@ -188,11 +188,13 @@ def _useless(column: Column, partial: Partial) -> str:
         return "it is missing in all training rows"
     if name not in partial["levels"]:
         return ""
-    distinct, there = moments.distinct(partial["levels"][name][1]), rows - partial["nulls"][name]
+    hashes, there = partial["levels"][name][1], rows - partial["nulls"][name]
+    distinct = moments.distinct(hashes)
     if column.kind == "text" and distinct + (partial["nulls"][name] > 0) < 2:
         return "it is the same in all training rows"
-    if there > LEAST_NAMES and distinct > ID_SHARE * there:
-        return f"{min(distinct, there):.0f} of {there} values are distinct, so they name rows"
+    if there > LEAST_NAMES and moments.distinct_at_most(hashes) > ID_SHARE * there:
+        about = "about " if len(hashes) == moments.SMALLEST_HASHES else ""
+        return f"{about}{min(distinct, there):.0f} of {there} values are distinct, so they name rows"
     return ""
 
 

@@ -20,7 +20,7 @@ from fmray.data.scan import Dataset, WorkItem, read_item
 from fmray.data.scratch import load, save, write_file
 from fmray.data.split import EXCLUDED, TRAIN, Definition, assign
 from fmray.data.step import Partial
-from fmray.data.target import fit_target, target_frame, unlabelled
+from fmray.data.target import fit_target, labels_seen, target_frame, unlabelled
 from fmray.schema import Schema
 
 OUT = 3
@@ -93,12 +93,14 @@ class Identified:
         reasons: Why rows were set aside -> their number.
         levels: Slice column -> its levels.
         summary: What its training rows say, unless some of them may still go.
+        labels: Spellings of `data.labels` that occur.
     """
 
     sides: tuple[int, int, int]
     reasons: Mapping[str, int]
     levels: Mapping[str, Levels]
     summary: Summary | None
+    labels: frozenset[str]
 
 
 def identify(recipe: Recipe, pipeline: Pipeline, item: WorkItem) -> Identified:
@@ -117,6 +119,7 @@ def identify(recipe: Recipe, pipeline: Pipeline, item: WorkItem) -> Identified:
         {reason: int(count) for reason, count in zip(reasons, counts, strict=True) if count and reason},
         {name: levels_of(kept.column(name), name, recipe.dataset.data.null_values) for name in recipe.slices},
         summarise(recipe, pipeline, some(table, sides == TRAIN)) if recipe.dataset.data.dedup == "report" else None,
+        labels_seen(table, recipe.dataset.data),
     )
 
 

@@ -167,6 +167,11 @@ def distinct(hashes: np.ndarray) -> float:
     return (SMALLEST_HASHES - 1) * 2.0**64 / float(hashes[-1])
 
 
+def distinct_at_most(hashes: np.ndarray) -> float:
+    """Give what the number of distinct values hardly exceeds: two standard errors more than the estimate."""
+    return distinct(hashes) * (1 if len(hashes) < SMALLEST_HASHES else 1 + 2 / math.sqrt(SMALLEST_HASHES))
+
+
 def levels(values: pl.Series, most: int) -> tuple[dict[Any, int], bool]:
     """Count the values of a column; of more than `most`, only the most frequent, and say so."""
     counts = values.drop_nulls().alias("level").value_counts(name="rows")

@@ -92,7 +92,7 @@ class Preparation:
             slices=levels,
             weighted=recipe.dataset.data.weight is not None,
             grouped=recipe.dataset.data.group is not None,
-            notes=(*notes, *_about(repeats, rows)),
+            notes=(*notes, *self._idle_labels(found), *_about(repeats, rows)),
             split=recipe.definition.to_json(),
             manifest=tuple(
                 {"path": f.path, "bytes": f.size, "rows": f.num_rows, "version": f.version}
@@ -178,6 +178,10 @@ class Preparation:
             if not steps.is_complete:
                 first = self.run("learn the steps", fit_item, (self.recipe, steps, False), self._own)
         return target, notes
+
+    def _idle_labels(self, found: Sequence[Identified]) -> list[str]:
+        idle = set(self.recipe.dataset.data.labels).difference(*(f.labels for f in found))
+        return [f"data.labels maps {', '.join(map(repr, sorted(idle)))}, which no row has"] if idle else []
 
     def _kept(self, found: Sequence[Identified], repeats: Sequence[Repeats]) -> list[tuple[int, int, int]]:
         dropped: Counter[int] = Counter()

@@ -124,8 +124,7 @@ def _with_holes(array: pa.Array) -> np.ndarray:
     if values.null_count:
         missing |= values.is_null().to_numpy(zero_copy_only=False).reshape(-1, size).any(1)
     if pa.types.is_floating(values.type):
-        numbers = np.nan_to_num(values.to_numpy(zero_copy_only=False), nan=np.inf)
-        missing |= np.isinf(numbers).reshape(-1, size).any(1)
+        missing |= ~np.isfinite(values.to_numpy(zero_copy_only=False)).reshape(-1, size).all(1)
     return np.asarray(missing)
 
 

@@ -1,7 +1,8 @@
 """Say what is wrong with a job in words: where, what was given, what is accepted."""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,21 @@ LATER = {
     "promote": "promotion is not in this version",
     "track": "tracking is not in this version; the run directory holds everything",
     "schedule": "scheduling is not in this version; use cron",
+}
+ACCEPTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', the first a letter or digit",
+    "tuple_type": "a list",
+    "too_short": "a list that is not empty",
+    "mapping_type": "a map of keys",
+    "dict_type": "a map of keys",
+    "dataclass_type": "a map of keys",
 }
 SECTIONS: dict[Keys, type] = {
     (): Job,
@@ -64,10 +80,10 @@ def dotted(keys: Keys) -> str:
 def explain(error: ValidationError, value: Mapping[str, Any], origin: Origin) -> SpecError:
     """Turn what pydantic found into one error; of several findings the first, and how many more."""
     findings = error.errors()
-    first = findings[0]
-    keys = _keys(first, value)
+    keys = _keys(findings[0], value)
+    together = [finding for finding in findings if _keys(finding, value) == keys]
     more = len({_keys(finding, value) for finding in findings}) - 1
-    message = _message(first, keys)
+    message = _message(together, keys)
     if more:
         message += f" ({more} more {'key needs' if more == 1 else 'keys need'} a look.)"
     return SpecError(message, origin.where(keys))
@@ -88,21 +104,36 @@ def _keys(finding: Any, value: Mapping[str, Any]) -> Keys:
     return tuple(keys)
 
 
-def _message(finding: Any, keys: Keys) -> str:
-    kind, given = finding["type"], finding.get("input")
+def _message(findings: Sequence[Any], keys: Keys) -> str:
+    """Put findings about one key in a sentence; each branch of a union brings one."""
+    first = findings[0]
+    kind, given = first["type"], first.get("input")
     match kind:
         case "unexpected_keyword_argument" | "extra_forbidden":
             return _unknown(keys)
         case "missing" | "missing_argument":
             return "is missing. Only data.path and data.target must be given."
-        case "literal_error":
-            return f"{given!r}. Accepted: {finding['ctx']['expected'].replace(' or ', ', ')}."
         case "value_error":
-            return f"{finding['ctx']['error']}."
+            return f"{first['ctx']['error']}."
+        case "invalid_key":
+            return f"{keys[-1] if keys else given!r} is no text. Put the key in quotes."
     if isinstance(given, Mapping) and is_range(given):
         return f"{dict(given)} is a range, and {LATER['search']}. Give one value."
-    said = finding["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{given!r}. Accepted: {said}."
+    spelled = json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
+    accepted = dict.fromkeys(map(_accepted, findings))
+    if keys == ("train", "seeds"):  # a number there is short for {n: number}
+        accepted = {"a whole number": None, **accepted}
+    return f"{spelled}. Accepted: {' or '.join(accepted)}."
+
+
+def _accepted(finding: Any) -> str:
+    kind = finding["type"]
+    if kind == "literal_error":
+        return str(finding["ctx"]["expected"]).replace(" or ", ", ")
+    said = str(finding["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    if kind.startswith(("greater_than", "less_than")):
+        return f"a number {said}"
+    return ACCEPTED.get(kind, said[:1].lower() + said[1:])
 
 
 def _unknown(keys: Keys) -> str:

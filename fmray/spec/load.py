@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.reader import ReaderError
 
 from fmray.errors import SpecError
 from fmray.spec.check import check
@@ -23,6 +25,8 @@ from fmray.spec.job import Job
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9]+(\.[0-9]*)?|[0-9]+(_[0-9]+)+(\.[0-9_]*)?)")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\$")
+TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
+MOST_VALUES = 100_000
 
 
 @dataclass
@@ -49,7 +53,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """
     file = Path(path)
     source = _read(file, ())
-    for override in overrides:
+    for override in overrides if isinstance(source.value, dict) else ():
         _override(source, override)
     folder = str(file.resolve().parent)
     return _job(source, {"name": file.stem}, folder, str(file))
@@ -64,7 +68,7 @@ def job_from(value: Mapping[str, Any], folder: str | Path = ".") -> Job:
     Raises:
         SpecError: If it asks for something that does not exist.
     """
-    return _job(Source(dict(value)), {"name": "job"}, str(Path(folder).resolve()), "")
+    return _job(Source(value), {"name": "job"}, str(Path(folder).resolve()), "")
 
 
 def _job(source: Source, defaults: Mapping[str, Any], folder: str, file: str) -> Job:
@@ -93,8 +97,9 @@ def _read(file: Path, seen: tuple[Path, ...]) -> Source:
     if not isinstance(source.value, dict) or "extends" not in source.value:
         return source
     base_name = source.value.pop("extends")
-    if not isinstance(base_name, str):
-        raise SpecError(f"extends: {base_name!r}. Give the path of one job file.", str(file))
+    where = Origin(str(file), source.lines).where(("extends",))
+    if not isinstance(base_name, str) or not (file.parent / base_name).is_file():
+        raise SpecError(f"{base_name!r} is no file. Give the path of one job file, from this one's folder.", where)
     base = _read(file.parent / base_name, (*seen, file.resolve()))
     return Source(_merged(base.value, source.value), {**base.lines, **source.lines})
 
@@ -109,36 +114,66 @@ def _merged(base: Any, over: Any) -> Any:
 def _parse(text: str, file: str) -> Source:
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
-    try:
-        raw = yaml.load(text)
-    except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise SpecError(f"{str(error.problem).rstrip('.')}. Keep one.", f"{file}:{line}") from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise SpecError(
-            f"not YAML: {error.problem or error.context}. Mend this line or the one before.", f"{file}:{line}"
-        ) from error
     source = Source(None)
-    source.value = _plain(raw, (), source.lines, file, text.splitlines())
+    try:
+        _refuse_circles(yaml, text, file)
+        source.value = _plain(yaml.load(text), (), source.lines, file, text.splitlines())
+    except DuplicateKeyError as error:
+        raise SpecError(f"{str(error.problem).rstrip('.')}. Keep one.", _at(error, file)) from error
+    except MarkedYAMLError as error:
+        said = error.problem or error.context
+        raise SpecError(f"not YAML: {said}. Mend this line or the one before.", _at(error, file)) from error
+    except ReaderError as error:
+        raise SpecError(f"holds a character that YAML does not allow: {error.reason}. Remove it.", file) from error
+    except RecursionError as error:
+        raise SpecError("is nested too deeply. Write it flat.", file) from error
     return source
 
 
+def _refuse_circles(yaml: YAML, text: str, file: str) -> None:
+    """Refuse an alias inside of what it stands for, which would be read as null."""
+    around: list[str | None] = []
+    for event in yaml.parse(text):
+        if isinstance(event, CollectionStartEvent):
+            around.append(event.anchor)
+        elif isinstance(event, CollectionEndEvent):
+            around.pop()
+        elif isinstance(event, AliasEvent) and event.anchor in around:
+            where = f"{file}:{event.start_mark.line + 1}"
+            raise SpecError(f"*{event.anchor} stands inside of &{event.anchor}. Write the value out.", where)
+
+
+def _at(error: MarkedYAMLError, file: str) -> str:
+    return f"{file}:{error.problem_mark.line + 1}" if error.problem_mark else file
+
+
 def _plain(raw: Any, path: Keys, lines: dict[Keys, tuple[str, int]], file: str, text: Sequence[str]) -> Any:
+    if len(lines) > MOST_VALUES:  # aliases of aliases unfold without end
+        raise SpecError(f"unfolds to more than {MOST_VALUES:,} values. Use fewer aliases.", file)
+    tag = getattr(getattr(raw, "tag", None), "value", None)
+    if tag is not None and str(tag).removeprefix("tag:yaml.org,2002:") not in TAGS:
+        where = Origin(file, lines).where(path)
+        raise SpecError(f"tag {tag} is not read. Write a plain value.", where)
     if isinstance(raw, CommentedMap):
+        written = raw.lc.data or {}
         plain = {}
         for key, inner in raw.items():
-            line = raw.lc.key(key)[0] + 1
-            lines[(*path, key)] = (file, line)
-            plain[key] = _plain(inner, (*path, key), lines, file, text)
-            _refuse_odd(raw.lc.value(key), inner, (*path, key), file, text)
+            here = (*path, key)
+            if key in written:
+                at = (written[key][2], written[key][3])
+                lines[here] = (file, written[key][0] + 1)
+                _refuse_odd(at, inner, here, file, text)
+            else:  # merged in by `<<`
+                lines[here] = lines.get(path, (file, 1))
+            plain[key] = _plain(inner, here, lines, file, text)
         return plain
     if isinstance(raw, CommentedSeq):
         items = []
         for place, inner in enumerate(raw):
-            lines[(*path, place)] = (file, raw.lc.item(place)[0] + 1)
-            items.append(_plain(inner, (*path, place), lines, file, text))
-            _refuse_odd(raw.lc.item(place), inner, (*path, place), file, text)
+            here = (*path, place)
+            lines[here] = (file, raw.lc.item(place)[0] + 1)
+            _refuse_odd(raw.lc.item(place), inner, here, file, text)
+            items.append(_plain(inner, here, lines, file, text))
         return items
     return raw if raw is None or isinstance(raw, bool) else _bare(raw)
 
@@ -160,31 +195,51 @@ def _refuse_odd(at: tuple[int, int], inner: Any, path: Keys, file: str, text: Se
         plain = spelled.replace("_", "").lstrip("0") or "0"
         raise SpecError(
             f"{spelled} is no YAML 1.2 number. Write {plain}, or '{spelled}' in quotes for text.",
-            f"{file}:{at[0] + 1} {dotted(path)}",
+            f"{file}:{at[0] + 1} {dotted(path)}".rstrip(),
         )
 
 
 def _override(source: Source, override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    *folders, last = keys = key.split(".")
+    if not equals or not all(keys):
         raise SpecError(f"'{override}'. Give key=value, e.g. --set train.epochs=3.", "--set")
+    _refuse_odd((0, 0), None, (), f"--set {key}", [text])
     value = _parse(text, f"--set {key}").value
     place = source.value
-    *folders, last = key.split(".")
-    for name in folders:
-        if not isinstance(place.get(name), dict):
+    for depth, name in enumerate(folders, 1):
+        inner = place.get(name)
+        if isinstance(inner, list):
+            around = ".".join(folders[:depth])
+            raise SpecError(f"'{override}' points into a list. Give it whole: {around}=[...].", "--set")
+        if not isinstance(inner, dict):
             # `optimizer: adam` becomes `optimizer: {adam: {}}`, so that train.optimizer.adam.lr can be set
-            place[name] = {place[name]: {}} if isinstance(place.get(name), str) else {}
+            place[name] = {inner: {}} if isinstance(inner, str) else {}
         place = place[name]
     place[last] = value
-    source.lines[tuple(key.split("."))] = ("--set", 0)
+    source.lines[tuple(keys)] = ("--set", 0)
 
 
 def _interpolate(value: dict[str, Any], origin: Origin) -> None:
     data = value.get("data")
     if isinstance(data, Mapping) and isinstance(data.get("path"), str):
         path = VARIABLE.sub(lambda m: _variable(m, origin), data["path"])
+        if "${" in VARIABLE.sub("", data["path"]):
+            raise SpecError(
+                f"'{data['path']}' holds a ${{ that is no variable. Accepted: ${{NAME}} and ${{NAME:-default}}.",
+                origin.where(("data", "path")),
+            )
         value["data"] = {**data, "path": path}
+    _refuse_variables(value, (), origin)
+
+
+def _refuse_variables(value: Any, keys: Keys, origin: Origin) -> None:
+    """Refuse variables where they would stay as they are written."""
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in inside:
+        _refuse_variables(inner, (*keys, key), origin)
+    if isinstance(value, str) and keys != ("data", "path") and re.search(r"\$\{[A-Za-z_]", value):
+        raise SpecError(f"'{value}' holds a variable. Variables stand in data.path only.", origin.where(keys))
 
 
 def _variable(matched: re.Match[str], origin: Origin) -> str:

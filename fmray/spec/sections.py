@@ -12,7 +12,12 @@ from pydantic.dataclasses import dataclass
 from fmray.spec.ref import Ref
 
 Reference = Annotated[Ref, BeforeValidator(Ref.read), PlainSerializer(Ref.to_json)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+# strict: YAML 1.2 reads `on` and '3' as text, and so does fmray
+Whole = Annotated[int, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
 strict = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -44,8 +49,8 @@ class Data:
         schema: "strict" or "union": whether a column may be absent from some files.
     """
 
-    path: str
-    target: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
+    path: Text
+    target: Annotated[tuple[Text, ...], BeforeValidator(_as_list), Field(min_length=1)]
     labels: Mapping[str, str] = Field(default_factory=dict)
     positive: str | int | bool | None = None
     null_values: tuple[str | float | int, ...] = ()
@@ -79,16 +84,16 @@ class Split:
     column: str | None = None
     val_from: str | None = None
     test_from: str | None = None
-    salt: int = 0
-    redefine: bool = False
+    salt: Whole = 0
+    redefine: Flag = False
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
 class EarlyStop:
     """Stop a member that has not improved on validation for `patience` epochs."""
 
-    patience: Annotated[int, Field(ge=1)] = 5
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    patience: Annotated[Whole, Field(ge=1)] = 5
+    min_delta: Annotated[Number, Field(ge=0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
@@ -100,8 +105,8 @@ class Seeds:
         order: Also give each its own order of rows, one pack per order.
     """
 
-    n: Annotated[int, Field(ge=1)] = 1
-    order: bool = False
+    n: Annotated[Whole, Field(ge=1)] = 1
+    order: Flag = False
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
@@ -114,9 +119,9 @@ class Order:
         num_lanes: Lanes per split (V).
     """
 
-    chunk_rows: Annotated[int, Field(ge=1)] = 1024
-    window_chunks: Annotated[int, Field(ge=1)] = 64
-    num_lanes: Annotated[int, Field(ge=1)] = 64
+    chunk_rows: Annotated[Whole, Field(ge=1)] = 1024
+    window_chunks: Annotated[Whole, Field(ge=1)] = 64
+    num_lanes: Annotated[Whole, Field(ge=1)] = 64
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
@@ -138,16 +143,16 @@ class Train:
         order: Shuffling.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 20
-    batch_rows: Annotated[int, Field(ge=1)] = 256
+    epochs: Annotated[Whole, Field(ge=1)] = 20
+    batch_rows: Annotated[Whole, Field(ge=1)] = 256
     optimizer: Reference = Ref("adamw")
     schedule: Reference = Ref("constant")
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    warmup_steps: Annotated[Whole, Field(ge=0)] = 0
+    clip_norm: Annotated[Number, Field(gt=0)] | None = None
+    accumulate: Annotated[Whole, Field(ge=1)] = 1
     early_stop: EarlyStop | None = EarlyStop()
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
+    seed: Whole = 0
     seeds: Annotated[Seeds, BeforeValidator(_as_seeds)] = Seeds()
     order: Order = Order()
 
@@ -169,8 +174,8 @@ class Evaluate:
     metrics: tuple[str, ...] | None = None
     slices: tuple[str, ...] = ()
     baselines: tuple[Literal["dummy", "linear"], ...] = ("dummy", "linear")
-    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    min_effect: Annotated[float, Field(ge=0)] = 0.0
+    level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
+    min_effect: Annotated[Number, Field(ge=0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
@@ -202,10 +207,10 @@ class RunOptions:
     """
 
     workers: Literal["auto", 0] = "auto"
-    gpu: Literal["auto"] | bool = "auto"
-    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    deterministic: bool = False
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
+    gpu: Literal["auto"] | Flag = "auto"
+    threads: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
+    deterministic: Flag = False
+    checkpoint_seconds: Annotated[Number, Field(ge=0)] = 30.0
     prepare: Literal["auto", "ray", "local"] = "auto"
 
 

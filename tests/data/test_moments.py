@@ -1,3 +1,5 @@
+"""Check that summaries of parts are those of the whole, within the errors stated."""
+
 import numpy as np
 import polars as pl
 import pytest
@@ -43,4 +45,39 @@ def test_distinct_values_are_counted_within_the_stated_error(num_distinct):
     parts = [moments.smallest_hashes(part.unique()) for part in (values[:50_000], values[50_000:])]
     merged = moments.merge_hashes(*parts)
     exact = values.n_unique()
-    assert moments.distinct(merged) == pytest.approx(exact, rel=0 if exact < moments.SMALLEST_HASHES else 0.12)
+    assert moments.distinct(merged) == pytest.approx(exact, rel=0 if exact < moments.SMALLEST_HASHES else 0.06)
+
+
+def test_ranks_of_many_parts_stay_small_and_within_the_stated_error():
+    random = np.random.default_rng(3)
+    parts = [random.normal(place % 7, 1 + place % 3, 2000) for place in range(300)]
+    points = moments.ranks(pl.Series(parts[0]))
+    for part in parts[1:]:
+        points = moments.merge_ranks(points, moments.ranks(pl.Series(part)))
+        assert len(points[0]) <= 2 * moments.MOST_POINTS
+    everything = np.sort(np.concatenate(parts))
+    shares = [0.001, 0.1, 0.5, 0.9, 0.999]
+    ranks = np.searchsorted(everything, moments.quantiles(points, shares)) / len(everything)
+    num_thinned = 300 * moments.POINTS // moments.MOST_POINTS
+    stated = 1 / (2 * moments.POINTS) + num_thinned / (2 * moments.MOST_POINTS)
+    assert np.abs(ranks - shares).max() < stated
+    assert points[1].sum() == pytest.approx(len(everything))
+
+
+def test_the_sample_of_a_long_part_does_not_beat_in_time_with_its_rows():
+    hours = pl.Series(np.arange(8 * moments.SAMPLED) % 24)  # a fixed stride of 8 would see three hours only
+    found = moments.quantiles(moments.ranks(hours), [0.25, 0.5, 0.75])
+    assert found == pytest.approx(np.quantile(hours.to_numpy(), [0.25, 0.5, 0.75]), abs=1)
+
+
+def test_counts_of_too_many_levels_keep_the_most_frequent_and_say_so():
+    assert moments.levels(pl.Series(["b", "a", "a", "c", None]), 2) == ({"a": 2, "b": 1}, True)
+    assert moments.levels(pl.Series(["b", "a", "a"]), 2) == ({"a": 2, "b": 1}, False)
+    assert moments.merge_levels({"a": 2, "b": 1}, {"c": 1, "b": 4}, 2) == ({"b": 5, "a": 2}, True)
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [(1, "1"), (1.0, "1"), (1.5, "1.5"), (True, "True"), ("1.0", "1.0"), (float("inf"), "inf")]
+)
+def test_a_whole_number_has_one_name_in_every_type(level, name):
+    assert moments.spell(level) == name

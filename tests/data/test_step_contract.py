@@ -1,6 +1,7 @@
 """Run every step of the catalogue through what preparation relies on."""
 
 import json
+import pickle
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,7 @@ import pytest
 from fmray.catalogue import STEPS
 from fmray.data.pipeline import empty_frame
 from fmray.data.raw import block
-from fmray.data.step import chosen
+from fmray.data.step import Fitted, chosen
 from fmray.errors import SpecError
 from fmray.schema import Column, Schema
 
@@ -31,7 +32,7 @@ PARAMS = {
     "hashing": [{"buckets": 8}, {"columns": ["level", "city"], "buckets": 3}],
     "impute": [{}, {"by": "median", "flag": True}, {"by": "most_frequent"}, {"by": "constant", "value": -1.0}],
     "min_max": [{}],
-    "one_hot": [{}, {"columns": ["level", "city"], "max_levels": 2}],
+    "one_hot": [{}, {"columns": ["level", "city"], "max_levels": 2}, {"other": False}],
     "quantile": [{}, {"levels": 5, "to": "normal"}],
     "standardise": [{}, {"columns": ["age"]}],
 }
@@ -99,9 +100,33 @@ def test_learning_in_parts_in_any_grouping_is_learning_at_once(name, params):
     whole = fitted(step, [frame])
     if step.fit(frame, SCHEMA) is None:
         return
-    parts = [frame[:70], frame[70:71], frame[71:200], frame[200:]]
+    parts = [frame[:70], frame[70:71], frame[71:71], frame[71:200], frame[200:]]
     assert close(fitted(step, parts).state, whole.state)
     assert close(fitted(step, parts[::-1]).state, whole.state)
+    a, b, c, d, e = (step.fit(part, SCHEMA) for part in parts)
+    tree = step.merge(step.merge(c, a), step.merge(b, step.merge(d, e)))
+    assert close(step.learn(tree, SCHEMA).state, whole.state)
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+def test_a_part_without_rows_changes_nothing_even_where_it_comes_first(name, params):
+    step, frame = STEPS.find(name)(**params), rows()
+    if step.fit(frame, SCHEMA) is not None:
+        assert close(fitted(step, [frame[:0], frame, frame[:0]]).state, fitted(step, [frame]).state)
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+def test_what_was_learned_is_the_same_every_time(name, params):
+    assert fitted(STEPS.find(name)(**params), [rows()]) == fitted(STEPS.find(name)(**params), [rows()])
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+def test_a_summary_survives_the_way_between_processes(name, params):
+    step, frame = STEPS.find(name)(**params), rows()
+    partial = step.fit(frame, SCHEMA)
+    if partial is not None:
+        sent = pickle.loads(pickle.dumps(partial))
+        assert step.learn(sent, SCHEMA) == step.learn(partial, SCHEMA)
 
 
 @pytest.mark.parametrize(("name", "params"), CASES)
@@ -111,9 +136,7 @@ def test_what_was_learned_survives_as_json_and_describes_its_columns(name, param
     state = json.loads(json.dumps(learned.state, allow_nan=False))
     assert state == learned.state
     made = step.apply(frame, state)
-    assert made.columns == [c.name for c in learned.schema.columns] or set(made.columns) == {
-        c.name for c in learned.schema.columns
-    }
+    assert sorted(made.columns) == sorted(c.name for c in learned.schema.columns)
     for column in learned.schema.columns:
         width = made[column.name].dtype.shape[0] if isinstance(made[column.name].dtype, pl.Array) else 1
         assert width == column.width, column.name
@@ -162,6 +185,11 @@ def test_a_misspelt_column_is_answered_with_the_nearest_one(name):
 def test_a_column_of_another_kind_is_answered_with_the_kinds_that_fit():
     with pytest.raises(SpecError, match="column 'city' holds text. Accepted: number"):
         chosen(["city"], SCHEMA, ("number",), "clip")
+
+
+def test_two_columns_of_one_name_are_refused():
+    with pytest.raises(SpecError, match="the data has a column 'x', and a step makes one of that name"):
+        Fitted({}, Schema((Column("x", "number"), Column("x", "missing"))))
 
 
 def test_every_step_has_a_case():

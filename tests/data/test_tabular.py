@@ -1,9 +1,11 @@
+"""Check scaling and spreading against scikit-learn and the published hash."""
+
 import numpy as np
 import polars as pl
 import pytest
 from sklearn import preprocessing as oracle
 
-from fmray.data.clean import Clip, DateParts, Drop, Impute
+from fmray.data import tabular
 from fmray.data.hashing import row_hash
 from fmray.data.tabular import MISSING, OTHER, Hashing, MinMax, OneHot, Quantile, Standardise
 from fmray.errors import DataError, SpecError
@@ -11,7 +13,6 @@ from fmray.schema import Column, Schema
 
 NUMBER = Schema((Column("x", "number"),))
 TEXT = Schema((Column("c", "text"),))
-TIME = Schema((Column("t", "time"),))
 
 
 def numbers(values, dtype=pl.Float64):
@@ -95,6 +96,40 @@ def test_rare_levels_share_a_place_and_it_is_said():
     assert "1 of 3 levels kept" in fitted.notes[0]
 
 
+def test_without_other_a_level_that_has_no_place_sets_no_indicator():
+    made, fitted = run(OneHot(other=False), text(["a", "b"]), TEXT, on=text(["b", "z", None]))
+    assert fitted.schema.columns[0].classes == ("a", "b")
+    assert made["c"].to_list() == [[0, 1], [0, 0], [0, 0]]
+
+
+def test_cells_that_spell_the_reserved_names_share_their_place():
+    made, fitted = run(OneHot(), text([MISSING, OTHER, None, "a"]), TEXT)
+    assert fitted.schema.columns[0].classes == ("a", MISSING, OTHER)
+    assert made["c"].to_list() == [[0, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_a_level_keeps_its_place_when_its_column_widens():
+    made, fitted = run(OneHot(["x"]), numbers([1, 2], pl.Int64), NUMBER, on=numbers([2.0, 1.0, 1.5], pl.Float64))
+    assert fitted.schema.columns[0].classes == ("1", "2", OTHER)
+    assert made["x"].to_list() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+
+
+def test_of_too_many_levels_the_most_frequent_are_kept_whatever_their_order(monkeypatch):
+    monkeypatch.setattr(tabular, "MOST_LEVELS", 4)
+    values = [c for i, c in enumerate("hgfedcba", 1) for _ in range(i)]
+    step = OneHot(max_levels=2)
+    parts = [step.fit(text(part), TEXT) for part in (values[:20], values[20:])]
+    assert all(len(part["c"][0]) <= 4 for part in parts)
+    learned = step.learn(step.merge(*parts), TEXT)
+    assert learned.schema.columns[0].classes == ("a", "b", OTHER)
+    assert learned.notes == (f"'c': 2 of more than 4 levels kept, the rest is {OTHER}",)
+
+
+def test_numbers_too_far_apart_to_have_a_scale_are_named():
+    with pytest.raises(DataError, match=r"column 'x' reaches from -1e\+200 to 1e\+200. Add clip or quantile before"):
+        run(Standardise(), numbers([1e200, -1e200]), NUMBER)
+
+
 def test_buckets_follow_the_published_hash():
     levels = ["Oslo", "Bonn", "", "Rome"]
     made, _ = run(Hashing(buckets=16), text([*levels, None]), TEXT)
@@ -103,59 +138,14 @@ def test_buckets_follow_the_published_hash():
     assert sum(made["c"].to_list()[4]) == 0
 
 
-@pytest.mark.parametrize(("by", "expected"), [("mean", 7 / 3), ("median", 2.0), ("most_frequent", 1.0)])
-def test_missing_numbers_are_filled_by_what_train_suggests(by, expected):
-    frame = numbers([1.0, 1.0, 2.0, 3.0, None, 5.0, 2.0]) if by == "median" else numbers([1.0, 1.0, 5.0, None])
-    made, _ = run(Impute(by=by), frame, NUMBER)
-    assert made["x"].null_count() == 0
-    assert made["x"][4 if by == "median" else 3] == pytest.approx(expected)
-
-
-def test_integers_are_filled_with_a_mean_that_is_none():
-    made, _ = run(Impute(flag=True), numbers([1, 2, None], pl.Int64), NUMBER)
-    assert made["x"].to_list() == [1, 2, 1.5]
-    assert made["x_missing"].to_list() == [0, 0, 1]
-
-
-def test_text_is_filled_by_a_constant():
-    made, _ = run(Impute(by="constant", value="?"), text(["a", None]), TEXT)
-    assert made["c"].to_list() == ["a", "?"]
-
-
-def test_a_column_without_any_value_cannot_be_filled():
-    with pytest.raises(DataError, match="'x' has no value in any training row"):
-        run(Impute(), numbers([None, None]), NUMBER)
-
-
-def test_clipping_by_quantiles_equals_numpy():
-    values = np.random.default_rng(3).normal(size=999)
-    made, _ = run(Clip(quantile=0.95), numbers(values.tolist()), NUMBER)
-    low, high = np.quantile(values, [0.05, 0.95])
-    np.testing.assert_allclose(made["x"].to_numpy(), values.clip(low, high), rtol=1e-9)
-
-
-def test_dates_come_round_on_a_circle():
-    times = pl.DataFrame({"t": pl.Series(["2024-01-01T00:00", "2024-12-31T18:00"]).str.to_datetime(time_unit="us")})
-    made, fitted = run(DateParts(parts=["year", "month", "hour"]), times, TIME)
-    assert [c.name for c in fitted.schema.columns] == made.columns
-    assert made["t_year"].to_list() == [2024, 2024]
-    assert made["t_month_cos"].to_list() == pytest.approx([1, np.cos(2 * np.pi * 11 / 12)])
-    assert made["t_hour_sin"].to_list() == pytest.approx([0, -1])
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Impute(by="mode"), r"steps\.impute\.by: 'mode'"),
-        (lambda: Impute(by="constant"), "A value goes with by: constant"),
-        (lambda: Clip(), "Give bounds or a quantile"),
-        (lambda: Clip(quantile=0.2), "between 0.5 and 1"),
-        (lambda: DateParts(parts=["decade"]), "'decade'. Accepted: year"),
-        (lambda: OneHot(max_levels=0), "Give 1 or more"),
-        (lambda: Hashing(buckets=0), "Give 1 or more"),
+        (lambda: OneHot(max_levels=0), r"steps\.one_hot\.max_levels: 0\. Give 1 or more, a whole number"),
+        (lambda: Hashing(buckets=2.5), r"steps\.hashing\.buckets: 2\.5\. Give 1 or more"),
+        (lambda: Hashing(buckets=True), "True. Give 1 or more"),
         (lambda: Quantile(levels=1), "Give 2 or more"),
         (lambda: Quantile(to="gauss"), "'gauss'"),
-        (lambda: Drop(["x"]).learn(None, NUMBER), "all columns there are"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(build, message):

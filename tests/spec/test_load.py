@@ -80,8 +80,8 @@ def test_variables_stand_in_paths(write, monkeypatch):
 MISTAKES = {
     "train:\n  epoch: 3\n": r"churn\.yaml:3 train\.epoch: unknown key 'epoch'\. Did you mean 'epochs'\?",
     "trian: {}\n": r"churn\.yaml:2 trian: unknown key 'trian'\. Did you mean 'train'\?",
-    "train: {epochs: many}\n": r"churn\.yaml:2 train\.epochs: 'many'\. Accepted: a valid integer",
-    "train: {epochs: 0}\n": r"churn\.yaml:2 train\.epochs: 0\. Accepted: greater than or equal to 1",
+    "train: {epochs: many}\n": r"churn\.yaml:2 train\.epochs: 'many'\. Accepted: a whole number",
+    "train: {epochs: 0}\n": r"churn\.yaml:2 train\.epochs: 0\. Accepted: a number greater than or equal to 1",
     "train:\n  optimizer: adamm\n": r"churn\.yaml:3 train\.optimizer: unknown optimizer 'adamm'\. Did you mean 'adam",
     "train: {optimizer: {adam: {lr: 0.1, beta: 3}}}\n": r"optimizer\.adam\.beta: 'adam' has no parameter 'beta'\. Did you mean 'betas'\?",
     "model: {mlp: {wdith: 3}}\n": r"model\.mlp\.wdith: 'mlp' has no parameter 'wdith'\. Did you mean 'width'\?",
@@ -150,3 +150,95 @@ def test_a_bad_override_is_named(write, override, message):
 def test_of_several_mistakes_the_first_is_told_and_the_others_counted(write):
     with pytest.raises(SpecError, match=r"\(1 more key needs a look\.\)"):
         load_job(write(SMALL + "train: {epoch: 3}\nevaluat: {}\n"))
+
+
+ODD_FILES = {
+    "train: {epochs: 3}\n---\na: 1\n": r"churn\.yaml:\d+: not YAML: but found another document",
+    "train:\n\tepochs: 3\n": r"churn\.yaml:3: not YAML: found character '\\t'",
+    "model: !!python/object:os.system x\n": r"churn\.yaml:2 model: tag .*os\.system is not read\. Write a plain value",
+    "model: !mine {a: 1}\n": r"churn\.yaml:2 model: tag !mine is not read",
+    "3: x\n": r"churn\.yaml:2 3: 3 is no text\. Put the key in quotes",
+    "model: " + "[" * 3000 + "]" * 3000 + "\n": r"is nested too deeply",
+    "model: &a\n  mlp: *a\n": r"churn\.yaml:3: \*a stands inside of &a",
+    "run: {deterministic: on}\n": r"run\.deterministic: 'on'\. Accepted: true or false",
+    "data2: '${HOME}'\n": r"churn\.yaml:2 data2: '\$\{HOME\}' holds a variable\. Variables stand in data\.path only",
+    "model: a\x07b\n": r"holds a character that YAML does not allow",
+    "api_token: hunter2\n": r"churn\.yaml:2 api_token: unknown key 'api_token'",
+}
+
+
+@pytest.mark.parametrize("text", list(ODD_FILES), ids=lambda text: text.strip()[:24])
+def test_what_yaml_allows_and_a_job_does_not_is_named(write, text):
+    with pytest.raises(SpecError, match=ODD_FILES[text]) as caught:
+        load_job(write(SMALL + text))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_aliases_that_unfold_without_end_are_stopped(write):
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    with pytest.raises(SpecError, match="unfolds to more than 100,000 values"):
+        load_job(write(SMALL + "\n".join(rows)))
+
+
+def test_maps_merge_and_mistakes_in_them_are_placed(write):
+    text = "name: &n a\nsplit: &s {val: 0.2}\ntrain:\n  optimizer: adam\n  early_stop: {<<: {patience: 7}}\n"
+    assert load_job(write(SMALL + text)).train.early_stop.patience == 7
+    with pytest.raises(SpecError, match=r"churn\.yaml:6 train\.early_stop\.patiense: unknown key"):
+        load_job(write(SMALL + text.replace("patience", "patiense")))
+
+
+def test_numbers_of_yaml_1_2_are_numbers(write):
+    job = load_job(write(SMALL + "train: {epochs: 0x10, batch_rows: 0o20, optimizer: {adam: {lr: 1e-3}}}\n"))
+    assert (job.train.epochs, job.train.batch_rows, job.train.optimizer.params["lr"]) == (16, 16, 0.001)
+
+
+def test_numbers_that_yaml_1_2_lacks_may_stand_in_quotes_and_in_text(write):
+    text = "data: {path: sample:iris, target: target, null_values: ['012', 'a 1_000']}\n"
+    assert load_job(write(text)).data.null_values == ("012", "a 1_000")
+
+
+@pytest.mark.parametrize("base", ["nothing.yaml", ".", "[a]"])
+def test_a_base_that_is_no_file_is_named_at_its_line(write, base):
+    with pytest.raises(SpecError, match=r"churn\.yaml:2 extends: .* is no file\. Give the path of one job file"):
+        load_job(write(SMALL + f"extends: {base}\n"))
+
+
+BAD_OVERRIDES = {
+    "train..epochs=3": "Give key=value",
+    "=3": "Give key=value",
+    "train.epochs=012": r"--set train\.epochs:1: 012 is no YAML 1\.2 number",
+    "train.seeds=[1": r"--set train\.seeds:1: not YAML",
+    "steps.0=drop": r"points into a list\. Give it whole: steps=\[\.\.\.\]",
+    "data.path=${FMRAY_TEST_NONE}/x": r"--set data\.path: \$\{FMRAY_TEST_NONE\} is not set",
+    "data.path=${HOME/x": r"holds a \$\{ that is no variable",
+    "data.path=${FMRAY_TEST_NONE:-}": r"data\.path: ''\. Accepted: text that is not empty",
+}
+
+
+@pytest.mark.parametrize("override", list(BAD_OVERRIDES))
+def test_an_override_goes_through_the_same_rules_as_the_file(write, override):
+    with pytest.raises(SpecError, match=BAD_OVERRIDES[override]):
+        load_job(write(SMALL + "steps: [auto]\n"), [override])
+
+
+@pytest.mark.parametrize("text", ["[1]\n", "", "just text\n"])
+def test_an_override_of_a_file_that_is_no_job_is_refused_in_words(write, text):
+    with pytest.raises(SpecError, match="a job is a map of keys"):
+        load_job(write(text), ["train.epochs=3"])
+
+
+@pytest.mark.parametrize("value", [[1], None, "job"])
+def test_from_python_too_a_job_is_a_map(value):
+    with pytest.raises(SpecError, match="a job is a map of keys"):
+        job_from(value)
+
+
+def test_a_dollar_is_written_twice_to_stay_one(write):
+    assert load_job(write("data: {path: 'a$$b', target: t}\n")).data.path == "a$b"
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match=r"a\.yaml: cannot be read: .*decode"):
+        load_job(tmp_path / "a.yaml")

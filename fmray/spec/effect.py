@@ -1,0 +1,145 @@
+"""Refuse keys that the other keys leave without effect, or that contradict each other.
+
+Whoever wrote a key believes that it does something; a job that ignores it in silence answers another question.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from fmray.errors import SpecError
+from fmray.spec.explain import Keys, Origin
+from fmray.spec.job import Job
+from fmray.spec.sections import Split
+
+Refusal = tuple[Keys, str]
+"""Keys, and what is wrong with them in words."""
+
+
+def refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) -> None:
+    """Refuse keys without effect, and keys that leave nothing to learn from or judge by.
+
+    Args:
+        value: The job as written, to tell what was said from what is default.
+
+    Raises:
+        SpecError: Naming file, line and key.
+    """
+    refusals = (*_in_split(job, value), *_in_times(job, value), *_in_data(job), *_in_train(job), *_in_judging(job))
+    for keys, message in refusals:
+        raise SpecError(message, origin.where(keys))
+
+
+def _in_split(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
+    found: list[Refusal] = []
+    split, plain = job.split, Split()
+    said = {key for key, given in (value.get("split") or {}).items() if given != getattr(plain, key)}
+    for key, by in (
+        ("column", ("given",)),
+        ("val_from", ("time",)),
+        ("test_from", ("time",)),
+        ("salt", ("hash", "group", "given")),
+    ):
+        if key in said and split.by not in by:
+            text = f"has no effect with split.by: {split.by}. It goes with {' or '.join(by)}."
+            found.append((("split", key), text))
+    if split.by == "given":
+        if "test" in said:
+            text = "has no effect with split.by: given, whose column names the test rows. Leave it out."
+            found.append((("split", "test"), text))
+        if split.column is None:
+            found.append((("split", "column"), "is missing; split.by: given reads it. Name the column."))
+    if split.by in ("group", "time") and getattr(job.data, split.by) is None:
+        found.append((("data", split.by), f"is missing; split.by: {split.by} reads it. Name the column."))
+    if split.val + split.test >= 1 and split.by != "given":
+        text = f"val {split.val:g} and test {split.test:g} leave nothing to train on. Make their sum < 1."
+        found.append((("split",), text))
+    if not split.val and not (split.by == "given" or split.val_from):
+        found.append((("split", "val"), "0 leaves nothing to choose by. Give a share, e.g. 0.1."))
+    if not split.test and split.by != "given" and not split.test_from:
+        found.append((("split", "test"), "0 leaves nothing to judge by. Give a share, e.g. 0.2."))
+    return found
+
+
+def _in_times(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
+    found: list[Refusal] = []
+    split, written = job.split, value.get("split") or {}
+    times = {}
+    for key, share in (("val_from", "val"), ("test_from", "test")):
+        given = getattr(split, key)
+        if given is None:
+            continue
+        if share in written:
+            found.append((("split", share), f"has no effect beside {key}: {given}. Leave one out."))
+        try:
+            times[key] = datetime.fromisoformat(given).replace(tzinfo=None)
+        except ValueError:
+            found.append((("split", key), f"'{given}'. Accepted: an ISO time, e.g. 2024-01-31 or 2024-01-31T06:00."))
+    if len(times) == 2 and times["val_from"] >= times["test_from"]:
+        text = f"{split.val_from} is not before test_from: {split.test_from}. Validation lies before the test."
+        found.append((("split", "val_from"), text))
+    return found
+
+
+def _in_data(job: Job) -> list[Refusal]:
+    found: list[Refusal] = []
+    data = job.data
+    if job.task.name == "regression":
+        for key in ("labels", "positive"):
+            if getattr(data, key) not in (None, {}):
+                text = f"{getattr(data, key)!r} goes with classification, and this is regression. Leave it out."
+                found.append((("data", key), text))
+    roles = {"target": data.target, "key": data.key}
+    roles |= {role: (name,) for role in ("group", "time", "weight") if (name := getattr(data, role))}
+    for role, names in roles.items():
+        for name in names:
+            if name in data.ignore:
+                text = f"'{name}' is left out by data.ignore and read as data.{role}. Take it out of one."
+                found.append((("data", "ignore"), text))
+            if role != "target" and name in data.target:
+                found.append((("data", role), f"'{name}' is data.target as well. Name another column."))
+    return found
+
+
+def _in_train(job: Job) -> list[Refusal]:
+    found: list[Refusal] = []
+    train = job.train
+    if train.seeds.order and train.seeds.n == 1:
+        found.append((("train", "seeds", "order"), "has no effect with one seed. Give train.seeds.n."))
+    if train.accumulate > train.batch_rows:
+        text = f"{train.accumulate} parts of a batch of {train.batch_rows} rows. Give at most batch_rows."
+        found.append((("train", "accumulate"), text))
+    schedule, stop = train.schedule, train.early_stop
+    patience = schedule.params.get("patience", 3)
+    if schedule.name == "plateau" and stop is not None and patience >= stop.patience:
+        text = f"patience {patience} is never reached: early_stop.patience is {stop.patience}. Make it smaller."
+        found.append((("train", "schedule"), text))
+    params = train.optimizer.params
+    if (
+        train.optimizer.name == "sgd"
+        and params.get("nesterov")
+        and (not params.get("momentum") or params.get("dampening"))
+    ):
+        text = "true needs a momentum above zero and no dampening. Give momentum, e.g. 0.9."
+        found.append((("train", "optimizer", "sgd", "nesterov"), text))
+    if job.task.name in ("auto", "regression") and "delta" in job.task.params:
+        loss = job.task.params.get("loss", "mse")
+        if loss != "huber":
+            text = f"has no effect with loss: {loss}. It goes with huber."
+            found.append((("task", job.task.name, "delta"), text))
+    return found
+
+
+def _in_judging(job: Job) -> list[Refusal]:
+    found: list[Refusal] = []
+    if job.evaluate.min_effect and not job.evaluate.baselines:
+        text = "has no effect without baselines. Name one: dummy or linear."
+        found.append((("evaluate", "min_effect"), text))
+    for gate, reason in job.rigour.waive.items():
+        if not reason.strip():
+            found.append((("rigour", "waive", gate), "gives no reason. Say in words why the gate is waived."))
+    linear = job.model.name in ("linear", "logistic") or ":" in job.model.name
+    if job.rigour.prefer == "simple" and not linear:
+        text = f"simple has no effect on model '{job.model.name}'. It goes with linear."
+        found.append((("rigour", "prefer"), text))
+    return found

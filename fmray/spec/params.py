@@ -1,0 +1,185 @@
+"""Read from source which parameters code takes and what fits them, without importing it.
+
+So a job is checked in a second: the classes it names import torch, reading their source does not.
+"""
+
+import ast
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmray.errors import SpecError
+from fmray.registry import nearest
+
+Params = Mapping[str, str]
+"""Parameter -> its annotation, as written; empty where there is none."""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "int": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    "float": ("a number", _is_number),
+    "str": ("text", lambda value: isinstance(value, str)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "None": ("null", lambda value: value is None),
+    "Sequence": ("a list", lambda value: isinstance(value, list | tuple)),
+    "Mapping": ("a map", lambda value: isinstance(value, Mapping)),
+}
+LIMITS = {
+    "delta": "(0, inf)",
+    "depth": "[1, inf)",
+    "dropout": "[0, 1)",
+    "every": "[1, inf)",
+    "factor": "[0, 1]",
+    "final": "[0, 1]",
+    "label_smoothing": "[0, 1)",
+    "lr": "(0, inf)",
+    "momentum": "[0, inf)",
+    "patience": "[1, inf)",
+    "weight_decay": "[0, inf)",
+    "width": "[1, inf)",
+}
+"""Where fmray's own parameters of these names must lie, repeated here so that no preparation is waited for."""
+
+
+def source_of(module: str, folder: str) -> Path | None:
+    """Find the file of a module beside a job or installed; None if it has no source to read.
+
+    Raises:
+        SpecError: If there is no such module.
+    """
+    inside = Path(*module.split("."))
+    for place in (folder, *sys.path):
+        for file in (Path(place, inside).with_suffix(".py"), Path(place, inside, "__init__.py")):
+            if file.is_file():
+                return file
+    top = module.partition(".")[0]
+    if Path(folder, top).is_dir() or importlib.util.find_spec(top) is None:
+        raise SpecError(f"module '{module}' is neither beside the job file nor installed. Check its name.")
+    return None
+
+
+def params_of(file: Path, attribute: str, skipped: Sequence[str]) -> Params | None:
+    """Give the parameters of a class or function; None where the source does not settle them.
+
+    Raises:
+        SpecError: If the file does not define the name.
+    """
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise SpecError(f"{file.name} is not Python: {error}. Mend it.") from error
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+            settled = not node.bases or all(isinstance(b, ast.Name) and b.id == "Protocol" for b in node.bases)
+            return _arguments(inits[0], skipped) if inits else {} if settled else None
+        if isinstance(node, ast.FunctionDef) and node.name == attribute:
+            return _arguments(node, skipped)
+    names = _names(tree)
+    if attribute not in names and "*" not in names:
+        raise SpecError(f"{file.name} has no '{attribute}'. {nearest(attribute, names)}")
+    return None
+
+
+def _arguments(node: ast.FunctionDef, skipped: Sequence[str]) -> Params | None:
+    if node.args.kwarg is not None:
+        return None
+    return {
+        argument.arg: ast.unparse(argument.annotation) if argument.annotation else ""
+        for argument in (*node.args.args, *node.args.kwonlyargs)
+        if argument.arg not in skipped
+    }
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """List what a module defines or imports, inside conditions too."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def refusal(name: str, given: Any, annotation: str, *, limited: bool) -> str:
+    """Say what is accepted where a value does not fit its annotation or limits; nothing where it does.
+
+    Args:
+        limited: LIMITS apply: the code is fmray's own.
+    """
+    if annotation and not fits(given, annotation):
+        return f"{given!r}. Accepted: {accepted(annotation)}."
+    if limited and name in LIMITS:
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if _is_number(value) and not _is_within(value, LIMITS[name]):
+                return f"{value!r}. Accepted: a number in {LIMITS[name]}."
+    return ""
+
+
+def fits(given: object, annotation: str) -> bool:
+    """Tell whether a plain value fits an annotation; what cannot be told fits."""
+    return any(_fits(given, option) for option in _options(annotation))
+
+
+def accepted(annotation: str) -> str:
+    """Say in words what an annotation accepts."""
+    words = []
+    for option in _options(annotation):
+        name = _head(option)
+        if name == "Literal" and isinstance(option, ast.Subscript):
+            words += [str(value) for value in _literals(option)]
+        elif name in KINDS:
+            words.append(KINDS[name][0])
+    return " or ".join(words)
+
+
+def _options(annotation: str) -> list[ast.expr]:
+    open_nodes, found = [ast.parse(annotation, mode="eval").body], []
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, ast.BinOp):
+            open_nodes += [node.right, node.left]
+        else:
+            found.append(node)
+    return found
+
+
+def _head(node: ast.expr) -> str:
+    name = ast.unparse(node.value if isinstance(node, ast.Subscript) else node)
+    return {"list": "Sequence", "tuple": "Sequence", "dict": "Mapping"}.get(name, name)
+
+
+def _literals(node: ast.Subscript) -> list[object]:
+    inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    return [item.value for item in inside if isinstance(item, ast.Constant)]
+
+
+def _fits(given: object, node: ast.expr) -> bool:
+    name = _head(node)
+    if isinstance(node, ast.Subscript) and name == "Literal":
+        return given in _literals(node)
+    if name not in KINDS:
+        return True
+    if not KINDS[name][1](given):
+        return False
+    if name == "Sequence" and isinstance(node, ast.Subscript) and isinstance(given, list | tuple):
+        item = ast.unparse(node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice)
+        return all(fits(value, item) for value in given)
+    return True
+
+
+def _is_within(value: float, interval: str) -> bool:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value > low if interval[0] == "(" else value >= low
+    below = value < high if interval[-1] == ")" else value <= high
+    return above and below

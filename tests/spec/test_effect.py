@@ -1,0 +1,80 @@
+import pytest
+
+from fmray.errors import SpecError
+from fmray.spec.job import Job
+from fmray.spec.load import job_from
+
+TIMES = {"by": "time", "val_from": "2024-01-01", "test_from": "2024-02-01"}
+
+
+def job(**sections) -> Job:
+    data = {"path": "sample:iris", "target": "target", **sections.pop("data", {})}
+    return job_from({"data": data, **sections})
+
+
+IDLE = {
+    "split.column: has no effect with split.by: hash. It goes with given.": {"split": {"column": "s"}},
+    "split.val_from: has no effect with split.by: hash. It goes with time.": {"split": {"val_from": "2024-01-01"}},
+    "split.salt: has no effect with split.by: time": {"split": {**TIMES, "salt": 3}, "data": {"time": "t"}},
+    "split.test: has no effect with split.by: given": {"split": {"by": "given", "column": "s", "test": 0.3}},
+    "split.val: has no effect beside val_from: 2024-01-01": {"split": {**TIMES, "val": 0.1}, "data": {"time": "t"}},
+    "split.test: has no effect beside test_from": {"split": {**TIMES, "test": 0.2}, "data": {"time": "t"}},
+    "train.seeds.order: has no effect with one seed": {"train": {"seeds": {"order": True}}},
+    "task.regression.delta: has no effect with loss: mse. It goes with huber.": {"task": {"regression": {"delta": 2}}},
+    "task.auto.delta: has no effect with loss: mse": {"task": {"auto": {"delta": 2}}},
+    "evaluate.min_effect: has no effect without baselines": {"evaluate": {"min_effect": 0.1, "baselines": []}},
+    "rigour.prefer: simple has no effect on model 'mlp'": {"rigour": {"prefer": "simple"}},
+    "data.labels: {'a': 'b'} goes with classification": {"data": {"labels": {"a": "b"}}, "task": "regression"},
+    "data.positive: 'a' goes with classification": {"data": {"positive": "a"}, "task": "regression"},
+}
+CONTRADICTIONS = {
+    "split.column: is missing; split.by: given reads it": {"split": {"by": "given"}},
+    "data.group: is missing; split.by: group reads it": {"split": {"by": "group"}},
+    "data.time: is missing; split.by: time reads it": {"split": {"by": "time"}},
+    "split: val 0.5 and test 0.5 leave nothing to train on": {"split": {"val": 0.5, "test": 0.5}},
+    "split.val: 0 leaves nothing to choose by": {"split": {"val": 0}},
+    "split.test: 0 leaves nothing to judge by": {"split": {"test": 0}},
+    "split.val_from: 'soon'. Accepted: an ISO time": {
+        "split": {"by": "time", "val_from": "soon"},
+        "data": {"time": "t"},
+    },
+    "split.val_from: 2024-01-01 is not before test_from: 2024-01-01": {
+        "split": {**TIMES, "test_from": "2024-01-01"},
+        "data": {"time": "t"},
+    },
+    "data.ignore: 'target' is left out by data.ignore and read as data.target": {"data": {"ignore": ["target"]}},
+    "data.ignore: 'k' is left out by data.ignore and read as data.key": {"data": {"ignore": ["k"], "key": "k"}},
+    "data.weight: 'target' is data.target as well": {"data": {"weight": "target"}},
+    "train.accumulate: 9 parts of a batch of 8 rows": {"train": {"accumulate": 9, "batch_rows": 8}},
+    "train.optimizer.sgd.nesterov: true needs a momentum": {"train": {"optimizer": {"sgd": {"nesterov": True}}}},
+    "train.schedule: patience 5 is never reached: early_stop.patience is 5": {
+        "train": {"schedule": {"plateau": {"patience": 5}}}
+    },
+    "rigour.waive.G22: gives no reason": {"rigour": {"waive": {"G22": " "}}},
+}
+
+
+@pytest.mark.parametrize("message", [*IDLE, *CONTRADICTIONS])
+def test_a_key_without_effect_or_against_another_is_refused(message):
+    with pytest.raises(SpecError) as caught:
+        job(**{**IDLE, **CONTRADICTIONS}[message])
+    assert str(caught.value).startswith(message)
+
+
+FINE = [
+    {"split": TIMES, "data": {"time": "t"}},
+    {"split": {"by": "given", "column": "s", "val": 0.2}},
+    {"split": {"by": "group"}, "data": {"group": "g"}},
+    {"split": {"salt": 3}, "data": {"time": "t"}},  # the time is kept out of the features
+    {"task": {"regression": {"loss": "huber", "delta": 2}}},
+    {"train": {"optimizer": {"sgd": {"nesterov": True, "momentum": 0.9}}}},
+    {"train": {"schedule": {"plateau": {"patience": 9}}, "early_stop": None}},
+    {"train": {"accumulate": 8, "batch_rows": 8}},
+    {"model": "linear", "rigour": {"prefer": "simple", "waive": {"G22": "a floor for others"}}},
+    {"split": {"by": "hash", "val": 0.1, "test": 0.2}},
+]
+
+
+@pytest.mark.parametrize("sections", FINE, ids=str)
+def test_keys_with_an_effect_are_taken(sections):
+    assert job(**sections).data.target == ("target",)
