@@ -54,13 +54,14 @@ def source_of(module: str, folder: str) -> Path | None:
     Raises:
         SpecError: If there is no such module.
     """
-    inside = Path(*module.split("."))
-    for place in (folder, *sys.path):
+    inside, top = Path(*module.split(".")), module.partition(".")[0]
+    found = importlib.util.find_spec(top)
+    homes = [] if found is None else [str(Path(home).parent) for home in found.submodule_search_locations or ()]
+    for place in (folder, *sys.path, *homes):  # an editable installation is on no path
         for file in (Path(place, inside).with_suffix(".py"), Path(place, inside, "__init__.py")):
             if file.is_file():
                 return file
-    top = module.partition(".")[0]
-    if Path(folder, top).is_dir() or importlib.util.find_spec(top) is None:
+    if Path(folder, top).is_dir() or found is None:
         raise SpecError(f"module '{module}' is neither beside the job file nor installed. Check its name.")
     return None
 
