@@ -104,6 +104,10 @@ def test_the_first_line_comes_before_torch_is_imported(tmp_path):
         (["check", "small.yaml", "--set", "data.path=nowhere"], 5, "nowhere"),
         (["check", "small.yaml", "--set", "steps=[{clip: {columns: [f9], low: 0}}]"], 5, "column 'f9' is not there"),
         (["check", "small.yaml", "--set", "evaluate.slices=[f9]"], 5, "column 'f9' is not in the data"),
+        (["check", "small.yaml", "--set", "evaluate.primary=r2"], 5, "'r2' judges a number, the target is a class"),
+        (["check", "small.yaml", "--set", "evaluate.metrics=[rmse]"], 5, "'rmse' judges a number"),
+        (["check", "small.yaml", "--set", "train.optimizer={adam: {lr: fast}}"], 5, "'fast'. Accepted: a number."),
+        (["check", "small.yaml", "--set", "model=no_net:Net"], 5, "module 'no_net' is neither beside the job file"),
         (["report", "."], 5, "holds no run.json"),
         (["gc", "--store", "nowhere"], 5, "'nowhere' is no store"),
     ],
@@ -179,7 +183,10 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_continues(fmray, tmp_path):
         text=True,
     ) as process:
         until = time.monotonic() + 120
-        while time.monotonic() < until and '"resumed"' not in (run / "events.jsonl").read_text():
+        # an event that is being flushed when Ctrl-C comes is taken back, so wait for one more after it
+        while time.monotonic() < until:
+            if (run / "events.jsonl").read_text().partition('"resumed"')[2].count("\n") > 1:
+                break
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
@@ -189,3 +196,71 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_continues(fmray, tmp_path):
     assert resumed[0]["epoch"] > 0
     epochs = [event["epoch"] for event in events if event["event"] == "epoch"]
     assert epochs == sorted(set(epochs))
+
+
+@pytest.mark.slow
+def test_a_deep_check_gives_what_only_values_tell_and_the_run_uses_what_it_prepared(fmray, tmp_path):
+    write_job(tmp_path, "train: {epochs: 1, batch_rows: 32}\nrigour: {profile: draft}")
+    done = fmray("check", "small.yaml", "--deep", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = last_json(done)["plan"]
+    rows = dict(entry.rsplit(" ", 1) for entry in plan["rows"].split(", "))
+    counted = sum(int(rows[name]) for name in ("train", "val", "test", "duplicates", "quarantined", "unlabelled"))
+    assert counted == int(rows["read"]) == 400
+    assert plan["batches"] == f"{-(-int(rows['train']) // 32)} per epoch"
+    classes = dict(entry.split(" ") for entry in plan["target"].partition(": ")[2].split(" (")[0].split(", "))
+    assert sum(map(int, classes.values())) == int(rows["train"])
+    before = sorted((tmp_path / "fmray-store/prepared").rglob("manifest.json"))
+    assert len(before) == 1
+    assert not (tmp_path / "fmray-store/runs").exists()
+    assert fmray("run", "small.yaml").returncode == 0
+    assert sorted((tmp_path / "fmray-store/prepared").rglob("manifest.json")) == before
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_on_its_way_says_in_json_where_it_lies(fmray, tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, schema, num_outputs):\n"
+        "        super().__init__()\n        self.map = nn.Linear(schema.width, num_outputs + 1)\n\n"
+        "    def forward(self, x):\n        return self.map(x)\n"
+    )
+    write_job(tmp_path, "model: broken:Net\ntrain: {epochs: 1}")
+    done = fmray("run", "small.yaml", "--json")
+    answer = last_json(done)
+    assert done.returncode == 1
+    assert answer["status"] == "failed"
+    assert "Give one number per class" in answer["error"]["message"]
+    assert json.loads((Path(answer["run_dir"]) / "run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_secret_in_a_job_is_not_shown(fmray, tmp_path):
+    write_job(tmp_path)
+    path = "s3://me:hunter2@bucket/x"
+    for arguments in (
+        ["check", "small.yaml", "--set", f"data.path={path}"],
+        ["check", "small.yaml", "--set", "token=hunter2"],
+    ):
+        done = fmray(*arguments, "--json")
+        assert done.returncode == 5
+        assert "hunter2" not in done.stdout + done.stderr
+    (tmp_path / "my_net.py").write_text("class Net:\n    def __init__(self, schema, num_outputs, api_token): ...\n")
+    done = fmray("check", "small.yaml", "--set", "model={my_net:Net: {api_token: hunter2}}", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "hunter2" not in done.stdout
+    assert "hunter2" not in fmray("check", "small.yaml", "--set", "model={my_net:Net: {api_token: hunter2}}").stdout
+
+
+def test_an_error_that_nobody_foresaw_is_exit_code_1_with_json(fmray, tmp_path):
+    write_job(tmp_path)
+    code = (
+        "import fmray.data.preview\n"
+        "def preview(job): raise ZeroDivisionError('never thought of')\n"
+        "fmray.data.preview.preview = preview\n"
+        "from fmray.cli import main\nmain(['check', 'small.yaml', '--json'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 1
+    expected = {"kind": "ZeroDivisionError", "where": "", "message": "never thought of"}
+    assert last_json(done) == {"status": "failed", "error": expected}
+    assert "Traceback" in done.stderr

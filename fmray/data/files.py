@@ -110,8 +110,11 @@ def find_files(path: str, folder: str) -> Listing:
         raise
     except FileNotFoundError as error:
         raise DataError(f"nothing lies at '{redact(path)}'. {_neighbour(opened, inner)}", "data.path") from error
-    except OSError as error:
-        raise DataError(f"'{redact(path)}' cannot be listed: {error}.", "data.path") from error
+    except Exception as error:
+        if "://" not in path and not isinstance(error, OSError):
+            raise  # a remote storage has errors of its own kinds: no credentials, no such bucket
+        said = str(error).rstrip(".") or type(error).__name__
+        raise DataError(f"'{redact(path)}' cannot be listed: {redact(said)}.", "data.path") from error
     files = [_found(info, posixpath.relpath(info["name"], root)) for info in infos]
     return Listing(_uri(opened, root, path), tuple(sorted(files, key=lambda file: file.name)))
 

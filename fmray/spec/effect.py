@@ -3,6 +3,7 @@
 Whoever wrote a key believes that it does something; a job that ignores it in silence answers another question.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,7 @@ from fmray.errors import SpecError
 from fmray.spec.explain import Keys, Origin
 from fmray.spec.job import Job
 from fmray.spec.sections import Split
+from fmray.store import redact
 
 Refusal = tuple[Keys, str]
 """Keys, and what is wrong with them in words."""
@@ -89,6 +91,9 @@ def _in_data(job: Job) -> list[Refusal]:
             if getattr(data, key) not in (None, {}):
                 text = f"{getattr(data, key)!r} goes with classification, and this is regression. Leave it out."
                 found.append((("data", key), text))
+    if re.match(r"(s3a?|gs|gcs)://[^/]*@", data.path):
+        text = f"'{redact(data.path)}' carries credentials, which no bucket reads. Set them in the environment."
+        found.append((("data", "path"), text))
     roles = {"target": data.target, "key": data.key}
     roles |= {role: (name,) for role in ("group", "time", "weight") if (name := getattr(data, role))}
     for role, names in roles.items():

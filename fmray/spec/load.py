@@ -26,7 +26,7 @@ from fmray.spec.job import Job
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9]+(\.[0-9]*)?|[0-9]+(_[0-9]+)+(\.[0-9_]*)?)")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\$")
 TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
-MOST_VALUES = 100_000
+MOST_DEPTH, MOST_VALUES = 50, 100_000
 
 
 @dataclass
@@ -116,7 +116,7 @@ def _parse(text: str, file: str) -> Source:
     yaml.preserve_quotes = True
     source = Source(None)
     try:
-        _refuse_circles(yaml, text, file)
+        _refuse_knots(yaml, text, file)
         source.value = _plain(yaml.load(text), (), source.lines, file, text.splitlines())
     except DuplicateKeyError as error:
         raise SpecError(f"{str(error.problem).rstrip('.')}. Keep one.", _at(error, file)) from error
@@ -125,17 +125,18 @@ def _parse(text: str, file: str) -> Source:
         raise SpecError(f"not YAML: {said}. Mend this line or the one before.", _at(error, file)) from error
     except ReaderError as error:
         raise SpecError(f"holds a character that YAML does not allow: {error.reason}. Remove it.", file) from error
-    except RecursionError as error:
-        raise SpecError("is nested too deeply. Write it flat.", file) from error
     return source
 
 
-def _refuse_circles(yaml: YAML, text: str, file: str) -> None:
-    """Refuse an alias inside of what it stands for, which would be read as null."""
+def _refuse_knots(yaml: YAML, text: str, file: str) -> None:
+    """Refuse an alias inside of what it stands for, which would be read as null, and nesting that takes for ever."""
     around: list[str | None] = []
     for event in yaml.parse(text):
         if isinstance(event, CollectionStartEvent):
             around.append(event.anchor)
+            if len(around) > MOST_DEPTH:
+                where = f"{file}:{event.start_mark.line + 1}"
+                raise SpecError(f"is nested more than {MOST_DEPTH} deep. Write it flat.", where)
         elif isinstance(event, CollectionEndEvent):
             around.pop()
         elif isinstance(event, AliasEvent) and event.anchor in around:

@@ -71,6 +71,19 @@ def test_a_uri_is_read_through_fsspec():
     assert [file.path for file in look("memory://bucket/set/*.parquet").files] == ["part-0.parquet"]
 
 
+class Refusing(fsspec.AbstractFileSystem):
+    protocol = "refusing"
+
+    def info(self, path: str, **options: object) -> dict[str, object]:
+        raise RuntimeError("Unable to locate credentials")  # as botocore does: no OSError
+
+
+def test_a_storage_that_refuses_in_words_of_its_own_is_named():
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    with pytest.raises(DataError, match=r"'refusing://bucket/x' cannot be listed: Unable to locate credentials\."):
+        look("refusing://bucket/x")
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

@@ -44,6 +44,7 @@ CONTRADICTIONS = {
     },
     "data.ignore: 'target' is left out by data.ignore and read as data.target": {"data": {"ignore": ["target"]}},
     "data.ignore: 'k' is left out by data.ignore and read as data.key": {"data": {"ignore": ["k"], "key": "k"}},
+    "data.path: 's3://***@bucket/x' carries credentials": {"data": {"path": "s3://me:hunter2@bucket/x"}},
     "data.weight: 'target' is data.target as well": {"data": {"weight": "target"}},
     "train.accumulate: 9 parts of a batch of 8 rows": {"train": {"accumulate": 9, "batch_rows": 8}},
     "train.optimizer.sgd.nesterov: true needs a momentum": {"train": {"optimizer": {"sgd": {"nesterov": True}}}},

@@ -158,7 +158,7 @@ ODD_FILES = {
     "model: !!python/object:os.system x\n": r"churn\.yaml:2 model: tag .*os\.system is not read\. Write a plain value",
     "model: !mine {a: 1}\n": r"churn\.yaml:2 model: tag !mine is not read",
     "3: x\n": r"churn\.yaml:2 3: 3 is no text\. Put the key in quotes",
-    "model: " + "[" * 3000 + "]" * 3000 + "\n": r"is nested too deeply",
+    "model: " + "[" * 3000 + "]" * 3000 + "\n": r"churn\.yaml:2: is nested more than 50 deep",
     "model: &a\n  mlp: *a\n": r"churn\.yaml:3: \*a stands inside of &a",
     "run: {deterministic: on}\n": r"run\.deterministic: 'on'\. Accepted: true or false",
     "data2: '${HOME}'\n": r"churn\.yaml:2 data2: '\$\{HOME\}' holds a variable\. Variables stand in data\.path only",

@@ -1,0 +1,114 @@
+"""Every job file that comes with fmray does what its first lines say, on the data it names."""
+
+import os
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+from ruamel.yaml import YAML
+
+from fmray.data.preview import preview
+from fmray.spec.job import Job
+from fmray.spec.load import load_job
+
+ROOT = Path(__file__).resolve().parents[1]
+JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+NAMES = [path.stem for path in JOBS]
+
+
+@pytest.fixture
+def real() -> object:
+    """Load a job by name whose data are here, or skip."""
+
+    def load(name: str) -> tuple[Job, Path]:
+        job = load_job(ROOT / "jobs" / f"{name}.yaml")
+        folder = Path(job.folder, job.data.path)
+        if "FMRAY_DATA" not in os.environ and not folder.is_dir():
+            pytest.skip(f"{folder} is not here; set FMRAY_DATA")
+        return job, folder
+
+    return load
+
+
+def column(folder: Path, name: str) -> list[object]:
+    return ds.dataset(folder, format="parquet").to_table([name]).column(0).to_pylist()
+
+
+def test_the_jobs_are_those_that_readers_are_promised():
+    assert NAMES == ["adult", "bike_sharing", "california_housing", "mnist_linear", "mnist_mlp", "quickstart"]
+
+
+@pytest.mark.parametrize("path", JOBS, ids=NAMES)
+def test_a_job_is_valid_opens_with_what_it_shows_and_is_named_by_its_file(path):
+    text = path.read_text(encoding="utf-8")
+    first = text.splitlines()[0]
+    assert first.startswith("# ")
+    assert len(first) > 40
+    assert "name" not in YAML(typ="safe").load(text)
+    assert load_job(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", JOBS, ids=NAMES)
+def test_data_are_bundled_or_below_one_folder_that_a_variable_moves(path, monkeypatch):
+    monkeypatch.setenv("FMRAY_DATA", "/elsewhere")
+    found = load_job(path).data.path
+    assert found.startswith(("sample:", "/elsewhere/"))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "quickstart"])
+def test_a_job_fits_its_data_without_a_doubt(real, name):
+    job, _ = real(name)
+    seen = preview(job)
+    assert seen.inputs is not None
+    assert seen.task.name == ("regression" if name in ("bike_sharing", "california_housing") else "classification")
+    assert not any("cannot settle" in note for note in seen.notes)
+
+
+def test_the_quickstart_is_small_bundled_and_a_population():
+    job = load_job(ROOT / "jobs/quickstart.yaml")
+    seen = preview(job)
+    assert job.train.seeds.n == 5
+    assert seen.dataset.num_rows < 2_000
+    assert len(seen.dataset.files) > 1
+    assert seen.dataset.num_rows * job.train.epochs / job.train.batch_rows < 5_000, "too many steps for a first job"
+
+
+def test_adult_maps_every_spelling_of_its_two_labels_and_every_marker_of_missing(real):
+    job, folder = real("adult")
+    spelled = set(column(folder, "income"))
+    assert len(spelled) == 4
+    assert {job.data.labels.get(label, label) for label in spelled} == {"<=50K", ">50K"}
+    assert "?" in set(column(folder, "workclass"))
+    assert job.data.null_values == ("?",)
+    assert (job.split.by, job.split.column) == ("given", "split")
+    assert set(column(folder, "split")) == {"train", "test"}
+    assert "fnlwgt" in job.data.ignore
+    assert job.data.positive == ">50K"
+
+
+def test_bikes_are_judged_on_later_days_and_the_parts_of_the_target_are_left_out(real):
+    job, folder = real("bike_sharing")
+    parts = zip(*(column(folder, name) for name in ("casual", "registered", "count")), strict=True)
+    assert all(casual + registered == count for casual, registered, count in parts)
+    assert {"casual", "registered", "instant"} <= set(job.data.ignore)
+    assert (job.split.by, job.data.time) == ("time", "date")
+    assert column(folder, "instant") == list(range(1, 17_380))
+    read = {c.name for c in preview(job).columns.columns}
+    assert not read & {"casual", "registered", "instant", "date", "count"}
+
+
+@pytest.mark.parametrize("name", ["mnist_linear", "mnist_mlp"])
+def test_digits_are_read_as_bytes_of_the_published_split(real, name):
+    job, folder = real(name)
+    assert {len(image) for image in column(folder, "image")} == {784}
+    assert column(folder, "split").count("test") == 10_000
+    assert preview(job).inputs.width == 784
+    assert job.split.column == "split"
+
+
+def test_houses_without_a_count_of_bedrooms_are_kept(real):
+    job, folder = real("california_housing")
+    assert column(folder, "total_bedrooms").count(None) > 0
+    notes = " ".join(preview(job).notes)
+    assert "missing values of 'total_bedrooms'" in notes
+    assert job.data.max_quarantine < 0.05
