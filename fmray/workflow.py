@@ -6,14 +6,15 @@ is to resuming, to retraining cheaply, and to running the same job twice.
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cache
 
 from fmray.catalogue import ENSEMBLES
 from fmray.data.lanes import Lanes
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
+from fmray.data.session import session
 from fmray.data.target import decide
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
@@ -33,7 +34,8 @@ from fmray.store import Store, fingerprint
 from fmray.train.device import num_threads, set_up
 from fmray.train.pack import Plan
 from fmray.train.predict import predict
-from fmray.tune.sweep import Role, Sweep, linear_job, linear_plans, plans_of, sweep
+from fmray.train.workers import num_workers
+from fmray.tune.sweep import Role, Sweep, Workers, linear_job, linear_plans, plans_of, sweep
 
 
 def run(
@@ -69,19 +71,24 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
             journal = Journal(run.root, store, report)
             start_run(run, job, store)
             try:
-                return _carry(job, dataset, run, store, journal)
+                with session() if job.run.workers not in ("auto", 0) else nullcontext():  # one for all stages
+                    return _carry(job, dataset, run, store, journal)
             except FmrayError as error:
                 journal.fail(error)
                 raise
 
 
 def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal) -> Run:
-    device = str(set_up(job.run, job.train))  # first, so that what this machine lacks is said before any work
+    workers, rule = num_workers(job.run)
+    elsewhere = workers != 0  # then this machine needs no GPU of its own
+    run_here = replace(job.run, gpu="auto" if job.run.gpu is True else job.run.gpu) if elsewhere else job.run
+    device = str(set_up(run_here, job.train))  # first, so that what this machine lacks is said before any work
     with journal.stage("prepare", f"{dataset.num_rows:,} rows in {len(dataset.files)} files"):
         task = decide(dataset, job.data, job.task)
         prepared = prepare(dataset, job, task, store, journal)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
-    work = _Work(job, run, store, journal, task, prepared, metric, device)
+    journal.note(f"training in {workers or 'this process'}{' workers' if elsewhere else ''} ({rule})")
+    work = _Work(job, run, store, journal, task, prepared, metric, device, workers)
 
     with journal.stage("train", f"{prepared.num_rows('train'):,} rows, {job.train.seeds.n} members"):
         trained = work.train(job, plans_of(job, task), role="member")
@@ -108,6 +115,7 @@ class _Work:
     prepared: Prepared
     metric: Metric
     device: str
+    workers: Workers
 
     def train(self, job: Job, plans: Sequence[Plan], role: Role) -> Sweep:
         attempt = self.run.id.partition("-")[2] if role == "member" else ""
@@ -117,7 +125,7 @@ class _Work:
             self.prepared,
             self.metric,
             self.store,
-            self.device,
+            self.workers,
             attempt=attempt,
             role=role,
             report=self.journal,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fmray.data.order import num_windows, window_order, window_start
+from fmray.data.order import WHOLE, Share, num_windows, window_order, window_start
 from fmray.data.scratch import is_local, write_file
 from fmray.errors import DataError
 from fmray.records import Part, Prepared, Split
@@ -107,25 +107,45 @@ class Lanes:
         """Name the columns."""
         return list(self._arrays(0)) if self.parts else []
 
-    def load(self, columns: Sequence[str]) -> Arrays:
-        """Give whole columns in sequence order."""
+    def load(self, columns: Sequence[str], share: Share = WHOLE) -> Arrays:
+        """Give whole columns, or a share of their rows, in sequence order."""
+        return self.between(0, self.num_rows, columns, share)
+
+    def between(self, start: int, stop: int, columns: Sequence[str], share: Share = WHOLE) -> Arrays:
+        """Give the rows of a share at sequence positions from `start` up to `stop`, in order.
+
+        A share's rows lie together in every file, so each file is read once from front to back.
+        """
+        first = share.before(start, self.num_lanes)
+        num_rows = share.before(stop, self.num_lanes) - first
+        lanes = share.lanes(self.num_lanes)
         result: Arrays = {}
         for place, part in enumerate(self.parts):
-            order = lane_order(part.start, part.num_rows, self.num_lanes)
+            if part.start >= stop or part.start + part.num_rows <= start:
+                continue
+            begins = self._begins(part)
+            own = slice(int(begins[lanes.start]), int(begins[lanes.stop]))
+            positions = part.start + lane_order(part.start, part.num_rows, self.num_lanes)[own]
+            inside: slice | np.ndarray = slice(None)
+            if part.start < start or part.start + part.num_rows > stop:
+                inside = (positions >= start) & (positions < stop)
+            order = share.index_of(positions[inside], self.num_lanes) - first
             for name in columns:
                 values = self._arrays(place)[name]
                 if name not in result:
-                    result[name] = np.empty((self.num_rows, *values.shape[1:]), values.dtype)
-                result[name][part.start : part.start + part.num_rows][order] = values
+                    result[name] = np.empty((num_rows, *values.shape[1:]), values.dtype)
+                result[name][order] = values[own][inside]
         return result
 
-    def sequence(self, chunk_rows: int, columns: Sequence[str] | None = None) -> Iterator[Arrays]:
+    def sequence(self, chunk_rows: int, columns: Sequence[str] | None = None, share: Share = WHOLE) -> Iterator[Arrays]:
         """Give every row once, in sequence order, in chunks with their "position"."""
         for start in range(0, self.num_rows, chunk_rows):
-            positions = np.arange(start, min(start + chunk_rows, self.num_rows))
+            positions = share.places(start, min(start + chunk_rows, self.num_rows), self.num_lanes)
             yield self.take(positions, columns) | {"position": positions}
 
-    def stream(self, order: Order, seed: int, epoch: int, first_row: int) -> Iterator[Arrays]:
+    def stream(
+        self, order: Order, seed: int, epoch: int, first_row: int, columns: Sequence[str], share: Share = WHOLE
+    ) -> Iterator[Arrays]:
         """Give the rows of an epoch in its order, from a place in it on, with their position as "row".
 
         Rows come in pieces of about 32 MB, cut anywhere: besides one piece only the positions of a window are held.
@@ -133,10 +153,12 @@ class Lanes:
         piece_rows = max(1, PIECE_BYTES // self._row_bytes())
         rows_per_window = window_start(order, 1)
         for window in range(first_row // rows_per_window, num_windows(self.num_rows, order)):
-            positions = window_order(self.num_rows, order, seed, epoch, window)
-            for start in range(max(0, first_row - window * rows_per_window), len(positions), piece_rows):
+            positions = window_order(self.num_rows, order, seed, epoch, window, share)
+            begin = window * rows_per_window
+            skipped = share.before(max(first_row, begin), self.num_lanes) - share.before(begin, self.num_lanes)
+            for start in range(skipped, len(positions), piece_rows):
                 piece = positions[start : start + piece_rows]
-                yield self.take(piece) | {"row": piece}
+                yield self.take(piece, columns) | {"row": piece}
 
     def take(self, positions: np.ndarray, columns: Sequence[str] | None = None) -> Arrays:
         """Give rows by their positions in the sequence.
@@ -149,6 +171,10 @@ class Lanes:
         order = np.argsort(place, kind="stable")
         cuts = np.searchsorted(place[order], np.arange(len(self.parts) + 1))
         result: Arrays = {}
+        if not len(positions):
+            return {
+                name: np.empty((0, *self._arrays(0)[name].shape[1:]), self._arrays(0)[name].dtype) for name in names
+            }
         for part in np.unique(place).tolist():
             mine = order[cuts[part] : cuts[part + 1]] if cuts[part + 1] - cuts[part] < len(positions) else slice(None)
             rows = self._rows_in(self.parts[part], positions[mine])
@@ -166,12 +192,16 @@ class Lanes:
 
     def _rows_in(self, part: Part, positions: np.ndarray) -> np.ndarray:
         """Give where rows stand in the file of their part."""
+        lane = positions % self.num_lanes
+        first = part.start + (lane - part.start) % self.num_lanes  # position of the first row of its lane
+        rows: np.ndarray = self._begins(part)[lane] + (positions - first) // self.num_lanes
+        return rows
+
+    def _begins(self, part: Part) -> np.ndarray:
+        """Give where each lane begins in the file of a part, and where the last one ends (V + 1,)."""
         first = (np.arange(self.num_lanes) - part.start) % self.num_lanes  # row of each lane, counted from the start
         sizes = np.maximum(0, -(-(part.num_rows - first) // self.num_lanes))
-        begins = np.cumsum(sizes) - sizes
-        lane = positions % self.num_lanes
-        rows: np.ndarray = begins[lane] + (positions - part.start - first[lane]) // self.num_lanes
-        return rows
+        return np.concatenate([[0], np.cumsum(sizes)])
 
     def _arrays(self, place: int) -> Arrays:
         if place not in self._open:

@@ -5,20 +5,64 @@ windows of chunks; position q of the epoch takes the next row of lane q mod V. W
 (number of rows, order, seed, epoch, q) alone, so memory and streaming, and any number of workers, see the same rows.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from fmray.seeding import raw_bits
 from fmray.spec.sections import Order
 
 
-def epoch_order(num_rows: int, order: Order, seed: int, epoch: int) -> np.ndarray:
-    """List the sequence positions of a split in the order of one epoch.
+@dataclass(frozen=True)
+class Share:
+    """Say whose rows are meant: rank r of W workers owns the lanes v with floor(v W / V) = r.
+
+    A lane holds every V-th row of the sequence and every V-th place of an epoch, so one arithmetic counts the rows of a
+    share in both. Shares nest: those of ranks rm ... rm + m - 1 among Wm make up that of rank r among W.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def lanes(self, num_lanes: int) -> range:
+        """Give the lanes owned."""
+        return range(-(-self.rank * num_lanes // self.size), -(-(self.rank + 1) * num_lanes // self.size))
+
+    def before(self, place: int, num_lanes: int) -> int:
+        """Count the rows owned before a place of the sequence, or of an epoch."""
+        lanes = self.lanes(num_lanes)
+        return place // num_lanes * len(lanes) + min(max(place % num_lanes - lanes.start, 0), len(lanes))
+
+    def index_of(self, places: np.ndarray, num_lanes: int) -> np.ndarray:
+        """Number places that are owned from 0 on, so that what is owned can be held without gaps."""
+        if self.size == 1:
+            return places
+        lanes = self.lanes(num_lanes)
+        index: np.ndarray = places // num_lanes * len(lanes) + places % num_lanes - lanes.start
+        return index
+
+    def places(self, start: int, stop: int, num_lanes: int) -> np.ndarray:
+        """List the places owned from `start` up to `stop`, ascending."""
+        lanes = self.lanes(num_lanes)
+        mine = np.arange(self.before(start, num_lanes), self.before(stop, num_lanes))
+        return mine // max(len(lanes), 1) * num_lanes + mine % max(len(lanes), 1) + lanes.start
+
+    def parts(self, number: int) -> list["Share"]:
+        """Cut the share into smaller ones."""
+        return [Share(self.rank * number + part, self.size * number) for part in range(number)]
+
+
+WHOLE = Share()
+
+
+def epoch_order(num_rows: int, order: Order, seed: int, epoch: int, share: Share = WHOLE) -> np.ndarray:
+    """List the sequence positions of a split, or of a share of it, in the order of one epoch.
 
     Shapes:
         returns: (num_rows,), int64; entry q is the position of the row that comes q-th.
     """
     windows = range(num_windows(num_rows, order))
-    parts = [window_order(num_rows, order, seed, epoch, window) for window in windows]
+    parts = [window_order(num_rows, order, seed, epoch, window, share) for window in windows]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
@@ -32,28 +76,32 @@ def window_start(order: Order, window: int) -> int:
     return window * _window_rows(order) * order.num_lanes
 
 
-def window_order(num_rows: int, order: Order, seed: int, epoch: int, window: int) -> np.ndarray:
-    """List the sequence positions of one window of an epoch, all lanes interleaved.
+def window_order(num_rows: int, order: Order, seed: int, epoch: int, window: int, share: Share = WHOLE) -> np.ndarray:
+    """List the sequence positions of one window of an epoch, the lanes of a share interleaved.
 
-    A window needs no other window, which is what lets a cursor seek.
+    A window needs no other window, and a lane no other lane, which is what lets a cursor seek and workers share.
 
     Shapes:
-        returns: (rows of the window,), int64.
+        returns: (rows of the share in the window,), int64.
     """
-    num_lanes = min(order.num_lanes, num_rows)  # lanes beyond the rows are empty, and would only cost time
+    lanes = share.lanes(order.num_lanes)
+    lanes = range(lanes.start, min(lanes.stop, num_rows))  # lanes beyond the rows are empty, and would only cost time
     first = window * _window_rows(order)
     longest = min(lane_rows(num_rows, order.num_lanes, 0) - first, _window_rows(order))
-    table = np.empty((num_lanes, longest), np.int64)
-    for lane in range(num_lanes):
+    table = np.empty((len(lanes), longest), np.int64)
+    for place, lane in enumerate(lanes):
         size = lane_rows(num_rows, order.num_lanes, lane)
         rows = min(size - first, longest)
         shuffled = _shuffle(rows, seed, "order", epoch, lane, window)
         if size > _window_rows(order):
             shuffled = _chunk_sequence(size, order, seed, epoch, lane, first, rows)[shuffled]
-        np.multiply(shuffled, order.num_lanes, out=table[lane, :rows])
-        table[lane, :rows] += lane
+        np.multiply(shuffled, order.num_lanes, out=table[place, :rows])
+        table[place, :rows] += lane
+    start = window_start(order, window)
+    stop = min(start + longest * order.num_lanes, num_rows)
+    own = share.before(stop, order.num_lanes) - share.before(start, order.num_lanes)
     # Lanes differ by at most one row, so whatever the shorter ones lack stands at the very end of the transpose.
-    return table.T.reshape(-1)[: min(num_rows - window_start(order, window), num_lanes * longest)]
+    return table.T.reshape(-1)[:own]
 
 
 def lane_rows(num_rows: int, num_lanes: int, lane: int) -> int:

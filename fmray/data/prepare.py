@@ -6,12 +6,10 @@ the object store.
 """
 
 import contextlib
-import logging
 import os
 import pickle
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,6 +25,7 @@ from fmray.data.preparation import Run as RunPass
 from fmray.data.raw import raw_schema
 from fmray.data.scan import ITEM_BYTES, Dataset, work_items
 from fmray.data.scratch import is_local, write_file
+from fmray.data.session import quiet, session
 from fmray.data.split import define
 from fmray.errors import ClusterError, DataError, FmrayError, SpecError
 from fmray.records import Json, Prepared
@@ -140,7 +139,7 @@ def _runner(where: str, dataset: Dataset, report: Report) -> Iterator[RunPass]:
         yield partial(_run_here, report)
         return
     report({"event": "note", "text": f"preparing {num_bytes / 1e6:,.1f} MB over Ray Data ({rule})"})
-    with _ray():
+    with session():
         yield partial(_run_over_ray, report)
 
 
@@ -158,25 +157,6 @@ def _run_here(
     return results
 
 
-@contextlib.contextmanager
-def _ray() -> Iterator[None]:
-    """Hold a running Ray: one that is there already stays."""
-    import ray  # takes a second, which a small job need not wait
-
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (RuntimeError, ConnectionError, OSError) as error:
-        raise ClusterError(f"Ray does not start: {error}. Set run.prepare: local to do without.") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def _run_over_ray(
     report: Report, name: str, function: Callable[..., Any], common: tuple[Any, ...], own: Sequence[tuple[Any, ...]]
 ) -> list[Any]:
@@ -187,7 +167,7 @@ def _run_over_ray(
     results: list[Any] = []
     call = partial(_call, ray.put((function, common)), tuple(sys.path))
     rows = [{"own": ray.cloudpickle.dumps(arguments)} for arguments in own]
-    with _quiet() as context, ray.data.DataContext.current(context):
+    with quiet() as context, ray.data.DataContext.current(context):
         asked = ray.data.from_items(rows, override_num_blocks=len(rows)).map(call, num_cpus=1)
         try:
             for row in asked.iter_rows():
@@ -220,24 +200,3 @@ def _call(common: Any, path: Sequence[str], row: Json) -> Json:
             error.add_note(traceback.format_exc())
             result = error
     return {"result": ray.cloudpickle.dumps(result)}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[Any]:
-    """Give a context in which Ray Data keeps the order of rows and says nothing."""
-    import ray.data
-
-    log = logging.getLogger("ray.data")
-    level = log.level
-    with warnings.catch_warnings(action="ignore"):
-        context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = True
-    # What is reserved for an operator is worked out once a second; until then a machine of two cores uses one.
-    context.op_resource_reservation_enabled = False
-    log.setLevel(logging.ERROR)
-    try:
-        yield context
-    finally:
-        log.setLevel(level)

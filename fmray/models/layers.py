@@ -67,18 +67,20 @@ class Dropout(nn.Module):
         self.register_buffer("rate_K11", torch.full((1, 1, 1), float(rate)))
         self.keys_K11 = torch.zeros(1, 1, 1, dtype=torch.int32)
         self.enabled = True
-        self.first_row = 0
-        self._cells: dict[tuple[int, int, int], Tensor] = {}
+        self._places = torch.zeros(0, dtype=torch.int32)
+        self._key: tuple[int, ...] = ()
+        self._cells: dict[tuple[int, ...], Tensor] = {}
 
-    def set_keys(self, keys: Tensor, first_row: int) -> None:
+    def set_keys(self, keys: Tensor, places: Tensor, key: tuple[int, ...]) -> None:
         """Fix the masks of the coming step.
 
         Args:
             keys: One int32 per member, fresh for each (member seed, step, layer).
-            first_row: Place in the global batch of the first row to come.
+            places: Places in the global batch of the rows to come (B,), int32.
+            key: Equal for equal places, so that what depends on them alone is worked out once.
         """
         self.keys_K11 = keys.view(self.rate_K11.shape)
-        self.first_row = first_row
+        self._places, self._key = places, key
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop and rescale units of (K, B, H) while training."""
@@ -91,17 +93,16 @@ class Dropout(nn.Module):
         return x * ((hashed >= threshold) * (1 / (1 - rate)))
 
     def _cell_hash(self, x: Tensor) -> Tensor:
-        shape = (self.first_row, x.shape[-2], x.shape[-1])
-        if shape not in self._cells:
+        known = (*self._key, x.shape[-1])
+        if known not in self._cells:
             if len(self._cells) > 8:
                 self._cells.clear()
-            first, rows, units = shape
-            row = torch.arange(first, first + rows, dtype=torch.int32, device=x.device)[:, None]
-            cell = (row * _ROW) ^ (torch.arange(units, dtype=torch.int32, device=x.device) * _UNIT)
+            row = self._places.to(x.device)[:, None]
+            cell = (row * _ROW) ^ (torch.arange(x.shape[-1], dtype=torch.int32, device=x.device) * _UNIT)
             for shift in (16, 13):
                 cell = (cell ^ _shift(cell, shift)) * _MIX_2
-            self._cells[shape] = cell
-        return self._cells[shape]
+            self._cells[known] = cell
+        return self._cells[known]
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

@@ -3,10 +3,11 @@
 A key stands here only if it has an effect. Defaults are ones a reviewer would defend.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.dataclasses import dataclass
 
 from fmray.spec.ref import Ref
@@ -23,6 +24,20 @@ strict = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 def _as_list(value: object) -> object:
     return value if isinstance(value, list | tuple) else [value]
+
+
+def _as_bytes(value: object) -> object:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?)B", value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    step = 1024 if found[2].endswith("i") else 1000
+    return int(float(found[1]) * step ** ("KMGT".index(found[2][0]) + 1))
+
+
+def _as_range(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] > value[1]:
+        raise ValueError("the first number is the smaller one")
+    return value
 
 
 def _as_seeds(value: object) -> object:
@@ -137,6 +152,7 @@ class Train:
         clip_norm: Largest gradient norm per member.
         accumulate: Micro-batches that one batch is computed in.
         early_stop: `{patience: n}`, or null to train every epoch.
+        ema: Validate and keep the exponential average of the parameters with this decay; null keeps the parameters.
         precision: "float32", or "bfloat16": autocast, refused where the device lacks it.
         seed: Root of every random stream of the training.
         seeds: Number of members that differ in seed only, or `{n: 5, order: true}`.
@@ -151,6 +167,7 @@ class Train:
     clip_norm: Annotated[Number, Field(gt=0)] | None = None
     accumulate: Annotated[Whole, Field(ge=1)] = 1
     early_stop: EarlyStop | None = EarlyStop()
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Whole = 0
     seeds: Annotated[Seeds, BeforeValidator(_as_seeds)] = Seeds()
@@ -193,12 +210,21 @@ class Rigour:
     prefer: Literal["better", "simple"] = "better"
 
 
+Range = Annotated[tuple[Annotated[Whole, Field(ge=1)], Annotated[Whole, Field(ge=1)]], AfterValidator(_as_range)]
+
+
 @dataclass(frozen=True, kw_only=True, config=strict)
 class RunOptions:
     """Say where and how the run executes; none of it changes what is asked.
 
     Args:
-        workers: "auto" or 0: this process.
+        workers: 0 trains in this process, n on as many workers of Ray Train, [n, m] on as many as there is room for;
+            "auto" is 0 without a cluster address, else one per GPU, or per node where there is none.
+        memory: What rows may take of a worker's memory, e.g. "512 MB"; "auto" takes half of what is free. Rows that do
+            not fit are streamed.
+        ingest: How workers get rows: "ray" streams them through Ray Data, "map" maps the lanes' files; "auto" decides
+            by size, and says so.
+        max_failures: How often workers may fail before the run does.
         gpu: "auto" uses a CUDA device if there is one; true demands it; false forbids it.
         threads: Torch threads; "auto" takes the cores at hand.
         deterministic: Refuse kernels that are not.
@@ -206,12 +232,15 @@ class RunOptions:
         prepare: "auto" prepares small data in this process and large data over Ray; "ray" or "local" say which.
     """
 
-    workers: Literal["auto", 0] = "auto"
+    workers: Literal["auto"] | Annotated[Whole, Field(ge=0)] | Range = "auto"
     gpu: Literal["auto"] | Flag = "auto"
     threads: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
     deterministic: Flag = False
     checkpoint_seconds: Annotated[Number, Field(ge=0)] = 30.0
     prepare: Literal["auto", "ray", "local"] = "auto"
+    memory: Literal["auto"] | Annotated[Whole, Field(ge=1), BeforeValidator(_as_bytes)] = "auto"
+    ingest: Literal["auto", "ray", "map"] = "auto"
+    max_failures: Whole = 3
 
 
 Params = Mapping[str, Any]

@@ -4,7 +4,7 @@ What other floors use is named here; how it is done lies in the files beside.
 """
 
 from fmray.store.files import MANIFEST
-from fmray.store.lease import Lease
+from fmray.store.lease import Fence, Lease
 from fmray.store.manifest import read_atomic_folder, verify, write_atomic_folder
 from fmray.store.plain import fingerprint, source_digest
 from fmray.store.redaction import captured_environment, redact
@@ -14,6 +14,7 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "Draft",
+    "Fence",
     "Lease",
     "Store",
     "captured_environment",

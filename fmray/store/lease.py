@@ -70,11 +70,41 @@ class Holder:
         return time.time() - self.heartbeat
 
 
+@dataclass(frozen=True)
+class Fence:
+    """Let processes that work for the holder of a lease see whether it still is the one; it can be sent to them.
+
+    Args:
+        place: What is held.
+        number: Of the lease; it grows with every holder.
+        token: Of the holder.
+    """
+
+    place: str
+    number: int
+    token: str
+
+    def check(self) -> None:
+        """Make sure that no other process has taken over.
+
+        Raises:
+            ClusterError: If one has, or the place was removed.
+        """
+        holder = newest_holder(files_of(self.place), self.place)
+        if holder is None or holder.token != self.token:
+            now = "the place was removed" if holder is None else f"{holder} took over as number {holder.fence}"
+            raise ClusterError(
+                f"{redact(self.place)}: lease {self.number} was lost, {now}. "
+                "This process must not write there any more."
+            )
+
+
 class Lease:
-    """Hold a place in the store until released; `fence` grows with every holder."""
+    """Hold a place in the store until released."""
 
     def __init__(self, place: str, holder: Holder) -> None:
-        self.place, self.fence = place, holder.fence
+        self.place, self.number = place, holder.fence
+        self.fence = Fence(place, holder.fence, holder.token)
         self._holder, self._files = holder, files_of(place)
         _thread_of[holder.token] = threading.get_ident()
         self._ended = threading.Event()
@@ -87,12 +117,7 @@ class Lease:
         Raises:
             ClusterError: If one has, or the place was removed.
         """
-        holder = newest_holder(self._files, self.place)
-        if holder is None or holder.token != self._holder.token:
-            now = "the place was removed" if holder is None else f"{holder} took over as number {holder.fence}"
-            raise ClusterError(
-                f"{redact(self.place)}: lease {self.fence} was lost, {now}. This process must not write there any more."
-            )
+        self.fence.check()
 
     def release(self) -> None:
         """Let the next one in."""
@@ -106,7 +131,7 @@ class Lease:
     def vanish(self) -> None:
         """Remove the lease with its place, if nothing else lies there."""
         self._stop()
-        self._files.remove(_file(self.place, self.fence))
+        self._files.remove(_file(self.place, self.number))
         self._files.drop(self.place)
 
     def _stop(self) -> None:
@@ -118,7 +143,7 @@ class Lease:
         while not self._ended.wait(STALE_SECONDS / _BEATS):
             try:
                 self.check()
-                if self._files.touch(_file(self.place, self.fence)) is None:
+                if self._files.touch(_file(self.place, self.number)) is None:
                     self._write(replace(self._holder, heartbeat=time.time()))
             except ClusterError as error:
                 log.warning("%s", error)
@@ -126,7 +151,7 @@ class Lease:
                 log.warning("%s: no heartbeat: %s", redact(self.place), error)
 
     def _write(self, holder: Holder) -> None:
-        self._files.write(_file(self.place, self.fence), _encode(holder))
+        self._files.write(_file(self.place, self.number), _encode(holder))
 
 
 @contextmanager

@@ -215,7 +215,7 @@ class Store:
                 yield Draft(existing["folder"], existing)
                 return
             garbage.clear_drafts(record)  # of holders that died: this lease shuts them out
-            folder = f"{record}/{garbage.DRAFT}{lease.fence:08d}-{secrets.token_hex(4)}"
+            folder = f"{record}/{garbage.DRAFT}{lease.number:08d}-{secrets.token_hex(4)}"
             self._files.make(folder)
             draft = Draft(folder, None, lease)
             try:

@@ -13,6 +13,28 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Places:
+    """Say where the rows of a batch stand in the global batch, of which this worker may hold a share.
+
+    Args:
+        key: Equal for equal places, so that what depends on them alone can be kept.
+        values: (B,), int32, ascending.
+    """
+
+    key: tuple[int, ...]
+    values: Tensor
+
+    @classmethod
+    def counted(cls, start: int, stop: int) -> "Places":
+        """Give the places from `start` up to `stop`."""
+        return cls((start, stop), torch.arange(start, stop, dtype=torch.int32))
+
+    def slice(self, start: int, stop: int) -> "Places":
+        """Give the places of some of the rows."""
+        return Places((*self.key, start, stop), self.values[start:stop])
+
+
+@dataclass(frozen=True)
 class Batch:
     """Hold the rows of one step, or this worker's share of them.
 
@@ -21,12 +43,14 @@ class Batch:
         target: Class indices (B,), int64, or standardised numbers (B, T), float32.
         weight: Row weights (B,), or None where every row counts the same.
         rows: Position of each row in its split's sequence (B,), int64.
+        places: Place of each row in the global batch, while training.
     """
 
     inputs: Mapping[str, Tensor]
     target: Tensor
     weight: Tensor | None
     rows: Tensor
+    places: Places | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -35,7 +59,8 @@ class Batch:
         """Give some of the rows, as a view."""
         weight = None if self.weight is None else self.weight[start:stop]
         inputs = {name: value[start:stop] for name, value in self.inputs.items()}
-        return Batch(inputs, self.target[start:stop], weight, self.rows[start:stop])
+        places = self.places and self.places.slice(start, stop)
+        return Batch(inputs, self.target[start:stop], weight, self.rows[start:stop], places)
 
 
 Model = Callable[[Batch], Tensor]

@@ -6,6 +6,7 @@ What is chosen here is recorded with the run, because another choice gives other
 import ctypes
 import os
 import platform
+from typing import Any
 
 import torch
 
@@ -15,8 +16,11 @@ from fmray.spec.sections import RunOptions, Train
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
-def set_up(run: RunOptions, train: Train) -> torch.device:
+def set_up(run: RunOptions, train: Train, threads: int | None = None) -> torch.device:
     """Choose the device and set threads and flags for this process.
+
+    Args:
+        threads: Of a worker that shares its machine; by default what the job says.
 
     Raises:
         SpecError: If a GPU or bfloat16 is demanded where there is none.
@@ -26,12 +30,18 @@ def set_up(run: RunOptions, train: Train) -> torch.device:
     device = torch.device("cuda" if run.gpu in (True, "auto") and torch.cuda.is_available() else "cpu")
     if train.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise SpecError(f"bfloat16, but {torch.cuda.get_device_name()} lacks it. Set float32.", "train.precision")
-    torch.set_num_threads(num_threads(run))
+    torch.set_num_threads(threads or num_threads(run))
     torch.use_deterministic_algorithms(run.deterministic)
     if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _keep_heap()
     return device
+
+
+def circumstances(num_workers: int, device: torch.device) -> dict[str, Any]:
+    """Name what decides the last bits of a training, and may differ where it is continued."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {"workers": num_workers, "threads": torch.get_num_threads(), "device": kind, "torch": torch.__version__}
 
 
 def num_threads(run: RunOptions) -> int:

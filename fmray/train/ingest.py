@@ -1,72 +1,115 @@
 """Bring prepared rows to the device: in memory where they fit, window by window where they do not.
 
-Which rows form batch s of epoch e depends on the data, the seed, e and s alone; both ways give the same batches.
+Which rows form batch s of epoch e depends on the data, the seed, e and s alone; both ways give the same batches, and so
+does any number of workers, each of which holds its share of every batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fmray.data.lanes import Lanes
-from fmray.data.order import epoch_order
+from fmray.data.order import WHOLE, Share, epoch_order
 from fmray.errors import DataError
 from fmray.records import Prepared, Split
 from fmray.spec.sections import Order
-from fmray.tasks.task import Batch
+from fmray.tasks.task import Batch, Places
 from fmray.train.device import free_bytes
 
 Arrays = dict[str, np.ndarray]
 EVALUATION_ROWS = 8192
 
 
+class Source(Protocol):
+    """Read a share of the rows of one split; `data.lanes.Lanes` maps them from a disk at hand."""
+
+    def load(self, columns: Sequence[str], share: Share) -> Arrays:
+        """Give the rows of a share in sequence order."""
+        ...
+
+    def stream(
+        self, order: Order, seed: int, epoch: int, first_row: int, columns: Sequence[str], share: Share
+    ) -> Iterator[Arrays]:
+        """Give the rows of a share in the order of an epoch, from a place in it on, with their position as "row"."""
+        ...
+
+
 class Rows:
-    """Serve the rows of one split.
+    """Serve the rows of one split, or a worker's share of them.
 
     Args:
         prepared, split: Which rows.
         device: Where batches are needed.
         memory_bytes: Rows are kept in memory if they need no more than this; by default half of what is free.
+        share: Whose rows.
+        source: Where they come from; by default the lanes are mapped.
     """
 
     def __init__(
-        self, prepared: Prepared, split: Split, device: torch.device | str, memory_bytes: int | None = None
+        self,
+        prepared: Prepared,
+        split: Split,
+        device: torch.device | str,
+        memory_bytes: int | None = None,
+        share: Share = WHOLE,
+        source: Source | None = None,
     ) -> None:
         self.lanes = Lanes(prepared, split)
         self.device = torch.device(device)
         self.num_rows = self.lanes.num_rows
         self.columns = ["x", "target", *(["weight"] if prepared.weighted else [])]
         self.schema = prepared.schema
+        self.share, self._source = share, source or self.lanes
         self._target = prepared.target
         self._kept: Arrays = {}
-        needed = self.num_rows * (4 * prepared.schema.width + 16)
-        self.in_memory = needed <= (free_bytes(self.device) // 2 if memory_bytes is None else memory_bytes)
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="fmray-order")
+        self._places: dict[tuple[int, int], Places] = {}
+        self.home = self._home(memory_bytes)
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="fmray-rows")
         self._next: tuple[object, Future[np.ndarray] | None] = (None, None)
-        self._whole = self._tensors(self.lanes.load(self.columns)) if self.in_memory else None
+        self._whole: dict[str, Tensor] | None = None
+        if self.home is not None:
+            self._whole = self._tensors(self._source.load(self.columns, share), self.home)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows are kept from one epoch to the next."""
+        return self.home is not None
+
+    @property
+    def counts(self) -> list[int]:
+        """Count the rows of each worker."""
+        size = self.share.size
+        return [Share(rank, size).before(self.num_rows, self.lanes.num_lanes) for rank in range(size)]
 
     def batches(self, order: Order, seed: int, epoch: int, batch_rows: int, first_step: int = 0) -> Iterator[Batch]:
-        """Give the batches of an epoch in its order, from a step on; the last one may be shorter."""
+        """Give the batches of an epoch in its order, from a step on; the last one may be shorter.
+
+        With several workers, a batch holds this one's share of its rows, which may be none.
+        """
         if self._whole is None:
             yield from self._streamed(order, seed, epoch, batch_rows, first_step)
             return
-        places = torch.from_numpy(self._places(order, seed, epoch)).to(self.device)
-        for start in range(first_step * batch_rows, self.num_rows, batch_rows):
-            rows = places[start : start + batch_rows]
-            picked = {name: value.index_select(0, rows) for name, value in self._whole.items()}
-            yield _batch(picked, rows)
+        positions = self._order(order, seed, epoch)
+        index = torch.from_numpy(self.share.index_of(positions, self.lanes.num_lanes)).to(self.home)
+        rows = torch.from_numpy(positions)
+        for start, first, last in self._cuts(batch_rows, first_step):
+            picked = {name: value.index_select(0, index[first:last]) for name, value in self._whole.items()}
+            yield self._batch(picked, rows[first:last], self._places_in(start, start + batch_rows))
 
     def in_sequence(self, chunk_rows: int = EVALUATION_ROWS) -> Iterator[Batch]:
-        """Give every row exactly once, in sequence order."""
-        if self._whole is not None:
-            for start in range(0, self.num_rows, chunk_rows):
-                stop = min(start + chunk_rows, self.num_rows)
-                yield _batch({k: v[start:stop] for k, v in self._whole.items()}, torch.arange(start, stop))
+        """Give every row, or every row of the share, exactly once, in sequence order."""
+        if self._whole is None:
+            for arrays in self.lanes.sequence(chunk_rows, self.columns, self.share):
+                yield self._batch(self._tensors(arrays, self.device), torch.from_numpy(arrays["position"]))
             return
-        for arrays in self.lanes.sequence(chunk_rows, self.columns):
-            yield _batch(self._tensors(arrays), torch.from_numpy(arrays["position"]))
+        positions = torch.from_numpy(self.share.places(0, self.num_rows, self.lanes.num_lanes))
+        for start in range(0, len(positions), chunk_rows):
+            some = slice(start, start + chunk_rows)
+            yield self._batch({k: v[some] for k, v in self._whole.items()}, positions[some])
 
     def targets(self) -> np.ndarray:
         """Give the target of every row in sequence order, in its own units (N,) or (N, T)."""
@@ -76,41 +119,88 @@ class Rows:
         """Give the weight of every row in sequence order (N,), or None where all count the same."""
         return self._given("weight") if "weight" in self.columns else None
 
+    def _home(self, memory_bytes: int | None) -> torch.device | None:
+        """Say where rows are kept: on the device if they fit, else beside it, else nowhere."""
+        own = self.share.before(self.num_rows, self.lanes.num_lanes)
+        needed = own * (4 * self.schema.width + 16)
+        for device in dict.fromkeys([self.device, torch.device("cpu")]):
+            if needed <= (free_bytes(device) // 2 if memory_bytes is None else memory_bytes):
+                return device
+        return None
+
     def _given(self, column: str) -> np.ndarray:
         if column not in self._kept:
             self._kept[column] = self.lanes.load([column])[column]
         return self._kept[column]
 
-    def _places(self, order: Order, seed: int, epoch: int) -> np.ndarray:
+    def _cuts(self, batch_rows: int, first_step: int) -> Iterator[tuple[int, int, int]]:
+        """Give where each batch begins in the epoch, and which of the share's rows, counted in its order, are in it."""
+        num_lanes = self.lanes.num_lanes
+        for start in range(first_step * batch_rows, self.num_rows, batch_rows):
+            stop = min(start + batch_rows, self.num_rows)
+            yield start, self.share.before(start, num_lanes), self.share.before(stop, num_lanes)
+
+    def _places_in(self, start: int, stop: int) -> Places:
+        """Give the places in the global batch of this worker's rows; they repeat as the lanes do."""
+        num_lanes = self.lanes.num_lanes
+        key = (start % num_lanes if self.share.size > 1 else 0, min(stop, self.num_rows) - start)
+        if key not in self._places:
+            offset, num_rows = key
+            values = self.share.places(offset, offset + num_rows, num_lanes) - offset
+            tensor = torch.from_numpy(values.astype(np.int32)).to(self.device)
+            self._places[key] = Places((*key, self.share.rank, self.share.size), tensor)
+        return self._places[key]
+
+    def _order(self, order: Order, seed: int, epoch: int) -> np.ndarray:
         """Give the order of an epoch, and have the next one's worked out on the side."""
-        key = (self.num_rows, order, seed, epoch)
+        key = (self.num_rows, order, seed, epoch, self.share)
         known, future = self._next
-        places = future.result() if future is not None and known == key else epoch_order(*key)
-        following = (self.num_rows, order, seed, epoch + 1)
+        positions = future.result() if future is not None and known == key else epoch_order(*key)
+        following = (self.num_rows, order, seed, epoch + 1, self.share)
         self._next = (following, self._aside.submit(epoch_order, *following))
-        return places
+        return positions
 
     def _streamed(self, order: Order, seed: int, epoch: int, batch_rows: int, first_step: int) -> Iterator[Batch]:
-        left: dict[str, Tensor] = {}
-        for arrays in self.lanes.stream(order, seed, epoch, first_step * batch_rows):
-            fresh = self._tensors(arrays) | {"rows": torch.from_numpy(arrays["row"])}
-            left = {k: torch.cat([left[k], v]) if left else v for k, v in fresh.items()}
-            whole = len(left["rows"]) // batch_rows * batch_rows
-            for start in range(0, whole, batch_rows):
-                yield _batch(
-                    {k: v[start : start + batch_rows] for k, v in left.items() if k != "rows"},
-                    left["rows"][start : start + batch_rows],
-                )
-            left = {k: v[whole:] for k, v in left.items()}
-        if left and len(left["rows"]):
-            yield _batch({k: v for k, v in left.items() if k != "rows"}, left["rows"])
+        pieces = self._ahead(self._source.stream(order, seed, epoch, first_step * batch_rows, self.columns, self.share))
+        nobody = np.zeros(0, np.int64)
+        piece, at = self._piece(self.lanes.take(nobody, self.columns) | {"row": nobody}), 0
+        for start, first, last in self._cuts(batch_rows, first_step):
+            taken: list[dict[str, Tensor]] = []
+            missing = last - first
+            while missing or not taken:
+                if missing and at == len(piece["rows"]):
+                    piece, at = next(pieces), 0
+                here = min(missing, len(piece["rows"]) - at)
+                taken.append({name: value[at : at + here] for name, value in piece.items()})
+                missing, at = missing - here, at + here
+            whole = taken[0] if len(taken) == 1 else {k: torch.cat([part[k] for part in taken]) for k in piece}
+            yield self._batch(whole, whole.pop("rows"), self._places_in(start, start + batch_rows))
 
-    def _tensors(self, arrays: Arrays) -> dict[str, Tensor]:
+    def _ahead(self, source: Iterator[Arrays]) -> Iterator[dict[str, Tensor]]:
+        """Have the next piece made while one is worked on."""
+
+        def following() -> dict[str, Tensor] | None:
+            arrays = next(source, None)
+            return None if arrays is None else self._piece(arrays)
+
+        future = self._aside.submit(following)
+        while (piece := future.result()) is not None:
+            future = self._aside.submit(following)
+            yield piece
+
+    def _piece(self, arrays: Arrays) -> dict[str, Tensor]:
+        return self._tensors(arrays, self.device) | {"rows": torch.from_numpy(arrays["row"])}
+
+    def _tensors(self, arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
         given = {name: arrays[name] for name in self.columns}
         if self._target.kind == "number":
             numbers = given["target"].reshape(len(given["target"]), -1).astype(np.float64)
             given["target"] = ((numbers - self._target.mean) / self._target.scale).astype(np.float32)
-        return {name: torch.from_numpy(value).to(self.device) for name, value in given.items()}
+        return {name: torch.from_numpy(value).to(device) for name, value in given.items()}
+
+    def _batch(self, tensors: dict[str, Tensor], rows: Tensor, places: Places | None = None) -> Batch:
+        here = {name: value.to(self.device, non_blocking=True) for name, value in tensors.items()}
+        return Batch({"x": here["x"]}, here["target"], here.get("weight"), rows, places)
 
 
 def num_steps(num_rows: int, batch_rows: int) -> int:
@@ -122,7 +212,3 @@ def num_steps(num_rows: int, batch_rows: int) -> int:
     if num_rows == 0:
         raise DataError("train: 0 rows are left to learn from. See the row accounting; check split and quarantine.")
     return -(-num_rows // batch_rows)
-
-
-def _batch(tensors: dict[str, Tensor], rows: Tensor) -> Batch:
-    return Batch({"x": tensors["x"]}, tensors["target"], tensors.get("weight"), rows)

@@ -1,7 +1,7 @@
 """Train a population over one pass of the data per epoch.
 
-There is one loop, and it trains K >= 1 members; K = 1 is not special. It knows neither Ray nor files: rows come from
-`Rows`, states go to `Checkpoints`, both handed in.
+There is one loop, and it trains K >= 1 members on W >= 1 workers; one is not special. It knows neither Ray nor files:
+rows come from `Rows`, states go to `Checkpoints`, sums go through the `Group`, all handed in.
 Shape legend: K members, B rows, P parameters per member.
 """
 
@@ -15,14 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmray.data.order import Share
 from fmray.metrics.metric import Metric
+from fmray.seeding import derive
 from fmray.tasks.task import Batch
+from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows, num_steps
 from fmray.train.optim import clip
 from fmray.train.pack import Pack
 from fmray.train.schedule import Plateau, warmup
-from fmray.train.state import Checkpoints
+from fmray.train.state import Checkpoints, generators
 
+Faults = list[dict[str, Any]]
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -34,6 +38,7 @@ def fit(
     order_seed: int,
     checkpoints: Checkpoints | None = None,
     report: Report = lambda event: None,
+    group: Group = ALONE,
 ) -> None:
     """Train until every member has finished; the best states lie in the pack.
 
@@ -41,128 +46,191 @@ def fit(
 
     Args:
         pack: Members to train.
-        train_rows, val_rows: Rows to learn from, and to stop and choose by.
+        train_rows, val_rows: Rows to learn from, and to stop and choose by; with several workers, their shares.
         metric: Primary metric; its value on validation decides which state is kept.
         order_seed: Seed of the order of rows.
-        checkpoints: Where states go; None keeps none.
+        checkpoints: Where states go, on the first worker; None keeps none.
         report: Gets one event per epoch.
+        group: The workers that train together.
     """
+    if pack.state.global_step == 0:
+        torch.manual_seed(derive(order_seed, "draws", group.rank))  # for modules that draw numbers of their own
     steps = num_steps(train_rows.num_rows, pack.train.batch_rows)
-    while pack.state.epoch < pack.train.epochs and len(pack):
+    while _continues(pack):
         started, first_step = time.perf_counter(), pack.state.step
-        run_epoch(pack, train_rows, steps, order_seed, checkpoints)
+        run_epoch(pack, train_rows, steps, order_seed, checkpoints, group)
         seconds = time.perf_counter() - started
         if len(pack):
-            _finish_epoch(pack, val_rows, metric)
+            _finish_epoch(pack, val_rows, metric, group)
         speed = (steps - first_step) / steps * train_rows.num_rows / max(seconds, 1e-9)
         report(_epoch_event(pack, metric, speed, time.perf_counter() - started))
-        if checkpoints is not None and (checkpoints.due() or not _continues(pack)):
-            checkpoints.save(pack.snapshot())
+        if group.tell(checkpoints is not None and (checkpoints.due() or not _continues(pack))):
+            _save(pack, checkpoints, group)
 
 
-def train_step(pack: Pack, batch: Batch, factor: float) -> None:
+def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, flag: bool = False) -> bool:
     """Move every member by one optimizer step on the rows of a batch.
 
-    The gradient is the weighted mean over the batch, however many micro-batches it is computed in.
+    The gradient is the weighted mean over the global batch, however many micro-batches and workers compute it.
 
     Args:
         factor: Share of the learning rate that the schedule grants now.
+        group: The workers that hold the batch.
+        flag: Anything one worker wants all to know.
+
+    Returns:
+        Whether any worker raised its flag.
     """
     population, state, train = pack.population, pack.state, pack.train
     population.zero_grad()
-    rows = -(-len(batch) // train.accumulate)
-    sums = []
+    rows = max(1, -(-len(batch) // train.accumulate))
+    sums: list[tuple[Tensor, Tensor | float]] = []
+    faults: Faults = []
     for first in range(0, len(batch), rows):
         micro = batch if train.accumulate == 1 else batch.slice(first, first + rows)
-        population.prepare_step(state.global_step, first, training=True)
+        population.prepare_step(state.global_step, micro.places)
         with _precision(pack):
             losses = pack.task.loss(population, micro, pack.task.phases[0])
         loss_K, weight_K = losses.sums()
         torch.autograd.backward([loss_K], [pack.ones_K])
         sums.append((loss_K.detach(), weight_K))
         if not math.isfinite(sums[-1][0].sum().item()):
-            _note_faults(pack, micro, losses.loss.detach())
+            faults += _faults(pack, micro, losses.loss.detach())
     population.gather_grad()
-    loss_K, weight_K = sums[0] if len(sums) == 1 else [sum(parts) for parts in zip(*sums, strict=True)]
+    loss_K, weight_K, flagged = _agree(pack, sums, flag, group)
+    if group.size > 1 and not math.isfinite(loss_K.sum().item()):
+        faults = [fault for own in group.collect(faults) for fault in own]
+    _note(pack, faults)
     population.grad.div_(weight_K if isinstance(weight_K, float) else weight_K[:, None])
     if train.clip_norm is not None:
         clip(population.grad, train.clip_norm)
-    pack.optimizer.step(population, pack.lr_factor(factor))
+    pack.step_optimizer(factor)
     state.loss_sum += loss_K
     state.weight_sum += weight_K
+    return flagged
 
 
-def outputs(pack: Pack, rows: Rows) -> tuple[np.ndarray, Tensor]:
+def outputs(pack: Pack, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, Tensor]:
     """Predict every row of a split with the present parameters, in sequence order.
 
     Shapes:
-        returns: predictions (K, N, C or T) in target units; losses (K,), weighted means.
+        returns: predictions (K, N, C or T) in target units, on the first worker; losses (K,), weighted means.
     """
-    predictions: list[np.ndarray] = []
-    loss_sum, weight_sum = torch.zeros(len(pack), dtype=torch.float64), torch.zeros(len(pack), dtype=torch.float64)
-    pack.population.prepare_step(0, 0, training=False)
+    device, found = pack.device, [torch.zeros(len(pack), 0, pack.task.num_outputs, dtype=torch.float64)]
+    sums = torch.zeros(2, len(pack), dtype=torch.float64)
+    pack.population.prepare_step(0, None)
     with torch.no_grad(), _precision(pack):
         for batch in rows.in_sequence():
             output = pack.population(batch)
             losses = pack.task.loss(lambda _: output, batch, pack.task.phases[0])  # noqa: B023
             loss, weight = losses.sums()
-            loss_sum += loss.cpu()
-            weight_sum += weight if isinstance(weight, float) else weight.cpu()
-            predictions.append(pack.task.predict(output).cpu().numpy())
-    return np.concatenate(predictions, axis=1), loss_sum / weight_sum
+            sums[0] += loss.cpu()
+            sums[1] += weight if isinstance(weight, float) else weight.cpu()
+            found.append(pack.task.predict(output).double().cpu())
+    own = torch.cat(found[1:] or found, dim=1)
+    if group.size == 1:
+        return own.numpy(), sums[0] / sums[1]
+    sums = group.sum(sums.to(device)).cpu()
+    parts = group.gather(own.to(device), rows.counts)
+    predictions = np.empty((own.shape[0], rows.num_rows, own.shape[2]) if parts else (0, 0, 0))
+    for rank, part in enumerate(parts):
+        places = Share(rank, group.size).places(0, rows.num_rows, rows.lanes.num_lanes)
+        predictions[:, places] = part.cpu().numpy()
+    return predictions, sums[0] / sums[1]
 
 
-def run_epoch(pack: Pack, rows: Rows, steps: int, order_seed: int, checkpoints: Checkpoints | None) -> None:
+def run_epoch(
+    pack: Pack, rows: Rows, steps: int, order_seed: int, checkpoints: Checkpoints | None, group: Group = ALONE
+) -> None:
     """Train on the batches of the current epoch, from the state's step on.
 
     Args:
         steps: Batches of a whole epoch.
         order_seed: Seed of the order of rows.
-        checkpoints: Where states go while the epoch lasts; None keeps none.
+        checkpoints: Where states go while the epoch lasts, on the first worker; None keeps none.
+        group: The workers that train together.
     """
     state, train = pack.state, pack.train
     for batch in rows.batches(train.order, order_seed, state.epoch, train.batch_rows, state.step):
         factor = pack.schedule.factor(state.global_step, steps * train.epochs, steps)
-        train_step(pack, batch, factor * warmup(state.global_step, train.warmup_steps))
+        factor *= warmup(state.global_step, train.warmup_steps)
+        due = checkpoints is not None and state.step + 1 < steps and checkpoints.due()
+        due = train_step(pack, batch, factor, group, due)
         state.step += 1
         state.global_step += 1
         if state.health:
             _drop_faulty(pack)
             if not len(pack):
                 return
-        if checkpoints is not None and state.step < steps and checkpoints.due():
-            checkpoints.save(pack.snapshot())
+        if due:
+            _save(pack, checkpoints, group)
 
 
-def _finish_epoch(pack: Pack, val_rows: Rows, metric: Metric) -> None:
+def _save(pack: Pack, checkpoints: Checkpoints | None, group: Group) -> None:
+    """Write the state, with what every worker would draw next."""
+    state = pack.snapshot()
+    drawn = group.collect(generators(pack.device))
+    state.rng = {f"{rank}/{name}": value for rank, own in enumerate(drawn) for name, value in own.items()}
+    if checkpoints is not None:
+        checkpoints.save(state)
+
+
+def _agree(
+    pack: Pack, sums: list[tuple[Tensor, Tensor | float]], flag: bool, group: Group
+) -> tuple[Tensor, Tensor | float, bool]:
+    """Sum gradients, losses, weights and flags over micro-batches and workers, in one exchange."""
+    loss_K, weight_K = sums[0] if sums else (torch.zeros_like(pack.ones_K), 0.0)
+    for more_loss_K, more_weight_K in sums[1:]:
+        loss_K, weight_K = loss_K + more_loss_K, weight_K + more_weight_K
+    if group.size == 1:
+        return loss_K, weight_K, flag
+    tail = pack.population.reduced[pack.population.flat.numel() :]
+    num = len(pack)
+    tail[:num], tail[num : 2 * num], tail[-1] = loss_K, weight_K, flag
+    group.sum(pack.population.reduced)
+    return tail[:num].clone(), tail[num : 2 * num].clone(), bool(tail[-1] > 0)
+
+
+def _finish_epoch(pack: Pack, val_rows: Rows, metric: Metric, group: Group) -> None:
     """Score on validation, keep what is best, stop whom patience has left; then the next epoch may begin."""
     state = pack.state
-    predictions, val_loss = outputs(pack, val_rows)
-    targets, weights = val_rows.targets(), val_rows.weights()
-    scores = [metric.value(p[:, 0] if p.shape[1] == 1 else p, targets, weights) for p in predictions]
-    state.epoch, state.step = state.epoch + 1, 0
+    with pack.averaged():
+        predictions, val_loss = outputs(pack, val_rows, group)
+        scores: list[float] = []
+        if group.is_first:
+            targets, weights = val_rows.targets(), val_rows.weights()
+            scores = [float(metric.value(p[:, 0] if p.shape[1] == 1 else p, targets, weights)) for p in predictions]
+        scores = group.tell(scores)
+        signed = torch.tensor(scores, dtype=torch.float64).nan_to_num(nan=-math.inf * pack.sign) * pack.sign
+        state.epoch, state.step = state.epoch + 1, 0
+        better = _keep_best(pack, signed)
     train_loss = (state.loss_sum / state.weight_sum).tolist()
     for row, member in enumerate(state.alive.tolist()):
-        named = {"train_loss": train_loss[row], "val_loss": float(val_loss[row]), metric.name: float(scores[row])}
+        named = {"train_loss": train_loss[row], "val_loss": float(val_loss[row]), metric.name: scores[row]}
         state.history += [
             {"member": pack.plans[member].index, "epoch": state.epoch, "metric": name, "value": value}
             for name, value in named.items()
         ]
     state.loss_sum.zero_()
     state.weight_sum.zero_()
-    _judge_epoch(pack, torch.tensor(scores, dtype=torch.float64).nan_to_num(nan=-math.inf * pack.sign) * pack.sign)
+    _judge_epoch(pack, signed, better)
 
 
-def _judge_epoch(pack: Pack, scores: Tensor) -> None:
-    """Update best states, plateaus and patience; `scores` (K,) are higher for better."""
-    state, train, alive = pack.state, pack.train, pack.state.alive
-    stop = train.early_stop
+def _keep_best(pack: Pack, scores: Tensor) -> Tensor:
+    """Keep the states of members that got better; say which did (K,)."""
+    state, stop, alive = pack.state, pack.train.early_stop, pack.state.alive
     better = scores > state.best_score[alive] + (stop.min_delta if stop else 0.0)
-    first = state.best_epoch[alive] == 0
-    rows = torch.nonzero(better | first)[:, 0]
+    better |= state.best_epoch[alive] == 0
+    rows = torch.nonzero(better)[:, 0]
     pack.keep_best(rows)
     state.best_score[alive[rows]], state.best_epoch[alive[rows]] = scores[rows], state.epoch
-    state.bad_epochs[alive] = torch.where(better | first, 0, state.bad_epochs[alive] + 1)
+    return better
+
+
+def _judge_epoch(pack: Pack, scores: Tensor, better: Tensor) -> None:
+    """Update plateaus and patience; `scores` (K,) are higher for better."""
+    state, stop, alive = pack.state, pack.train.early_stop, pack.state.alive
+    state.bad_epochs[alive] = torch.where(better, 0, state.bad_epochs[alive] + 1)
     if isinstance(pack.schedule, Plateau):
         _lower_on_plateau(pack, pack.schedule, scores)
     if stop is not None:
@@ -184,22 +252,30 @@ def _lower_on_plateau(pack: Pack, plateau: Plateau, scores: Tensor) -> None:
     state.plateau_bad[alive] = torch.where(lowered, 0, bad)
 
 
-def _note_faults(pack: Pack, batch: Batch, loss_KB: Tensor) -> None:
-    """Record which members lost a number that is none, where, and on which rows."""
+def _faults(pack: Pack, batch: Batch, loss_KB: Tensor) -> Faults:
+    """Say which members lost a number that is none, where, and on which rows."""
     state = pack.state
-    for row in torch.nonzero(~torch.isfinite(loss_KB).all(1))[:, 0].tolist():
-        rows = batch.rows[~torch.isfinite(loss_KB[row])][:10].tolist()
-        state.health.append(
-            {
-                "member": pack.plans[int(state.alive[row])].index,
-                "row_in_pack": row,
-                "epoch": state.epoch + 1,
-                "step": state.global_step,
-                "where": pack.population.faulty_parameter(row),
-                "positions": rows,
-                "handled": False,
-            }
-        )
+    return [
+        {
+            "member": pack.plans[int(state.alive[row])].index,
+            "row_in_pack": row,
+            "epoch": state.epoch + 1,
+            "step": state.global_step,
+            "where": pack.population.faulty_parameter(row),
+            "positions": batch.rows[~torch.isfinite(loss_KB[row]).cpu()][:10].tolist(),
+            "handled": False,
+        }
+        for row in torch.nonzero(~torch.isfinite(loss_KB).all(1))[:, 0].tolist()
+    ]
+
+
+def _note(pack: Pack, faults: Faults) -> None:
+    """Remember each member's fault of this step, once, with the rows of all workers."""
+    fresh: dict[int, dict[str, Any]] = {}
+    for fault in faults:
+        known = fresh.setdefault(fault["member"], {**fault, "positions": []})
+        known["positions"] = sorted({*known["positions"], *fault["positions"]})[:10]
+    pack.state.health += fresh.values()
 
 
 def _drop_faulty(pack: Pack) -> None:

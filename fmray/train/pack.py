@@ -3,7 +3,8 @@
 Members never touch each other: dropping some changes nothing for the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,25 +84,54 @@ class Pack:
         state = self.state
         state.flat, state.buffers = self.population.flat, self.population.buffers
         state.optimizer = self.optimizer.state()
-        state.rng = generators(self.device)
+        state.rng = {f"0/{name}": value for name, value in generators(self.device).items()}
         return state
 
-    def restore(self, state: State) -> None:
-        """Go on from a state that `snapshot` gave for the same plans."""
+    def restore(self, state: State, rank: int = 0) -> None:
+        """Go on from a state that `snapshot` gave for the same plans.
+
+        Args:
+            rank: Of this worker; one that was not there before draws as the first one did.
+        """
         if len(state.alive) < len(self.population):
             self._narrow(state.alive)
         self.population.load(state.flat.to(self.device), {k: v.to(self.device) for k, v in state.buffers.items()})
         self.optimizer.load({k: v.to(self.device) if v.dim() else v for k, v in state.optimizer.items()})
-        set_generators(state.rng, self.device)
-        for name in ("best", "best_buffers", "loss_sum", "weight_sum"):
+        own = rank if f"{rank}/cpu" in state.rng else 0
+        set_generators({name: state.rng[f"{own}/{name}"] for name in generators(self.device)}, self.device)
+        for name in ("best", "best_buffers", "loss_sum", "weight_sum", "ema"):
             setattr(state, name, _to(getattr(state, name), self.device))
         self.state = state
 
-    def lr_factor(self, shared: float) -> Tensor | float:
-        """Give each member's share of its learning rate (K, 1), or one number for all."""
-        if not isinstance(self.schedule, Plateau):
-            return shared
-        return self.state.plateau_factor[self.state.alive].to(self.device)[:, None] * shared
+    def step_optimizer(self, factor: float) -> None:
+        """Move every member against its gradient, and let the averages of its parameters follow.
+
+        Args:
+            factor: Share of the learning rate that the schedule grants now.
+        """
+        lr_K1: Tensor | float = factor
+        if isinstance(self.schedule, Plateau):
+            lr_K1 = self.state.plateau_factor[self.state.alive].to(self.device)[:, None] * factor
+        self.optimizer.step(self.population, lr_K1)
+        if self.train.ema is not None:
+            # early on, the average forgets faster, or it would long remember the first, random parameters
+            step = self.state.global_step
+            decay = min(self.train.ema, (1 + step) / (10 + step))
+            self.state.ema.lerp_(self.population.flat.detach(), 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let every member speak with the average of its parameters, if averages are kept."""
+        if self.train.ema is None:
+            yield
+            return
+        flat = self.population.flat.detach()
+        trained = flat.clone()
+        flat.copy_(self.state.ema)
+        try:
+            yield
+        finally:
+            flat.copy_(trained)
 
     def drop(self, rows: Sequence[int], status: str, reasons: Sequence[str]) -> None:
         """Let the members at these rows of the stack train no further."""
@@ -113,6 +143,7 @@ class Pack:
         self._narrow(keep)
         state.alive = state.alive[keep]
         state.loss_sum, state.weight_sum = state.loss_sum[keep], state.weight_sum[keep]
+        state.ema = state.ema[keep] if self.train.ema is not None else state.ema
 
     def keep_best(self, rows: Tensor) -> None:
         """Remember the present parameters of the members at these rows (n,) as their best."""
@@ -146,6 +177,7 @@ class Pack:
             flat=flat,
             buffers=buffers,
             optimizer={},
+            ema=flat.clone() if self.train.ema is not None else torch.zeros(0),
             best=flat.clone(),
             best_buffers={name: value.clone() for name, value in buffers.items()},
             best_score=worst,
@@ -156,7 +188,7 @@ class Pack:
             plateau_bad=zeros.clone(),
             loss_sum=torch.zeros(num, dtype=torch.float64, device=self.device),
             weight_sum=torch.zeros(num, dtype=torch.float64, device=self.device),
-            rng=generators(self.device),
+            rng={},
             history=[],
             ends={},
             health=[],

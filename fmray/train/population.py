@@ -20,7 +20,7 @@ from fmray.models import layers
 from fmray.models.model import PopulationNative
 from fmray.schema import Schema
 from fmray.seeding import derive
-from fmray.tasks.task import Batch
+from fmray.tasks.task import Batch, Places
 
 Entry = Literal["native", "solo", "vmap"]
 Shape = tuple[int, ...]
@@ -61,6 +61,7 @@ class Population:
 
     Attributes:
         flat, grad: (K, P) parameters and gradients; rows are members.
+        reduced: All that workers sum at a step: the gradients, then loss and weight per member, then one flag.
         seeds: Dropout seed per member.
     """
 
@@ -102,21 +103,21 @@ class Population:
             )
         return output.unsqueeze(0) if single else output
 
-    def prepare_step(self, step: int, first_row: int, training: bool) -> None:
+    def prepare_step(self, step: int, places: Places | None) -> None:
         """Fix the dropout masks of the coming forward pass.
 
         Args:
             step: Global step, counted over epochs.
-            first_row: Place in the global batch of the first row to come.
-            training: Whether members learn from it.
+            places: Where the rows to come stand in the global batch; None if members do not learn from them.
         """
-        if self.module.training != training:
-            self.module.train(training)
-        if not training:
+        if self.module.training != (places is not None):
+            self.module.train(places is not None)
+        if places is None:
             return
         for place, dropout in enumerate(self._active):
             keys = [derive(seed, "dropout", step, place) & 0x7FFFFFFF for seed in self.seeds]
-            dropout.set_keys(torch.tensor(keys, dtype=torch.int32, device=self.flat.device), first_row)
+            known = torch.tensor(keys, dtype=torch.int32, device=self.flat.device)
+            dropout.set_keys(known, places.values, places.key)
 
     def zero_grad(self) -> None:
         """Forget the gradients of the step before."""
@@ -164,7 +165,9 @@ class Population:
 
     def _adopt(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> None:
         """Make modules see these parameters; called whenever K changes."""
-        self.flat, self.grad, self.buffers = flat, torch.zeros_like(flat), dict(buffers)
+        self.flat, self.buffers = flat, dict(buffers)
+        self.reduced = flat.new_zeros(flat.numel() + 2 * len(flat) + 1)
+        self.grad = self.reduced[: flat.numel()].view_as(flat)
         self.leaves: dict[str, Tensor] = {}
         if not len(flat):
             return  # every member has finished; nobody computes any more
@@ -263,7 +266,7 @@ def packs(blueprint: Blueprint, schema: Schema, num_outputs: int, inputs: Mappin
 
 
 def _probe(population: Population, batch: Batch) -> Tensor:
-    population.prepare_step(0, 0, training=True)
+    population.prepare_step(0, Places.counted(0, len(batch)))
     torch.autograd.backward([population(batch).square().mean((1, 2)).sum()])
     population.gather_grad()
     return population.grad

@@ -75,7 +75,7 @@ def load_member(member: Member, prepared: Prepared, num_outputs: int, device: to
     except Exception as error:  # safetensors raises its own errors, of several kinds
         raise DataError(f"{path} cannot be read as member {member.index}: {error}.") from error
     population = enter([blueprint], prepared.schema, num_outputs, device, [module])
-    population.prepare_step(0, 0, training=False)
+    population.prepare_step(0, None)
     return population
 
 

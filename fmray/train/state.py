@@ -17,6 +17,7 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from fmray.errors import DataError
+from fmray.records import Json
 from fmray.store import Store, read_atomic_folder, write_atomic_folder
 
 log = logging.getLogger("fmray")
@@ -32,11 +33,12 @@ class State:
         epoch, step, global_step: Epochs finished, steps finished in the current one, steps finished in all.
         alive: (K,), which members the rows of `flat` belong to.
         flat, buffers, optimizer: (K, P), (K, ...) and the optimizer's memory.
+        ema: (K, P), running averages of the parameters, or (0,) where none are kept.
         best, best_buffers: (M, P), (M, ...), the state with the best validation score.
         best_score, best_epoch, bad_epochs: (M,), early stopping.
         plateau_factor, plateau_best, plateau_bad: (M,), the plateau schedule.
         loss_sum, weight_sum: (K,), over the current epoch.
-        rng: Torch's generators, for modules that draw from them.
+        rng: Torch's generators of each worker, by "rank/kind", for modules that draw from them.
         history: [{member, epoch, metric, value}].
         ends: Member -> {"status", "reason", "epochs"} once it no longer trains.
         health: Numeric events: a member, step, parameter and rows that went wrong.
@@ -49,6 +51,7 @@ class State:
     flat: Tensor
     buffers: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    ema: Tensor
     best: Tensor
     best_buffers: dict[str, Tensor]
     best_score: Tensor
@@ -111,12 +114,20 @@ class Checkpoints:
         seconds: Least time between two checkpoints inside an epoch.
         check: Called before each write; raises if another process has taken over.
         keep: How many newest are kept.
+        circumstances: What decides the last bits of a state: workers, threads, kind of processor.
     """
 
     def __init__(
-        self, store: Store, folder: str, seconds: float, check: Callable[[], None] = lambda: None, keep: int = 2
+        self,
+        store: Store,
+        folder: str,
+        seconds: float,
+        check: Callable[[], None] = lambda: None,
+        keep: int = 2,
+        circumstances: Json | None = None,
     ) -> None:
         self.store, self.folder, self.seconds, self.check, self.keep = store, folder, seconds, check, keep
+        self.circumstances = circumstances or {}
         self._written_at = time.monotonic()
 
     def due(self) -> bool:
@@ -127,7 +138,8 @@ class Checkpoints:
         """Write a checkpoint, then drop those no longer kept."""
         self.check()
         name = f"{state.global_step:012d}-{state.epoch:06d}"
-        write_atomic_folder(f"{self.folder}/{name}", state.to_files(), {"global_step": state.global_step})
+        about = {"global_step": state.global_step, "circumstances": self.circumstances}
+        write_atomic_folder(f"{self.folder}/{name}", state.to_files(), about)
         self._written_at = time.monotonic()
         for old in self.names()[: -self.keep]:
             self.store.remove(f"{self.folder}/{old}")
@@ -138,13 +150,27 @@ class Checkpoints:
 
     def latest(self) -> State | None:
         """Read the newest checkpoint that is whole, or give None if there is none."""
+        found = self.newest()
+        return None if found is None else self.read(found[0])
+
+    def newest(self) -> tuple[str, Json] | None:
+        """Name the newest checkpoint that is whole, with the circumstances it was written under."""
         for name in reversed(self.names()):
             try:
-                _, files = read_atomic_folder(f"{self.folder}/{name}")
-                return State.from_files(files)
+                manifest, files = read_atomic_folder(f"{self.folder}/{name}")
+                State.from_files(files)
+                return name, manifest["circumstances"]
             except DataError as error:
                 log.warning("checkpoint %s is unusable, falling back to the one before: %s", name, error)
         return None
+
+    def read(self, name: str) -> State:
+        """Read a checkpoint.
+
+        Raises:
+            DataError: If it is not whole.
+        """
+        return State.from_files(read_atomic_folder(f"{self.folder}/{name}")[1])
 
     def clear(self) -> None:
         """Remove all checkpoints of the pack."""

@@ -15,22 +15,27 @@ import torch
 from safetensors.torch import save as write_tensors
 
 from fmray.errors import TrainError
+from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import Json, Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
-from fmray.store import Draft, Store, fingerprint, source_digest
+from fmray.store import Draft, Fence, Store, fingerprint, source_digest
+from fmray.train.device import circumstances
 from fmray.train.ingest import Rows
 from fmray.train.loop import fit
 from fmray.train.pack import Pack, Plan
 from fmray.train.predict import TENSORS
 from fmray.train.state import Checkpoints
+from fmray.train.workers import Worker, train
 from fmray.tune.packs import choose_width
 
 Report = Callable[[Json], None]
 Role = Literal["member", "baseline"]
+Workers = int | tuple[int, int]
 KIND = "members"
+RESULT = "result.json"
 FLOORS = ("train", "models", "tasks", "metrics", "tune")
 """Whose source decides what members become."""
 LINEAR_RATES = (0.1, 0.02, 0.004, 0.0008)
@@ -98,7 +103,7 @@ def sweep(
     prepared: Prepared,
     metric: Metric,
     store: Store,
-    device: torch.device | str,
+    workers: Workers = 0,
     *,
     attempt: str = "",
     role: Role = "member",
@@ -108,7 +113,7 @@ def sweep(
 
     Args:
         plans: One per member.
-        device: Where to train.
+        workers: On how many workers to train; 0 trains in this process.
         attempt: Sets a repeated training apart from the first.
         role: What the members are for.
         report: Gets one event per epoch and pack.
@@ -124,7 +129,7 @@ def sweep(
     report({"event": "record", "kind": KIND, "fingerprint": key})
     with store.create(KIND, key) as draft:
         reused = draft.existing is not None
-        manifest = draft.existing or _train(job, plans, prepared, metric, store, key, draft, device, role, report)
+        manifest = draft.existing or _train(job, plans, prepared, metric, store, key, draft, role, workers, report)
     folder = Path(manifest["folder"])
     members = tuple(
         Member.from_json({**value, "root": str(folder / f"{value['index']:05d}")}) for value in manifest["members"]
@@ -142,69 +147,114 @@ def _train(
     store: Store,
     key: str,
     draft: Draft,
-    device: torch.device | str,
     role: Role,
+    workers: Workers,
     report: Report,
 ) -> Json:
-    train_rows, val_rows = Rows(prepared, "train", device), Rows(prepared, "val", device)
-
-    def build(some: Sequence[Plan]) -> Pack:
-        return Pack(some, prepared.schema, prepared.target, job.train, metric.higher_is_better, device)
-
     home = store.path("checkpoints", key)
-    groups = _packs(job, plans, build, train_rows, store, f"{home}/packs.json")
-    members: list[Member] = []
-    health: list[Json] = []
-    for number, group in enumerate(groups):
-        folder = f"{home}/{number:05d}"
-        with store.lease(folder) as lease:
-            checkpoints = Checkpoints(store, f"{folder}/states", job.run.checkpoint_seconds, lease.check)
-            place = {"role": role, "pack": number, "packs": len(groups)}
-            tell = partial(_tell, report, place)
-            pack = _train_pack(build(group), train_rows, val_rows, metric, job, checkpoints, tell)
-        members += [_write_member(pack, place, role, Path(draft.folder)) for place in range(len(group))]
-        health += pack.state.health
-    manifest = draft.commit(
-        {"members": [m.to_json() for m in members], "health": health, "widths": [len(group) for group in groups]}
-    )
+    with store.lease(home) as lease:
+        work = _Training(job, tuple(plans), prepared, metric.name, store, home, draft.folder, role, lease.fence)
+        train(work, job, workers, key, store, report)
+        manifest = draft.commit(store.read_json(f"{home}/{RESULT}"))
     store.remove(home)
     return manifest
 
 
+@dataclass(frozen=True)
+class _Training:
+    """Train pack after pack on any number of workers; the first one writes.
+
+    Args:
+        home: Where checkpoints go, and at the end the result.
+        folder: Where members' tensors go.
+        fence: Whoever stands outside must not write there any more.
+    """
+
+    job: Job
+    plans: tuple[Plan, ...]
+    prepared: Prepared
+    metric: str
+    store: Store
+    home: str
+    folder: str
+    role: Role
+    fence: Fence
+
+    def __call__(self, worker: Worker) -> None:
+        epochs = self.job.train.epochs
+        train_rows, val_rows = (
+            worker.rows(self.prepared, "train", epochs),
+            worker.rows(self.prepared, "val", epochs),
+        )
+        groups = self._packs(worker, train_rows)
+        members: list[Member] = []
+        health: list[Json] = []
+        for number, group in enumerate(groups):
+            place = {"role": self.role, "pack": number, "packs": len(groups)}
+            pack = self._fit(worker, group, train_rows, val_rows, f"{self.home}/{number:05d}", place)
+            if worker.group.is_first:
+                self.fence.check()
+                members += [_write_member(pack, place, self.role, Path(self.folder)) for place in range(len(group))]
+            health += pack.state.health
+        if worker.group.is_first:
+            self.fence.check()
+            widths = [len(group) for group in groups]
+            result = {"members": [m.to_json() for m in members], "health": health, "widths": widths}
+            self.store.write_json(f"{self.home}/{RESULT}", result)
+
+    def _build(self, device: torch.device, plans: Sequence[Plan]) -> Pack:
+        prepared, better = self.prepared, self._metric.higher_is_better
+        return Pack(plans, prepared.schema, prepared.target, self.job.train, better, device)
+
+    @property
+    def _metric(self) -> Metric:
+        return find_metric(self.metric, self.prepared.target)
+
+    def _packs(self, worker: Worker, rows: Rows) -> list[list[Plan]]:
+        """Cut the plans into packs; a width once chosen is replayed."""
+        if self.job.train.seeds.order:
+            return [[plan] for plan in self.plans]
+        path, width = f"{self.home}/packs.json", None
+        if worker.group.is_first:
+            if self.store.exists(path):
+                width = self.store.read_json(path)["width"]
+            else:
+                build = partial(self._build, worker.device)
+                width = choose_width(self.plans, build, rows, self.job.run.deterministic)
+                self.store.write_json(path, {"width": width})
+        width = worker.group.tell(width)
+        return [list(self.plans[start : start + width]) for start in range(0, len(self.plans), width)]
+
+    def _fit(
+        self, worker: Worker, plans: Sequence[Plan], train_rows: Rows, val_rows: Rows, folder: str, place: Json
+    ) -> Pack:
+        group, now = worker.group, circumstances(worker.group.size, worker.device)
+        seconds = self.job.run.checkpoint_seconds
+        states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
+        pack = self._build(worker.device, plans)
+        found = group.tell(states.newest() if group.is_first else None)
+        if found is not None:
+            name, before = found
+            state = states.read(name)
+            same = "exact" if before == now else "same batches"
+            event = {"event": "resumed", "epoch": state.epoch, "step": state.step, "class": same}
+            worker.report({**event, **place, "changed": _differences(before, now)})
+            pack.restore(state, group.rank)
+        order = ["order", plans[0].index] if self.job.train.seeds.order else ["order"]
+        order_seed = derive(self.job.train.seed, *order)
+        tell = partial(_tell, worker.report, place)
+        own = states if group.is_first else None
+        fit(pack, train_rows, val_rows, self._metric, order_seed, own, tell, group)
+        return pack
+
+
+def _differences(before: Json, now: Json) -> str:
+    changed = [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+    return ", ".join(changed)
+
+
 def _tell(report: Report, place: Json, event: Json) -> None:
     report({**event, **place})
-
-
-def _packs(
-    job: Job, plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack], rows: Rows, store: Store, path: str
-) -> list[list[Plan]]:
-    """Cut the plans into packs; a width once chosen is replayed."""
-    if job.train.seeds.order:
-        return [[plan] for plan in plans]
-    if store.exists(path):
-        width = store.read_json(path)["width"]
-    else:
-        width = choose_width(plans, build, rows, job.run.deterministic)
-        store.write_json(path, {"width": width})
-    return [list(plans[start : start + width]) for start in range(0, len(plans), width)]
-
-
-def _train_pack(
-    pack: Pack,
-    train_rows: Rows,
-    val_rows: Rows,
-    metric: Metric,
-    job: Job,
-    checkpoints: Checkpoints,
-    report: Report,
-) -> Pack:
-    state = checkpoints.latest()
-    if state is not None:
-        report({"event": "resumed", "epoch": state.epoch, "step": state.step, "class": "exact"})
-        pack.restore(state)
-    order = ["order", pack.plans[0].index] if job.train.seeds.order else ["order"]
-    fit(pack, train_rows, val_rows, metric, derive(job.train.seed, *order), checkpoints, report)
-    return pack
 
 
 def _write_member(pack: Pack, place: int, role: Role, folder: Path) -> Member:

@@ -91,7 +91,7 @@ def test_stream_and_memory_see_the_same_rows_from_any_place_on(tmp_path, monkeyp
     arrays, order = arrays_of(150), Order(chunk_rows=3, window_chunks=2, num_lanes=4)
     opened = Lanes(record(tmp_path, arrays, [50, 1, 70, 29], 4), "train")
     expected = epoch_order(150, order, 5, 2)[first_row:]
-    pieces = list(opened.stream(order, 5, 2, first_row))
+    pieces = list(opened.stream(order, 5, 2, first_row, COLUMNS))
     assert sum(len(piece["row"]) for piece in pieces) == len(expected)
     for name in [*COLUMNS, "row"] if pieces else []:
         values = np.concatenate([piece[name] for piece in pieces])
@@ -100,7 +100,7 @@ def test_stream_and_memory_see_the_same_rows_from_any_place_on(tmp_path, monkeyp
 
 def test_a_piece_of_a_stream_stays_small_however_large_the_window(tmp_path):
     opened = Lanes(record(tmp_path, arrays_of(40_000, width=500), [40_000], 64), "train")
-    sizes = [piece["x"].nbytes for piece in opened.stream(Order(), 0, 0, 0)]
+    sizes = [piece["x"].nbytes for piece in opened.stream(Order(), 0, 0, 0, COLUMNS)]
     assert max(sizes) <= lanes.PIECE_BYTES < sum(sizes)
 
 
@@ -114,7 +114,7 @@ def test_rows_can_be_taken_in_any_order_and_more_than_once(tmp_path):
 def test_a_split_without_rows_gives_none(tmp_path):
     opened = Lanes(record(tmp_path, arrays_of(4), [4], 2), "val")
     assert (opened.num_rows, opened.columns(), opened.load(["x"])) == (0, [], {})
-    assert list(opened.sequence(10)) == list(opened.stream(Order(), 0, 0, 0)) == []
+    assert list(opened.sequence(10)) == list(opened.stream(Order(), 0, 0, 0, COLUMNS)) == []
 
 
 def test_lanes_travel_to_other_processes(tmp_path):

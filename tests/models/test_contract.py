@@ -6,7 +6,7 @@ import torch
 from fmray.catalogue import MODELS
 from fmray.models.model import PopulationNative
 from fmray.schema import Column, Schema
-from fmray.tasks.task import Batch
+from fmray.tasks.task import Batch, Places
 from fmray.train.population import Blueprint, enter
 
 SCHEMA = Schema((Column("age", "number"), Column("pixels", "vector", 6)))
@@ -48,7 +48,7 @@ def test_seeds_start_members_apart(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_a_row_is_answered_the_same_whatever_stands_beside_it(name):
     population = enter(blueprints(name, 2), SCHEMA, 2)
-    population.prepare_step(0, 0, training=False)
+    population.prepare_step(0, None)
     x = rows()
     torch.testing.assert_close(population(batch(x))[:, :3], population(batch(x[:3])), rtol=1e-5, atol=1e-6)
 
@@ -56,7 +56,7 @@ def test_a_row_is_answered_the_same_whatever_stands_beside_it(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_every_parameter_gets_a_gradient(name):
     population = enter(blueprints(name, 2), SCHEMA, 2)
-    population.prepare_step(0, 0, training=True)
+    population.prepare_step(0, Places.counted(0, len(rows())))
     population(batch(rows())).square().sum().backward()
     population.gather_grad()
     assert (population.grad != 0).float().mean() > 0.5

@@ -25,7 +25,9 @@ def test_dropout_keeps_the_share_it_should_and_the_mean(rate):
     layer = Dropout(rate)
     kept = []
     for key in range(20):
-        layer.set_keys(torch.tensor([key * 7919 + 1], dtype=torch.int32), 0)
+        layer.set_keys(
+            torch.tensor([key * 7919 + 1], dtype=torch.int32), torch.arange(0, 200, dtype=torch.int32), (0, 200)
+        )
         kept.append(layer(torch.ones(1, 200, 50)))
     share = torch.cat(kept).ne(0).float().mean().item()
     assert share == pytest.approx(1 - rate, abs=4 * (rate * (1 - rate) / 200_000) ** 0.5)
@@ -34,9 +36,9 @@ def test_dropout_keeps_the_share_it_should_and_the_mean(rate):
 
 def test_masks_differ_between_rows_units_and_keys_without_correlation():
     layer = Dropout(0.5)
-    layer.set_keys(torch.tensor([123456789], dtype=torch.int32), 0)
+    layer.set_keys(torch.tensor([123456789], dtype=torch.int32), torch.arange(0, 512, dtype=torch.int32), (0, 512))
     mask = layer(torch.ones(1, 512, 128))[0].ne(0).double()
-    layer.set_keys(torch.tensor([123456790], dtype=torch.int32), 0)
+    layer.set_keys(torch.tensor([123456790], dtype=torch.int32), torch.arange(0, 512, dtype=torch.int32), (0, 512))
     other = layer(torch.ones(1, 512, 128))[0].ne(0).double()
     bound = 5 / (512 * 128) ** 0.5
     for a, b in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1]), (mask, other)):
@@ -46,9 +48,9 @@ def test_masks_differ_between_rows_units_and_keys_without_correlation():
 def test_a_mask_depends_on_the_place_in_the_global_batch_not_on_the_micro_batch():
     layer, x = Dropout(0.4), torch.ones(1, 10, 7)
     key = torch.tensor([99], dtype=torch.int32)
-    layer.set_keys(key, 0)
+    layer.set_keys(key, torch.arange(0, 10, dtype=torch.int32), (0, 10))
     whole = layer(x)
-    layer.set_keys(key, 6)
+    layer.set_keys(key, torch.arange(6, 10, dtype=torch.int32), (6, 10))
     assert torch.equal(layer(x[:, :4]), whole[:, 6:])
 
 

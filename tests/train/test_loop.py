@@ -20,6 +20,7 @@ BUSY = Train(
     schedule=Ref("plateau", {"patience": 2, "factor": 0.5}),
     warmup_steps=5,
     clip_norm=0.5,
+    ema=0.9,
     early_stop=EarlyStop(patience=4),
     order=ORDER,
 )

@@ -6,7 +6,7 @@ from fmray.errors import SpecError, TrainError
 from fmray.models.layers import Dropout
 from fmray.models.mlp import MLP
 from fmray.schema import Column, Schema
-from fmray.tasks.task import Batch
+from fmray.tasks.task import Batch, Places
 from fmray.train.population import Blueprint, enter, packs
 
 SCHEMA = Schema((Column("v", "vector", 5),))
@@ -56,7 +56,7 @@ def blueprints(build, members, **params):
 
 def gradients(population):
     population.zero_grad()
-    population.prepare_step(4, 0, training=True)
+    population.prepare_step(4, Places.counted(0, 9))
     population(batch()).square().mean((1, 2)).sum().backward()
     population.gather_grad()
     return population.grad.clone()

@@ -1,7 +1,9 @@
 """Train, be killed at a chosen instant, go on, and compare with the training nobody interrupted.
 
-Run as `python kill.py FOLDER NUM_KILLS`; prints one JSON object. Each training is a forked child, so that starting costs
-nothing; a child kills itself with SIGKILL at its n-th call of fsync or rename, or the parent kills it after some time.
+Run as `python kill.py FOLDER NUM_KILLS [RANKS]`; prints one JSON object. Each training is a forked child, so that
+starting costs nothing; a child kills itself with SIGKILL at its n-th call of fsync or rename, or the parent kills it
+after some time. With RANKS the loop runs on that many processes joined by gloo, below a driver that holds the lease;
+then any rank may be killed, or the driver, whose orphaned ranks train on until they see that the lease is another's.
 """
 
 import hashlib
@@ -12,12 +14,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import distributed as dist
 
+import fmray.tune.sweep
 from fmray.data.prepare import prepare
 from fmray.data.scan import scan
 from fmray.metrics.find import find_metric
@@ -25,7 +33,10 @@ from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
+from fmray.train.device import set_up
+from fmray.train.group import Group
 from fmray.train.ingest import Rows
+from fmray.train.workers import Worker
 from fmray.tune.sweep import plans_of, sweep
 
 DURABLE = ("fsync", "fdatasync", "rename", "replace", "link")
@@ -62,15 +73,72 @@ def prepared_rows(job: Job, folder: Path) -> Prepared:
     return prepare(scan(job.data, ".", store), job, Ref("classification"), store)
 
 
-def train(job: Job, folder: Path, name: str, die_at: int | None) -> None:
+@dataclass(frozen=True)
+class Ranks:
+    """Train on several processes joined by gloo, in place of Ray's workers.
+
+    Args:
+        size: How many; 0 trains in the driver itself.
+        victim, seconds: The rank that is killed that long after they have started.
+    """
+
+    size: int = 0
+    victim: int | None = None
+    seconds: float = 0.0
+
+    def run(self, folder: Path, name: str, die_at: int | None, work: Callable[[Worker], None], job: Job) -> None:
+        meeting = folder / f"{name}-{os.getpid()}-{time.monotonic_ns()}"
+        pids = [self._fork(rank, meeting, folder, name, die_at, work, job) for rank in range(self.size)]
+        if self.victim is not None:
+            time.sleep(self.seconds)
+            with suppress(ProcessLookupError):  # it had ended already
+                os.kill(pids[self.victim], signal.SIGKILL)
+        failed = False
+        for _ in pids:
+            _, status = os.wait()
+            if status and not failed:
+                failed = True
+                for other in pids:
+                    with suppress(ProcessLookupError):
+                        os.kill(other, signal.SIGKILL)  # as Ray Train does: all start again
+        if failed:
+            raise RuntimeError("a rank died")
+
+    def _fork(
+        self, rank: int, meeting: Path, folder: Path, name: str, die_at: int | None, work: object, job: Job
+    ) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            options = {"rank": rank, "world_size": self.size, "timeout": timedelta(seconds=60)}
+            dist.init_process_group("gloo", init_method=f"file://{meeting}", **options)
+            calls = _count_durable(die_at if rank == 0 else None)
+            _record_rows(folder / f"{name}.steps", rank)
+            set_up(job.run, job.train)
+            work(Worker(Group.joined(), torch.device("cpu"), lambda event: None, job.run, over_ray=True))
+            if rank == 0:
+                (folder / f"{name}.calls").write_text(str(calls[0]))
+        except BaseException as error:
+            print(f"rank {rank}: {error!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+
+
+def train(job: Job, folder: Path, name: str, die_at: int | None, ranks: Ranks) -> None:
     """Train in a store of its own; die at the n-th time something becomes durable."""
     prepared = prepared_rows(job, folder)
-    calls = _count_durable(die_at)
-    _record_rows(folder / f"{name}.steps")
+    calls = [0]
+    if ranks.size:
+        fmray.tune.sweep.train = lambda work, *_: ranks.run(folder, name, die_at, work, job)
+    else:
+        calls = _count_durable(die_at)
+        _record_rows(folder / f"{name}.steps")
     metric = find_metric("roc_auc", prepared.target)
     task = Ref("classification")
-    done = sweep(job, plans_of(job, task), prepared, metric, Store(str(folder / f"store-{name}")), "cpu")
+    done = sweep(job, plans_of(job, task), prepared, metric, Store(str(folder / f"store-{name}")))
     result = [{k: v for k, v in m.to_json().items() if k != "root"} for m in done.members]
+    calls = [int((folder / f"{name}.calls").read_text())] if ranks.size else calls
     (folder / f"{name}.json").write_text(json.dumps({"members": result, "calls": calls[0]}))
 
 
@@ -91,14 +159,14 @@ def _count_durable(die_at: int | None) -> list[int]:
     return calls
 
 
-def _record_rows(path: Path) -> None:
+def _record_rows(path: Path, rank: int = 0) -> None:
     """Write down which rows each step trains on."""
     steps, batches = path.open("a"), Rows.batches
 
     def recorded(self: Rows, order: object, seed: int, epoch: int, batch_rows: int, first_step: int = 0) -> object:
         for step, batch in enumerate(batches(self, order, seed, epoch, batch_rows, first_step), first_step):
             ids = self.lanes.take(batch.rows.numpy(), ["row_id"])["row_id"]
-            steps.write(f"{epoch} {step} {hashlib.sha256(ids.tobytes()).hexdigest()}\n")
+            steps.write(f"{rank}/{epoch} {step} {hashlib.sha256(ids.tobytes()).hexdigest()}\n")
             steps.flush()
             yield batch
 
@@ -127,11 +195,11 @@ def seen(folder: Path, name: str) -> dict[str, str]:
     return {f"{line[0]} {line[1]}": line[2] for line in lines if len(line) == 3 and len(line[2]) == 64}
 
 
-def main(folder: Path, num_kills: int) -> None:
+def main(folder: Path, num_kills: int, size: int) -> None:
     job = write_data(folder)
     child(lambda: prepared_rows(job, folder) and None)
     started = time.perf_counter()
-    if not child(lambda: train(job, folder, "whole", None)):
+    if not child(lambda: train(job, folder, "whole", None, Ranks(size))):
         sys.exit("the uninterrupted training failed")
     seconds = time.perf_counter() - started
     expected = json.loads((folder / "whole.json").read_text())
@@ -139,15 +207,19 @@ def main(folder: Path, num_kills: int) -> None:
     for number in range(num_kills):
         name, kills = f"killed-{number}", []
         for again in range(2 if number % 5 == 4 else 1):  # twice in a row now and then
+            after = chosen.uniform(0.2, 0.95) * seconds / (1 + again)
+            at = max(1, number * expected["calls"] // num_kills + chosen.randrange(4)) // (1 + again)
             if number % 4 == 3:
-                after = chosen.uniform(0.2, 0.95) * seconds / (1 + again)
-                ended = child(lambda n=name: train(job, folder, n, None), kill_after=after)
-                kills.append({"seconds": after, "ended": ended})
+                ended = child(lambda n=name: train(job, folder, n, None, Ranks(size)), kill_after=after)
+                kills.append({"driver after": after, "ended": ended})
+            elif size and number % 4 == 1:
+                victim = Ranks(size, chosen.randrange(size), after / 2)
+                ended = child(lambda n=name, v=victim: train(job, folder, n, None, v))
+                kills.append({"rank": victim.victim, "after": after / 2, "ended": ended})
             else:
-                at = max(1, number * expected["calls"] // num_kills + chosen.randrange(4)) // (1 + again)
-                ended = child(lambda n=name, at=at: train(job, folder, n, at))
+                ended = child(lambda n=name, at=at: train(job, folder, n, at, Ranks(size)))
                 kills.append({"call": at, "ended": ended})
-        whole = child(lambda n=name: train(job, folder, n, None))
+        whole = child(lambda n=name: train(job, folder, n, None, Ranks(size)))
         found = json.loads((folder / f"{name}.json").read_text()) if whole else {"members": None}
         same_rows = seen(folder, name) == rows
         results.append(
@@ -157,4 +229,4 @@ def main(folder: Path, num_kills: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0)

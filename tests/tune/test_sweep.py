@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 def train(job, prepared, store, **options):
     metric = find_metric("roc_auc", prepared.target)
     plans = options.pop("plans", None) or plans_of(job, TASK)
-    return sweep(job, plans, prepared, metric, store, "cpu", **options)
+    return sweep(job, plans, prepared, metric, store, **options)
 
 
 def test_a_finished_sweep_is_read_back_and_not_trained_again(job, prepared, store):
@@ -86,7 +86,7 @@ def test_the_linear_baseline_is_tried_at_several_rates_and_the_best_on_validatio
 
 def test_a_sweep_without_plans_is_no_members_and_no_error(job, prepared, store):
     metric = find_metric("roc_auc", prepared.target)
-    assert sweep(job, [], prepared, metric, store, "cpu").members == ()
+    assert sweep(job, [], prepared, metric, store).members == ()
 
 
 def test_a_sweep_whose_members_all_diverge_says_why_the_first_did(job, prepared, store):

@@ -1,0 +1,203 @@
+"""Stream lanes to a worker through Ray Data.
+
+A work item is arithmetic, not rows: a number from which a read task knows its window and lanes, or its piece of the
+sequence. So a plan holds no row however many it covers, every worker makes its own, and a restarted worker makes it
+again from its newest cursor.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fmray.data.lanes import Lanes
+from fmray.data.order import Share, num_windows, window_order, window_start
+from fmray.data.session import quiet
+from fmray.spec.sections import Order
+
+READ_CPUS = 0.25
+"""Share of a core that a read task reserves; workers leave that much free."""
+ITEM_BYTES = 16 << 20
+AHEAD_BYTES = 4 * ITEM_BYTES
+
+Arrays = dict[str, np.ndarray]
+
+
+class Stream:
+    """Read a share of the rows of one split over Ray Data; a `train.ingest.Source`.
+
+    One execution reads all epochs that are left, since to start one takes a second or two.
+
+    Args:
+        lanes: Where the rows lie.
+        row_bytes: Of one row.
+        epochs: Epochs at most.
+        item_bytes: Rows per read task, about.
+    """
+
+    def __init__(self, lanes: Lanes, row_bytes: int, epochs: int, item_bytes: int = ITEM_BYTES) -> None:
+        self.lanes, self.epochs = lanes, epochs
+        self.item_rows = max(1, item_bytes // row_bytes)
+        self._running: tuple[Any, Iterator[Arrays]] = (None, iter(()))
+
+    def load(self, columns: Sequence[str], share: Share) -> Arrays:
+        """Give the rows of a share in sequence order."""
+        plan = Pieces(self.lanes, tuple(columns), share, self.item_rows * share.size)
+        found: Arrays = {}
+        filled, num_rows = 0, share.before(self.lanes.num_rows, self.lanes.num_lanes)
+        for arrays in _read(plan):
+            for name, values in arrays.items():
+                if name not in found:
+                    found[name] = np.empty((num_rows, *values.shape[1:]), values.dtype)
+                found[name][filled : filled + len(values)] = values
+            filled += len(arrays[columns[0]])
+        return found or self.lanes.take(np.zeros(0, np.int64), columns)
+
+    def stream(
+        self, order: Order, seed: int, epoch: int, first_row: int, columns: Sequence[str], share: Share
+    ) -> Iterator[Arrays]:
+        """Give the rows of a share in the order of an epoch, from a place in it on, with their position as "row"."""
+        per_window = window_start(order, 1)
+        first_window, asked = first_row // per_window, (order, seed, tuple(columns), share)
+        plan = Windows(self.lanes, tuple(columns), share, order, seed, epoch, first_window, self.epochs)
+        plan = replace(plan, num_parts=max(1, -(-per_window // share.size // self.item_rows)))
+        running, blocks = self._running
+        if running != (*asked, epoch) or first_window:
+            blocks = _read(plan)
+        self._running = (None, iter(()))
+        for window in range(first_window, plan.num_windows):
+            arrays = plan.join(window, [next(blocks) for _ in range(plan.num_parts)])
+            start = window * per_window
+            before = [share.before(place, self.lanes.num_lanes) for place in (start, max(first_row, start))]
+            yield {name: values[before[1] - before[0] :] for name, values in arrays.items()}
+        self._running = ((*asked, epoch + 1), blocks)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Plan to read a share of a split in sequence order, piece by piece.
+
+    Args:
+        piece_rows: Rows of the sequence per item, other workers' included.
+    """
+
+    lanes: Lanes
+    columns: tuple[str, ...]
+    share: Share
+    piece_rows: int
+
+    def __len__(self) -> int:
+        return -(-self.lanes.num_rows // self.piece_rows)
+
+    def read(self, item: int) -> Arrays:
+        """Give the rows of an item."""
+        start = item * self.piece_rows
+        return self.lanes.between(start, min(start + self.piece_rows, self.lanes.num_rows), self.columns, self.share)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Plan to read a share of a split window by window, in the order of one epoch after the other.
+
+    Args:
+        order, seed, epochs: Of the training.
+        first_epoch, first_window: Where to begin.
+        num_parts: Items per window, each some lanes of it.
+    """
+
+    lanes: Lanes
+    columns: tuple[str, ...]
+    share: Share
+    order: Order
+    seed: int
+    first_epoch: int
+    first_window: int
+    epochs: int
+    num_parts: int = 1
+
+    def __len__(self) -> int:
+        windows = self.num_windows * (self.epochs - self.first_epoch) - self.first_window
+        return windows * self.num_parts
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of an epoch."""
+        return num_windows(self.lanes.num_rows, self.order)
+
+    def read(self, item: int) -> Arrays:
+        """Give the rows of an item: some lanes of a window, in their order."""
+        place, part = divmod(item, self.num_parts)
+        epochs, window = divmod(self.first_window + place, self.num_windows)
+        part_of = self.share.parts(self.num_parts)[part]
+        epoch = self.first_epoch + epochs
+        positions = window_order(self.lanes.num_rows, self.order, self.seed, epoch, window, part_of)
+        return self.lanes.take(positions, self.columns) | {"row": positions}
+
+    def join(self, window: int, parts: Sequence[Arrays]) -> Arrays:
+        """Interleave the lanes of all items of a window."""
+        if len(parts) == 1:
+            return dict(parts[0])
+        num_lanes = self.lanes.num_lanes
+        start = window_start(self.order, window)
+        stop = min(window_start(self.order, window + 1), self.lanes.num_rows)
+        first = self.share.before(start, num_lanes)
+        joined: Arrays = {}
+        for part_of, arrays in zip(self.share.parts(self.num_parts), parts, strict=True):
+            index = self.share.index_of(part_of.places(start, stop, num_lanes), num_lanes) - first
+            for name, values in arrays.items():
+                if name not in joined:
+                    num_rows = self.share.before(stop, num_lanes) - first
+                    joined[name] = np.empty((num_rows, *values.shape[1:]), values.dtype)
+                joined[name][index] = values
+        return joined
+
+
+def _read(plan: Pieces | Windows) -> Iterator[Arrays]:
+    """Have Ray Data read the items of a plan, and give what they hold in their order."""
+    import ray.data
+
+    if not len(plan):
+        return
+    with quiet() as context:
+        # Only a reservation keeps what is read ahead within a limit; it is worked out anew once a second.
+        context.op_resource_reservation_enabled = True
+        limit = max(AHEAD_BYTES, 4 * ITEM_BYTES)
+        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=limit)
+        with ray.data.DataContext.current(context):
+            held = ray.put(plan)
+            items = ray.data.range(len(plan), override_num_blocks=len(plan))
+            read = items.map_batches(
+                _read_item, fn_kwargs={"plan": held}, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS
+            )
+            blocks = read.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+            for table in blocks:
+                yield _arrays(table)
+
+
+def _read_item(batch: pa.Table, plan: Any) -> pa.Table:
+    """Read an item in a Ray task."""
+    import ray
+
+    found: Pieces | Windows = ray.get(plan) if isinstance(plan, ray.ObjectRef) else plan
+    arrays = found.read(batch.column("id")[0].as_py())
+    # one row of one value per column: Ray Data neither looks into the rows nor cuts them apart
+    kinds = {f"{name} kind": [f"{v.dtype.str} {' '.join(map(str, v.shape))}"] for name, v in arrays.items()}
+    return pa.table({**{name: _packed(values) for name, values in arrays.items()}, **kinds})
+
+
+def _packed(values: np.ndarray) -> pa.Array:
+    offsets = pa.py_buffer(np.array([0, values.nbytes], np.int64))
+    data = pa.py_buffer(np.ascontiguousarray(values)) if values.size else pa.py_buffer(b"")
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+
+
+def _arrays(table: pa.Table) -> Arrays:
+    found = {}
+    for name in table.column_names:
+        if not name.endswith(" kind"):
+            dtype, *shape = table.column(f"{name} kind")[0].as_py().split(" ")
+            buffer = table.column(name).chunk(0)[0].as_buffer()
+            found[name] = np.frombuffer(buffer, np.dtype(dtype)).reshape([int(size) for size in shape])
+    return found

@@ -1,0 +1,295 @@
+"""Let one training run on many workers of Ray Train, or in this process.
+
+What trains is handed in and knows no Ray; a worker gives it its group, its device and its rows. fmray's own checkpoints
+are found by every worker itself, so Ray is asked to restart workers, never to restore them.
+"""
+
+import logging
+import os
+import pickle
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fmray.data.lanes import Lanes
+from fmray.data.scratch import is_local
+from fmray.data.session import session
+from fmray.errors import ClusterError, FmrayError
+from fmray.records import Json, Prepared, Split
+from fmray.spec.job import Job
+from fmray.spec.sections import RunOptions
+from fmray.store import Store, redact
+from fmray.train.device import set_up
+from fmray.train.group import ALONE, Group
+from fmray.train.ingest import Rows
+from fmray.train.stream import READ_CPUS, Stream
+
+Report = Callable[[Json], None]
+LEAST_CPUS = 0.25
+"""Least share of a core that a worker can live on."""
+MOST_STREAMS = 16
+"""Workers up to which each reads through Ray Data of its own; beyond, lanes on a disk that all see are mapped."""
+SMALL_BYTES = 64 << 20
+"""Lanes up to this size are mapped: to start a stream takes longer than to read them."""
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Give what trains its place among the workers.
+
+    Args:
+        group: All of them.
+        device: Where this one computes.
+        report: Gets events; only the first worker's go on to the user.
+        run: The job's options.
+    """
+
+    group: Group
+    device: torch.device
+    report: Report
+    run: RunOptions
+    over_ray: bool = False
+
+    def rows(self, prepared: Prepared, split: Split, epochs: int) -> Rows:
+        """Open this worker's share of the rows of a split.
+
+        Args:
+            epochs: How often they will be read at most.
+        """
+        memory = None if self.run.memory == "auto" else self.run.memory
+        if not self.over_ray:
+            return Rows(prepared, split, self.device, memory)
+        lanes = Lanes(prepared, split)
+        row_bytes = 4 * prepared.schema.width + 16
+        maps, rule = maps_lanes(self.run.ingest, is_local(prepared.root), lanes.num_rows * row_bytes, self.group.size)
+        way = "mapped from their files" if maps else "streamed through Ray Data"
+        self.report({"event": "note", "text": f"{split} lanes are {way} ({rule})"})
+        source = None if maps else Stream(lanes, row_bytes, epochs)
+        return Rows(prepared, split, self.device, memory, self.group.share, source)
+
+
+Work = Callable[[Worker], None]
+
+
+def maps_lanes(asked: str, at_hand: bool, num_bytes: int, num_workers: int) -> tuple[bool, str]:
+    """Say whether workers map the lanes rather than stream them, and by which rule."""
+    if asked != "auto":
+        return asked == "map", f"run.ingest: {asked}"
+    if not at_hand:
+        return False, "they do not lie on a disk at hand"
+    if num_bytes <= SMALL_BYTES:
+        return True, f"up to {SMALL_BYTES >> 20} MB are"
+    if num_workers > MOST_STREAMS:
+        return True, f"{num_workers} workers would start as many streams, {MOST_STREAMS} are the most"
+    return False, f"over {SMALL_BYTES >> 20} MB are"
+
+
+def num_workers(run: RunOptions) -> tuple[int | tuple[int, int], str]:
+    """Give the number of workers a job asks for, 0 for this process, and the rule behind it."""
+    if run.workers != "auto":
+        asked = run.workers if isinstance(run.workers, int) else (run.workers[0], run.workers[1])
+        return asked, f"run.workers: {run.workers}"
+    if not os.environ.get("RAY_ADDRESS"):
+        return 0, "no cluster address, so in this process"
+    import ray
+
+    with session():
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if gpus and run.gpu is not False:
+        return gpus, f"one per GPU of the cluster, {gpus} in all"
+    return len(nodes), f"one per node of the cluster, {len(nodes)} in all"
+
+
+def train(work: Work, job: Job, workers: int | tuple[int, int], name: str, store: Store, report: Report) -> None:
+    """Run what trains on workers, or here where there are none.
+
+    Args:
+        workers: How many, or from and to how many; 0 for this process.
+        name: Of what is trained: equal on every try, so that Ray continues rather than starts over.
+        report: Gets the events of the first worker.
+
+    Raises:
+        ClusterError: If the workers do not fit the cluster, or failed more often than `run.max_failures`.
+        FmrayError: Whatever `work` raises on any worker.
+    """
+    if workers == 0:
+        device = set_up(job.run, job.train)
+        work(Worker(ALONE, device, report, job.run))
+        return
+    with session():
+        _train_on_ray(work, job, workers, name, store, report)
+
+
+def cpu_share(node_cpus: Sequence[float], workers: int) -> float:
+    """Give the cores each worker can have, so that one read task of Ray Data always finds room as well.
+
+    Without that room the job would hang and say nothing: workers wait for rows, and reading waits for a core.
+
+    Raises:
+        ClusterError: If workers would get too little, naming how many fit.
+    """
+    cpus = sorted(node_cpus, reverse=True)
+    free = [cpus[0] - READ_CPUS, *cpus[1:]]
+    options = {int(100 * node / part) / 100 for node in free for part in range(1, workers + 1) if node > 0}
+    fits = [share for share in options if sum(int(node / share + 1e-9) for node in free) >= workers and share]
+    if not fits or max(fits) < LEAST_CPUS:
+        most = sum(int(node / LEAST_CPUS) for node in free)
+        change = f"Set run.workers: {most}" if most else "Set run.workers: 0"
+        raise ClusterError(
+            f"{workers} workers do not fit {sum(cpus):g} CPUs on {len(cpus)} nodes: each takes {LEAST_CPUS} at least, "
+            f"and reading {READ_CPUS}. {change}, or add nodes.",
+            "run.workers",
+        )
+    return max(fits)
+
+
+def resources(nodes: Sequence[Json], workers: int, gpu: object) -> Json:
+    """Give what each worker reserves of a cluster.
+
+    Args:
+        nodes: Resources of each living node, as Ray names them.
+        gpu: The job's `run.gpu`.
+
+    Raises:
+        ClusterError: If the workers do not fit.
+    """
+    share = cpu_share([float(node.get("CPU", 0)) for node in nodes], workers)
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if gpu is False or (gpu == "auto" and not gpus):
+        return {"CPU": share}
+    if workers > gpus:
+        change = f"Set run.workers: {gpus}" if gpus else "Set run.gpu: false"
+        raise ClusterError(f"{workers} workers want a GPU each, the cluster has {gpus}. {change}.", "run.gpu")
+    return {"CPU": share, "GPU": 1}
+
+
+def _train_on_ray(
+    work: Work, job: Job, workers: int | tuple[int, int], name: str, store: Store, report: Report
+) -> None:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    most = workers if isinstance(workers, int) else workers[1]
+    needed = resources(nodes, workers if isinstance(workers, int) else workers[0], job.run.gpu)
+    report({"event": "note", "text": f"{most} workers with {needed} each, of {len(nodes)} nodes"})
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    threads = max(1, int(needed["CPU"])) if job.run.threads == "auto" else job.run.threads
+    trainer = TorchTrainer(
+        _work_on_worker,
+        train_loop_config={
+            "work": ray.cloudpickle.dumps((work, job, threads)),
+            "path": list(sys.path),
+            "mailbox": mailbox,
+        },
+        torch_config=TorchConfig(backend="nccl" if "GPU" in needed else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu="GPU" in needed, resources_per_worker=needed),
+        run_config=RunConfig(
+            name=name,
+            storage_path=store.path("ray"),
+            failure_config=FailureConfig(max_failures=job.run.max_failures),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    reason = ""
+    with _delivered(mailbox, report), warnings.catch_warnings(action="ignore"):
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            reason = _last_line(error)
+    refused = ray.get(mailbox.refusal.remote())
+    if refused is not None:
+        raise pickle.loads(refused)
+    if reason:
+        raise ClusterError(
+            f"the workers failed more than {job.run.max_failures} times, the last time with: {reason}. "
+            "What they finished is kept; run the job again to continue.",
+            "run.max_failures",
+        )
+
+
+def _work_on_worker(config: Json) -> None:
+    """Do the work as one of Ray Train's workers."""
+    import ray
+    import ray.train.torch
+
+    mailbox = config["mailbox"]
+    if ray.get(mailbox.refusal.remote()) is not None:
+        return  # a refusal is an answer: to ask again would give the same
+    sys.path += [folder for folder in config["path"] if folder not in sys.path]  # the user's own modules
+    work, job, threads = pickle.loads(config["work"])
+    logging.getLogger("fmray").setLevel(logging.INFO)
+    group = Group.joined()
+    set_up(job.run, job.train, threads)
+
+    def report(event: Json) -> None:
+        if group.is_first:
+            mailbox.put.remote(event)
+        if event["event"] == "epoch":  # a barrier of all workers; once an epoch it costs nothing
+            ray.train.report({k: v for k, v in event.items() if isinstance(v, int | float)})
+
+    try:
+        work(Worker(group, ray.train.torch.get_device(), report, job.run, over_ray=True))
+    except FmrayError as error:
+        ray.get(mailbox.refuse.remote(pickle.dumps(error)))
+        raise
+
+
+class _Mailbox:
+    """Carry events from the first worker to the driver, and keep what a worker refused to do."""
+
+    def __init__(self) -> None:
+        self._events: list[Json] = []
+        self._refusal: bytes | None = None
+
+    def put(self, event: Json) -> None:
+        self._events.append(event)
+
+    def take(self) -> list[Json]:
+        events, self._events = self._events, []
+        return events
+
+    def refuse(self, error: bytes) -> None:
+        self._refusal = self._refusal or error
+
+    def refusal(self) -> bytes | None:
+        return self._refusal
+
+
+@contextmanager
+def _delivered(mailbox: Any, report: Report) -> Iterator[None]:
+    """Hand events on while the workers train, from a thread, since the driver waits for them."""
+    import ray
+
+    ended = threading.Event()
+
+    def deliver() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            for event in ray.get(mailbox.take.remote()):
+                report(event)
+
+    thread = threading.Thread(target=deliver, name="fmray-events", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    for event in ray.get(mailbox.take.remote()):
+        report(event)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return redact(lines[-1].strip().rstrip(".")) if lines else type(error).__name__
