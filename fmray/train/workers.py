@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ MOST_STREAMS = 16
 """Workers up to which each reads through Ray Data of its own; beyond, lanes on a disk that all see are mapped."""
 SMALL_BYTES = 64 << 20
 """Lanes up to this size are mapped: to start a stream takes longer than to read them."""
+REPORT_SECONDS = 10.0
+"""Least time between two reports to Ray Train: each waits for its next poll, and for all workers."""
 _POLL_SECONDS = 0.2
 
 
@@ -233,11 +236,15 @@ def _work_on_worker(config: Json) -> None:
     group = Group.joined()
     set_up(job.run, job.train, threads)
 
+    reported = time.monotonic()
+
     def report(event: Json) -> None:
+        nonlocal reported
         if group.is_first:
             mailbox.put.remote(event)
-        if event["event"] == "epoch":  # a barrier of all workers; once an epoch it costs nothing
+        if event["event"] == "epoch" and group.tell(time.monotonic() - reported >= REPORT_SECONDS):
             ray.train.report({k: v for k, v in event.items() if isinstance(v, int | float)})
+            reported = time.monotonic()
 
     try:
         work(Worker(group, ray.train.torch.get_device(), report, job.run, over_ray=True))
