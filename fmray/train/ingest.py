@@ -194,7 +194,7 @@ class Rows:
     def _tensors(self, arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
         given = {name: arrays[name] for name in self.columns}
         if self._target.kind == "number":
-            numbers = given["target"].reshape(len(given["target"]), -1).astype(np.float64)
+            numbers = given["target"].reshape(len(given["target"]), len(self._target.columns)).astype(np.float64)
             given["target"] = ((numbers - self._target.mean) / self._target.scale).astype(np.float32)
         return {name: torch.from_numpy(value).to(device) for name, value in given.items()}
 
