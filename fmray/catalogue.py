@@ -41,8 +41,11 @@ MODELS = Registry(
 OPTIMIZERS = Registry(
     "optimizer",
     {
+        "adadelta": "torch.optim:Adadelta",
+        "adagrad": "torch.optim:Adagrad",
         "adam": "torch.optim:Adam",
         "adamw": "torch.optim:AdamW",
+        "rmsprop": "torch.optim:RMSprop",
         "sgd": "torch.optim:SGD",
     },
 )
