@@ -35,8 +35,10 @@ MODELS = Registry(
         "linear": "fmray.models.linear:Linear",
         "logistic": "fmray.models.linear:Linear",
         "mlp": "fmray.models.mlp:MLP",
+        "perceptron": "fmray.models.linear:Perceptron",
     },
 )
+LINEAR_MODELS = ("linear", "logistic", "perceptron")
 
 OPTIMIZERS = Registry(
     "optimizer",

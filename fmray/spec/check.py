@@ -26,10 +26,18 @@ OPTIMIZER_PARAMS: dict[str, Params] = {
 OPTIMIZER_PARAMS["adamw"] = OPTIMIZER_PARAMS["adam"]
 OPTIMIZER_PARAMS = {name: {"lr": "float", "weight_decay": "float", **own} for name, own in OPTIMIZER_PARAMS.items()}
 TASK_PARAMS: dict[str, Params] = {
-    "classification": {"label_smoothing": "float", "class_weights": "Literal['balanced'] | Mapping | None"},
+    "classification": {
+        "loss": "Literal['cross_entropy', 'perceptron']",
+        "label_smoothing": "float",
+        "class_weights": "Literal['balanced'] | Mapping | None",
+    },
     "regression": {"loss": "Literal['mse', 'huber']", "delta": "float"},
 }
-TASK_PARAMS["auto"] = {**TASK_PARAMS["classification"], **TASK_PARAMS["regression"]}
+TASK_PARAMS["auto"] = {
+    **TASK_PARAMS["classification"],
+    **TASK_PARAMS["regression"],
+    "loss": "Literal['cross_entropy', 'perceptron', 'mse', 'huber']",
+}
 GIVEN_BY_FMRAY = ("self", "schema", "num_outputs")
 GIVEN_TO_ENSEMBLES = ("members", "higher_is_better", "score")
 PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
