@@ -17,6 +17,7 @@ STEPS = Registry(
         "min_max": "fmray.data.tabular:MinMax",
         "one_hot": "fmray.data.tabular:OneHot",
         "quantile": "fmray.data.tabular:Quantile",
+        "robust_scale": "fmray.data.tabular:RobustScale",
         "standardise": "fmray.data.tabular:Standardise",
     },
 )
