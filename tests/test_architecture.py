@@ -28,7 +28,7 @@ FLOORS = (
     ("tune",),
     ("rigour",),
     ("ensemble", "evaluate"),
-    ("train",),
+    ("train", "track"),
     ("data", "tasks", "models", "metrics"),
     ("spec",),
     ("catalogue", "store"),
@@ -43,6 +43,7 @@ DOORS = {
     "typer": {"cli.py"},
     "rich": {"cli.py", "progress.py"},
     "jinja2": {"report/card.py"},
+    "tensorboardX": {"track/tensorboard.py"},
     "ruamel": {"spec/load.py", "report/folder.py"},
 }
 

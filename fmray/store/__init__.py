@@ -3,7 +3,7 @@
 What other floors use is named here; how it is done lies in the files beside.
 """
 
-from fmray.store.files import MANIFEST
+from fmray.store.files import MANIFEST, named_errors
 from fmray.store.lease import Lease
 from fmray.store.manifest import read_atomic_folder, verify, write_atomic_folder
 from fmray.store.plain import fingerprint, source_digest
@@ -18,6 +18,7 @@ __all__ = [
     "Store",
     "captured_environment",
     "fingerprint",
+    "named_errors",
     "read_atomic_folder",
     "redact",
     "source_digest",
