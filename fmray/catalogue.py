@@ -17,6 +17,7 @@ STEPS = Registry(
         "min_max": "fmray.data.tabular:MinMax",
         "one_hot": "fmray.data.tabular:OneHot",
         "quantile": "fmray.data.tabular:Quantile",
+        "robust_scale": "fmray.data.tabular:RobustScale",
         "standardise": "fmray.data.tabular:Standardise",
     },
 )
@@ -35,14 +36,19 @@ MODELS = Registry(
         "linear": "fmray.models.linear:Linear",
         "logistic": "fmray.models.linear:Linear",
         "mlp": "fmray.models.mlp:MLP",
+        "perceptron": "fmray.models.linear:Perceptron",
     },
 )
+LINEAR_MODELS = ("linear", "logistic", "perceptron")
 
 OPTIMIZERS = Registry(
     "optimizer",
     {
+        "adadelta": "torch.optim:Adadelta",
+        "adagrad": "torch.optim:Adagrad",
         "adam": "torch.optim:Adam",
         "adamw": "torch.optim:AdamW",
+        "rmsprop": "torch.optim:RMSprop",
         "sgd": "torch.optim:SGD",
     },
 )

@@ -31,6 +31,7 @@ from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store, fingerprint
+from fmray.track.tensorboard import write_events
 from fmray.train.device import num_threads, set_up
 from fmray.train.pack import Plan
 from fmray.train.predict import predict
@@ -199,6 +200,8 @@ class _Work:
             notes=self.journal.notes,
         )
         write_card(card, self.store)
+        if self.job.track.tensorboard:
+            write_events(f"{root}/tensorboard", [*trained.members, *linear.members])
         return finish_run(self.run, card, trained.widths, self.store)
 
     def _predict(self, members: Sequence[Member], weights: Sequence[float], subject: str, split: Split) -> Predictions:

@@ -28,7 +28,7 @@ FLOORS = (
     ("tune",),
     ("rigour",),
     ("ensemble", "evaluate"),
-    ("train",),
+    ("train", "track"),
     ("data", "tasks", "models", "metrics"),
     ("spec",),
     ("catalogue", "store"),
@@ -38,11 +38,12 @@ FLOORS = (
 )
 HEIGHT = {unit: len(FLOORS) - floor for floor, units in enumerate(FLOORS) for unit in units}
 DOORS = {
-    "ray": {"data/prepare.py"},
+    "ray": {"data/prepare.py", "data/session.py", "train/stream.py", "train/workers.py"},
     "torch": {"models/*", "tasks/*", "train/*", "tune/*", "ensemble/averaging.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "progress.py"},
     "jinja2": {"report/card.py"},
+    "tensorboardX": {"track/tensorboard.py"},
     "ruamel": {"spec/load.py", "report/folder.py"},
 }
 

@@ -35,7 +35,15 @@ def column(folder: Path, name: str) -> list[object]:
 
 
 def test_the_jobs_are_those_that_readers_are_promised():
-    assert NAMES == ["adult", "bike_sharing", "california_housing", "mnist_linear", "mnist_mlp", "quickstart"]
+    assert NAMES == [
+        "adult",
+        "bike_sharing",
+        "california_housing",
+        "mnist_linear",
+        "mnist_mlp",
+        "perceptron",
+        "quickstart",
+    ]
 
 
 @pytest.mark.parametrize("path", JOBS, ids=NAMES)

@@ -106,6 +106,55 @@ class MinMax:
         )
 
 
+class RobustScale:
+    """Subtract the median and divide by the distance between two quantiles, which far values hardly move.
+
+    Args:
+        columns: Numbers; all if unsaid.
+        low, high: Shares of rows below the two quantiles.
+
+    Raises:
+        SpecError: If they are not in order within [0, 1].
+    """
+
+    def __init__(self, columns: Sequence[str] | None = None, low: float = 0.25, high: float = 0.75) -> None:
+        if not 0 <= low < high <= 1:
+            raise SpecError(f"low {low:g} and high {high:g}. Give 0 <= low < high <= 1.", "steps.robust_scale")
+        self.columns, self.low, self.high = columns, low, high
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Summarise the ranks."""
+        return {c.name: moments.ranks(frame[c.name]) for c in chosen(self.columns, schema, ("number",), "robust_scale")}
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give the ranks of both sets of rows."""
+        return {name: moments.merge_ranks(points, other[name]) for name, points in one.items()}
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Fix median and scale, which is 1 where both quantiles are equal.
+
+        Raises:
+            DataError: If numbers lie too far apart to have a scale.
+        """
+        shift: dict[str, list[float]] = {}
+        notes = []
+        for name, points in partial.items():
+            shares = [self.low, 0.5, self.high]
+            low, median, high = moments.quantiles(points, shares) if len(points[0]) else [0.0] * 3
+            spread = high - low if high - low > max(1e-12 * max(abs(low), abs(high)), 1e-300) else 0.0
+            if not math.isfinite(spread):
+                far = f"column '{name}' reaches from {low:g} to {high:g} between its quantiles."
+                raise DataError(f"{far} Add clip or quantile before.", "steps")
+            if not spread and len(points[0]) and points[0].min() < points[0].max():
+                notes.append(f"'{name}': its quantiles at {self.low:g} and {self.high:g} are equal, so its scale is 1")
+            shift[name] = [median, spread or 1.0]
+        return Fitted({"shift": shift}, schema, tuple(notes))
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Subtract the median and divide by the scale."""
+        return frame.with_columns([shifted(frame, name, *shift) for name, shift in state["shift"].items()])
+
+
 class Quantile:
     """Replace numbers by their rank among training rows, evenly spread or as a normal variable.
 

@@ -18,6 +18,8 @@ from fmray.data.scan import Dataset, read_item, work_items
 from fmray.errors import DataError, SpecError
 from fmray.records import Target
 from fmray.registry import nearest
+from fmray.spec.check import TASK_PARAMS
+from fmray.spec.params import refusal
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
 
@@ -30,7 +32,7 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
     """Choose the objective where the job says "auto", from the target's type and its first rows.
 
     Raises:
-        SpecError: If the type leaves it open, or contradicts the task that was named.
+        SpecError: If the type leaves it open, or contradicts the task that was named or the parameters given.
     """
     if ":" in task.name:
         return task
@@ -45,10 +47,21 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
     if task.name == "classification" and len(data.target) > 1:
         raise SpecError(f"classification takes one target, given {', '.join(data.target)}. Name one.", "data.target")
     if task.name == "auto":
-        task = Ref("regression" if len(data.target) > 1 else _by_type(dataset, data.target[0]))
+        task = Ref("regression" if len(data.target) > 1 else _by_type(dataset, data.target[0]), task.params)
+        _refuse_foreign(task)
     if task.name == "regression" and data.labels:
         raise SpecError(f"labels {dict(data.labels)} go with classification, and this is regression.", "data.labels")
     return task
+
+
+def _refuse_foreign(task: Ref) -> None:
+    """Refuse parameters of the other task, which "auto" had to let pass."""
+    known = TASK_PARAMS[task.name]
+    for name, given in task.params.items():
+        if name not in known:
+            raise SpecError(f"the target calls for {task.name}, which has no '{name}'. Leave it out.", "task.auto")
+        if message := refusal(name, given, known[name], limited=True):
+            raise SpecError(f"the target calls for {task.name}. {message}", f"task.auto.{name}")
 
 
 def _by_type(dataset: Dataset, name: str) -> str:

@@ -27,6 +27,8 @@ from fmray.spec.job import Job
 from fmray.store import Store, captured_environment, fingerprint, redact, source_digest
 
 RUN = "run.json"
+NOT_ASKED = ("track", "run", "folder")
+"""Parts of a job that say how and where it runs and who hears of it; another run would give the same."""
 PACKAGES = ("fmray", "torch", "ray", "polars", "pyarrow", "numpy", "pandas", "safetensors")
 
 
@@ -37,7 +39,7 @@ def open_run(job: Job, data_fingerprint: str, store: Store, fresh: bool) -> Run:
         data_fingerprint: Of the files as scanned.
         fresh: Start anew, beside what is there.
     """
-    asked = {key: value for key, value in job.to_json().items() if key not in ("run", "folder")}
+    asked = {key: value for key, value in job.to_json().items() if key not in NOT_ASKED}
     first = fingerprint(asked, data_fingerprint, source_digest(*job.modules()))[:12]
     taken = [name for name in store.list(store.path("runs", job.name)) if name.split("-")[0] == first]
     newest = max(taken, key=lambda name: (len(name), name), default=first)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmray.catalogue import GATES
+from fmray.catalogue import GATES, LINEAR_MODELS
 from fmray.errors import SpecError
 from fmray.evaluate.table import Table
 from fmray.metrics.classification import predicted
@@ -215,7 +215,7 @@ def beats_baselines(evidence: Evidence, rigour: Rigour) -> Finding:
         return "not_run", "evaluate.baselines names none."
     few = _too_few(evidence)
     findings = [
-        _against(name, gain, p_values[name], rigour.prefer == "simple" and evidence.model in ("linear", "logistic"))
+        _against(name, gain, p_values[name], rigour.prefer == "simple" and evidence.model in LINEAR_MODELS)
         for name, gain in paired.items()
     ]
     if few:

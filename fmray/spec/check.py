@@ -17,15 +17,27 @@ from fmray.spec.params import Params, params_of, refusal, source_of
 from fmray.spec.ref import Ref, is_range
 
 OPTIMIZER_PARAMS: dict[str, Params] = {
-    "sgd": {"lr": "float", "weight_decay": "float", "momentum": "float", "dampening": "float", "nesterov": "bool"},
-    "adam": {"lr": "float", "weight_decay": "float", "betas": "Sequence[float]", "eps": "float", "amsgrad": "bool"},
+    "adadelta": {"rho": "float", "eps": "float"},
+    "adagrad": {"lr_decay": "float", "initial_accumulator_value": "float", "eps": "float"},
+    "adam": {"betas": "Sequence[float]", "eps": "float", "amsgrad": "bool"},
+    "rmsprop": {"alpha": "float", "eps": "float", "momentum": "float", "centered": "bool"},
+    "sgd": {"momentum": "float", "dampening": "float", "nesterov": "bool"},
 }
 OPTIMIZER_PARAMS["adamw"] = OPTIMIZER_PARAMS["adam"]
+OPTIMIZER_PARAMS = {name: {"lr": "float", "weight_decay": "float", **own} for name, own in OPTIMIZER_PARAMS.items()}
 TASK_PARAMS: dict[str, Params] = {
-    "classification": {"label_smoothing": "float", "class_weights": "Literal['balanced'] | Mapping | None"},
+    "classification": {
+        "loss": "Literal['cross_entropy', 'perceptron']",
+        "label_smoothing": "float",
+        "class_weights": "Literal['balanced'] | Mapping | None",
+    },
     "regression": {"loss": "Literal['mse', 'huber']", "delta": "float"},
 }
-TASK_PARAMS["auto"] = {**TASK_PARAMS["classification"], **TASK_PARAMS["regression"]}
+TASK_PARAMS["auto"] = {
+    **TASK_PARAMS["classification"],
+    **TASK_PARAMS["regression"],
+    "loss": "Literal['cross_entropy', 'perceptron', 'mse', 'huber']",
+}
 GIVEN_BY_FMRAY = ("self", "schema", "num_outputs")
 GIVEN_TO_ENSEMBLES = ("members", "higher_is_better", "score")
 PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

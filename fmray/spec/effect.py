@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from fmray.catalogue import LINEAR_MODELS
 from fmray.errors import SpecError
 from fmray.spec.explain import Keys, Origin
 from fmray.spec.job import Job
@@ -27,7 +28,14 @@ def refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) ->
     Raises:
         SpecError: Naming file, line and key.
     """
-    refusals = (*_in_split(job, value), *_in_times(job, value), *_in_data(job), *_in_train(job), *_in_judging(job))
+    refusals = (
+        *_in_split(job, value),
+        *_in_times(job, value),
+        *_in_data(job),
+        *_in_train(job),
+        *_in_task(job),
+        *_in_judging(job),
+    )
     for keys, message in refusals:
         raise SpecError(message, origin.where(keys))
 
@@ -127,11 +135,26 @@ def _in_train(job: Job) -> list[Refusal]:
     ):
         text = "true needs a momentum above zero and no dampening. Give momentum, e.g. 0.9."
         found.append((("train", "optimizer", "sgd", "nesterov"), text))
-    if job.task.name in ("auto", "regression") and "delta" in job.task.params:
-        loss = job.task.params.get("loss", "mse")
-        if loss != "huber":
-            text = f"has no effect with loss: {loss}. It goes with huber."
-            found.append((("task", job.task.name, "delta"), text))
+    return found
+
+
+def _in_task(job: Job) -> list[Refusal]:
+    found: list[Refusal] = []
+    task, params = job.task.name, job.task.params
+    loss = params.get("loss")
+    if task in ("auto", "regression") and "delta" in params and loss != "huber":
+        text = f"has no effect with loss: {loss or 'mse'}. It goes with huber."
+        found.append((("task", task, "delta"), text))
+    if task in ("auto", "classification") and "label_smoothing" in params and loss not in (None, "cross_entropy"):
+        text = f"has no effect with loss: {loss}. It goes with cross_entropy."
+        found.append((("task", task, "label_smoothing"), text))
+    if job.model.name == "perceptron":
+        if ":" not in task and loss != "perceptron":
+            text = "perceptron learns by a loss of its own, and " + (f"{loss} is given" if loss else "none is given")
+            found.append((("model",), text + ". Write task: {classification: {loss: perceptron}}, or model: linear."))
+        if job.train.seeds.n > 1 and not job.train.seeds.order:
+            text = f"{job.train.seeds.n} members of model perceptron would be one: it starts at zero whatever the seed."
+            found.append((("train", "seeds"), f"{text} Give {{n: {job.train.seeds.n}, order: true}}."))
     return found
 
 
@@ -143,7 +166,7 @@ def _in_judging(job: Job) -> list[Refusal]:
     for gate, reason in job.rigour.waive.items():
         if not reason.strip():
             found.append((("rigour", "waive", gate), "gives no reason. Say in words why the gate is waived."))
-    linear = job.model.name in ("linear", "logistic") or ":" in job.model.name
+    linear = job.model.name in LINEAR_MODELS or ":" in job.model.name
     if job.rigour.prefer == "simple" and not linear:
         text = f"simple has no effect on model '{job.model.name}'. It goes with linear."
         found.append((("rigour", "prefer"), text))

@@ -19,7 +19,6 @@ Keys = tuple[str | int, ...]
 LATER = {
     "search": "search is not in this version; every value stands alone",
     "promote": "promotion is not in this version",
-    "track": "tracking is not in this version; the run directory holds everything",
     "schedule": "scheduling is not in this version; use cron",
 }
 ACCEPTED = {
@@ -47,6 +46,7 @@ SECTIONS: dict[Keys, type] = {
     ("train", "order"): sections.Order,
     ("evaluate",): sections.Evaluate,
     ("rigour",): sections.Rigour,
+    ("track",): sections.Track,
     ("run",): sections.RunOptions,
 }
 

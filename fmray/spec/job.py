@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fmray.spec.ref import Ref
-from fmray.spec.sections import Data, Evaluate, Reference, Rigour, RunOptions, Split, Train, strict
+from fmray.spec.sections import Data, Evaluate, Reference, Rigour, RunOptions, Split, Track, Train, strict
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
@@ -19,7 +19,7 @@ class Job:
         data, split, steps: What is learned from.
         task: Objective; "auto" decides by the target's type.
         model: What learns.
-        train, ensemble, evaluate, rigour, run: How it is trained, combined, judged and executed.
+        train, ensemble, evaluate, rigour, track, run: How it is trained, combined, judged, told of and executed.
         folder: Folder of the job file; relative paths and the user's own modules are looked up there.
     """
 
@@ -33,6 +33,7 @@ class Job:
     ensemble: Reference = Ref("auto")
     evaluate: Evaluate = Evaluate()
     rigour: Rigour = Rigour()
+    track: Track = Track()
     run: RunOptions = RunOptions()
     folder: str = "."
 

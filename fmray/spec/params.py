@@ -32,16 +32,20 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Mapping": ("a map", lambda value: isinstance(value, Mapping)),
 }
 LIMITS = {
+    "alpha": "[0, 1]",
     "delta": "(0, inf)",
     "depth": "[1, inf)",
     "dropout": "[0, 1)",
     "every": "[1, inf)",
     "factor": "[0, 1]",
     "final": "[0, 1]",
+    "initial_accumulator_value": "[0, inf)",
     "label_smoothing": "[0, 1)",
     "lr": "(0, inf)",
+    "lr_decay": "[0, inf)",
     "momentum": "[0, inf)",
     "patience": "[1, inf)",
+    "rho": "[0, 1]",
     "weight_decay": "[0, inf)",
     "width": "[1, inf)",
 }

@@ -214,6 +214,17 @@ Range = Annotated[tuple[Annotated[Whole, Field(ge=1)], Annotated[Whole, Field(ge
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
+class Track:
+    """Say which other tools are told what happened; none of it changes what is asked.
+
+    Args:
+        tensorboard: Write the members' histories as event files to `tensorboard/` in the run directory.
+    """
+
+    tensorboard: Flag = False
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
 class RunOptions:
     """Say where and how the run executes; none of it changes what is asked.
 

@@ -3,7 +3,7 @@
 What other floors use is named here; how it is done lies in the files beside.
 """
 
-from fmray.store.files import MANIFEST
+from fmray.store.files import MANIFEST, named_errors
 from fmray.store.lease import Fence, Lease
 from fmray.store.manifest import read_atomic_folder, verify, write_atomic_folder
 from fmray.store.plain import fingerprint, source_digest
@@ -19,6 +19,7 @@ __all__ = [
     "Store",
     "captured_environment",
     "fingerprint",
+    "named_errors",
     "read_atomic_folder",
     "redact",
     "source_digest",

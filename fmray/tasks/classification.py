@@ -14,18 +14,24 @@ from fmray.records import Target
 from fmray.tasks.task import Batch, Losses, Model, Task, per_member
 
 ClassWeights = str | Mapping[str, float] | None
+LOSSES = ("cross_entropy", "perceptron")
 
 
 class Classification:
-    """Minimise cross-entropy, with label smoothing and class weights per member.
+    """Minimise cross-entropy, or what the perceptron minimises, with class weights per member.
+
+    Predictions are the softmax of the outputs. Under the perceptron's loss they rank the classes of a row and decide
+    as the perceptron does, but are no calibrated probabilities: scores have no unit, and a lead of 40 is certainty.
 
     Args:
         target: What is predicted; its classes fix C.
-        members: One mapping of parameters per member: `label_smoothing` in [0, 1), `class_weights` as None,
-            "balanced" (n / (C n_c), over training rows) or a mapping class -> weight.
+        members: One mapping of parameters per member: `loss` ("cross_entropy" or "perceptron", equal for all),
+            `label_smoothing` in [0, 1) of cross-entropy, `class_weights` as None, "balanced" (n / (C n_c), over
+            training rows) or a mapping class -> weight.
 
     Raises:
-        SpecError: If a parameter is unknown or out of range, or a class weight names no class.
+        SpecError: If a parameter is out of range, the loss differs between members or takes no smoothing, or a class
+            weight names no class.
 
     Source: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016 (label smoothing).
     """
@@ -35,16 +41,20 @@ class Classification:
 
     def __init__(self, target: Target, members: Sequence[Mapping[str, Any]] = ({},)) -> None:
         self.num_outputs = len(target.classes)
+        self.name = _loss_name(members)
         smoothing = [float(params.get("label_smoothing", 0.0)) for params in members]
         weights = [class_weights(target, params.get("class_weights")) for params in members]
         for value in smoothing:
             if not 0 <= value < 1:
                 raise SpecError(f"task.classification.label_smoothing: {value:g}. Give a number in [0, 1).")
+        if any(smoothing) and self.name == "perceptron":
+            text = f"{max(smoothing):g} has no effect with loss: perceptron. It goes with cross_entropy."
+            raise SpecError(f"task.classification.label_smoothing: {text}")
         self.smoothing_K1 = per_member(smoothing) if any(smoothing) else None
         self.weight_KC = None if all(w is None for w in weights) else _stack(weights, self.num_outputs)
 
     def loss(self, model: Model, batch: Batch, phase: str) -> Losses:
-        """Give each member's cross-entropy on each row, in nats.
+        """Give each member's loss on each row: cross-entropy in nats, or the lead of the best wrong class.
 
         Raises:
             TrainError: If the model does not give exactly one number per class.
@@ -56,8 +66,10 @@ class Classification:
                 f"model: gave outputs of shape {tuple(logits_KBC.shape[1:])} for {expected[0]} rows and "
                 f"{expected[1]} classes. Give one number per class: {expected}."
             )
+        target_KB1 = batch.target.expand(len(logits_KBC), -1)[:, :, None]
+        if self.name == "perceptron":
+            return Losses(perceptron_loss(logits_KBC.float(), target_KB1), self._weight(batch))
         log_p_KBC = logits_KBC.float().log_softmax(-1)
-        target_KB1 = batch.target.expand(len(log_p_KBC), -1)[:, :, None]
         nll_KB = -log_p_KBC.gather(-1, target_KB1).squeeze(-1)
         if self.smoothing_K1 is not None:
             smoothing = self.smoothing_K1.to(nll_KB.device)
@@ -65,13 +77,13 @@ class Classification:
         return Losses(nll_KB, self._weight(batch))
 
     def predict(self, output: Tensor) -> Tensor:
-        """Turn logits (K, B, C) into probabilities."""
+        """Turn logits (K, B, C) into numbers from 0 to 1 that sum to 1; probabilities under cross-entropy."""
         return output.double().softmax(-1)
 
     def select(self, keep: Tensor) -> Task:
         """Give the task of the members at these positions."""
         chosen = object.__new__(Classification)
-        chosen.num_outputs = self.num_outputs
+        chosen.num_outputs, chosen.name = self.num_outputs, self.name
         chosen.smoothing_K1 = None if self.smoothing_K1 is None else self.smoothing_K1[keep]
         chosen.weight_KC = None if self.weight_KC is None else self.weight_KC[keep]
         return chosen
@@ -81,6 +93,26 @@ class Classification:
             return batch.weight
         weight_KB = self.weight_KC.to(batch.target.device)[:, batch.target]
         return weight_KB if batch.weight is None else weight_KB * batch.weight
+
+
+def perceptron_loss(scores_KBC: Tensor, target_KB1: Tensor) -> Tensor:
+    """Give how far the best wrong class lies ahead of the right one, 0 where it lies behind.
+
+    The gradient is +1 at that class and -1 at the right one wherever the right one is not strictly ahead, so a step of
+    sgd with lr 1 on one row is the perceptron's rule: w_right += x, w_guess -= x. A tie is a mistake, or weights of
+    zero would call the first class right; of several wrong classes with the same score the first is the guess.
+
+    Shapes:
+        scores_KBC: (K, B, C).
+        target_KB1: (K, B, 1), class indices.
+        returns: (K, B).
+
+    Source: Crammer & Singer, "Ultraconservative Online Algorithms for Multiclass Problems", 2003, whose error set
+    holds ties too; with two classes, Duda & Hart, "Pattern Classification and Scene Analysis", 1973.
+    """
+    guess_KB1 = scores_KBC.detach().scatter(-1, target_KB1, -torch.inf).argmax(-1, keepdim=True)
+    lead_KB = (scores_KBC.gather(-1, guess_KB1) - scores_KBC.gather(-1, target_KB1)).squeeze(-1)
+    return torch.where(lead_KB < 0, torch.zeros_like(lead_KB), lead_KB)  # not clamp: its gradient at 0 is not promised
 
 
 def class_weights(target: Target, wanted: ClassWeights) -> list[float] | None:
@@ -104,6 +136,13 @@ def class_weights(target: Target, wanted: ClassWeights) -> list[float] | None:
             )
         return [named.get(name, 1.0) for name in target.classes]
     raise SpecError(f"task.classification.class_weights: {wanted!r}. Give null, balanced or {{class: weight}}.")
+
+
+def _loss_name(members: Sequence[Mapping[str, Any]]) -> str:
+    names = {str(params.get("loss", LOSSES[0])) for params in members}
+    if len(names) != 1 or not names <= set(LOSSES):
+        raise SpecError(f"task.classification.loss: {', '.join(sorted(names))}. Give one of {', '.join(LOSSES)}.")
+    return names.pop()
 
 
 def _stack(weights: Sequence[list[float] | None], num_classes: int) -> Tensor:

@@ -5,7 +5,8 @@ per member and added. Everything is element-wise on the flat (K, P) tensor, so m
 Shape legend: K members, P parameters per member.
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from fmray.catalogue import OPTIMIZERS
 from fmray.errors import SpecError
 from fmray.train.population import Population
 
-DEFAULT_LR = {"sgd": 0.01}
+DEFAULT_LR = {"adadelta": 1.0, "adagrad": 0.01, "rmsprop": 0.01, "sgd": 0.01}
 PACKABLE = ("lr", "weight_decay")
 
 
@@ -23,7 +24,7 @@ class Optimizer:
     """Turn gradients of a population into new parameters.
 
     Args:
-        name: sgd, adam, adamw.
+        name: adadelta, adagrad, adam, adamw, rmsprop, sgd, or one of the user's own.
         members: Parameters of the optimizer per member; all but lr and weight_decay must be equal.
         population: Whose flat parameters are stepped.
 
@@ -41,7 +42,7 @@ class Optimizer:
         self.decay_K1 = _column([float(p.get("weight_decay", decay)) for p in members], "weight_decay", name, device)
         self.decoupled = name == "adamw"
         self._build = OPTIMIZERS.find(name)
-        self._options = {**shared[0], "lr": 1.0, "weight_decay": 0.0, "fused": True}
+        self._options = {**shared[0], "lr": 1.0, "weight_decay": 0.0, **_kernels(self._build, name, device)}
         if "betas" in self._options:
             self._options["betas"] = tuple(self._options["betas"])
         self._open(population)
@@ -76,7 +77,8 @@ class Optimizer:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Remember what `state` gave; the tensors are taken over."""
         if state:
-            self._inner.state[self._shadow] = dict(state)
+            counters = self._shadow.device if "fused" in self._options else "cpu"  # where torch itself keeps them
+            self._inner.state[self._shadow] = {k: v if v.dim() else v.to(counters) for k, v in state.items()}
 
     def _open(self, population: Population) -> None:
         self._decays = bool((self.decay_K1 != 0).any())
@@ -100,6 +102,14 @@ def clip(grad: Tensor, max_norm: float) -> Tensor:
     norm_K1: Tensor = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
     grad.mul_((max_norm / (norm_K1 + 1e-6)).clamp_max(1.0))
     return norm_K1
+
+
+def _kernels(build: Callable[..., Any], name: str, device: torch.device) -> dict[str, bool]:
+    """Ask for one kernel per step where torch has one on this device, else for one per operation."""
+    taken = inspect.signature(build).parameters
+    if "fused" in taken and (name != "adagrad" or device.type == "cpu"):  # adagrad's is on the CPU in every torch
+        return {"fused": True}
+    return {"foreach": True} if "foreach" in taken else {}
 
 
 def _column(values: list[float], key: str, name: str, device: torch.device) -> Tensor:

@@ -34,6 +34,7 @@ PARAMS = {
     "min_max": [{}],
     "one_hot": [{}, {"columns": ["level", "city"], "max_levels": 2}, {"other": False}],
     "quantile": [{}, {"levels": 5, "to": "normal"}],
+    "robust_scale": [{}, {"columns": ["age"], "low": 0.1, "high": 0.9}],
     "standardise": [{}, {"columns": ["age"]}],
 }
 CASES = [(name, params) for name in STEPS for params in PARAMS[name]]

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 from sklearn import preprocessing as oracle
 
-from fmray.data import tabular
+from fmray.data import moments, tabular
 from fmray.data.hashing import row_hash
-from fmray.data.tabular import MISSING, OTHER, Hashing, MinMax, OneHot, Quantile, Standardise
+from fmray.data.tabular import MISSING, OTHER, Hashing, MinMax, OneHot, Quantile, RobustScale, Standardise
 from fmray.errors import DataError, SpecError
 from fmray.schema import Column, Schema
 
@@ -65,6 +65,50 @@ def test_min_max_equals_scikit_learn_and_cuts_off_beyond_train():
         made["x"].to_numpy(), oracle.MinMaxScaler().fit_transform(values[:, None])[:, 0], atol=1e-6
     )
     assert MinMax().apply(numbers([-99.0, 99.0]), fitted.state)["x"].to_list() == [0, 1]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.25, 0.75), (0.1, 0.6), (0.0, 1.0)])
+@pytest.mark.parametrize("dtype", [pl.Float64, pl.Int64])
+def test_robust_scaling_of_few_rows_equals_scikit_learn(low, high, dtype):
+    values = np.random.default_rng(3).gamma(0.5, 1000, 900).round()
+    values[:3] = 1e9
+    step = RobustScale(low=low, high=high)
+    rows = numbers(values).cast(dtype)
+    parts = [step.fit(part, NUMBER) for part in (rows[:7], rows[7:400], rows[400:])]
+    learned = step.learn(step.merge(parts[0], step.merge(parts[1], parts[2])), NUMBER)
+    theirs = oracle.RobustScaler(quantile_range=(100 * low, 100 * high)).fit(values[:, None])
+    assert learned.state["shift"]["x"] == pytest.approx([theirs.center_[0], theirs.scale_[0]], rel=1e-12)
+    made = step.apply(rows, learned.state)["x"].to_numpy()
+    np.testing.assert_allclose(made, theirs.transform(values[:, None])[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_robust_scaling_of_many_rows_is_within_the_error_that_the_ranks_state():
+    values = np.random.default_rng(4).standard_t(2, 300_000)
+    step = RobustScale()
+    parts = [step.fit(numbers(part), NUMBER) for part in np.split(values, [150_000, 220_000])]
+    partial = step.merge(step.merge(parts[0], parts[1]), parts[2])
+    (median, scale) = step.learn(partial, NUMBER).state["shift"]["x"]
+    error = 1 / (2 * moments.POINTS) + 1.5 / moments.SAMPLED**0.5  # of ranks
+    below, middle, above = (np.quantile(values, [share - error, share + error]) for share in (0.25, 0.5, 0.75))
+    assert middle[0] < median < middle[1]
+    assert above[0] - below[1] < scale < above[1] - below[0]
+    assert scale == pytest.approx(np.subtract(*np.quantile(values, [0.75, 0.25])), rel=0.02)
+
+
+def test_a_missing_value_stays_missing_under_robust_scaling_and_counts_for_nothing():
+    made, _ = run(RobustScale(), numbers([1.0, None, 2.0, 3.0, 4.0, 5.0]), NUMBER)
+    assert made["x"].to_list() == [-1.0, None, -0.5, 0.0, 0.5, 1.0]
+
+
+def test_equal_quantiles_have_scale_1_and_it_is_said_unless_all_values_are_equal():
+    made, fitted = run(RobustScale(), numbers([0.0] * 80 + [5.0] * 20), NUMBER)
+    assert set(made["x"].to_list()) == {0.0, 5.0}
+    assert fitted.notes == ("'x': its quantiles at 0.25 and 0.75 are equal, so its scale is 1",)
+    made, fitted = run(RobustScale(), numbers([0.1] * 9), NUMBER)
+    assert set(made["x"].to_list()) == {0.0}
+    assert fitted.notes == ()
+    made, _ = run(RobustScale(), numbers([None, None]), NUMBER, on=numbers([3.0]))
+    assert made["x"].to_list() == [3.0]
 
 
 @pytest.mark.parametrize("to", ["uniform", "normal"])
@@ -128,6 +172,8 @@ def test_of_too_many_levels_the_most_frequent_are_kept_whatever_their_order(monk
 def test_numbers_too_far_apart_to_have_a_scale_are_named():
     with pytest.raises(DataError, match=r"column 'x' reaches from -1e\+200 to 1e\+200. Add clip or quantile before"):
         run(Standardise(), numbers([1e200, -1e200]), NUMBER)
+    with pytest.raises(DataError, match=r"column 'x' reaches from -1\.5e\+308 to 1\.5e\+308 between its quantiles"):
+        run(RobustScale(), numbers([-1.5e308] * 2 + [1.5e308] * 2), NUMBER)
 
 
 def test_buckets_follow_the_published_hash():
@@ -146,6 +192,11 @@ def test_buckets_follow_the_published_hash():
         (lambda: Hashing(buckets=True), "True. Give 1 or more"),
         (lambda: Quantile(levels=1), "Give 2 or more"),
         (lambda: Quantile(to="gauss"), "'gauss'"),
+        (
+            lambda: RobustScale(low=0.75, high=0.25),
+            r"robust_scale: low 0\.75 and high 0\.25\. Give 0 <= low < high <= 1",
+        ),
+        (lambda: RobustScale(high=75), "high 75"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(build, message):

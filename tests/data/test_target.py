@@ -52,6 +52,16 @@ def test_auto_goes_by_the_type_of_the_target(write, values, expected):
     assert decide(scan(data, "."), data, Ref("auto")).name == expected
 
 
+def test_auto_hands_on_the_parameters_that_fit_what_it_decides_and_refuses_the_others(write):
+    data = section(path=str(write("a.parquet", {"y": ["a", "b"]})))
+    dataset, asked = scan(data, "."), {"loss": "perceptron"}
+    assert decide(dataset, data, Ref("auto", asked)) == Ref("classification", asked)
+    with pytest.raises(SpecError, match=r"task\.auto: the target calls for classification, which has no 'delta'"):
+        decide(dataset, data, Ref("auto", {"delta": 2.0}))
+    with pytest.raises(SpecError, match=r"task\.auto\.loss: the target calls for classification\. 'huber'\. Accepted:"):
+        decide(dataset, data, Ref("auto", {"loss": "huber"}))
+
+
 @pytest.mark.parametrize(
     ("columns", "asked", "task", "error"),
     [

@@ -12,6 +12,7 @@ def job(**sections) -> Job:
     return job_from({"data": data, **sections})
 
 
+PERCEPTRON = {"model": "perceptron", "task": {"classification": {"loss": "perceptron"}}}
 IDLE = {
     "split.column: has no effect with split.by: hash. It goes with given.": {"split": {"column": "s"}},
     "split.val_from: has no effect with split.by: hash. It goes with time.": {"split": {"val_from": "2024-01-01"}},
@@ -22,6 +23,16 @@ IDLE = {
     "train.seeds.order: has no effect with one seed": {"train": {"seeds": {"order": True}}},
     "task.regression.delta: has no effect with loss: mse. It goes with huber.": {"task": {"regression": {"delta": 2}}},
     "task.auto.delta: has no effect with loss: mse": {"task": {"auto": {"delta": 2}}},
+    "task.classification.label_smoothing: has no effect with loss: perceptron. It goes with cross_entropy.": {
+        "task": {"classification": {"loss": "perceptron", "label_smoothing": 0.1}}
+    },
+    "task.auto.label_smoothing: has no effect with loss: perceptron": {
+        "task": {"auto": {"loss": "perceptron", "label_smoothing": 0}}
+    },
+    "train.seeds: 3 members of model perceptron would be one: it starts at zero whatever the seed": {
+        **PERCEPTRON,
+        "train": {"seeds": 3},
+    },
     "evaluate.min_effect: has no effect without baselines": {"evaluate": {"min_effect": 0.1, "baselines": []}},
     "rigour.prefer: simple has no effect on model 'mlp'": {"rigour": {"prefer": "simple"}},
     "data.labels: {'a': 'b'} goes with classification": {"data": {"labels": {"a": "b"}}, "task": "regression"},
@@ -51,6 +62,17 @@ CONTRADICTIONS = {
     "train.schedule: patience 5 is never reached: early_stop.patience is 5": {
         "train": {"schedule": {"plateau": {"patience": 5}}}
     },
+    "model: perceptron learns by a loss of its own, and none is given. Write task: {classification: {loss: perc": {
+        "model": "perceptron"
+    },
+    "model: perceptron learns by a loss of its own, and mse is given": {
+        "model": "perceptron",
+        "task": {"regression": {"loss": "mse"}},
+    },
+    "model: perceptron learns by a loss of its own, and cross_entropy is given": {
+        "model": "perceptron",
+        "task": {"auto": {"loss": "cross_entropy"}},
+    },
     "rigour.waive.G22: gives no reason": {"rigour": {"waive": {"G22": " "}}},
 }
 
@@ -73,6 +95,10 @@ FINE = [
     {"train": {"accumulate": 8, "batch_rows": 8}},
     {"model": "linear", "rigour": {"prefer": "simple", "waive": {"G22": "a floor for others"}}},
     {"split": {"by": "hash", "val": 0.1, "test": 0.2}},
+    {**PERCEPTRON, "train": {"seeds": {"n": 3, "order": True}}, "rigour": {"prefer": "simple"}},
+    {"model": "perceptron", "task": {"auto": {"loss": "perceptron"}}},
+    {"model": "mlp", "task": {"classification": {"loss": "perceptron"}}},
+    {"task": {"classification": {"loss": "cross_entropy", "label_smoothing": 0.1}}},
 ]
 
 

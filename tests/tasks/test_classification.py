@@ -69,6 +69,63 @@ def test_selecting_members_keeps_theirs(batch):
     assert torch.equal(kept, whole[1:])
 
 
+PERCEPTRON = {"loss": "perceptron"}
+
+
+def mistakes(scores, right):
+    """Give the gradient of the perceptron's loss for rows of scores, of one member."""
+    given = torch.tensor([scores], requires_grad=True)
+    rows = Batch({}, torch.tensor(right), None, torch.arange(len(right)))
+    loss = Classification(TARGET, [PERCEPTRON]).loss(lambda _: given, rows, "model").loss
+    loss.sum().backward()
+    return loss.detach()[0].tolist(), given.grad[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "lead", "moves"),
+    [
+        ([1.0, 3.0, 2.0], 1, 0.0, [0, 0, 0]),  # right
+        ([1.0, 3.0, 2.0], 2, 1.0, [0, 1, -1]),  # wrong: the guess gives, the right class gets
+        ([1.0, 3.0, 3.0], 1, 0.0, [0, -1, 1]),  # a tie with the right class is a mistake
+        ([1.0, 3.0, 3.0], 0, 2.0, [-1, 1, 0]),  # of two wrong guesses the first
+        ([0.0, 0.0, 0.0], 0, 0.0, [-1, 1, 0]),  # so weights of zero move, whichever class is right
+        ([0.0, 0.0, 0.0], 2, 0.0, [1, 0, -1]),
+    ],
+)
+def test_a_perceptron_moves_two_classes_wherever_the_right_one_is_not_strictly_ahead(scores, right, lead, moves):
+    assert mistakes([scores], [right]) == ([lead], [moves])
+
+
+def test_a_perceptrons_loss_that_is_not_finite_stays_so():
+    given = torch.tensor([[[float("nan"), 0.0, 1.0], [0.0, float("inf"), 1.0]]])
+    rows = Batch({}, torch.tensor([2, 2]), None, torch.arange(2))
+    assert not Classification(TARGET, [PERCEPTRON]).loss(lambda _: given, rows, "model").loss.isfinite().any()
+
+
+def test_a_perceptron_of_two_classes_is_torchs_multi_margin_loss_without_a_margin(batch):
+    given, two = logits()[:, :, :2], Target(("y",), "class", classes=("a", "b"), counts=(1, 1))
+    rows = Batch({}, batch.target % 2, None, batch.rows)
+    loss = Classification(two, [PERCEPTRON]).loss(lambda _: given, rows, "model").loss[0]
+    expected = 2 * F.multi_margin_loss(given[0], rows.target, margin=0.0, reduction="none")
+    torch.testing.assert_close(loss, expected)
+
+
+def test_perceptrons_with_their_own_class_weights_do_not_see_each_other(batch):
+    given, members = logits(2), [PERCEPTRON, {**PERCEPTRON, "class_weights": "balanced"}]
+    task = Classification(TARGET, members)
+    whole = task.loss(lambda _: given, batch, "model")
+    kept = task.select(torch.tensor([1])).loss(lambda _: given[1:], batch, "model")
+    assert torch.equal(kept.sums()[0], whole.sums()[0][1:])
+    alone = Classification(TARGET, members[:1]).loss(lambda _: given[:1], batch, "model").loss
+    assert torch.equal(alone[0], whole.loss[0])
+
+
+def test_predictions_of_a_perceptron_rank_classes_as_its_scores_do():
+    given = logits() * 5
+    ranked = Classification(TARGET, [PERCEPTRON]).predict(given)
+    assert torch.equal(ranked.argsort(-1), given.argsort(-1))
+
+
 def test_probabilities_sum_to_one():
     assert torch.allclose(Classification(TARGET).predict(logits()).sum(-1), torch.ones(1, 17, dtype=torch.float64))
 
@@ -80,7 +137,8 @@ def test_outputs_of_another_shape_are_refused_and_named(batch, shape):
 
 
 @pytest.mark.parametrize("params", [{"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"class_weights": {"d": 2}},
-                                    {"class_weights": {"a": 0}}, {"class_weights": "even"}])  # fmt: skip
+                                    {"class_weights": {"a": 0}}, {"class_weights": "even"}, {"loss": "hinge"},
+                                    {"loss": "perceptron", "label_smoothing": 0.1}])  # fmt: skip
 def test_parameters_out_of_range_are_refused(params):
     with pytest.raises(SpecError, match=r"task\.classification"):
         Classification(TARGET, [params])

@@ -1,11 +1,19 @@
+import copy
+import inspect
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from fmray.errors import SpecError
 from fmray.models.mlp import MLP
 from fmray.schema import Column, Schema
+from fmray.spec.check import OPTIMIZER_PARAMS
+from fmray.spec.sections import Train
+from fmray.train.loop import fit
 from fmray.train.optim import Optimizer, clip
 from fmray.train.population import Blueprint, enter
+from fmray.train.state import State
 
 SCHEMA = Schema((Column("v", "vector", 5),))
 TORCH = {
@@ -14,8 +22,13 @@ TORCH = {
     "adam": (torch.optim.Adam, {"betas": [0.8, 0.99]}),
     "amsgrad": (torch.optim.Adam, {"amsgrad": True}),
     "adamw": (torch.optim.AdamW, {"eps": 1e-6}),
+    "adadelta": (torch.optim.Adadelta, {"rho": 0.8}),
+    "adagrad": (torch.optim.Adagrad, {"lr_decay": 0.05, "initial_accumulator_value": 0.1}),
+    "rmsprop": (torch.optim.RMSprop, {"alpha": 0.9}),
+    "centered": (torch.optim.RMSprop, {"centered": True, "momentum": 0.9}),
 }
-NAMES = {"sgd": "sgd", "momentum": "sgd", "adam": "adam", "amsgrad": "adam", "adamw": "adamw"}
+NAMES = {case: case for case in TORCH} | {"momentum": "sgd", "amsgrad": "adam", "centered": "rmsprop"}
+PLAIN = {name: build for name, (build, _) in TORCH.items() if NAMES[name] == name}
 
 
 def population(members):
@@ -46,10 +59,11 @@ def test_each_member_moves_as_torch_would_move_it_alone(case, decay):
     torch.testing.assert_close(pop.flat, torch.stack([p.detach() for p in plain]), rtol=1e-4, atol=1e-5)
 
 
-def test_dropping_members_changes_nothing_for_the_others():
-    members = [{"lr": 0.1}, {"lr": 0.02}, {"lr": 0.3}]
+@pytest.mark.parametrize("case", list(TORCH))
+def test_dropping_members_changes_nothing_for_the_others(case):
+    members = [{"lr": lr, "weight_decay": 0.02, **TORCH[case][1]} for lr in (0.1, 0.02, 0.3)]
     whole, part = population(3), population(3)
-    first, second = Optimizer("adam", members, whole), Optimizer("adam", members, part)
+    first, second = Optimizer(NAMES[case], members, whole), Optimizer(NAMES[case], members, part)
     keep = torch.tensor([0, 2])
     for step in range(6):
         given = gradient(step, whole.grad.shape)
@@ -60,22 +74,73 @@ def test_dropping_members_changes_nothing_for_the_others():
         part.grad.copy_(given[keep] if step >= 3 else given)
         first.step(whole, 0.5)
         second.step(part, 0.5)
-    torch.testing.assert_close(whole.flat[keep], part.flat, rtol=1e-6, atol=1e-7)  # vector tails round differently
+    torch.testing.assert_close(whole.flat[keep], part.flat, rtol=1e-5, atol=1e-6)  # vector tails round differently
 
 
-def test_state_read_back_continues_bit_for_bit():
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("case", list(TORCH))
+def test_state_read_back_continues_bit_for_bit(case, steps):
     one, other = population(2), population(2)
-    members = [{"lr": 0.1}, {"lr": 0.02}]
-    first, second = Optimizer("adamw", members, one), Optimizer("adamw", members, other)
-    for step in range(3):
+    members = [{"lr": lr, "weight_decay": 0.02, **TORCH[case][1]} for lr in (0.1, 0.02)]
+    first, second = Optimizer(NAMES[case], members, one), Optimizer(NAMES[case], members, other)
+    for step in range(steps):
         one.grad.copy_(gradient(step, one.grad.shape))
         first.step(one, 1.0)
     other.load(one.flat, one.buffers)
     second.load({name: value.clone() for name, value in first.state().items()})
-    for pop, optimizer in ((one, first), (other, second)):
-        pop.grad.copy_(gradient(7, pop.grad.shape))
-        optimizer.step(pop, 1.0)
+    for step in (7, 8, 9):
+        for pop, optimizer in ((one, first), (other, second)):
+            pop.grad.copy_(gradient(step, pop.grad.shape))
+            optimizer.step(pop, 1.0)
     assert torch.equal(one.flat, other.flat)
+    assert {k: v.tolist() for k, v in first.state().items()} == {k: v.tolist() for k, v in second.state().items()}
+
+
+@pytest.mark.parametrize("case", ["adagrad", "adadelta", "centered"])
+def test_forgetting_any_tensor_of_the_state_is_noticed(case):
+    one = population(2)
+    first = Optimizer(NAMES[case], [TORCH[case][1]] * 2, one)
+    for step in range(3):
+        one.grad.copy_(gradient(step, one.grad.shape))
+        first.step(one, 1.0)
+    state, flat = {name: value.clone() for name, value in first.state().items()}, one.flat.clone()
+    ends = {}
+    for forgotten in ("nothing", *state):
+        other = population(2)
+        second = Optimizer(NAMES[case], [TORCH[case][1]] * 2, other)
+        other.load(flat, one.buffers)
+        second.load({k: torch.zeros_like(v) if k == forgotten else v.clone() for k, v in state.items()})
+        other.grad.copy_(gradient(7, other.grad.shape))
+        second.step(other, 1.0)
+        ends[forgotten] = other.flat.clone()
+    matter = [name for name in state if name != "step" or case == "adagrad"]  # others count steps and never look
+    assert all(not torch.equal(ends[name], ends["nothing"]) for name in matter)
+
+
+@pytest.mark.parametrize("name", ["adadelta", "adagrad", "rmsprop"])
+def test_a_training_restored_in_mid_epoch_ends_in_the_same_bits(classes, name):
+    train = Train(epochs=2, batch_rows=64, early_stop=None)
+    plans = [classes.plan(i, by=name, optimizer={"lr": 0.02 * (i + 1), "weight_decay": 0.1 * i}) for i in range(2)]
+    kept = []
+    checkpoints = SimpleNamespace(due=lambda: True, save=lambda state: kept.append(copy.deepcopy(state.to_files())))
+    whole = classes.fit(plans, train, checkpoints=checkpoints).snapshot().to_files()
+    again = classes.pack(plans, train)
+    again.restore(State.from_files(kept[len(kept) // 2 - 2]))
+    assert again.state.step > 0
+    fit(again, classes.rows(), classes.rows("val"), classes.metric, 11)
+    assert again.snapshot().to_files() == whole
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name != "sgd"])
+def test_the_rate_and_decay_that_nobody_gave_are_those_of_torch(name):
+    theirs = PLAIN[name]([torch.zeros(1)]).defaults
+    ours = Optimizer(name, [{}], population(1))
+    assert (ours.lr_K1.item(), ours.decay_K1.item()) == pytest.approx((theirs["lr"], theirs["weight_decay"]))
+
+
+@pytest.mark.parametrize("name", list(PLAIN))
+def test_parameters_that_a_job_may_give_are_those_that_torch_takes(name):
+    assert OPTIMIZER_PARAMS[name].keys() <= inspect.signature(PLAIN[name]).parameters.keys()
 
 
 def test_clipping_is_per_member_and_equals_torch():

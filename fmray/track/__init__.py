@@ -1,0 +1,1 @@
+"""Show what trainings went through to the tools people already watch."""

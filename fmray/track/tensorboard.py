@@ -1,0 +1,73 @@
+"""Write the histories of members as TensorBoard event files.
+
+The folder is made anew from the records each time and put in place whole, so it says what they say: no epoch appears
+twice, however often a training was interrupted.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import text
+
+from fmray.records import Json, Member
+from fmray.store import named_errors, redact
+
+
+def write_events(folder: str, members: Sequence[Member]) -> None:
+    """Replace a folder by one with a sub-folder per member, e.g. `member-00003`, which TensorBoard shows as a run.
+
+    Each metric is a curve over epochs, its values as float32. What the member is stands beside as text.
+
+    Args:
+        folder: On a local or mounted disk; created, with its parents, where it is not there.
+
+    Raises:
+        DataError: If the disk is full.
+        ClusterError: If the filesystem refuses.
+    """
+    partial = f"{folder}.partial"
+    with named_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        os.makedirs(partial)
+        for member in members:
+            home = f"{partial}/{member.role}-{member.index:05d}"
+            os.makedirs(home)
+            _write_member(home, member)
+        if os.path.isdir(folder):
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+
+
+def _write_member(home: str, member: Member) -> None:
+    now = time.time()  # records keep epochs, not hours
+    # SummaryWriter would write from a thread of its own, which a full disk ends in silence
+    writer = EventsWriter(f"{home}/events")
+    writer.write_event(Event(wall_time=now, step=0, summary=text("member", _described(member))))
+    for entry in member.history:
+        value = Summary.Value(tag=str(entry["metric"]), simple_value=float(entry["value"]))
+        writer.write_event(Event(wall_time=now, step=int(entry["epoch"]), summary=Summary(value=[value])))
+    writer.close()
+
+
+def _described(member: Member) -> str:
+    """Give a member's facts as a table in Markdown."""
+    model, facts = member.model, redact(member.params)
+    known: Json = {
+        "model": model["name"],
+        **{f"model.{name}": value for name, value in redact(model["params"]).items()},
+        **facts,
+        "seed": member.seed,
+        "status": f"{member.status}: {member.reason}" if member.reason else member.status,
+        "best epoch": f"{member.best_epoch} of {member.epochs}",
+    }
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in known.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
