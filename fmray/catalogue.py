@@ -35,6 +35,7 @@ MODELS = Registry(
         "linear": "fmray.models.linear:Linear",
         "logistic": "fmray.models.linear:Linear",
         "mlp": "fmray.models.mlp:MLP",
+        "resnet": "fmray.models.resnet:ResNet",
     },
 )
 

@@ -42,6 +42,7 @@ LIMITS = {
     "lr": "(0, inf)",
     "momentum": "[0, inf)",
     "patience": "[1, inf)",
+    "stages": "[1, inf)",
     "weight_decay": "[0, inf)",
     "width": "[1, inf)",
 }
