@@ -21,6 +21,19 @@ STEPS = Registry(
     },
 )
 
+LIVE = Registry(
+    "live step",
+    {
+        "crop": "fmray.train.live:Crop",
+        "feature_dropout": "fmray.train.live:FeatureDropout",
+        "flip": "fmray.train.live:Flip",
+        "mixup": "fmray.train.live:Mixup",
+        "noise": "fmray.train.live:Noise",
+        "shift": "fmray.train.live:Shift",
+    },
+)
+"""Steps that change training rows anew in every epoch; they stand in `steps` too, after all that prepare."""
+
 TASKS = Registry(
     "task",
     {

@@ -26,7 +26,7 @@ def raw_schema(dataset: Dataset, job: Job) -> Schema:
 
     The time column is left out unless a step names it: a model that knows the date extrapolates by it.
     """
-    named = {name for step in job.steps for name in _listed(step.params.get("columns"))}
+    named = {name for step in job.prepared_steps for name in _listed(step.params.get("columns"))}
     data = dataset.data
     hidden = {*data.target, *data.ignore, *data.key, data.group, data.weight, job.split.column}
     hidden |= {data.time} - named

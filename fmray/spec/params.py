@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Mapping": ("a map", lambda value: isinstance(value, Mapping)),
 }
 LIMITS = {
+    "alpha": "(0, inf)",
     "delta": "(0, inf)",
     "depth": "[1, inf)",
     "dropout": "[0, 1)",
@@ -41,7 +42,12 @@ LIMITS = {
     "label_smoothing": "[0, 1)",
     "lr": "(0, inf)",
     "momentum": "[0, inf)",
+    "padding": "[1, inf)",
     "patience": "[1, inf)",
+    "pixels": "[1, inf)",
+    "probability": "[0, 1]",
+    "rate": "[0, 1)",
+    "scale": "(0, inf)",
     "stages": "[1, inf)",
     "weight_decay": "[0, inf)",
     "width": "[1, inf)",
