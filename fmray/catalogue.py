@@ -11,6 +11,7 @@ STEPS = Registry(
         "auto": "fmray.data.auto:Auto",
         "clip": "fmray.data.clean:Clip",
         "date_parts": "fmray.data.clean:DateParts",
+        "decode_image": "fmray.data.image:DecodeImage",
         "drop": "fmray.data.clean:Drop",
         "hashing": "fmray.data.tabular:Hashing",
         "impute": "fmray.data.clean:Impute",

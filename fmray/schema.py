@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fmray.errors import SpecError
 
-Kind = Literal["number", "text", "time", "one_hot", "hashed", "missing", "bytes", "vector"]
+Kind = Literal["number", "text", "time", "one_hot", "hashed", "missing", "bytes", "vector", "image"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Column:
         name: As in the data, or as the step that made it calls it.
         kind: What its values mean: "number" standardised or raw, "text" and "time" as read (a step must turn them into
             numbers), "one_hot" indicators of `classes`, "hashed" buckets, "missing" a 0/1 flag, "bytes" 0-255 each,
-            "vector" a fixed-size list of numbers.
+            "vector" a fixed-size list of numbers, "image" an encoded image of any length (a step must decode it).
         width: Number of floats per row.
         classes: Level per float of a one-hot column, in order; the last may be "<other>".
     """
