@@ -317,12 +317,15 @@ def _refuse_far(pixels: int, image_CHW: tuple[int, int, int], where: str) -> Non
 
 
 def _cut(larger: Tensor, keys: Tensor, image_CHW: tuple[int, int, int]) -> Tensor:
-    """Cut an image out of each larger one (B, C, H + 2n, W + 2n), at a place that its key draws."""
-    _, height, width = image_CHW
-    spare = larger.shape[2] - height
-    start = (uniforms(keys, 2) * (spare + 1)).long()
+    """Cut an image out of each larger one, at a place that its key draws.
+
+    Shapes:
+        larger: (B, C, H + 2n, W + 2n).
+        returns: (B, C, H * W).
+    """
+    channels, height, width = image_CHW
+    start = (uniforms(keys, 2) * (larger.shape[2] - height + 1)).long()
     rows = start[:, :1] + torch.arange(height, device=keys.device)
     columns = start[:, 1:] + torch.arange(width, device=keys.device)
-    images = torch.arange(len(keys), device=keys.device)
-    cut_BHWC = larger.permute(0, 2, 3, 1)[images[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return cut_BHWC.permute(0, 3, 1, 2).contiguous()
+    places = (rows[:, :, None] * larger.shape[3] + columns[:, None, :]).view(len(keys), 1, height * width)
+    return larger.flatten(2).gather(2, places.expand(-1, channels, -1))
