@@ -11,6 +11,7 @@ STEPS = Registry(
         "auto": "fmray.data.auto:Auto",
         "clip": "fmray.data.clean:Clip",
         "date_parts": "fmray.data.clean:DateParts",
+        "decode_image": "fmray.data.image:DecodeImage",
         "drop": "fmray.data.clean:Drop",
         "hashing": "fmray.data.tabular:Hashing",
         "impute": "fmray.data.clean:Impute",
@@ -21,6 +22,19 @@ STEPS = Registry(
         "standardise": "fmray.data.tabular:Standardise",
     },
 )
+
+LIVE = Registry(
+    "live step",
+    {
+        "crop": "fmray.train.live:Crop",
+        "feature_dropout": "fmray.train.live:FeatureDropout",
+        "flip": "fmray.train.live:Flip",
+        "mixup": "fmray.train.live:Mixup",
+        "noise": "fmray.train.live:Noise",
+        "shift": "fmray.train.live:Shift",
+    },
+)
+"""Steps that change training rows anew in every epoch; they stand in `steps` too, after all that prepare."""
 
 TASKS = Registry(
     "task",
@@ -37,6 +51,7 @@ MODELS = Registry(
         "logistic": "fmray.models.linear:Linear",
         "mlp": "fmray.models.mlp:MLP",
         "perceptron": "fmray.models.linear:Perceptron",
+        "resnet": "fmray.models.resnet:ResNet",
     },
 )
 LINEAR_MODELS = ("linear", "logistic", "perceptron")

@@ -39,6 +39,7 @@ FLOORS = (
 HEIGHT = {unit: len(FLOORS) - floor for floor, units in enumerate(FLOORS) for unit in units}
 DOORS = {
     "ray": {"data/prepare.py", "data/session.py", "train/stream.py", "train/workers.py"},
+    "PIL": {"data/image.py"},
     "torch": {"models/*", "tasks/*", "train/*", "tune/*", "ensemble/averaging.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "progress.py"},

@@ -41,6 +41,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "california_housing",
         "mnist_linear",
         "mnist_mlp",
+        "mnist_resnet",
         "perceptron",
         "quickstart",
     ]
@@ -105,7 +106,7 @@ def test_bikes_are_judged_on_later_days_and_the_parts_of_the_target_are_left_out
     assert not read & {"casual", "registered", "instant", "date", "count"}
 
 
-@pytest.mark.parametrize("name", ["mnist_linear", "mnist_mlp"])
+@pytest.mark.parametrize("name", ["mnist_linear", "mnist_mlp", "mnist_resnet"])
 def test_digits_are_read_as_bytes_of_the_published_split(real, name):
     job, folder = real(name)
     assert {len(image) for image in column(folder, "image")} == {784}

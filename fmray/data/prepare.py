@@ -66,8 +66,8 @@ def prepare(
     definition = define(dataset, job.split, store, job.name)
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
     key = fingerprint(
-        KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.steps], task.name,
-        job.train.order.num_lanes, job.evaluate.slices, source_digest("fmray.data", *job.modules()),
+        KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],
+        task.name, job.train.order.num_lanes, job.evaluate.slices, source_digest("fmray.data", *job.modules()),
     )  # fmt: skip
     report({"event": "record", "kind": KIND, "fingerprint": key})
     with store.create(KIND, key) as draft:
@@ -85,7 +85,7 @@ def prepare(
                     os.makedirs(folder)
             with _runner(job.run.prepare, dataset, report) as run:
                 prepared = Preparation(
-                    recipe, work_items(dataset, target_bytes=item_bytes), job.steps, run, report
+                    recipe, work_items(dataset, target_bytes=item_bytes), job.prepared_steps, run, report
                 ).carry(key)
             store.remove(recipe.scratch)
             write_file(f"{draft.folder}/{FILE}", _exact(prepared))

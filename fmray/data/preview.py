@@ -62,7 +62,7 @@ def preview(job: Job) -> Preview:
     table = read_item(dataset, first, [*(c.name for c in columns.columns), *job.data.target])
     codes, _ = faults(table, columns, job.data.target)
     table = table.take(np.flatnonzero(codes == 0))
-    steps = Pipeline(pipeline.build(job.steps), columns)
+    steps = Pipeline(pipeline.build(job.prepared_steps), columns)
     notes: tuple[str, ...] = ()
     inputs, target = None, None
     frame = as_frame(table, columns, job.data.null_values)

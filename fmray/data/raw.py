@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fmray.data.image import is_image
 from fmray.data.scan import Dataset, is_vector, read_item, work_items
 from fmray.errors import DataError
 from fmray.schema import Column, Kind, Schema
@@ -19,6 +20,13 @@ from fmray.spec.job import Job
 NullValues = Sequence[str | float | int]
 BLOCK_ROWS = 8192
 SOUND = ""
+DECODES = "decode_image"
+CURES = {
+    "text": "one_hot, hashing, drop or auto",
+    "time": "date_parts, drop or auto",
+    "image": f"{DECODES} or drop",
+}
+"""What turns columns of a kind that no model reads into numbers, or leaves them out."""
 
 
 def raw_schema(dataset: Dataset, job: Job) -> Schema:
@@ -26,19 +34,24 @@ def raw_schema(dataset: Dataset, job: Job) -> Schema:
 
     The time column is left out unless a step names it: a model that knows the date extrapolates by it.
     """
-    named = {name for step in job.steps for name in _listed(step.params.get("columns"))}
+    named = {name for step in job.prepared_steps for name in _listed(step.params.get("columns"))}
+    decoders = [step for step in job.prepared_steps if step.name == DECODES]
+    decoded = {name for step in decoders for name in _listed(step.params.get("columns"))}
     data = dataset.data
     hidden = {*data.target, *data.ignore, *data.key, data.group, data.weight, job.split.column}
     hidden |= {data.time} - named
-    return Schema(tuple(_column(dataset, field) for field in dataset.schema if field.name not in hidden))
+    fields = [field for field in dataset.schema if field.name not in hidden]
+    return Schema(tuple(_column(dataset, field, field.name in decoded) for field in fields))
 
 
 def _listed(columns: object) -> Collection[str]:
     return [columns] if isinstance(columns, str) else columns if isinstance(columns, list | tuple) else []
 
 
-def _column(dataset: Dataset, field: pa.Field) -> Column:
+def _column(dataset: Dataset, field: pa.Field, decoded: bool) -> Column:
     kind = field.type
+    if decoded and (pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)):
+        return Column(field.name, "image")
     if pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return Column(field.name, "bytes", _num_bytes(dataset, field))
     if is_vector(kind):
@@ -70,7 +83,7 @@ def _num_bytes(dataset: Dataset, field: pa.Field) -> int:
                 return width
             raise DataError(
                 f"column '{field.name}' holds bytes of lengths {pc.min(lengths)} to {pc.max(lengths)}. "
-                "Accepted: raw values of one length. Put it in data.ignore.",
+                "Accepted: raw values of one length. Name it in decode_image, or put it in data.ignore.",
                 "data.path",
             )
     raise DataError(f"column '{field.name}' holds no bytes at all. Put it in data.ignore.", "data.path")
@@ -82,7 +95,7 @@ def _vector_width(kind: pa.DataType) -> int:
 
 
 def faults(table: pa.Table, schema: Schema, targets: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Name the rows that cannot go on: an infinite number, bytes of another length, a list with holes.
+    """Name the rows that cannot go on: an infinite number, bytes of another length or no image, a list with holes.
 
     Shapes:
         returns: (num_rows,) uint16, 0 where nothing is wrong, else a place in the list of reasons; the first is "".
@@ -105,6 +118,9 @@ def _bad(column: pa.ChunkedArray, name: str, kind: str, width: int) -> tuple[np.
     if kind == "bytes":
         right = pc.equal(pc.binary_length(column), width).fill_null(False)
         return ~right.to_numpy(), f"'{name}' has not {width} bytes"
+    if kind == "image":
+        broken = (not is_image(value) for value in column.to_pylist())
+        return np.fromiter(broken, bool, len(column)), f"'{name}' is no image that can be decoded"
     if kind == "vector":
         holes = np.zeros(len(column), bool)
         start = 0
@@ -140,6 +156,8 @@ def as_frame(table: pa.Table, schema: Schema, null_values: NullValues) -> pl.Dat
 def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) -> pl.Series:
     if column.kind in ("bytes", "vector"):
         return pl.Series(column.name, _matrix(values, column), dtype=_array_type(values, column))
+    if column.kind == "image":
+        return pl.Series(column.name, values.cast(pa.large_binary()))
     if pa.types.is_decimal(values.type):
         values = values.cast(pa.float64())
     if pa.types.is_dictionary(values.type):
@@ -219,9 +237,9 @@ def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
     """
     columns: list[np.ndarray] = []
     for column in schema.columns:
-        if column.kind in ("text", "time"):
-            cure = "one_hot, hashing, drop or auto" if column.kind == "text" else "date_parts, drop or auto"
-            raise DataError(f"column '{column.name}' is still {column.kind} after the steps. Add {cure}.", "steps")
+        if column.kind in CURES:
+            text = f"column '{column.name}' is still {column.kind} after the steps. Add {CURES[column.kind]}."
+            raise DataError(text, "steps")
         series = frame[column.name]
         if series.null_count():
             raise DataError(

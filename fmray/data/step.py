@@ -51,7 +51,7 @@ class Step(Protocol):
     """Change rows; built from the job file as `StepClass(**params)`.
 
     Frames hold one Polars column per schema column: numbers and 0/1 flags as floats or integers (null is missing),
-    text as String, time as Datetime("us"), everything wider than 1 as Array of that width.
+    text as String, time as Datetime("us"), encoded images as Binary, everything wider than 1 as Array of that width.
     """
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:

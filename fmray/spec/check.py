@@ -38,6 +38,7 @@ TASK_PARAMS["auto"] = {
     **TASK_PARAMS["regression"],
     "loss": "Literal['cross_entropy', 'perceptron', 'mse', 'huber']",
 }
+ALL_STEPS = Registry("step", {name: table.path(name) for table in (catalogue.STEPS, catalogue.LIVE) for name in table})
 GIVEN_BY_FMRAY = ("self", "schema", "num_outputs")
 GIVEN_TO_ENSEMBLES = ("members", "higher_is_better", "score")
 PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -59,13 +60,14 @@ def check(job: Job, value: Mapping[str, Any], origin: Origin) -> None:
         (catalogue.SCHEDULES, job.train.schedule, ("train", "schedule")),
         (catalogue.ENSEMBLES, job.ensemble, ("ensemble",)),
         (catalogue.TASKS, job.task, ("task",)),
-        *((catalogue.STEPS, step, ("steps", place)) for place, step in enumerate(job.steps)),
+        *((ALL_STEPS, step, ("steps", place)) for place, step in enumerate(job.steps)),
     ):
         try:
             known = _known_params(registry, ref, job.folder)
         except SpecError as error:
             raise SpecError(error.message, origin.where(keys)) from error
         _check_params(known, ref, (*keys, ref.name), origin)
+    _check_order_of_steps(job, origin)
     _check_metrics(job, origin)
     refuse_without_effect(job, value, origin)
 
@@ -100,6 +102,19 @@ def _check_params(known: Params | None, ref: Ref, keys: Keys, origin: Origin) ->
             raise SpecError(f"'{ref.name}' has no parameter '{name}'. {hint}", where)
         if message := refusal(name, given, known[name], limited=":" not in ref.name):
             raise SpecError(message, where)
+
+
+def _check_order_of_steps(job: Job, origin: Origin) -> None:
+    live = ""
+    for place, step in enumerate(job.steps):
+        where = origin.where(("steps", place))
+        if step.name in catalogue.LIVE:
+            if step.name == "mixup" and any(other.name == "mixup" for other in job.steps[:place]):
+                raise SpecError("mixup stands here a second time. Leave one.", where)
+            live = live or step.name
+        elif live:
+            text = f"'{step.name}' prepares rows, and '{live}' before it changes them while training"
+            raise SpecError(f"{text}. Put the steps that prepare first.", where)
 
 
 def _check_metrics(job: Job, origin: Origin) -> None:

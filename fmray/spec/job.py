@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from fmray.catalogue import LIVE
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data, Evaluate, Reference, Rigour, RunOptions, Split, Track, Train, strict
 
@@ -16,7 +17,7 @@ class Job:
 
     Args:
         name: Names the run directory; by default the file's name.
-        data, split, steps: What is learned from.
+        data, split, steps: What is learned from; live steps stand behind those that prepare.
         task: Objective; "auto" decides by the target's type.
         model: What learns.
         train, ensemble, evaluate, rigour, track, run: How it is trained, combined, judged, told of and executed.
@@ -36,6 +37,16 @@ class Job:
     track: Track = Track()
     run: RunOptions = RunOptions()
     folder: str = "."
+
+    @property
+    def prepared_steps(self) -> tuple[Ref, ...]:
+        """Steps that are applied once, when rows are prepared."""
+        return tuple(step for step in self.steps if step.name not in LIVE)
+
+    @property
+    def live_steps(self) -> tuple[Ref, ...]:
+        """Steps that change training rows anew in every epoch."""
+        return tuple(step for step in self.steps if step.name in LIVE)
 
     def to_json(self) -> dict[str, Any]:
         """Give the resolved job as plain values, as a job file would spell it."""

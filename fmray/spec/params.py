@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Mapping": ("a map", lambda value: isinstance(value, Mapping)),
 }
 LIMITS = {
-    "alpha": "[0, 1]",
+    "alpha": "[0, inf)",
     "delta": "(0, inf)",
     "depth": "[1, inf)",
     "dropout": "[0, 1)",
@@ -44,8 +44,14 @@ LIMITS = {
     "lr": "(0, inf)",
     "lr_decay": "[0, inf)",
     "momentum": "[0, inf)",
+    "padding": "[1, inf)",
     "patience": "[1, inf)",
     "rho": "[0, 1]",
+    "pixels": "[1, inf)",
+    "probability": "[0, 1]",
+    "rate": "[0, 1)",
+    "scale": "(0, inf)",
+    "stages": "[1, inf)",
     "weight_decay": "[0, inf)",
     "width": "[1, inf)",
 }

@@ -19,7 +19,7 @@ def job_schema() -> dict[str, Any]:
     parts["model"] = _reference(catalogue.MODELS)
     parts["task"] = _reference(catalogue.TASKS, "auto")
     parts["ensemble"] = _reference(catalogue.ENSEMBLES)
-    parts["steps"] = {"type": "array", "items": _reference(catalogue.STEPS)}
+    parts["steps"] = {"type": "array", "items": _reference(catalogue.STEPS, *catalogue.LIVE)}
     train = schema["$defs"]["Train"]["properties"]
     train["optimizer"] = _reference(catalogue.OPTIMIZERS)
     train["schedule"] = _reference(catalogue.SCHEDULES)

@@ -105,7 +105,7 @@ def bare(folder: Path, work: Path) -> float:
     out.mkdir()
     definition = Definition("hash", tuple(NAMES), "", 0.1, 0.2, (), 0)
     recipe = Recipe(dataset, definition, raw_schema(dataset, job), "regression", (), 64, 1, str(out))
-    pipeline, items = Pipeline(build(job.steps), recipe.schema), [(item,) for item in work_items(dataset)]
+    pipeline, items = Pipeline(build(job.prepared_steps), recipe.schema), [(item,) for item in work_items(dataset)]
     found = _run_over_ray(print_nothing, "fit", fit_only, (recipe, pipeline), items)
     pipeline.learn_next(summary.step for summary in found)
     _run_over_ray(print_nothing, "write", write_only, (recipe, pipeline), items)

@@ -364,3 +364,9 @@ def test_a_real_data_set_is_prepared_as_polars_reads_it(real_data, prepared):
     flags = found.schema.feature_names().index("total_bedrooms_missing")
     missing = sum(Lanes(found, split).load(["x"])["x"][:, flags].sum() for split in SPLITS)
     assert missing == frame["total_bedrooms"].null_count()
+
+
+def test_a_live_step_changes_nothing_about_what_is_prepared(write, prepared):
+    folder = write("a.parquet", {"x": [float(i) for i in range(200)], "y": [i % 2 for i in range(200)]})
+    plain = prepared(folder, steps=["standardise"])
+    assert prepared(folder, steps=["standardise", {"noise": {"columns": ["x"]}}]) == plain

@@ -62,9 +62,11 @@ def test_types_become_kinds(write):
             "pixels": pa.array([b"\x00\x01\x02"]),
             "code": pa.array([b"\x00\x01"], pa.binary(2)),
             "grid": nested,
+            "photo": pa.array([b"\x00"]),
         },
     )
-    found = {column.name: (column.kind, column.width) for column in described(folder).columns}
+    steps = [{"decode_image": {"columns": ["photo"], "size": [2, 2]}}]
+    found = {column.name: (column.kind, column.width) for column in described(folder, steps=steps).columns}
     assert found == {
         "flag": ("number", 1),
         "price": ("number", 1),
@@ -74,13 +76,21 @@ def test_types_become_kinds(write):
         "pixels": ("bytes", 3),
         "code": ("bytes", 2),
         "grid": ("vector", 4),
+        "photo": ("image", 1),
     }
 
 
 def test_bytes_of_several_lengths_are_refused_with_their_lengths(write):
     folder = write("a.parquet", {"y": [1, 2], "image": pa.array([b"abc", b"a"])})
-    with pytest.raises(DataError, match="'image' holds bytes of lengths 1 to 3"):
+    with pytest.raises(DataError, match="'image' holds bytes of lengths 1 to 3.*Name it in decode_image, or"):
         described(folder)
+
+
+@pytest.mark.parametrize("named", ["image", ["image"]])
+def test_bytes_of_several_lengths_pass_where_a_step_decodes_them(write, named):
+    folder = write("a.parquet", {"y": [1, 2], "image": pa.array([b"abc", b"a"])})
+    found = described(folder, steps=[{"decode_image": {"columns": named, "size": [2, 2]}}])
+    assert found.columns == (Column("image", "image"),)
 
 
 def test_a_time_of_day_is_refused(write):
@@ -216,6 +226,7 @@ def test_no_rows_are_an_empty_block():
     [
         (["a"], "text", "column 'x' is still text after the steps. Add one_hot, hashing, drop or auto."),
         ([MOMENT], "time", "column 'x' is still time after the steps. Add date_parts, drop or auto."),
+        ([b"a"], "image", "column 'x' is still image after the steps. Add decode_image or drop."),
         ([1.0, None], "number", "column 'x' has 1 missing values after the steps. Add impute."),
     ],
 )

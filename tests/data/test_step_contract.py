@@ -1,11 +1,13 @@
 """Run every step of the catalogue through what preparation relies on."""
 
+import io
 import json
 import pickle
 
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from fmray.catalogue import STEPS
 from fmray.data.pipeline import empty_frame
@@ -22,12 +24,14 @@ SCHEMA = Schema(
         Column("at", "time"),
         Column("pixels", "vector", 3),
         Column("raw", "bytes", 2),
+        Column("photo", "image"),
     )
 )
 PARAMS = {
     "auto": [{}],
     "clip": [{"low": 0, "high": 50}, {"quantile": 0.9}],
     "date_parts": [{}, {"parts": ["year", "day", "minute"], "cyclic": False}],
+    "decode_image": [{"columns": ["photo"], "size": [3, 2]}, {"columns": "photo", "size": [5, 4], "channels": 1}],
     "drop": [{"columns": ["city", "raw"]}],
     "hashing": [{"buckets": 8}, {"columns": ["level", "city"], "buckets": 3}],
     "impute": [{}, {"by": "median", "flag": True}, {"by": "most_frequent"}, {"by": "constant", "value": -1.0}],
@@ -38,6 +42,15 @@ PARAMS = {
     "standardise": [{}, {"columns": ["age"]}],
 }
 CASES = [(name, params) for name in STEPS for params in PARAMS[name]]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG")
+    return held.getvalue()
+
+
+PHOTOS = [png(np.random.default_rng(i).integers(0, 256, (5, 4, 3), np.uint8)) for i in range(4)]
 
 
 def rows(num_rows: int = 300, seed: int = 0) -> pl.DataFrame:
@@ -53,6 +66,7 @@ def rows(num_rows: int = 300, seed: int = 0) -> pl.DataFrame:
             "at": pl.Series(random.integers(0, 2**50, num_rows)).cast(pl.Datetime("us")),
             "pixels": pl.Series(random.normal(size=(num_rows, 3)).astype(np.float32)),
             "raw": pl.Series(random.integers(0, 256, (num_rows, 2)).astype(np.uint8)),
+            "photo": [PHOTOS[i] for i in random.integers(0, len(PHOTOS), num_rows)],
         }
     )
 
@@ -67,6 +81,7 @@ def strange() -> pl.DataFrame:
             "at": pl.Series([None, 0, 2**50]).cast(pl.Datetime("us")),
             "pixels": pl.Series(np.full((3, 3), 1e6, np.float32)),
             "raw": pl.Series(np.zeros((3, 2), np.uint8)),
+            "photo": [png(np.zeros((1, 1, 4), np.uint8)), png(np.ones((9, 1), bool)), png(np.ones((2, 2), np.uint16))],
         }
     )
 
@@ -198,9 +213,10 @@ def test_every_step_has_a_case():
 
 
 def test_auto_leaves_nothing_that_a_model_cannot_read():
-    step = STEPS.find("auto")()
-    learned = fitted(step, [rows()])
+    photos, step = STEPS.find("decode_image")(["photo"], [3, 2]), STEPS.find("auto")()
+    decoded = fitted(photos, [rows()])
+    learned = step.learn(step.fit(photos.apply(rows(), decoded.state), decoded.schema), decoded.schema)
     for frame in (rows(), strange()):
-        inputs = block(step.apply(frame, learned.state), learned.schema)
+        inputs = block(step.apply(photos.apply(frame, decoded.state), learned.state), learned.schema)
         assert inputs.shape == (frame.height, learned.schema.width)
         assert np.isfinite(inputs).all()

@@ -7,9 +7,9 @@ from fmray.catalogue import MODELS
 from fmray.models.model import PopulationNative
 from fmray.schema import Column, Schema
 from fmray.tasks.task import Batch, Places
-from fmray.train.population import Blueprint, enter
+from fmray.train.population import Blueprint, enter, packs
 
-SCHEMA = Schema((Column("age", "number"), Column("pixels", "vector", 6)))
+SCHEMA = Schema((Column("first", "number"), Column("pixels", "vector", 255)))  # 16 x 16, for models of images
 EVERY = [name for name in MODELS if name != "logistic"]  # logistic is linear's other name
 
 
@@ -67,8 +67,12 @@ def test_every_parameter_gets_a_gradient(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_members_can_be_packed_natively_or_by_vmap(name):
+    assert packs(blueprints(name, 1)[0], SCHEMA, 2, {"x": rows()}) == ""
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if isinstance(MODELS.find(name), PopulationNative)])
 def test_packable_parameters_are_parameters(name):
     build = MODELS.find(name)
-    assert isinstance(build(SCHEMA, 2), PopulationNative)
     for parameter in build.packable:
         build(SCHEMA, 2, **{parameter: 0.1})

@@ -51,6 +51,11 @@ REFUSED = {
     "steps.1.impute.by: 'mode'. Accepted: mean or median or most_frequent or constant.": {
         "steps": ["auto", {"impute": {"by": "mode"}}]
     },
+    "steps.1: unknown step 'shfit'. Did you mean 'shift'?": {"steps": ["auto", "shfit"]},
+    "steps.0.noise.scale: 0. Accepted: a number in (0, inf).": {"steps": [{"noise": {"scale": 0}}]},
+    "steps.0.crop.fill: 'edge'. Accepted: zero or mirror.": {"steps": [{"crop": {"fill": "edge"}}]},
+    "steps.1: 'auto' prepares rows, and 'shift' before it changes them while training.": {"steps": ["shift", "auto"]},
+    "steps.2: mixup stands here a second time. Leave one.": {"steps": ["mixup", "noise", "mixup"]},
     "evaluate.metrics: unknown metric 'f1'": {"evaluate": {"metrics": ["accuracy", "f1"]}},
     "evaluate.primary: unknown metric 'f1[]'. Did you mean 'f1[label]'?": {"evaluate": {"primary": "f1[]"}},
     "rigour.waive.G99: 'G99' is no gate": {"rigour": {"waive": {"G99": "x"}}},
@@ -71,6 +76,7 @@ TAKEN = [
     {"task": {"classification": {"class_weights": {"a": 2}}}},
     {"evaluate": {"primary": "f1[yes]", "metrics": ["accuracy"]}},
     {"steps": [{"impute": {"by": "constant", "value": "none"}}]},
+    {"steps": ["auto", {"shift": {"pixels": 2, "image": [1, 8, 8]}}, {"mixup": {"alpha": 0.4}}]},
 ]
 
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmray.errors import SpecError
 from fmray.spec.job import Job
-from fmray.spec.load import job_from
+from fmray.spec.load import job_from, load_job
 
 SMALL = {"data": {"path": "sample:iris", "target": "target"}}
 SECTIONS = st.fixed_dictionaries(
@@ -56,3 +57,18 @@ def test_the_modules_of_ones_own_code_are_named_once_and_sorted(tmp_path):
     value = {**SMALL, "model": "nets:Net", "task": "losses:Loss", "steps": ["auto", "nets:Step"]}
     assert job_from(value, tmp_path).modules() == ("losses", "nets")
     assert job_from(SMALL).modules() == ()
+
+
+def test_steps_that_prepare_are_told_from_those_that_change_rows_while_training():
+    job = job_from({**SMALL, "steps": ["auto", {"clip": {"low": 0}}, {"noise": {"scale": 0.5}}, "mixup"]})
+    assert [step.name for step in job.prepared_steps] == ["auto", "clip"]
+    assert [step.to_json() for step in job.live_steps] == [{"noise": {"scale": 0.5}}, "mixup"]
+    assert job.prepared_steps + job.live_steps == job.steps
+    assert job_from(SMALL).live_steps == ()
+
+
+def test_a_misplaced_step_is_named_with_its_line(tmp_path):
+    file = tmp_path / "late.yaml"
+    file.write_text("data: {path: sample:iris, target: target}\nsteps:\n  - noise\n  - standardise\n")
+    with pytest.raises(SpecError, match=r"late.yaml:4 steps.1: 'standardise' prepares rows, and 'noise' before it"):
+        load_job(file)

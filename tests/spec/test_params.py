@@ -13,7 +13,7 @@ from fmray.spec.params import accepted, fits, params_of, refusal, source_of
 
 OWN = [
     (table, name)
-    for table in (catalogue.STEPS, catalogue.MODELS, catalogue.SCHEDULES, catalogue.ENSEMBLES)
+    for table in (catalogue.STEPS, catalogue.LIVE, catalogue.MODELS, catalogue.SCHEDULES, catalogue.ENSEMBLES)
     for name in table
 ]
 
