@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fmray.data.order import WHOLE, Share, num_windows, window_order, window_start
+from fmray.data.order import WHOLE, Share, num_windows, partners, window_order, window_start
 from fmray.data.scratch import is_local, write_file
 from fmray.errors import DataError
 from fmray.records import Part, Prepared, Split
@@ -24,6 +24,8 @@ from fmray.store.places import files_of
 KIND = "prepared"
 """Kind of record that lanes lie in."""
 PIECE_BYTES = 32 << 20
+PARTNER = "partner "
+"""Begins the names of columns of the rows that rows are mixed with."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -157,8 +159,20 @@ class Lanes:
             begin = window * rows_per_window
             skipped = share.before(max(first_row, begin), self.num_lanes) - share.before(begin, self.num_lanes)
             for start in range(skipped, len(positions), piece_rows):
-                piece = positions[start : start + piece_rows]
-                yield self.take(piece, columns) | {"row": piece}
+                yield self.paired(positions, columns, share, slice(start, start + piece_rows))
+
+    def paired(self, positions: np.ndarray, columns: Sequence[str], share: Share, some: slice) -> Arrays:
+        """Give some rows of a window, their position as "row", and columns named "partner ..." of their partners.
+
+        Args:
+            positions: Of all rows of a share in the window, in order.
+        """
+        own = [name for name in columns if not name.startswith(PARTNER)]
+        result = self.take(positions[some], own) | {"row": positions[some]}
+        if others := [name.removeprefix(PARTNER) for name in columns if name.startswith(PARTNER)]:
+            others_at = positions[partners(len(positions), len(share.lanes(self.num_lanes)))[some]]
+            result |= {f"{PARTNER}{name}": values for name, values in self.take(others_at, others).items()}
+        return result
 
     def take(self, positions: np.ndarray, columns: Sequence[str] | None = None) -> Arrays:
         """Give rows by their positions in the sequence.

@@ -104,6 +104,22 @@ def window_order(num_rows: int, order: Order, seed: int, epoch: int, window: int
     return table.T.reshape(-1)[:own]
 
 
+def partners(num_rows: int, num_lanes: int) -> np.ndarray:
+    """Pair each row of a window with the one that comes next in its lane, the last with the first.
+
+    A partner is drawn as the order is, from the same lane, so every worker has it and all of them draw the same.
+
+    Args:
+        num_rows: Of a share in a window.
+        num_lanes: Of the share.
+
+    Shapes:
+        returns: (num_rows,), where in the window the partner of each row stands.
+    """
+    following = np.arange(num_lanes, num_rows + num_lanes)
+    return np.where(following < num_rows, following, following % max(num_lanes, 1))
+
+
 def lane_rows(num_rows: int, num_lanes: int, lane: int) -> int:
     """Count the rows p < num_rows with p mod num_lanes == lane."""
     return max(0, -(-(num_rows - lane) // num_lanes))

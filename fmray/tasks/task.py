@@ -44,6 +44,9 @@ class Batch:
         weight: Row weights (B,), or None where every row counts the same.
         rows: Position of each row in its split's sequence (B,), int64.
         places: Place of each row in the global batch, while training.
+        ids: Identity of each row (B, 2), its bits as int64, where live steps change rows.
+        partner: The rows that these are mixed with, where a live step mixes.
+        own: Share of each row that is its own once mixed (B,).
     """
 
     inputs: Mapping[str, Tensor]
@@ -51,16 +54,29 @@ class Batch:
     weight: Tensor | None
     rows: Tensor
     places: Places | None = None
+    ids: Tensor | None = None
+    partner: "Batch | None" = None
+    own: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def slice(self, start: int, stop: int) -> "Batch":
         """Give some of the rows, as a view."""
-        weight = None if self.weight is None else self.weight[start:stop]
-        inputs = {name: value[start:stop] for name, value in self.inputs.items()}
-        places = self.places and self.places.slice(start, stop)
-        return Batch(inputs, self.target[start:stop], weight, self.rows[start:stop], places)
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[start:stop]
+
+        return Batch(
+            inputs={name: value[start:stop] for name, value in self.inputs.items()},
+            target=self.target[start:stop],
+            weight=cut(self.weight),
+            rows=self.rows[start:stop],
+            places=self.places and self.places.slice(start, stop),
+            ids=cut(self.ids),
+            partner=self.partner and self.partner.slice(start, stop),
+            own=cut(self.own),
+        )
 
 
 Model = Callable[[Batch], Tensor]
@@ -115,6 +131,21 @@ class Task(Protocol):
     def select(self, keep: Tensor) -> "Task":
         """Give the task of the members at these positions (n,)."""
         ...
+
+
+def mixed(own: Losses, partner: Losses, share: Tensor) -> Losses:
+    """Give the losses of rows that are mixed with partners.
+
+    Shapes:
+        share: (B,), of each row that is its own.
+
+    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
+    """
+    if own.weight is None or partner.weight is None:
+        return Losses(share * own.loss + (1 - share) * partner.loss, None)
+    ours, theirs = share * own.weight, (1 - share) * partner.weight
+    weight = ours + theirs
+    return Losses((ours * own.loss + theirs * partner.loss) / weight.clamp_min(1e-12), weight)
 
 
 def per_member(values: list[float]) -> Tensor:

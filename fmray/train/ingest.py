@@ -6,14 +6,15 @@ does any number of workers, each of which holds its share of every batch.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fmray.data.lanes import Lanes
-from fmray.data.order import WHOLE, Share, epoch_order
+from fmray.data.lanes import PARTNER, Lanes
+from fmray.data.order import WHOLE, Share, epoch_order, num_windows, partners, window_start
 from fmray.errors import DataError
 from fmray.records import Prepared, Split
 from fmray.spec.sections import Order
@@ -47,6 +48,8 @@ class Rows:
         memory_bytes: Rows are kept in memory if they need no more than this; by default half of what is free.
         share: Whose rows.
         source: Where they come from; by default the lanes are mapped.
+        identified: Whether batches carry the identities of their rows.
+        paired: Whether batches carry partners of their rows.
     """
 
     def __init__(
@@ -57,11 +60,15 @@ class Rows:
         memory_bytes: int | None = None,
         share: Share = WHOLE,
         source: Source | None = None,
+        *,
+        identified: bool = False,
+        paired: bool = False,
     ) -> None:
         self.lanes = Lanes(prepared, split)
         self.device = torch.device(device)
         self.num_rows = self.lanes.num_rows
-        self.columns = ["x", "target", *(["weight"] if prepared.weighted else [])]
+        self.columns = ["x", "target", *["weight"] * prepared.weighted, *["row_id"] * identified]
+        self._paired = paired
         self.schema = prepared.schema
         self.share, self._source = share, source or self.lanes
         self._target = prepared.target
@@ -96,8 +103,12 @@ class Rows:
         positions = self._order(order, seed, epoch)
         index = torch.from_numpy(self.share.index_of(positions, self.lanes.num_lanes)).to(self.home)
         rows = torch.from_numpy(positions)
+        others = self._partners(order) if self._paired else None
         for start, first, last in self._cuts(batch_rows, first_step):
             picked = {name: value.index_select(0, index[first:last]) for name, value in self._whole.items()}
+            if others is not None:
+                chosen = index[others[first:last]]
+                picked |= {f"{PARTNER}{name}": value.index_select(0, chosen) for name, value in self._whole.items()}
             yield self._batch(picked, rows[first:last], self._places_in(start, start + batch_rows))
 
     def in_sequence(self, chunk_rows: int = EVALUATION_ROWS) -> Iterator[Batch]:
@@ -160,10 +171,21 @@ class Rows:
         self._next = (following, self._aside.submit(epoch_order, *following))
         return positions
 
+    def _partners(self, order: Order) -> Tensor:
+        """Give where in this worker's order of an epoch the partner of each row stands."""
+        num_lanes, found = self.lanes.num_lanes, []
+        for window in range(num_windows(self.num_rows, order)):
+            start, stop = window_start(order, window), min(window_start(order, window + 1), self.num_rows)
+            first = self.share.before(start, num_lanes)
+            own = self.share.before(stop, num_lanes) - first
+            found.append(first + partners(own, len(self.share.lanes(num_lanes))))
+        return torch.from_numpy(np.concatenate(found)).to(self.home)
+
     def _streamed(self, order: Order, seed: int, epoch: int, batch_rows: int, first_step: int) -> Iterator[Batch]:
-        pieces = self._ahead(self._source.stream(order, seed, epoch, first_step * batch_rows, self.columns, self.share))
+        columns = [*self.columns, *(f"{PARTNER}{name}" for name in self.columns if self._paired)]
+        pieces = self._ahead(self._source.stream(order, seed, epoch, first_step * batch_rows, columns, self.share))
         nobody = np.zeros(0, np.int64)
-        piece, at = self._piece(self.lanes.take(nobody, self.columns) | {"row": nobody}), 0
+        piece, at = self._piece(self.lanes.paired(nobody, columns, self.share, slice(None))), 0
         for start, first, last in self._cuts(batch_rows, first_step):
             taken: list[dict[str, Tensor]] = []
             missing = last - first
@@ -192,15 +214,26 @@ class Rows:
         return self._tensors(arrays, self.device) | {"rows": torch.from_numpy(arrays["row"])}
 
     def _tensors(self, arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
-        given = {name: arrays[name] for name in self.columns}
-        if self._target.kind == "number":
-            numbers = given["target"].reshape(len(given["target"]), len(self._target.columns)).astype(np.float64)
-            given["target"] = ((numbers - self._target.mean) / self._target.scale).astype(np.float32)
-        return {name: torch.from_numpy(value).to(device) for name, value in given.items()}
+        found = {}
+        for name, given in arrays.items():
+            column = name.removeprefix(PARTNER)
+            if column not in self.columns:
+                continue
+            values = given.view(np.int64) if column == "row_id" else given
+            if column == "target" and self._target.kind == "number":
+                numbers = values.reshape(len(values), len(self._target.columns)).astype(np.float64)
+                values = ((numbers - self._target.mean) / self._target.scale).astype(np.float32)
+            found[name] = torch.from_numpy(values).to(device)
+        return found
 
     def _batch(self, tensors: dict[str, Tensor], rows: Tensor, places: Places | None = None) -> Batch:
         here = {name: value.to(self.device, non_blocking=True) for name, value in tensors.items()}
-        return Batch({"x": here["x"]}, here["target"], here.get("weight"), rows, places)
+        partner = self._of(PARTNER, here, rows) if f"{PARTNER}x" in here else None
+        return replace(self._of("", here, rows), places=places, partner=partner)
+
+    def _of(self, prefix: str, tensors: dict[str, Tensor], rows: Tensor) -> Batch:
+        weight, ids = (tensors.get(f"{prefix}{name}") for name in ("weight", "row_id"))
+        return Batch({"x": tensors[f"{prefix}x"]}, tensors[f"{prefix}target"], weight, rows, ids=ids)
 
 
 def num_steps(num_rows: int, batch_rows: int) -> int:

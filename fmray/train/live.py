@@ -7,6 +7,7 @@ Shape legend: B rows, D inputs, U units drawn for, C channels, H and W pixels.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from fmray.errors import FmrayError, SpecError
 from fmray.schema import Kind, Schema, image_shape
 from fmray.seeding import derive
 from fmray.spec.ref import Ref
+from fmray.tasks.task import Batch
 
 GOLDEN, MIX_1, MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # of splitmix64, as int64
 NOISY: tuple[Kind, ...] = ("number", "vector", "bytes")
@@ -236,6 +238,44 @@ def build_live(refs: Sequence[Ref], schema: Schema) -> tuple[LiveStep | Mixup, .
     if sum(isinstance(step, Mixup) for step in steps) > 1:
         raise SpecError(f"mixup stands more than once in {[ref.name for ref in refs]}. Leave one.", "steps")
     return tuple(steps)
+
+
+class Live:
+    """Change the rows of batches by all live steps of a job, in their order.
+
+    Args:
+        steps: As `build_live` gives them.
+        seed: Of all of them.
+    """
+
+    def __init__(self, steps: Sequence[LiveStep | Mixup], seed: int) -> None:
+        self.steps, self.seed = tuple(steps), seed
+
+    def change(self, batch: Batch, epoch: int) -> Batch:
+        """Give the batch as it is in an epoch; a mixing step changes rows and their partners up to there."""
+        for place, step in enumerate(self.steps):
+            if isinstance(step, Mixup):
+                batch = self._mix(batch, step, epoch, place)
+            else:
+                batch = self._apply(batch, step, epoch, place)
+        return batch
+
+    def _apply(self, batch: Batch, step: LiveStep, epoch: int, place: int) -> Batch:
+        partner = batch.partner
+        if partner is not None and batch.own is None:
+            partner = self._apply(partner, step, epoch, place)
+        changed = step.apply(batch.inputs["x"], self._keys(batch, epoch, place))
+        return replace(batch, inputs={**batch.inputs, "x": changed}, partner=partner)
+
+    def _mix(self, batch: Batch, step: Mixup, epoch: int, place: int) -> Batch:
+        own = step.share(self._keys(batch, epoch, place))
+        others = batch.partner.inputs["x"] if batch.partner is not None else batch.inputs["x"]
+        x = torch.lerp(others, batch.inputs["x"], own[:, None])
+        return replace(batch, inputs={**batch.inputs, "x": x}, own=own)
+
+    def _keys(self, batch: Batch, epoch: int, place: int) -> Tensor:
+        ids = batch.ids if batch.ids is not None else torch.stack([batch.rows, batch.rows], 1)
+        return row_keys(ids, self.seed, epoch, place)
 
 
 def row_keys(row_ids: Tensor, seed: int, epoch: int, place: int) -> Tensor:

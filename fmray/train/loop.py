@@ -18,7 +18,7 @@ from torch import Tensor
 from fmray.data.order import Share
 from fmray.metrics.metric import Metric
 from fmray.seeding import derive
-from fmray.tasks.task import Batch
+from fmray.tasks.task import Batch, Losses, mixed
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows, num_steps
 from fmray.train.optim import clip
@@ -83,6 +83,7 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
     """
     population, state, train = pack.population, pack.state, pack.train
     population.zero_grad()
+    batch = pack.live.change(batch, state.epoch)
     rows = max(1, -(-len(batch) // train.accumulate))
     sums: list[tuple[Tensor, Tensor | float]] = []
     faults: Faults = []
@@ -90,7 +91,7 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
         micro = batch if train.accumulate == 1 else batch.slice(first, first + rows)
         population.prepare_step(state.global_step, micro.places)
         with _precision(pack):
-            losses = pack.task.loss(population, micro, pack.task.phases[0])
+            losses = _losses(pack, micro)
         loss_K, weight_K = losses.sums()
         torch.autograd.backward([loss_K], [pack.ones_K])
         sums.append((loss_K.detach(), weight_K))
@@ -164,6 +165,15 @@ def run_epoch(
                 return
         if due:
             _save(pack, checkpoints, group)
+
+
+def _losses(pack: Pack, batch: Batch) -> Losses:
+    phase = pack.task.phases[0]
+    if batch.own is None or batch.partner is None:
+        return pack.task.loss(pack.population, batch, phase)
+    output = pack.population(batch)
+    own, partner = (pack.task.loss(lambda _: output, rows, phase) for rows in (batch, batch.partner))
+    return mixed(own, partner, batch.own)
 
 
 def _save(pack: Pack, checkpoints: Checkpoints | None, group: Group) -> None:

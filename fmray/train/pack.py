@@ -14,9 +14,11 @@ from torch import Tensor
 from fmray.catalogue import MODELS, SCHEDULES, TASKS
 from fmray.records import Target
 from fmray.schema import Schema
+from fmray.seeding import derive
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Train
 from fmray.tasks.task import Task
+from fmray.train.live import Live, build_live
 from fmray.train.optim import Optimizer
 from fmray.train.population import Blueprint, enter
 from fmray.train.schedule import Plateau, Schedule
@@ -56,6 +58,7 @@ class Pack:
         train: The job's section.
         higher_is_better: Direction of the validation score.
         device: Where parameters and rows live.
+        live: Steps that change training rows in every epoch.
     """
 
     def __init__(
@@ -66,9 +69,11 @@ class Pack:
         train: Train,
         higher_is_better: bool,
         device: torch.device | str = "cpu",
+        live: Sequence[Ref] = (),
     ) -> None:
         self.plans, self.train, self.device = list(plans), train, torch.device(device)
         self.sign = 1.0 if higher_is_better else -1.0
+        self.live = Live(build_live(live, schema), derive(train.seed, "live"))
         self.task: Task = TASKS.find(plans[0].task.name)(target, [plan.task.params for plan in plans])
         self.schedule: Schedule = SCHEDULES.find(train.schedule.name)(**train.schedule.params)
         self.population = enter([plan.blueprint for plan in plans], schema, self.task.num_outputs, device)

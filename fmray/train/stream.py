@@ -133,7 +133,7 @@ class Windows:
         part_of = self.share.parts(self.num_parts)[part]
         epoch = self.first_epoch + epochs
         positions = window_order(self.lanes.num_rows, self.order, self.seed, epoch, window, part_of)
-        return self.lanes.take(positions, self.columns) | {"row": positions}
+        return self.lanes.paired(positions, self.columns, part_of, slice(None))
 
     def join(self, window: int, parts: Sequence[Arrays]) -> Arrays:
         """Interleave the lanes of all items of a window."""

@@ -24,6 +24,7 @@ from fmray.data.session import session
 from fmray.errors import ClusterError, FmrayError
 from fmray.records import Json, Prepared, Split
 from fmray.spec.job import Job
+from fmray.spec.ref import Ref
 from fmray.spec.sections import RunOptions
 from fmray.store import Store, redact
 from fmray.train.device import set_up
@@ -60,22 +61,25 @@ class Worker:
     run: RunOptions
     over_ray: bool = False
 
-    def rows(self, prepared: Prepared, split: Split, epochs: int) -> Rows:
+    def rows(self, prepared: Prepared, split: Split, epochs: int, live: Sequence[Ref] = ()) -> Rows:
         """Open this worker's share of the rows of a split.
 
         Args:
             epochs: How often they will be read at most.
+            live: Steps that will change them.
         """
         memory = None if self.run.memory == "auto" else self.run.memory
-        if not self.over_ray:
-            return Rows(prepared, split, self.device, memory)
+        identified, paired = bool(live), any(ref.name == "mixup" for ref in live)
+        share, source = self.group.share, self._source(prepared, split, epochs) if self.over_ray else None
+        return Rows(prepared, split, self.device, memory, share, source, identified=identified, paired=paired)
+
+    def _source(self, prepared: Prepared, split: Split, epochs: int) -> Stream | None:
         lanes = Lanes(prepared, split)
         row_bytes = 4 * prepared.schema.width + 16
         maps, rule = maps_lanes(self.run.ingest, is_local(prepared.root), lanes.num_rows * row_bytes, self.group.size)
         way = "mapped from their files" if maps else "streamed through Ray Data"
         self.report({"event": "note", "text": f"{split} lanes are {way} ({rule})"})
-        source = None if maps else Stream(lanes, row_bytes, epochs)
-        return Rows(prepared, split, self.device, memory, self.group.share, source)
+        return None if maps else Stream(lanes, row_bytes, epochs)
 
 
 Work = Callable[[Worker], None]

@@ -124,7 +124,8 @@ def sweep(
     if not plans:
         return Sweep("", (), (), (), reused=True)
     code = source_digest(*(f"fmray.{floor}" for floor in FLOORS), *job.modules())
-    asked = (job.train, [vars(plan) for plan in plans], prepared.fingerprint, metric.name, attempt, role)
+    who = [vars(plan) for plan in plans]
+    asked = (job.train, job.live_steps, who, prepared.fingerprint, metric.name, attempt, role)
     key = fingerprint(KIND, *asked, job.run.deterministic, code)
     report({"event": "record", "kind": KIND, "fingerprint": key})
     with store.create(KIND, key) as draft:
@@ -182,10 +183,8 @@ class _Training:
 
     def __call__(self, worker: Worker) -> None:
         epochs = self.job.train.epochs
-        train_rows, val_rows = (
-            worker.rows(self.prepared, "train", epochs),
-            worker.rows(self.prepared, "val", epochs),
-        )
+        train_rows = worker.rows(self.prepared, "train", epochs, self.job.live_steps)
+        val_rows = worker.rows(self.prepared, "val", epochs)
         groups = self._packs(worker, train_rows)
         members: list[Member] = []
         health: list[Json] = []
@@ -204,7 +203,7 @@ class _Training:
 
     def _build(self, device: torch.device, plans: Sequence[Plan]) -> Pack:
         prepared, better = self.prepared, self._metric.higher_is_better
-        return Pack(plans, prepared.schema, prepared.target, self.job.train, better, device)
+        return Pack(plans, prepared.schema, prepared.target, self.job.train, better, device, self.job.live_steps)
 
     @property
     def _metric(self) -> Metric:
@@ -300,6 +299,12 @@ def tensor_hash(tensors: dict[str, torch.Tensor]) -> str:
 def linear_job(job: Job) -> Job:
     """Give the job by which the linear baseline trains: same rows and batches, patient, nothing fancy."""
     train = replace(
-        job.train, optimizer=Ref("adam"), schedule=Ref("constant"), clip_norm=None, accumulate=1, precision="float32"
+        job.train,
+        optimizer=Ref("adam"),
+        schedule=Ref("constant"),
+        clip_norm=None,
+        accumulate=1,
+        ema=None,
+        precision="float32",
     )
-    return replace(job, train=train)
+    return replace(job, train=train, steps=job.prepared_steps)

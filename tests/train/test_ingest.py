@@ -120,3 +120,28 @@ def test_a_plan_weighs_nothing_however_many_rows_and_epochs_it_covers(training: 
         plan = Windows(lanes, ("x",), Share(rank, 64), order, 0, 3, 0, 20, 4)
         assert len(plan) == plan.num_windows * 17 * 4
         assert plan.num_windows == -(-1_000_000_000 // (64 * 1024 * 64))
+
+
+@pytest.mark.parametrize("memory", [None, 0], ids=["memory", "streaming"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_partners_are_the_same_for_any_number_of_workers_and_none_is_left_out(prepared, size, memory):
+    options = {"identified": True, "paired": True}
+    expected: dict[int, bytes] = {}
+    for batch in batches(prepared, 0, 1, 2, **options):
+        expected |= dict(
+            zip(batch.rows.tolist(), [x.numpy().tobytes() for x in batch.partner.inputs["x"]], strict=True)
+        )
+    assert len(set(expected.values())) == len(expected) == Lanes(prepared, "train").num_rows
+    for rank in range(size):
+        for batch in batches(prepared, rank, size, 2, memory_bytes=memory, **options):
+            for row, x in zip(batch.rows.tolist(), batch.partner.inputs["x"], strict=True):
+                assert x.numpy().tobytes() == expected[row]
+
+
+def test_a_row_and_its_partner_carry_identities_and_targets_that_belong_together(prepared):
+    lanes = Lanes(prepared, "train").load(["x", "row_id"])
+    known = {x.tobytes(): row.tobytes() for x, row in zip(lanes["x"], lanes["row_id"], strict=True)}
+    for batch in batches(prepared, 1, 3, 0, identified=True, paired=True):
+        for rows in (batch, batch.partner):
+            for x, row in zip(rows.inputs["x"].numpy(), rows.ids.numpy(), strict=True):
+                assert known[x.tobytes()] == row.tobytes()
