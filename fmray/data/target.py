@@ -48,6 +48,8 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
         task = Ref("regression" if len(data.target) > 1 else _by_type(dataset, data.target[0]))
     if task.name == "regression" and data.labels:
         raise SpecError(f"labels {dict(data.labels)} go with classification, and this is regression.", "data.labels")
+    if task.name == "regression" and data.sample:
+        raise SpecError("rows are sampled by class, and this is regression. Leave it out.", "data.sample")
     return task
 
 
