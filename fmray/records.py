@@ -43,6 +43,7 @@ class Target:
         positive: Index of the positive class of a binary target, else -1.
         mean, scale: Training mean and standard deviation per target column; empty for classification.
         counts: Training rows per class; empty for regression.
+        sampled: Rows per class in the lanes of train, where `data.sample` makes them other than `counts`; else empty.
     """
 
     columns: tuple[str, ...]
@@ -52,6 +53,7 @@ class Target:
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
+    sampled: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, value: Json) -> "Target":
@@ -72,7 +74,8 @@ class Prepared:
         num_lanes: V; row p of a split lies in lane p mod V.
         parts: Lane files per split, in sequence order.
         steps: Fitted steps, in order, as plain values: {"name", "params", "state"}.
-        rows: Row accounting: read, train, val, test, duplicates, quarantined, unlabelled.
+        rows: Row accounting: read, train, val, test, duplicates, quarantined, unlabelled, which add up; and beside
+            them, with `data.sample`, sampled: the rows in the lanes of train, copies counted. Row ids repeat there.
         quarantine: Reason -> number of rows.
         test_identity: Digest of the split definition and the test row ids; the ledger's key.
         slices: Column -> level names, for columns carried beside the inputs for slicing.
@@ -101,7 +104,7 @@ class Prepared:
     manifest: tuple[Json, ...] = ()
 
     def num_rows(self, split: Split) -> int:
-        """Count the rows of a split."""
+        """Count the rows of a split as they stand in its lanes."""
         return sum(part.num_rows for part in self.parts[split])
 
     def to_json(self) -> Json:

@@ -25,7 +25,7 @@ TARGETS = st.builds(
     st.lists(NAMES, max_size=3).map(tuple),
     st.integers(-1, 2),
     *[st.lists(NUMBERS, max_size=2).map(tuple)] * 2,
-    st.lists(COUNTS, max_size=3).map(tuple),
+    *[st.lists(COUNTS, max_size=3).map(tuple)] * 2,
 )
 PARTS = st.lists(st.builds(Part, NAMES, COUNTS, COUNTS), max_size=2).map(tuple)
 SCHEMAS = st.lists(st.builds(Column, NAMES, st.just("one_hot"), COUNTS, st.lists(NAMES, max_size=2).map(tuple)), max_size=3)  # fmt: skip

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from fmray.data.canonical import LANES, key, mix
-from fmray.data.hashing import row_hash, row_ids
+from fmray.data.copies import lane_copies
+from fmray.data.hashing import mixed_ids, row_hash, row_ids
 from fmray.data.identify import Recipe, Summary, hashes_of, some, summarise, where
 from fmray.data.lanes import lane_order, write_part
 from fmray.data.levels import encode_levels
@@ -73,16 +74,18 @@ def write_item(
     """
     data = recipe.dataset.data
     sides, occurrence = kept_rows(recipe, item.index)
-    going = np.flatnonzero(sides < len(SPLITS))
-    table = some(read_item(recipe.dataset, item, recipe.columns()), sides < len(SPLITS))
-    sides = sides[going]
+    copies = lane_copies(recipe, item.index, sides)
+    going = np.flatnonzero(copies)
+    table = some(read_item(recipe.dataset, item, recipe.columns()), copies > 0)
+    sides, copies = sides[going], copies[going]
+    rows = np.repeat(np.arange(len(going)), copies)  # of the table, behind each row of the lanes
     ids = row_ids(np.asarray(hashes_of(recipe, item.index))[going], occurrence[going])
     encoded, _ = encode_target(table, target, data)
-    order, counts = _file_order(sides, starts, recipe.num_lanes)
-    x = _inputs(table, recipe, pipeline, order)
-    _refuse_infinite(x, pipeline.schema, recipe, item, going[order])
+    order, counts = _file_order(sides[rows], starts, recipe.num_lanes)
+    x = _inputs(table, recipe, pipeline, copies, order)
+    _refuse_infinite(x, pipeline.schema, recipe, item, going[rows[order]])
     beside = {"target": encoded, "row_id": ids, **_beside(recipe, table, levels)}
-    arrays = {"x": x, **{name: values[order] for name, values in beside.items()}}
+    arrays = {"x": x, **{name: values[rows[order]] for name, values in beside.items()}}
     parts: dict[Split, tuple[str, int]] = {}
     begin = 0
     for split, count in counts.items():
@@ -104,8 +107,8 @@ def _file_order(sides: np.ndarray, starts: Mapping[Split, int], num_lanes: int) 
     return np.concatenate(orders or [np.zeros(0, np.int64)]), counts
 
 
-def _inputs(table: pa.Table, recipe: Recipe, pipeline: Pipeline, order: np.ndarray) -> np.ndarray:
-    """Give the inputs of rows in the order asked for.
+def _inputs(table: pa.Table, recipe: Recipe, pipeline: Pipeline, copies: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Give the inputs of rows, each as many times as it has copies, in the order asked for.
 
     Rows go through the steps a few at a time: fresh memory costs more than the work on it, so little is used often.
     """
@@ -114,10 +117,15 @@ def _inputs(table: pa.Table, recipe: Recipe, pipeline: Pipeline, order: np.ndarr
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     num_rows = max(LEAST_ROWS, SLICE_BYTES // (4 * pipeline.schema.width))
-    for start in range(0, len(order), num_rows):
+    first = 0
+    for start in range(0, len(copies), num_rows):
         rows = slice(start, start + num_rows)
         with np.errstate(over="ignore"):  # what no float32 holds is named by the caller
-            result[place[rows]] = block(pipeline.apply(frame[rows]), pipeline.schema)
+            values = block(pipeline.apply(frame[rows]), pipeline.schema)
+        if (copies[rows] > 1).any():
+            values = np.repeat(values, copies[rows], axis=0)
+        result[place[first : first + len(values)]] = values
+        first += len(values)
     return result
 
 
@@ -158,7 +166,7 @@ def _unseen(
 
 def _digest(ids: np.ndarray) -> tuple[int, int]:
     """Sum the ids of rows so that neither their order nor their grouping matters; an id's words stay tied together."""
-    tied = mix(mix(ids[:, 0], key(0, "test set", "", 0)) + ids[:, 1], np.uint64(0))
+    tied = mixed_ids(ids, key(0, "test set", "", 0))
     first, second = (int(mix(tied, key(lane, "test set", "", 0)).sum(dtype=np.uint64)) for lane in LANES)
     return first, second
 

@@ -103,6 +103,16 @@ def row_ids(hashes: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
     return result
 
 
+def mixed_ids(ids: np.ndarray, key: np.uint64) -> np.ndarray:
+    """Give one word per row id that depends on all its bits and on a key.
+
+    Shapes:
+        ids: (num_rows, 2), uint64.
+        returns: (num_rows,), uint64.
+    """
+    return mix(mix(ids[:, 0], key) + ids[:, 1], np.uint64(0))
+
+
 def uniform(hashes: np.ndarray) -> np.ndarray:
     """Give each row a number in [0, 1) made of the upper 53 bits of its first word.
 

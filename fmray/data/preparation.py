@@ -7,11 +7,12 @@ a work item, and who runs them where is not known here.
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fmray.data import pipeline as pipelines
 from fmray.data.apply import Written, add_digests, fit_item, write_item
+from fmray.data.copies import about_rates, copy_item, rates_of
 from fmray.data.identify import UNLABELLED, Identified, Recipe, Summary, identify, where
 from fmray.data.levels import merge_levels
 from fmray.data.occurrences import Repeats, find_key_repeats, find_repeats
@@ -22,11 +23,14 @@ from fmray.data.target import learn_target, merge_target
 from fmray.errors import DataError
 from fmray.records import SPLITS, Json, Part, Prepared, Split, Target
 from fmray.spec.ref import Ref
+from fmray.spec.sections import Sample
 from fmray.store import fingerprint
 
 Report = Callable[[Json], None]
 SCRATCH_BYTES = 84
 """What a row takes beside the lanes while it is prepared: hashes, side and place in its bucket."""
+COPIES_BYTES = 8
+"""What it takes more where rows are sampled."""
 
 
 class Run(Protocol):
@@ -68,7 +72,8 @@ class Preparation:
             DataError: If rows do not add up, too many are set aside, a split is empty, or the disk is too small.
         """
         recipe = self.recipe
-        self._refuse_small_disk(recipe.dataset.num_rows * SCRATCH_BYTES, "hashes of all rows")
+        row_bytes = SCRATCH_BYTES + (COPIES_BYTES if recipe.dataset.data.sample else 0)
+        self._refuse_small_disk(recipe.dataset.num_rows * row_bytes, "hashes of all rows")
         steps = Pipeline(pipelines.build(self.steps), recipe.schema)
         steps.learn_idle()
         found: list[Identified] = self.run("identify rows", identify, (recipe, steps), self._own)
@@ -77,7 +82,12 @@ class Preparation:
         rows = self._account(found, repeats)
         target, notes = self._learn(steps, [f.summary for f in found])
         levels = merge_levels((f.levels for f in found), recipe.slices)
-        parts, test_ids = self._write(self._kept(found, repeats), steps, target, levels)
+        kept = self._kept(found, repeats)
+        if sample := recipe.dataset.data.sample:
+            target, kept = self._sample(sample, target, kept)
+            rows["sampled"] = sum(target.sampled)
+            notes.append(about_rates(target))
+        parts, test_ids = self._write(kept, steps, target, levels)
         return Prepared(
             fingerprint=key,
             root=recipe.folder,
@@ -188,6 +198,24 @@ class Preparation:
         for part in repeats:
             dropped.update(part.dropped)
         return [(f.sides[0] - dropped[index], f.sides[1], f.sides[2]) for index, f in enumerate(found)]
+
+    def _sample(
+        self, sample: Sample, target: Target, kept: Sequence[tuple[int, int, int]]
+    ) -> tuple[Target, list[tuple[int, int, int]]]:
+        """Count copies of training rows, by class for the target and by item for the lanes."""
+        rates = rates_of(sample, target)
+        common = (self.recipe, target, rates, sample.salt)
+        found: list[tuple[int, ...]] = self.run("sample rows", copy_item, common, self._own)
+        sampled = tuple(map(sum, zip(*found, strict=True)))
+        for name, count, left, rate in zip(target.classes, target.counts, sampled, rates, strict=True):
+            if not left:
+                raise DataError(
+                    f"a rate of {rate:g} leaves none of the {count} training rows of class '{name}'. "
+                    "Give a larger rate, or another salt.",
+                    "data.sample",
+                )
+        lanes = [(sum(by_class), val, test) for by_class, (_, val, test) in zip(found, kept, strict=True)]
+        return replace(target, sampled=sampled), lanes
 
     def _write(
         self,

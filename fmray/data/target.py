@@ -51,6 +51,8 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
         _refuse_foreign(task)
     if task.name == "regression" and data.labels:
         raise SpecError(f"labels {dict(data.labels)} go with classification, and this is regression.", "data.labels")
+    if task.name == "regression" and data.sample:
+        raise SpecError("rows are sampled by class, and this is regression. Leave it out.", "data.sample")
     return task
 
 

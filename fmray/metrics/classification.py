@@ -4,8 +4,11 @@ All of them follow from the confusion matrix, a C x C sum over rows: exact at an
 Shape legend: N rows, C classes.
 """
 
+from fractions import Fraction
+
 import numpy as np
 
+from fmray.metrics.exact import Exact, RowSums, Terms, mean, ratio
 from fmray.metrics.metric import Metric, mean_influence, weights_of
 
 
@@ -41,6 +44,14 @@ def _accuracy_influence(output: np.ndarray, target: np.ndarray, weight: np.ndarr
     return mean_influence(_hits(output, target).astype(np.float64), weight)
 
 
+def _accuracy_terms(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
+    return {"hits": (w[_hits(output, target)], None, 1), "weight": (w, None, 1)}
+
+
+def _accuracy_of(sums: Exact) -> float:
+    return ratio(sums["hits"][0], sums["weight"][0])
+
+
 class _FromCounts:
     """Turn per-class ratios of counts into one number, and linearise it.
 
@@ -71,6 +82,27 @@ class _FromCounts:
         pulled = hit * (tp * share)[target] + (pred * share)[said] + (act * share)[target]
         return np.asarray(w * pulled)
 
+    def terms(self, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
+        said, num_classes = predicted(output), output.shape[1]
+        hit = said == target
+        return {
+            "tp": (w[hit], target[hit], num_classes),
+            "said": (w, said, num_classes),
+            "actual": (w, target, num_classes),
+        }
+
+    def of(self, sums: Exact) -> float:
+        values = []
+        for index, (tp, said, actual) in enumerate(zip(sums["tp"], sums["said"], sums["actual"], strict=True)):
+            counts = actual > 0 if self.skip_absent else said > 0 or actual > 0
+            if counts if self.only is None else index == self.only:
+                above, below = (
+                    sum((Fraction(a) * b for a, b in zip(times, (tp, said, actual), strict=True)), Fraction(0))
+                    for times in (self.numerator, self.denominator)
+                )
+                values.append(ratio(above, below) if below else 0.0)
+        return mean(values)
+
     def _ratios(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         tp, said, actual = np.diag(matrix), matrix.sum(0), matrix.sum(1)
         above = self.numerator[0] * tp + self.numerator[1] * said + self.numerator[2] * actual
@@ -82,15 +114,16 @@ class _FromCounts:
 
 
 def _metric(name: str, counts: _FromCounts) -> Metric:
-    return Metric(name, True, "class", counts.value, counts.influence)
+    return Metric(name, True, "class", counts.value, counts.influence, sums=RowSums(counts.terms, counts.of))
 
 
 TP, F1 = (1.0, 0.0, 0.0), (2.0, 0.0, 0.0)
 SAID, ACTUAL, BOTH = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)
 
-ACCURACY = Metric("accuracy", True, "class", _accuracy, _accuracy_influence, _hits)
+_HIT_SUMS = RowSums(_accuracy_terms, _accuracy_of)
+ACCURACY = Metric("accuracy", True, "class", _accuracy, _accuracy_influence, _hits, _HIT_SUMS)
 F1_MICRO = Metric(
-    "f1_micro", True, "class", _accuracy, _accuracy_influence, _hits
+    "f1_micro", True, "class", _accuracy, _accuracy_influence, _hits, _HIT_SUMS
 )  # equal to accuracy: one label a row
 BALANCED_ACCURACY = _metric("balanced_accuracy", _FromCounts(TP, ACTUAL, skip_absent=True))
 PRECISION_MACRO = _metric("precision_macro", _FromCounts(TP, SAID))

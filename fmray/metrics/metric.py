@@ -4,14 +4,30 @@ Metrics are made of sums over rows wherever they can be, so that they add up ove
 that is undefined (one class only, constant target) is NaN, never an exception: it is a fact about the data.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 Value = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
 Influence = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+
+
+class Sums(Protocol):
+    """Make a metric of parts of the rows: the value does not depend on how rows were cut, to the last bit."""
+
+    def partial(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> Any:
+        """Sum up some rows, possibly none."""
+        ...
+
+    def merge(self, parts: Sequence[Any]) -> Any:
+        """Give the part of all rows of one part or more."""
+        ...
+
+    def value(self, totals: Any) -> float:
+        """Give the number, NaN where it is undefined."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,7 @@ class Metric:
         influence: (output, target, weight) -> how far each row pulls the number (N,), weights included: the number's
             variance is their sum of squares, a group counts by the sum of its rows.
         rate: (output, target) -> which rows count as hits (N,), for metrics that are a share of rows.
+        sums: The same number from parts of the rows, up to the rounding of `value`; None if it needs all in one place.
     """
 
     name: str
@@ -34,6 +51,7 @@ class Metric:
     value: Value
     influence: Influence
     rate: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    sums: Sums | None = None
 
 
 def weights_of(num_rows: int, weight: np.ndarray | None) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fmray.metrics.exact import Exact, RowSums, Terms, ratio
 from fmray.metrics.metric import Metric, mean_influence
 
 Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -46,7 +47,14 @@ def _mean_of(name: str, scores: Scores) -> Metric:
     def influence(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         return mean_influence(scores(output, target), weight)
 
-    return Metric(name, False, "class", value, influence)
+    def terms(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
+        return {"score": (w * scores(output, target), None, 1), "weight": (w, None, 1)}
+
+    return Metric(name, False, "class", value, influence, sums=RowSums(terms, _quotient))
+
+
+def _quotient(sums: Exact) -> float:
+    return ratio(sums["score"][0], sums["weight"][0])
 
 
 LOG_LOSS = _mean_of("log_loss", log_losses)

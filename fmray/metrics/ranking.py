@@ -1,7 +1,7 @@
 """Judge the order that outputs give to rows: area under the ROC curve and average precision.
 
-Exact by one sort: O(N log N) time, O(N) memory. Beyond one machine the same numbers come from score histograms of 2^14
-bins per class, with an error of at most half the sum over bins of (positives x negatives) / (P x N).
+Exact by one sort: O(N log N) time, O(N) memory. Beyond one machine the same numbers come, exactly too, from counts per
+distinct score: see `fmray.metrics.ranges`.
 Shape legend: N rows, C classes, D distinct scores.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fmray.metrics.metric import Metric, weights_of
+from fmray.metrics.ranges import ScoreCounts
 
 Curve = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]
 
@@ -103,13 +104,15 @@ class _OverClasses:
 def roc_auc(positive: int) -> Metric:
     """Give the ROC-AUC of the positive class, or the macro average over classes, one against the rest."""
     curve = _OverClasses(auc_and_influence, positive)
-    return Metric("roc_auc", True, "class", curve.value, curve.influence)
+    sums = ScoreCounts("roc_auc", positive)
+    return Metric("roc_auc", True, "class", curve.value, curve.influence, sums=sums)
 
 
 def average_precision(positive: int) -> Metric:
     """Give the average precision of the positive class, or the macro average over classes."""
     curve = _OverClasses(average_precision_and_influence, positive)
-    return Metric("average_precision", True, "class", curve.value, curve.influence)
+    sums = ScoreCounts("average_precision", positive)
+    return Metric("average_precision", True, "class", curve.value, curve.influence, sums=sums)
 
 
 ROC_AUC = roc_auc(1)

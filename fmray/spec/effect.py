@@ -32,6 +32,7 @@ def refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) ->
         *_in_split(job, value),
         *_in_times(job, value),
         *_in_data(job),
+        *_in_sample(job),
         *_in_train(job),
         *_in_task(job),
         *_in_judging(job),
@@ -111,6 +112,24 @@ def _in_data(job: Job) -> list[Refusal]:
                 found.append((("data", "ignore"), text))
             if role != "target" and name in data.target:
                 found.append((("data", role), f"'{name}' is data.target as well. Name another column."))
+    return found
+
+
+def _in_sample(job: Job) -> list[Refusal]:
+    sample, keys = job.data.sample, ("data", "sample")
+    if sample is None:
+        return []
+    given = [name for name in ("over", "under", "rates") if getattr(sample, name) is not None]
+    if len(given) != 1:
+        return [(keys, f"{' and '.join(given) or 'nothing'} given. Give one of over, under, rates.")]
+    found: list[Refusal] = []
+    if job.task.name not in ("auto", "classification"):
+        found.append((keys, f"goes with classification, and the task is {job.task.name}. Leave it out."))
+    rates = sample.rates
+    if rates is not None and set(rates.values()) <= {1}:
+        found.append(((*keys, "rates"), f"{dict(rates)} changes nothing. Give a class a rate other than 1."))
+    elif rates is not None and sample.salt and all(rate == int(rate) for rate in rates.values()):
+        found.append(((*keys, "salt"), f"{sample.salt} has no effect where all rates are whole. Leave it out."))
     return found
 
 

@@ -39,6 +39,7 @@ ACCEPTED = {
 SECTIONS: dict[Keys, type] = {
     (): Job,
     ("data",): sections.Data,
+    ("data", "sample"): sections.Sample,
     ("split",): sections.Split,
     ("train",): sections.Train,
     ("train", "early_stop"): sections.EarlyStop,

@@ -45,6 +45,26 @@ def _as_seeds(value: object) -> object:
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
+class Sample:
+    """Say how often training rows of each class stand in the lanes; one of over, under and rates.
+
+    A class's rate is the mean number of copies of its rows. Validation, test and what steps learn stay as they are, and
+    probabilities are shifted back to the true shares of the classes.
+
+    Args:
+        over: Raise every class with fewer rows than this share of the largest class to that share; 1 makes all equal.
+        under: Thin out every class until the smallest one has this share of its rows; 1 makes all equal.
+        rates: Class -> rate; classes left out have 1.
+        salt: Another salt keeps and copies other rows.
+    """
+
+    over: Annotated[Number, Field(gt=0, le=1)] | None = None
+    under: Annotated[Number, Field(gt=0, le=1)] | None = None
+    rates: Mapping[str, Annotated[Number, Field(gt=0, le=1_000_000)]] | None = None
+    salt: Whole = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
 class Data:
     """Say where the rows are and what their columns mean.
 
@@ -62,6 +82,7 @@ class Data:
         dedup: "report" counts equal rows, "exact" removes training copies (test rows never go).
         max_quarantine: Largest share of rows that may be set aside with a reason.
         schema: "strict" or "union": whether a column may be absent from some files.
+        sample: How often training rows of each class are learned from; each once if unsaid.
     """
 
     path: Text
@@ -77,6 +98,7 @@ class Data:
     dedup: Literal["report", "exact"] = "report"
     max_quarantine: Share = 0.01
     schema: Literal["strict", "union"] = "strict"
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)

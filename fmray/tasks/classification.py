@@ -27,13 +27,17 @@ class Classification:
         target: What is predicted; its classes fix C.
         members: One mapping of parameters per member: `loss` ("cross_entropy" or "perceptron", equal for all),
             `label_smoothing` in [0, 1) of cross-entropy, `class_weights` as None, "balanced" (n / (C n_c), over
-            training rows) or a mapping class -> weight.
+            the rows in the lanes of train) or a mapping class -> weight.
+
+    Where training rows were sampled by class, the loss is that of the sampled rows, and predictions are shifted back to
+    the true shares of the classes. Class weights are not: they say that errors cost differently.
 
     Raises:
         SpecError: If a parameter is out of range, the loss differs between members or takes no smoothing, or a class
             weight names no class.
 
-    Source: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016 (label smoothing).
+    Source: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016 (label smoothing); Saerens et al.,
+    "Adjusting the outputs of a classifier to new a priori probabilities", Neural Computation 14, 2002 (shift).
     """
 
     phases: ClassVar[tuple[str, ...]] = ("model",)
@@ -52,6 +56,7 @@ class Classification:
             raise SpecError(f"task.classification.label_smoothing: {text}")
         self.smoothing_K1 = per_member(smoothing) if any(smoothing) else None
         self.weight_KC = None if all(w is None for w in weights) else _stack(weights, self.num_outputs)
+        self.shift_C = prior_shift(target)
 
     def loss(self, model: Model, batch: Batch, phase: str) -> Losses:
         """Give each member's loss on each row: cross-entropy in nats, or the lead of the best wrong class.
@@ -77,13 +82,19 @@ class Classification:
         return Losses(nll_KB, self._weight(batch))
 
     def predict(self, output: Tensor) -> Tensor:
-        """Turn logits (K, B, C) into numbers from 0 to 1 that sum to 1; probabilities under cross-entropy."""
-        return output.double().softmax(-1)
+        """Turn logits (K, B, C) into probabilities, as of rows in which classes have their true shares.
+
+        A perceptron's sum to 1 as well, but rank only.
+        """
+        logits_KBC = output.double()
+        if self.shift_C is not None:
+            logits_KBC = logits_KBC + self.shift_C.to(output.device)
+        return logits_KBC.softmax(-1)
 
     def select(self, keep: Tensor) -> Task:
         """Give the task of the members at these positions."""
         chosen = object.__new__(Classification)
-        chosen.num_outputs, chosen.name = self.num_outputs, self.name
+        chosen.num_outputs, chosen.name, chosen.shift_C = self.num_outputs, self.name, self.shift_C
         chosen.smoothing_K1 = None if self.smoothing_K1 is None else self.smoothing_K1[keep]
         chosen.weight_KC = None if self.weight_KC is None else self.weight_KC[keep]
         return chosen
@@ -115,6 +126,20 @@ def perceptron_loss(scores_KBC: Tensor, target_KB1: Tensor) -> Tensor:
     return torch.where(lead_KB < 0, torch.zeros_like(lead_KB), lead_KB)  # not clamp: its gradient at 0 is not promised
 
 
+def prior_shift(target: Target) -> Tensor | None:
+    """Give what to add to logits learned from sampled rows: log(n_c / m_c) of n_c true rows and m_c sampled ones.
+
+    Shares differ from counts by one factor for all classes, which softmax does not see.
+
+    Shapes:
+        returns: (C,), float64; None where rows were not sampled.
+    """
+    if not target.sampled:
+        return None
+    counts, sampled = (torch.tensor(numbers, dtype=torch.float64) for numbers in (target.counts, target.sampled))
+    return (counts / sampled).log()
+
+
 def class_weights(target: Target, wanted: ClassWeights) -> list[float] | None:
     """Give a weight per class, in class order, or None where all count the same.
 
@@ -124,8 +149,8 @@ def class_weights(target: Target, wanted: ClassWeights) -> list[float] | None:
     if wanted is None:
         return None
     if wanted == "balanced":
-        total = sum(target.counts)
-        return [total / (len(target.counts) * count) for count in target.counts]
+        counts = target.sampled or target.counts
+        return [sum(counts) / (len(counts) * count) for count in counts]
     if isinstance(wanted, Mapping):
         named = {str(name): float(weight) for name, weight in wanted.items()}
         unknown = sorted(set(named) - set(target.classes))

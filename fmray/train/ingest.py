@@ -233,6 +233,8 @@ class Rows:
 
     def _of(self, prefix: str, tensors: dict[str, Tensor], rows: Tensor) -> Batch:
         weight, ids = (tensors.get(f"{prefix}{name}") for name in ("weight", "row_id"))
+        if ids is not None and self._target.sampled:
+            ids = ids + rows.to(ids.device)[:, None]  # copies of one row are to change each in its own way
         return Batch({"x": tensors[f"{prefix}x"]}, tensors[f"{prefix}target"], weight, rows, ids=ids)
 
 

@@ -125,12 +125,16 @@ def local_ray():
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.parametrize("dedup", ["report", "exact"])
-def test_ray_writes_the_same_bytes_as_this_process(tmp_path, write, prepared, local_ray, dedup):
+@pytest.mark.parametrize(
+    "data",
+    [{"dedup": "report"}, {"dedup": "exact"}, {"target": "city", "sample": {"rates": {"Ulm": 2.5, "Bonn": 0.5}}}],
+    ids=str,
+)
+def test_ray_writes_the_same_bytes_as_this_process(tmp_path, write, prepared, local_ray, data):
     table = pa.concat_tables([rows(), rows(300)])
     for number, part in enumerate(cut(table, 400, 900, 1300)):
         folder = write(f"{number}.parquet", part)
-    asked = {"steps": ["auto", "quantile"], "data": {"dedup": dedup}, "item_bytes": 1, "evaluate": {"slices": ["city"]}}
+    asked = {"steps": ["auto", "quantile"], "data": data, "item_bytes": 1, "evaluate": {"slices": ["city"]}}
     here = prepared(folder, **asked)
     there = prepared(folder, **asked, store=Store(str(tmp_path / "ray")), run={"prepare": "ray"})
     assert len(here.parts["train"]) == 4

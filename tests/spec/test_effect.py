@@ -37,8 +37,27 @@ IDLE = {
     "rigour.prefer: simple has no effect on model 'mlp'": {"rigour": {"prefer": "simple"}},
     "data.labels: {'a': 'b'} goes with classification": {"data": {"labels": {"a": "b"}}, "task": "regression"},
     "data.positive: 'a' goes with classification": {"data": {"positive": "a"}, "task": "regression"},
+    "data.sample.rates: {'a': 1.0} changes nothing": {"data": {"sample": {"rates": {"a": 1.0}}}},
+    "data.sample.rates: {} changes nothing": {"data": {"sample": {"rates": {}}}},
+    "data.sample.salt: 3 has no effect where all rates are whole": {"data": {"sample": {"rates": {"a": 2}, "salt": 3}}},
+    "data.sample: goes with classification, and the task is regression": {
+        "data": {"sample": {"over": 1}},
+        "task": "regression",
+    },
+    "data.sample: goes with classification, and the task is fmray.tasks.regression:Regression": {
+        "data": {"sample": {"over": 1}},
+        "task": "fmray.tasks.regression:Regression",
+    },
 }
 CONTRADICTIONS = {
+    "data.sample: nothing given. Give one of over, under, rates.": {"data": {"sample": {}}},
+    "data.sample: over and rates given. Give one of over, under, rates.": {
+        "data": {"sample": {"over": 1, "rates": {"a": 2}}}
+    },
+    "data.sample.over: 0. Accepted: a number greater than 0": {"data": {"sample": {"over": 0}}},
+    "data.sample.under: 1.5. Accepted: a number less than or equal to 1": {"data": {"sample": {"under": 1.5}}},
+    "data.sample.rates.a: 0. Accepted: a number greater than 0": {"data": {"sample": {"rates": {"a": 0}}}},
+    "data.sample.rate: unknown key": {"data": {"sample": {"rate": 2}}},
     "split.column: is missing; split.by: given reads it": {"split": {"by": "given"}},
     "data.group: is missing; split.by: group reads it": {"split": {"by": "group"}},
     "data.time: is missing; split.by: time reads it": {"split": {"by": "time"}},
@@ -93,6 +112,8 @@ FINE = [
     {"train": {"optimizer": {"sgd": {"nesterov": True, "momentum": 0.9}}}},
     {"train": {"schedule": {"plateau": {"patience": 9}}, "early_stop": None}},
     {"train": {"accumulate": 8, "batch_rows": 8}},
+    {"data": {"sample": {"under": 0.5, "salt": 1}}},
+    {"data": {"sample": {"rates": {"a": 2.5, "b": 1}, "salt": 1}}, "task": "classification"},
     {"model": "linear", "rigour": {"prefer": "simple", "waive": {"G22": "a floor for others"}}},
     {"split": {"by": "hash", "val": 0.1, "test": 0.2}},
     {**PERCEPTRON, "train": {"seeds": {"n": 3, "order": True}}, "rigour": {"prefer": "simple"}},

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,6 +11,7 @@ from fmray.tasks.classification import Classification, class_weights
 from fmray.tasks.task import Batch
 
 TARGET = Target(("y",), "class", classes=("a", "b", "c"), counts=(60, 30, 10))
+SAMPLED = replace(TARGET, sampled=(30, 30, 40))
 
 
 @pytest.fixture
@@ -39,6 +43,27 @@ def test_the_weighted_mean_equals_torch_with_class_weights(batch):
 
 def test_balanced_weights_are_n_over_c_times_the_class_count():
     assert class_weights(TARGET, "balanced") == pytest.approx([100 / 180, 100 / 90, 100 / 30])
+
+
+def test_balanced_weights_refer_to_the_rows_in_the_lanes():
+    assert class_weights(SAMPLED, "balanced") == pytest.approx([100 / 90, 100 / 90, 100 / 120])
+
+
+def test_probabilities_after_sampling_are_those_that_bayes_gives_under_the_true_shares():
+    given = logits(2)
+    p = np.exp(given.double().numpy())
+    p /= p.sum(-1, keepdims=True)
+    likelihood = p / np.array([0.3, 0.3, 0.4])  # p(x | c) up to p(x), whose rows were drawn with these shares
+    joint = likelihood * np.array([0.6, 0.3, 0.1])
+    expected = joint / joint.sum(-1, keepdims=True)
+    np.testing.assert_allclose(Classification(SAMPLED, [{}, {}]).predict(given).numpy(), expected, rtol=1e-12)
+    chosen = Classification(SAMPLED, [{}, {}]).select(torch.tensor([1]))
+    np.testing.assert_allclose(chosen.predict(given[1:]).numpy(), expected[1:], rtol=1e-12)
+
+
+def test_sampling_every_class_alike_shifts_nothing():
+    alike = replace(TARGET, sampled=(120, 60, 20))
+    torch.testing.assert_close(Classification(alike).predict(logits()), Classification(TARGET).predict(logits()))
 
 
 def test_row_weights_and_class_weights_multiply(batch):
