@@ -29,6 +29,8 @@ def _as_list(value: object) -> object:
 def _as_bytes(value: object) -> object:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?)B", value) if isinstance(value, str) else None
     if found is None:
+        if isinstance(value, str):
+            raise ValueError("bytes, e.g. 512 MB or 2 GiB")
         return value
     step = 1024 if found[2].endswith("i") else 1000
     return int(float(found[1]) * step ** ("KMGT".index(found[2][0]) + 1))

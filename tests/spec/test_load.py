@@ -107,7 +107,7 @@ MISTAKES = {
     "train: {batch_rows: {choice: [64, 128]}}\n": r"train\.batch_rows: .* is a range",
     "rigour: {waive: {G99: x}}\n": r"'G99' is no gate",
     "rigour: {prefer: simple}\n": r"simple has no effect on model 'mlp'",
-    "run: {workers: 4}\n": r"run\.workers: 4\. Accepted: 'auto', 0",
+    "run: {workers: 4.5}\n": r"run\.workers: 4\.5\. Accepted: ",
     "name: '../../etc'\n": r"name: '\.\./\.\./etc'",
     "train: {schedule: {plateau: {patience: 9}}}\n": r"patience 9 is never reached",
 }  # fmt: skip
