@@ -5,7 +5,7 @@ that is undefined (one class only, constant target) is NaN, never an exception: 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -42,7 +42,7 @@ class Metric:
         influence: (output, target, weight) -> how far each row pulls the number (N,), weights included: the number's
             variance is their sum of squares, a group counts by the sum of its rows.
         rate: (output, target) -> which rows count as hits (N,), for metrics that are a share of rows.
-        sums: The same number from parts of the rows, up to the rounding of `value`; None if it needs all in one place.
+        sums: The same number from parts of the rows, up to the rounding of `value`.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Metric:
     value: Value
     influence: Influence
     rate: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
-    sums: Sums | None = None
+    sums: Sums = field(kw_only=True)
 
 
 def weights_of(num_rows: int, weight: np.ndarray | None) -> np.ndarray:

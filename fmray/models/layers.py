@@ -67,7 +67,7 @@ class Dropout(nn.Module):
         self.register_buffer("rate_K11", torch.full((1, 1, 1), float(rate)))
         self.keys_K11 = torch.zeros(1, 1, 1, dtype=torch.int32)
         self.enabled = True
-        self._places = torch.zeros(0, dtype=torch.int32)
+        self._places: Tensor | None = None
         self._key: tuple[int, ...] = ()
         self._cells: dict[tuple[int, ...], Tensor] = {}
 
@@ -93,11 +93,13 @@ class Dropout(nn.Module):
         return x * ((hashed >= threshold) * (1 / (1 - rate)))
 
     def _cell_hash(self, x: Tensor) -> Tensor:
-        known = (*self._key, x.shape[-1])
+        known = (*self._key, x.shape[-2], x.shape[-1])
         if known not in self._cells:
             if len(self._cells) > 8:
                 self._cells.clear()
-            row = self._places.to(x.device)[:, None]
+            # outside of a population nobody gives places: then the batch is the global batch
+            places = torch.arange(x.shape[-2], dtype=torch.int32) if self._places is None else self._places
+            row = places.to(x.device)[:, None]
             cell = (row * _ROW) ^ (torch.arange(x.shape[-1], dtype=torch.int32, device=x.device) * _UNIT)
             for shift in (16, 13):
                 cell = (cell ^ _shift(cell, shift)) * _MIX_2

@@ -7,7 +7,6 @@ summed. All of it happens in the same order on every worker, whatever their numb
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch import distributed as dist
 
@@ -64,25 +63,6 @@ class Group:
         told = [said]
         dist.broadcast_object_list(told)
         return told[0]
-
-    def gather(self, own: Tensor, counts: list[int]) -> list[Tensor]:
-        """Bring tensors together that differ in their second dimension.
-
-        Args:
-            own: (K, counts[rank], ...).
-            counts: Rows of each worker.
-
-        Shapes:
-            returns: On the first worker (K, counts[r], ...) per rank r; elsewhere nothing.
-        """
-        if self.size == 1:
-            return [own]
-        most = max(counts)
-        padded = own.new_zeros(own.shape[0], most, *own.shape[2:])
-        padded[:, : own.shape[1]] = own
-        found = [torch.empty_like(padded) for _ in counts] if self.is_first else None
-        dist.gather(padded, found)
-        return [] if found is None else [part[:, :count] for part, count in zip(found, counts, strict=True)]
 
 
 ALONE = Group()

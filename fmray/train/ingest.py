@@ -86,12 +86,6 @@ class Rows:
         """Whether the rows are kept from one epoch to the next."""
         return self.home is not None
 
-    @property
-    def counts(self) -> list[int]:
-        """Count the rows of each worker."""
-        size = self.share.size
-        return [Share(rank, size).before(self.num_rows, self.lanes.num_lanes) for rank in range(size)]
-
     def batches(self, order: Order, seed: int, epoch: int, batch_rows: int, first_step: int = 0) -> Iterator[Batch]:
         """Give the batches of an epoch in its order, from a step on; the last one may be shorter.
 
@@ -123,11 +117,11 @@ class Rows:
             yield self._batch({k: v[some] for k, v in self._whole.items()}, positions[some])
 
     def targets(self) -> np.ndarray:
-        """Give the target of every row in sequence order, in its own units (N,) or (N, T)."""
+        """Give the target of every row, or of every row of the share, in its own units (N,) or (N, T)."""
         return self._given("target")
 
     def weights(self) -> np.ndarray | None:
-        """Give the weight of every row in sequence order (N,), or None where all count the same."""
+        """Give the weight of every row, or of every row of the share (N,), or None where all count the same."""
         return self._given("weight") if "weight" in self.columns else None
 
     def _home(self, memory_bytes: int | None) -> torch.device | None:
@@ -141,7 +135,7 @@ class Rows:
 
     def _given(self, column: str) -> np.ndarray:
         if column not in self._kept:
-            self._kept[column] = self.lanes.load([column])[column]
+            self._kept[column] = self.lanes.load([column], self.share)[column]
         return self._kept[column]
 
     def _cuts(self, batch_rows: int, first_step: int) -> Iterator[tuple[int, int, int]]:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmray.data.order import Share
 from fmray.metrics.metric import Metric
 from fmray.seeding import derive
 from fmray.tasks.task import Batch, Losses, mixed
@@ -112,12 +111,12 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
 
 
 def outputs(pack: Pack, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, Tensor]:
-    """Predict every row of a split with the present parameters, in sequence order.
+    """Predict every row of a split, or of a share of it, with the present parameters, in sequence order.
 
     Shapes:
-        returns: predictions (K, N, C or T) in target units, on the first worker; losses (K,), weighted means.
+        returns: predictions (K, N, C or T) in target units; losses (K,), weighted means over all workers.
     """
-    device, found = pack.device, [torch.zeros(len(pack), 0, pack.task.num_outputs, dtype=torch.float64)]
+    found = [torch.zeros(len(pack), 0, pack.task.num_outputs, dtype=torch.float64)]
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
     pack.population.prepare_step(0, None)
     with torch.no_grad(), _precision(pack):
@@ -127,17 +126,20 @@ def outputs(pack: Pack, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, T
             loss, weight = losses.sums()
             sums[0] += loss.cpu()
             sums[1] += weight if isinstance(weight, float) else weight.cpu()
-            found.append(pack.task.predict(output).double().cpu())
-    own = torch.cat(found[1:] or found, dim=1)
-    if group.size == 1:
-        return own.numpy(), sums[0] / sums[1]
-    sums = group.sum(sums.to(device)).cpu()
-    parts = group.gather(own.to(device), rows.counts)
-    predictions = np.empty((own.shape[0], rows.num_rows, own.shape[2]) if parts else (0, 0, 0))
-    for rank, part in enumerate(parts):
-        places = Share(rank, group.size).places(0, rows.num_rows, rows.lanes.num_lanes)
-        predictions[:, places] = part.cpu().numpy()
-    return predictions, sums[0] / sums[1]
+            found.append(pack.task.predict(output).cpu())
+    sums = group.sum(sums.to(pack.device)).cpu()
+    return torch.cat(found[1:] or found, dim=1).numpy(), sums[0] / sums[1]
+
+
+def scores_of(metric: Metric, predictions: np.ndarray, rows: Rows, group: Group = ALONE) -> list[float]:
+    """Score each member on all workers' rows; sums travel, not rows, and the number is the same however rows are cut.
+
+    Shapes:
+        predictions: (K, N, C or T), of this worker's rows.
+    """
+    targets, weights = rows.targets(), rows.weights()
+    own = [metric.sums.partial(p[:, 0] if p.shape[1] == 1 else p, targets, weights) for p in predictions]
+    return [metric.sums.value(metric.sums.merge(parts)) for parts in zip(*group.collect(own), strict=True)]
 
 
 def run_epoch(
@@ -206,11 +208,7 @@ def _finish_epoch(pack: Pack, val_rows: Rows, metric: Metric, group: Group) -> N
     state = pack.state
     with pack.averaged():
         predictions, val_loss = outputs(pack, val_rows, group)
-        scores: list[float] = []
-        if group.is_first:
-            targets, weights = val_rows.targets(), val_rows.weights()
-            scores = [float(metric.value(p[:, 0] if p.shape[1] == 1 else p, targets, weights)) for p in predictions]
-        scores = group.tell(scores)
+        scores = scores_of(metric, predictions, val_rows, group)
         signed = torch.tensor(scores, dtype=torch.float64).nan_to_num(nan=-math.inf * pack.sign) * pack.sign
         state.epoch, state.step = state.epoch + 1, 0
         better = _keep_best(pack, signed)
