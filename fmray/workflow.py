@@ -205,7 +205,8 @@ class _Work:
         return finish_run(self.run, card, trained.widths, self.store)
 
     def _predict(self, members: Sequence[Member], weights: Sequence[float], subject: str, split: Split) -> Predictions:
-        return predict(members, weights, self.prepared, split, self.task, self._table(subject, split), self.device)
+        path, over_ray = self._table(subject, split), self.workers != 0
+        return predict(members, weights, self.prepared, split, self.task, path, self.device, over_ray)
 
     def _table(self, subject: str, split: Split) -> str:
         folder = "sealed" if split == "test" else "predictions"

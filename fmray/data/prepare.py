@@ -7,11 +7,7 @@ the object store.
 
 import contextlib
 import os
-import pickle
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,19 +21,17 @@ from fmray.data.preparation import Run as RunPass
 from fmray.data.raw import raw_schema
 from fmray.data.scan import ITEM_BYTES, Dataset, work_items
 from fmray.data.scratch import is_local, write_file
-from fmray.data.session import quiet, session
+from fmray.data.session import run_here, run_over_ray, session
 from fmray.data.split import define
-from fmray.errors import ClusterError, DataError, FmrayError, SpecError
+from fmray.errors import SpecError
 from fmray.records import Json, Prepared
 from fmray.registry import nearest
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store, fingerprint, redact, source_digest
-from fmray.store.files import is_disk_full
 from fmray.store.plain import to_plain, write_text
 
 SMALL_BYTES = 256 << 20
-MOST_THREADS = 8
 FILE = "prepared.json"
 VERIFIED_BYTES = 1 << 30
 
@@ -136,67 +130,8 @@ def _runner(where: str, dataset: Dataset, report: Report) -> Iterator[RunPass]:
     rule = f"over {SMALL_BYTES >> 20} MB goes to Ray" if where == "auto" else f"run.prepare: {where}"
     if where == "local" or (where == "auto" and num_bytes <= SMALL_BYTES):
         report({"event": "note", "text": f"preparing {num_bytes / 1e6:,.1f} MB in this process ({rule})"})
-        yield partial(_run_here, report)
+        yield partial(run_here, report)
         return
     report({"event": "note", "text": f"preparing {num_bytes / 1e6:,.1f} MB over Ray Data ({rule})"})
     with session():
-        yield partial(_run_over_ray, report)
-
-
-def _run_here(
-    report: Report, name: str, function: Callable[..., Any], common: tuple[Any, ...], own: Sequence[tuple[Any, ...]]
-) -> list[Any]:
-    results = []
-    pool = ThreadPoolExecutor(min(len(own), os.cpu_count() or 1, MOST_THREADS), thread_name_prefix="fmray-prepare")
-    try:
-        for result in pool.map(lambda arguments: function(*common, *arguments), own):
-            results.append(result)
-            report({"event": "progress", "stage": name, "done": len(results), "total": len(own)})
-    finally:
-        pool.shutdown(cancel_futures=True)  # the first error, or Ctrl-C, ends the pass
-    return results
-
-
-def _run_over_ray(
-    report: Report, name: str, function: Callable[..., Any], common: tuple[Any, ...], own: Sequence[tuple[Any, ...]]
-) -> list[Any]:
-    import ray.data
-
-    if len(own) == 1:  # not worth half a second of planning
-        return _run_here(report, name, function, common, own)
-    results: list[Any] = []
-    call = partial(_call, ray.put((function, common)), tuple(sys.path))
-    rows = [{"own": ray.cloudpickle.dumps(arguments)} for arguments in own]
-    with quiet() as context, ray.data.DataContext.current(context):
-        asked = ray.data.from_items(rows, override_num_blocks=len(rows)).map(call, num_cpus=1)
-        try:
-            for row in asked.iter_rows():
-                result = pickle.loads(row["result"])
-                if isinstance(result, Exception):
-                    raise result
-                results.append(result)
-                report({"event": "progress", "stage": name, "done": len(results), "total": len(own)})
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ClusterError(
-                f"Ray failed to {name}: {reason} See the logs of Ray, or set run.prepare: local."
-            ) from error
-    return results
-
-
-def _call(common: Any, path: Sequence[str], row: Json) -> Json:
-    """Do in a Ray task what is done here otherwise; an error travels as a result, so it arrives as it was raised."""
-    import ray
-
-    os.environ["POLARS_MAX_THREADS"] = "1"  # a task has one core; read when Polars first works
-    sys.path += [folder for folder in path if folder not in sys.path]  # the user's own modules
-    try:
-        function, held = ray.get(common)
-        result = function(*held, *pickle.loads(row["own"]))
-    except Exception as error:
-        if is_disk_full(error) and not isinstance(error, FmrayError):
-            result = DataError("disk is full: the lanes did not fit. Free space or choose another store.")
-        else:
-            error.add_note(traceback.format_exc())
-            result = error
-    return {"result": ray.cloudpickle.dumps(result)}
+        yield partial(run_over_ray, report)

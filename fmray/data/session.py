@@ -1,15 +1,26 @@
-"""Hold a running Ray for as long as it is needed, and have it say nothing of its own.
+"""Hold a running Ray for as long as it is needed, and pass work items through it or through this process alike.
 
-One that is there already, or that `RAY_ADDRESS` names, is used and stays; one that is started here ends with its use.
+A Ray that is there already, or that `RAY_ADDRESS` names, is used and stays; one that is started here ends with its use.
 """
 
 import logging
+import os
+import pickle
+import sys
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from fmray.errors import ClusterError
+from fmray.errors import ClusterError, DataError, FmrayError
+from fmray.records import Json
+from fmray.store.files import is_disk_full
+
+Report = Callable[[Json], None]
+MOST_THREADS = 8
 
 
 @contextmanager
@@ -35,6 +46,77 @@ def session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def run_here(
+    report: Report, name: str, function: Callable[..., Any], common: tuple[Any, ...], own: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    """Call a function for each work item in threads of this process, and give the results in order.
+
+    Args:
+        report: Gets progress.
+        name: Of the pass, for people.
+        common, own: Arguments for all items, and of each.
+    """
+    results = []
+    pool = ThreadPoolExecutor(min(len(own), os.cpu_count() or 1, MOST_THREADS), thread_name_prefix="fmray-prepare")
+    try:
+        for result in pool.map(lambda arguments: function(*common, *arguments), own):
+            results.append(result)
+            report({"event": "progress", "stage": name, "done": len(results), "total": len(own)})
+    finally:
+        pool.shutdown(cancel_futures=True)  # the first error, or Ctrl-C, ends the pass
+    return results
+
+
+def run_over_ray(
+    report: Report, name: str, function: Callable[..., Any], common: tuple[Any, ...], own: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    """Call a function for each work item in tasks of Ray Data, and give the results in order; see `run_here`.
+
+    Raises:
+        ClusterError: If Ray fails.
+    """
+    import ray.data
+
+    if len(own) == 1:  # not worth half a second of planning
+        return run_here(report, name, function, common, own)
+    results: list[Any] = []
+    call = partial(_call, ray.put((function, common)), tuple(sys.path))
+    rows = [{"own": ray.cloudpickle.dumps(arguments)} for arguments in own]
+    with quiet() as context, ray.data.DataContext.current(context):
+        asked = ray.data.from_items(rows, override_num_blocks=len(rows)).map(call, num_cpus=1)
+        try:
+            for row in asked.iter_rows():
+                result = pickle.loads(row["result"])
+                if isinstance(result, Exception):
+                    raise result
+                results.append(result)
+                report({"event": "progress", "stage": name, "done": len(results), "total": len(own)})
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ClusterError(
+                f"Ray failed to {name}: {reason} See the logs of Ray, or do without: run.prepare: local, run.workers: 0."
+            ) from error
+    return results
+
+
+def _call(common: Any, path: Sequence[str], row: Json) -> Json:
+    """Do in a Ray task what is done here otherwise; an error travels as a result, so it arrives as it was raised."""
+    import ray
+
+    os.environ["POLARS_MAX_THREADS"] = "1"  # a task has one core; read when Polars first works
+    sys.path += [folder for folder in path if folder not in sys.path]  # the user's own modules
+    try:
+        function, held = ray.get(common)
+        result = function(*held, *pickle.loads(row["own"]))
+    except Exception as error:
+        if is_disk_full(error) and not isinstance(error, FmrayError):
+            result = DataError("disk is full: what is written did not fit. Free space or choose another store.")
+        else:
+            error.add_note(traceback.format_exc())
+            result = error
+    return {"result": ray.cloudpickle.dumps(result)}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from fmray.catalogue import LINEAR_MODELS
 from fmray.errors import SpecError
 from fmray.spec.explain import Keys, Origin
 from fmray.spec.job import Job
-from fmray.spec.sections import Split
+from fmray.spec.sections import RunOptions, Split
 from fmray.store import redact
 
 Refusal = tuple[Keys, str]
@@ -36,6 +36,7 @@ def refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) ->
         *_in_train(job),
         *_in_task(job),
         *_in_judging(job),
+        *_in_run(job),
     )
     for keys, message in refusals:
         raise SpecError(message, origin.where(keys))
@@ -190,3 +191,14 @@ def _in_judging(job: Job) -> list[Refusal]:
         text = f"simple has no effect on model '{job.model.name}'. It goes with linear."
         found.append((("rigour", "prefer"), text))
     return found
+
+
+def _in_run(job: Job) -> list[Refusal]:
+    """Refuse what only workers of Ray look at, where there are none."""
+    run, plain = job.run, RunOptions()
+    text = "has no effect with run.workers: 0. Ask for workers, or leave it out."
+    return [
+        (("run", key), text)
+        for key in ("ingest", "max_failures")
+        if run.workers == 0 and getattr(run, key) != getattr(plain, key)
+    ]

@@ -1,6 +1,8 @@
 """Turn trained members into a table of predictions, each row of a split exactly once."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 from fmray.catalogue import MODELS, TASKS
 from fmray.data.lanes import Lanes
+from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
 from fmray.records import Member, Predictions, Prepared, Split
 from fmray.spec.ref import Ref
@@ -18,6 +21,8 @@ from fmray.tasks.task import Batch, Task
 from fmray.train.population import Blueprint, Population, enter
 
 CHUNK_ROWS = 65_536
+TASK_ROWS = 4 * CHUNK_ROWS
+"""Rows that a task predicts; fewer in all are not worth a task."""
 TENSORS = "model.safetensors"
 
 
@@ -29,6 +34,7 @@ def predict(
     task: Ref,
     path: str,
     device: torch.device | str = "cpu",
+    over_ray: bool = False,
 ) -> Predictions:
     """Write the weighted mean of the members' predictions on every row of a split.
 
@@ -37,28 +43,73 @@ def predict(
         prepared, split: Which rows.
         task: What turns outputs into predictions.
         path: Parquet file to write; columns as `records.Predictions` says.
+        over_ray: Let tasks of Ray Data predict, some rows each; they write what the driver puts together in order.
 
     Raises:
-        DataError: If a member's tensors are missing or do not fit.
+        DataError: If a member's tensors are missing or do not fit, or a row was lost.
+        ClusterError: If Ray fails.
     """
-    objective: Task = TASKS.find(task.name)(prepared.target, [task.params])
-    populations = [load_member(member, prepared, objective.num_outputs, device) for member in members]
-    names = output_names(prepared)
+    total, partial_path = Lanes(prepared, split).num_rows, f"{path}.partial"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    num_rows, partial = 0, f"{path}.partial"
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    speaker = _Speaker(tuple(members), tuple(weights), prepared, split, task, str(device))
+    tables = _over_ray(speaker, total, f"{path}.parts") if over_ray and total > TASK_ROWS else speaker.tables(0, total)
+    num_rows = 0
     writer: pq.ParquetWriter | None = None
-    for arrays in Lanes(prepared, split).sequence(CHUNK_ROWS):
-        mean = _mean(populations, weights, objective, arrays["x"], device)
-        table = as_table(arrays, dict(zip(names, mean.T, strict=True)), prepared)
-        writer = writer or pq.ParquetWriter(partial, table.schema)
+    for table in tables:
+        writer = writer or pq.ParquetWriter(partial_path, table.schema)
         writer.write_table(table)
         num_rows += len(table)
     if writer is None:
         raise DataError(f"predict: the {split} split has no rows. See the row accounting.")
     writer.close()
-    Path(partial).replace(path)
-    return Predictions(path, split, names, num_rows)
+    if num_rows != total:
+        raise DataError(f"predict: {num_rows} of the {total} rows of {split} were predicted. Run the job again.")
+    Path(partial_path).replace(path)
+    return Predictions(path, split, output_names(prepared), num_rows)
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    """Hold what is needed to predict some rows of a split, here or in a task."""
+
+    members: tuple[Member, ...]
+    weights: tuple[float, ...]
+    prepared: Prepared
+    split: Split
+    task: Ref
+    device: str
+
+    def tables(self, start: int, stop: int) -> Iterator[pa.Table]:
+        """Give the predictions of the rows from `start` up to `stop`, in sequence order."""
+        prepared, lanes = self.prepared, Lanes(self.prepared, self.split)
+        objective: Task = TASKS.find(self.task.name)(prepared.target, [self.task.params])
+        populations = [load_member(member, prepared, objective.num_outputs, self.device) for member in self.members]
+        for first in range(start, stop, CHUNK_ROWS):
+            arrays = lanes.take(np.arange(first, min(first + CHUNK_ROWS, stop)))
+            mean = _mean(populations, self.weights, objective, arrays["x"], self.device)
+            yield as_table(arrays, dict(zip(output_names(prepared), mean.T, strict=True)), prepared)
+
+
+def _over_ray(speaker: _Speaker, num_rows: int, folder: str) -> Iterator[pa.Table]:
+    """Have tasks write the predictions of a few rows each, and read them back in order."""
+    cuts = range(0, num_rows, TASK_ROWS)
+    own = [
+        (f"{folder}/{number:06d}.parquet", start, min(start + TASK_ROWS, num_rows)) for number, start in enumerate(cuts)
+    ]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with session():
+            run_over_ray(lambda event: None, "predict", _write_part, (replace(speaker, device="cpu"),), own)
+        for path, _, _ in own:
+            yield pq.read_table(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_part(speaker: _Speaker, path: str, start: int, stop: int) -> None:
+    """Predict some rows in a task, which has one core."""
+    torch.set_num_threads(1)
+    pq.write_table(pa.concat_tables(speaker.tables(start, stop)), path)
 
 
 def load_member(member: Member, prepared: Prepared, num_outputs: int, device: torch.device | str) -> Population:

@@ -19,8 +19,10 @@ from fmray.spec.sections import Order
 
 READ_CPUS = 0.25
 """Share of a core that a read task reserves; workers leave that much free."""
-ITEM_BYTES = 16 << 20
-AHEAD_BYTES = 4 * ITEM_BYTES
+READERS = 2
+"""Read tasks of a worker at a time; each is a process of some 100 MB and reads a million rows a second."""
+ITEM_BYTES = 32 << 20
+AHEAD_BYTES = 2 * ITEM_BYTES
 
 Arrays = dict[str, np.ndarray]
 
@@ -38,7 +40,7 @@ class Stream:
     """
 
     def __init__(self, lanes: Lanes, row_bytes: int, epochs: int, item_bytes: int = ITEM_BYTES) -> None:
-        self.lanes, self.epochs = lanes, epochs
+        self.lanes, self.row_bytes, self.epochs = lanes, row_bytes, epochs
         self.item_rows = max(1, item_bytes // row_bytes)
         self._running: tuple[Any, Iterator[Arrays]] = (None, iter(()))
 
@@ -169,7 +171,12 @@ def _read(plan: Pieces | Windows) -> Iterator[Arrays]:
             held = ray.put(plan)
             items = ray.data.range(len(plan), override_num_blocks=len(plan))
             read = items.map_batches(
-                _read_item, fn_kwargs={"plan": held}, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS
+                _read_item,
+                fn_kwargs={"plan": held},
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=READ_CPUS,
+                compute=ray.data.TaskPoolStrategy(size=READERS),
             )
             blocks = read.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
             for table in blocks:

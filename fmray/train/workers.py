@@ -21,11 +21,11 @@ import torch
 from fmray.data.lanes import Lanes
 from fmray.data.scratch import is_local
 from fmray.data.session import session
-from fmray.errors import ClusterError, FmrayError
+from fmray.errors import ClusterError, FmrayError, SpecError
 from fmray.records import Json, Prepared, Split
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
-from fmray.spec.sections import RunOptions
+from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store, redact
 from fmray.train.device import set_up
 from fmray.train.group import ALONE, Group
@@ -61,17 +61,26 @@ class Worker:
     run: RunOptions
     over_ray: bool = False
 
-    def rows(self, prepared: Prepared, split: Split, epochs: int, live: Sequence[Ref] = ()) -> Rows:
+    def rows(
+        self, prepared: Prepared, split: Split, epochs: int, live: Sequence[Ref] = (), order: Order | None = None
+    ) -> Rows:
         """Open this worker's share of the rows of a split.
 
         Args:
             epochs: How often they will be read at most.
             live: Steps that will change them.
+            order: In which they will pass; None if only in sequence.
+
+        Raises:
+            SpecError: If rows are streamed and a window of them does not fit into `run.memory`.
         """
         memory = None if self.run.memory == "auto" else self.run.memory
         identified, paired = bool(live), any(ref.name == "mixup" for ref in live)
         share, source = self.group.share, self._source(prepared, split, epochs) if self.over_ray else None
-        return Rows(prepared, split, self.device, memory, share, source, identified=identified, paired=paired)
+        rows = Rows(prepared, split, self.device, memory, share, source, identified=identified, paired=paired)
+        if isinstance(source, Stream) and order is not None and memory is not None and not rows.in_memory:
+            _refuse_large(order, source.row_bytes * (1 + paired), memory, self.group.size)
+        return rows
 
     def _source(self, prepared: Prepared, split: Split, epochs: int) -> Stream | None:
         lanes = Lanes(prepared, split)
@@ -80,6 +89,19 @@ class Worker:
         way = "mapped from their files" if maps else "streamed through Ray Data"
         self.report({"event": "note", "text": f"{split} lanes are {way} ({rule})"})
         return None if maps else Stream(lanes, row_bytes, epochs)
+
+
+def _refuse_large(order: Order, row_bytes: int, memory: int, num_workers: int) -> None:
+    """Refuse windows of which memory does not hold three: one trained on, one at hand, one being made."""
+    per_chunk = 3 * row_bytes * order.chunk_rows * order.num_lanes // num_workers
+    needed, fitting = per_chunk * order.window_chunks, memory // per_chunk
+    if needed > memory:
+        change = f"Set train.order.window_chunks: {fitting} or run" if fitting else "Set run"
+        raise SpecError(
+            f"{memory} bytes do not hold three windows of {needed // 3} bytes. {change}.memory: {needed}, "
+            "or run.ingest: map where workers see the lanes' files.",
+            "run.memory",
+        )
 
 
 Work = Callable[[Worker], None]

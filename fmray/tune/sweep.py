@@ -183,7 +183,7 @@ class _Training:
 
     def __call__(self, worker: Worker) -> None:
         epochs = self.job.train.epochs
-        train_rows = worker.rows(self.prepared, "train", epochs, self.job.live_steps)
+        train_rows = worker.rows(self.prepared, "train", epochs, self.job.live_steps, self.job.train.order)
         val_rows = worker.rows(self.prepared, "val", epochs)
         groups = self._packs(worker, train_rows)
         members: list[Member] = []

@@ -70,14 +70,21 @@ class Peak:
     """Sample memory every 0.1 s until stopped."""
 
     def __init__(self) -> None:
-        self.most, self._ended = 0, threading.Event()
-        self._before = anonymous_bytes([os.getpid()]) + stored_bytes()
+        self.most, self.parts, self._ended = 0, (0, 0, 0), threading.Event()
+        self._before = self._now()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
     def _sample(self) -> None:
         while not self._ended.wait(0.1):
-            self.most = max(self.most, anonymous_bytes(busy()) + stored_bytes() - self._before)
+            parts = tuple(now - before for now, before in zip(self._now(), self._before, strict=True))
+            if sum(parts) > self.most:
+                self.most, self.parts = sum(parts), parts
+
+    def _now(self) -> tuple[int, int, int]:
+        """Give the memory of this worker, of read tasks and of the object store."""
+        own = anonymous_bytes([os.getpid()])
+        return own, anonymous_bytes(busy()) - own, stored_bytes()
 
     def stop(self) -> int:
         """Give the most there was, beyond what there was before."""
@@ -106,7 +113,12 @@ def loop(config: dict[str, Any]) -> None:
             pack.state.step, pack.state.epoch = 0, epoch
             run_epoch(pack, rows, -(-rows.num_rows // job.train.batch_rows), 0, None, worker.group)
             seconds.append(time.perf_counter() - started)
-        found[way] = {"rows/s": rows.num_rows / min(seconds), "peak": peak.stop(), "seconds": seconds}
+        found[way] = {
+            "rows/s": rows.num_rows / min(seconds),
+            "peak": peak.stop(),
+            "parts": peak.parts,
+            "seconds": seconds,
+        }
         del rows, pack, worker
     Path(config["out"]).write_text(json.dumps(found))
 
@@ -123,7 +135,7 @@ def measure(num_rows: int, budget: int) -> dict[str, Any]:
         TorchTrainer(
             loop,
             train_loop_config=config,
-            scaling_config=ScalingConfig(1, resources_per_worker={"CPU": 1}),
+            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name="memory", storage_path=str(folder / "ray")),
         ).fit()
         found: dict[str, Any] = json.loads((folder / "out.json").read_text())
@@ -131,7 +143,11 @@ def measure(num_rows: int, budget: int) -> dict[str, Any]:
     print(f"{size / 1e6:,.0f} MB of rows, a budget of {budget / 1e6:,.0f} MB: {size / budget:.1f} times as much")
     for way, told in found.items():
         share = told["rows/s"] / found["memory"]["rows/s"]
-        print(f"{way:>7}: {told['rows/s']:12,.0f} rows/s, {share:.2f}x, peak {told['peak'] / 1e6:,.0f} MB", flush=True)
+        print(
+            f"{way:>7}: {told['rows/s']:12,.0f} rows/s, {share:.2f}x, peak {told['peak'] / 1e6:,.0f} MB "
+            f"(worker, read tasks, object store: {', '.join(f'{part / 1e6:,.0f}' for part in told['parts'])})",
+            flush=True,
+        )
     return found
 
 

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rivals import NUM_FEATURES, bare_epochs, plans_of, ratio, regression_rows
 
 ROUNDS = 4
-HEAVY = [1024, 1024]
+HEAVY, HEAVY_BATCH = [1024, 1024], 8192
 
 
 def our_epochs(job: Job, prepared: Prepared, widths: list[int], batch_rows: int) -> Callable[[], float]:
@@ -93,7 +93,7 @@ def as_taught(config: dict[str, Any]) -> None:
 def heavy(config: dict[str, Any]) -> None:
     """Train a model that computes much on this worker's share."""
     torch.set_num_threads(1)
-    epoch = our_epochs(config["job"], config["prepared"], HEAVY, 2048)
+    epoch = our_epochs(config["job"], config["prepared"], HEAVY, HEAVY_BATCH)
     epoch()
     seconds = [epoch() for _ in range(ROUNDS)]
     if train.get_context().get_world_rank() == 0:
@@ -108,7 +108,7 @@ def on_workers(loop: Callable[[dict[str, Any]], None], workers: int, folder: Pat
         loop,
         train_loop_config=config,
         datasets=datasets,
-        scaling_config=ScalingConfig(workers, resources_per_worker={"CPU": 0.85}),
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.85}),
         run_config=RunConfig(name=f"{loop.__name__}-{workers}", storage_path=str(folder / "ray")),
     ).fit()
     return json.loads(Path(config["out"]).read_text())

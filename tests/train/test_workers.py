@@ -1,0 +1,84 @@
+"""Check where workers find room, how they get rows, and what is refused before anything starts."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fmray.errors import ClusterError, SpecError
+from fmray.spec.sections import Order, RunOptions
+from fmray.train import stream
+from fmray.train.group import ALONE
+from fmray.train.workers import LEAST_CPUS, SMALL_BYTES, Worker, cpu_share, maps_lanes, num_workers, resources
+
+READING = stream.READ_CPUS
+
+
+@pytest.mark.parametrize("nodes", [[2.0], [1.0], [16.0, 16.0], [8.0, 2.0, 4.0], [96.0] * 8, [0.5, 0.5]])
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_workers_fit_their_nodes_and_leave_room_to_read(nodes, workers):
+    most = sum(int((cpus - READING * (i == 0)) / LEAST_CPUS) for i, cpus in enumerate(sorted(nodes, reverse=True)))
+    if workers > most:
+        with pytest.raises(ClusterError, match=f"{workers} workers do not fit .* Set run.workers: {most}"):
+            cpu_share(nodes, workers)
+        return
+    share, left = cpu_share(nodes, workers), sorted(nodes, reverse=True)
+    placed = 0
+    for node in range(len(left)):  # the read task takes its place first, then workers fill what is left
+        left[node] -= READING if node == 0 else 0
+        while left[node] >= share - 1e-9 and placed < workers:
+            left[node], placed = left[node] - share, placed + 1
+    assert placed == workers
+    assert min(left) > -1e-6
+
+
+def test_a_larger_share_would_not_fit():
+    for workers in (1, 2, 3, 5):
+        share = cpu_share([4.0, 2.0], workers) + 0.02
+        assert int((4 - READING) / share) + int(2 / share) < workers
+
+
+def test_every_worker_gets_a_gpu_where_there_are_any_and_none_where_the_job_forbids_it():
+    nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}]
+    assert resources(nodes, 4, "auto")["GPU"] == 1
+    assert "GPU" not in resources(nodes, 4, False)
+    assert "GPU" not in resources([{"CPU": 8.0}], 2, "auto")
+    with pytest.raises(
+        ClusterError, match=r"run\.gpu: 5 workers want a GPU each, the cluster has 4. Set run.workers: 4"
+    ):
+        resources(nodes, 5, "auto")
+    with pytest.raises(ClusterError, match=r"the cluster has 0. Set run.gpu: false"):
+        resources([{"CPU": 8.0}], 2, True)
+
+
+def test_lanes_are_mapped_or_streamed_by_a_rule_that_is_said():
+    assert maps_lanes("map", False, 1, 1)[0]
+    assert not maps_lanes("ray", True, 1, 1)[0]
+    assert maps_lanes("auto", True, SMALL_BYTES, 2) == (True, "up to 64 MB are")
+    assert maps_lanes("auto", True, SMALL_BYTES + 1, 16) == (False, "over 64 MB are")
+    assert maps_lanes("auto", True, SMALL_BYTES + 1, 17)[0]
+    assert not maps_lanes("auto", False, 1, 17)[0]
+
+
+def test_without_a_cluster_a_job_trains_in_this_process(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert num_workers(RunOptions()) == (0, "no cluster address, so in this process")
+    assert num_workers(RunOptions(workers=3))[0] == 3
+    assert num_workers(RunOptions(workers=(1, 4)))[0] == (1, 4)
+
+
+def test_a_window_that_memory_cannot_hold_is_refused_with_one_that_it_can(classes):
+    notes: list[dict[str, object]] = []
+    run = RunOptions(workers=1, memory=4000, ingest="ray")
+    worker = Worker(ALONE, torch.device("cpu"), notes.append, run, over_ray=True)
+    with pytest.raises(SpecError, match=r"run\.memory: .* Set train\.order\.window_chunks: 6 or run\.memory: "):
+        worker.rows(classes.prepared, "train", 2, order=Order(chunk_rows=1, window_chunks=16, num_lanes=5))
+    fits = Order(chunk_rows=1, window_chunks=6, num_lanes=5)
+    assert not worker.rows(classes.prepared, "train", 2, order=fits).in_memory
+    worker = Worker(ALONE, torch.device("cpu"), notes.append, replace(run, ingest="map"), over_ray=True)
+    assert not worker.rows(classes.prepared, "train", 2, order=Order(num_lanes=5)).in_memory
+    assert [str(note["text"]).partition(" (")[0] for note in notes] == [
+        "train lanes are streamed through Ray Data",
+        "train lanes are streamed through Ray Data",
+        "train lanes are mapped from their files",
+    ]
