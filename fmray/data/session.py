@@ -96,7 +96,7 @@ def run_over_ray(
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ClusterError(
-                f"Ray failed to {name}: {reason} See the logs of Ray, or do without: run.prepare: local, run.workers: 0."
+                f"Ray failed to {name}: {reason} See the logs of Ray, or do without it: run.prepare: local."
             ) from error
     return results
 

@@ -5,8 +5,11 @@ sequence. So a plan holds no row however many it covers, every worker makes its 
 again from its newest cursor.
 """
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,10 @@ READERS = 2
 ITEM_BYTES = 32 << 20
 AHEAD_BYTES = 2 * ITEM_BYTES
 
+PATIENCE_SECONDS = 60.0
+
 Arrays = dict[str, np.ndarray]
+Report = Callable[[dict[str, Any]], None]
 
 
 class Stream:
@@ -36,10 +42,19 @@ class Stream:
         lanes: Where the rows lie.
         row_bytes: Of one row.
         epochs: Epochs at most.
+        report: Gets a note where rows do not come.
         item_bytes: Rows per read task, about.
     """
 
-    def __init__(self, lanes: Lanes, row_bytes: int, epochs: int, item_bytes: int = ITEM_BYTES) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        row_bytes: int,
+        epochs: int,
+        report: Report = lambda event: None,
+        item_bytes: int = ITEM_BYTES,
+    ) -> None:
+        self._report = report
         self.lanes, self.row_bytes, self.epochs = lanes, row_bytes, epochs
         self.item_rows = max(1, item_bytes // row_bytes)
         self._running: tuple[Any, Iterator[Arrays]] = (None, iter(()))
@@ -49,7 +64,7 @@ class Stream:
         plan = Pieces(self.lanes, tuple(columns), share, self.item_rows * share.size)
         found: Arrays = {}
         filled, num_rows = 0, share.before(self.lanes.num_rows, self.lanes.num_lanes)
-        for arrays in _read(plan):
+        for arrays in _read(plan, self._report):
             for name, values in arrays.items():
                 if name not in found:
                     found[name] = np.empty((num_rows, *values.shape[1:]), values.dtype)
@@ -67,7 +82,7 @@ class Stream:
         plan = replace(plan, num_parts=max(1, -(-per_window // share.size // self.item_rows)))
         running, blocks = self._running
         if running != (*asked, epoch) or first_window:
-            blocks = _read(plan)
+            blocks = _read(plan, self._report)
         self._running = (None, iter(()))
         for window in range(first_window, plan.num_windows):
             arrays = plan.join(window, [next(blocks) for _ in range(plan.num_parts)])
@@ -156,7 +171,7 @@ class Windows:
         return joined
 
 
-def _read(plan: Pieces | Windows) -> Iterator[Arrays]:
+def _read(plan: Pieces | Windows, report: Report) -> Iterator[Arrays]:
     """Have Ray Data read the items of a plan, and give what they hold in their order."""
     import ray.data
 
@@ -168,30 +183,56 @@ def _read(plan: Pieces | Windows) -> Iterator[Arrays]:
         limit = max(AHEAD_BYTES, 4 * ITEM_BYTES)
         context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=limit)
         with ray.data.DataContext.current(context):
-            held = ray.put(plan)
-            items = ray.data.range(len(plan), override_num_blocks=len(plan))
-            read = items.map_batches(
-                _read_item,
-                fn_kwargs={"plan": held},
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=READ_CPUS,
-                compute=ray.data.TaskPoolStrategy(size=READERS),
+            read = ray.data.read_datasource(
+                _items(plan), num_cpus=READ_CPUS, concurrency=READERS, override_num_blocks=len(plan)
             )
-            blocks = read.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+            blocks = iter(read.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+            with _impatience(report):
+                first = next(blocks)
+            yield _arrays(first)
             for table in blocks:
                 yield _arrays(table)
 
 
-def _read_item(batch: pa.Table, plan: Any) -> pa.Table:
+def _items(plan: Pieces | Windows) -> Any:
+    """Give the items of a plan as a data source, whose read tasks are all that Ray Data runs."""
+    import ray.data
+    from ray.data.block import BlockMetadata
+
+    held = ray.put(plan)  # named once: with many files a plan is larger than all that is said of an item
+
+    class Items(ray.data.Datasource):  # type: ignore[misc]  # Ray has no types
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
+            about = BlockMetadata(num_rows=1, size_bytes=None, exec_stats=None, input_files=None)
+            return [ray.data.ReadTask(partial(_read_item, held, item), about) for item in range(len(plan))]
+
+    return Items()
+
+
+@contextmanager
+def _impatience(report: Report) -> Iterator[None]:
+    """Say so where not one row comes, since Ray Data waits for room without a word."""
+    text = f"no row has come after {PATIENCE_SECONDS:.0f} s: Ray Data needs {READ_CPUS} CPUs that nobody reserves"
+    timer = threading.Timer(PATIENCE_SECONDS, report, ({"event": "note", "text": text},))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _read_item(plan: Any, item: int) -> list[pa.Table]:
     """Read an item in a Ray task."""
     import ray
 
-    found: Pieces | Windows = ray.get(plan) if isinstance(plan, ray.ObjectRef) else plan
-    arrays = found.read(batch.column("id")[0].as_py())
+    arrays = ray.get(plan).read(item)
     # one row of one value per column: Ray Data neither looks into the rows nor cuts them apart
     kinds = {f"{name} kind": [f"{v.dtype.str} {' '.join(map(str, v.shape))}"] for name, v in arrays.items()}
-    return pa.table({**{name: _packed(values) for name, values in arrays.items()}, **kinds})
+    return [pa.table({**{name: _packed(values) for name, values in arrays.items()}, **kinds})]
 
 
 def _packed(values: np.ndarray) -> pa.Array:

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ class Worker:
         maps, rule = maps_lanes(self.run.ingest, is_local(prepared.root), lanes.num_rows * row_bytes, self.group.size)
         way = "mapped from their files" if maps else "streamed through Ray Data"
         self.report({"event": "note", "text": f"{split} lanes are {way} ({rule})"})
-        return None if maps else Stream(lanes, row_bytes, epochs)
+        return None if maps else Stream(lanes, row_bytes, epochs, self.report)
 
 
 def _refuse_large(order: Order, row_bytes: int, memory: int, num_workers: int) -> None:
@@ -200,6 +200,19 @@ def resources(nodes: Sequence[Json], workers: int, gpu: object) -> Json:
     return {"CPU": share, "GPU": 1}
 
 
+def room(nodes: Sequence[Json], workers: int | tuple[int, int], gpu: object) -> tuple[int, Json]:
+    """Give how many workers fit a cluster, and what each reserves; see `resources`.
+
+    Raises:
+        ClusterError: If not even the fewest fit.
+    """
+    fewest, most = (workers, workers) if isinstance(workers, int) else workers
+    for number in range(most, fewest, -1):
+        with suppress(ClusterError):
+            return number, resources(nodes, number, gpu)
+    return fewest, resources(nodes, fewest, gpu)
+
+
 def _train_on_ray(
     work: Work, job: Job, workers: int | tuple[int, int], name: str, store: Store, report: Report
 ) -> None:
@@ -209,9 +222,8 @@ def _train_on_ray(
     from ray.train.v2.api.config import LoggingConfig
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    most = workers if isinstance(workers, int) else workers[1]
-    needed = resources(nodes, workers if isinstance(workers, int) else workers[0], job.run.gpu)
-    report({"event": "note", "text": f"{most} workers with {needed} each, of {len(nodes)} nodes"})
+    most, needed = room(nodes, workers, job.run.gpu)
+    report({"event": "note", "text": f"room for {most} workers with {needed} each, on {len(nodes)} nodes"})
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
     threads = max(1, int(needed["CPU"])) if job.run.threads == "auto" else job.run.threads

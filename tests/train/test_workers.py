@@ -4,12 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tune import kill
 
 from fmray.errors import ClusterError, SpecError
+from fmray.metrics.find import find_metric
+from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, RunOptions
+from fmray.store import Store
 from fmray.train import stream
 from fmray.train.group import ALONE
-from fmray.train.workers import LEAST_CPUS, SMALL_BYTES, Worker, cpu_share, maps_lanes, num_workers, resources
+from fmray.train.predict import TENSORS
+from fmray.train.workers import LEAST_CPUS, SMALL_BYTES, Worker, cpu_share, maps_lanes, num_workers, resources, room
+from fmray.tune.sweep import plans_of, sweep
 
 READING = stream.READ_CPUS
 
@@ -82,3 +89,34 @@ def test_a_window_that_memory_cannot_hold_is_refused_with_one_that_it_can(classe
         "train lanes are streamed through Ray Data",
         "train lanes are mapped from their files",
     ]
+
+
+def test_as_many_workers_as_there_is_room_for_share_the_cluster():
+    nodes = [{"CPU": 2.0}]
+    assert room(nodes, (1, 2), "auto") == (2, {"CPU": cpu_share([2.0], 2)})
+    assert room(nodes, (2, 100), "auto")[0] == 7
+    assert room(nodes, 3, "auto")[0] == 3
+    with pytest.raises(ClusterError, match="8 workers do not fit"):
+        room(nodes, (8, 9), "auto")
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("ingest", ["ray", "map"])
+def test_two_workers_see_the_rows_of_one_and_end_where_one_does(tmp_path, ingest):
+    job = kill.write_data(tmp_path)
+    sgd = replace(job.train, optimizer=Ref("sgd", {"lr": 0.05}), schedule=Ref("constant"), early_stop=None)
+    run = RunOptions(workers=2, ingest=ingest, memory=1, prepare="local", deterministic=True)
+    job, prepared = replace(job, train=sgd, run=run), kill.prepared_rows(job, tmp_path)
+    metric = find_metric("roc_auc", prepared.target)
+    notes: list[dict[str, object]] = []
+    plans = plans_of(job, Ref("classification"))
+    if ingest == "ray":
+        job = replace(job, run=replace(run, memory=6000))  # three windows, and less than a share
+    one = sweep(replace(job, run=RunOptions(workers=0)), plans, prepared, metric, Store(str(tmp_path / "one")))
+    two = sweep(job, plans, prepared, metric, Store(str(tmp_path / "two")), 2, report=notes.append)
+    for mine, other in zip(one.members, two.members, strict=True):
+        tensors, others = (load_file(f"{member.root}/{TENSORS}") for member in (mine, other))
+        assert mine.best_epoch == other.best_epoch
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(others[name], tensor, rtol=1e-5, atol=1e-6)
+    assert any("streamed through Ray Data" in str(note.get("text")) for note in notes) == (ingest == "ray")
