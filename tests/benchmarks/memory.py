@@ -51,10 +51,7 @@ def busy() -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if (
-                    b"_read_item" in (entry / "cmdline").read_bytes()
-                    or b"ray::MapBatches" in (entry / "cmdline").read_bytes()
-                ):
+                if b"ray::Read" in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
             except OSError:
                 continue
