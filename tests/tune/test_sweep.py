@@ -96,12 +96,15 @@ def test_a_sweep_whose_members_all_diverge_says_why_the_first_did(job, prepared,
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_at_any_instant_ends_as_if_nobody_had(tmp_path: Path) -> None:
-    """SIGKILL at 20 instants: inside checkpoints, between steps and epochs, twice in a row; members and rows are equal."""
+@pytest.mark.parametrize("ranks", [0, 1, 3, 4])
+def test_a_sweep_killed_at_any_instant_ends_as_if_nobody_had(tmp_path: Path, ranks: int) -> None:
+    """SIGKILL at 20 instants: inside checkpoints, between steps and epochs, twice in a row; members and rows are equal.
+
+    In the driver itself, and with 1, 3 and 4 ranks below it, where a rank dies or the driver does.
+    """
     script = Path(__file__).with_name("kill.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "kills"), "20"], capture_output=True, text=True, timeout=900
-    )
+    command = [sys.executable, str(script), str(tmp_path / "kills"), "20", str(ranks)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found["results"]) == 20
