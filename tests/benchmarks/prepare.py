@@ -27,7 +27,7 @@ from fmray.data.apply import _inputs
 from fmray.data.identify import Recipe, summarise
 from fmray.data.lanes import write_part
 from fmray.data.pipeline import Pipeline, build
-from fmray.data.prepare import _run_over_ray, prepare
+from fmray.data.session import run_over_ray
 from fmray.data.raw import raw_schema
 from fmray.data.scan import ITEM_BYTES, read_item, scan, work_items
 from fmray.data.split import Definition
@@ -106,9 +106,9 @@ def bare(folder: Path, work: Path) -> float:
     definition = Definition("hash", tuple(NAMES), "", 0.1, 0.2, (), 0)
     recipe = Recipe(dataset, definition, raw_schema(dataset, job), "regression", (), 64, 1, str(out))
     pipeline, items = Pipeline(build(job.prepared_steps), recipe.schema), [(item,) for item in work_items(dataset)]
-    found = _run_over_ray(print_nothing, "fit", fit_only, (recipe, pipeline), items)
+    found = run_over_ray(print_nothing, "fit", fit_only, (recipe, pipeline), items)
     pipeline.learn_next(summary.step for summary in found)
-    _run_over_ray(print_nothing, "write", write_only, (recipe, pipeline), items)
+    run_over_ray(print_nothing, "write", write_only, (recipe, pipeline), items)
     taken = time.perf_counter() - start
     shutil.rmtree(out)
     return taken
