@@ -27,9 +27,10 @@ from fmray.data.apply import _inputs
 from fmray.data.identify import Recipe, summarise
 from fmray.data.lanes import write_part
 from fmray.data.pipeline import Pipeline, build
-from fmray.data.session import run_over_ray
+from fmray.data.prepare import prepare
 from fmray.data.raw import raw_schema
 from fmray.data.scan import ITEM_BYTES, read_item, scan, work_items
+from fmray.data.session import run_over_ray
 from fmray.data.split import Definition
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
