@@ -168,7 +168,7 @@ def cpu_share(node_cpus: Sequence[float], workers: int) -> float:
     cpus = sorted(node_cpus, reverse=True)
     free = [cpus[0] - READ_CPUS, *cpus[1:]]
     options = {int(100 * node / part) / 100 for node in free for part in range(1, workers + 1) if node > 0}
-    fits = [share for share in options if sum(int(node / share + 1e-9) for node in free) >= workers and share]
+    fits = [share for share in options if share and sum(int(node / share + 1e-9) for node in free) >= workers]
     if not fits or max(fits) < LEAST_CPUS:
         most = sum(int(node / LEAST_CPUS) for node in free)
         change = f"Set run.workers: {most}" if most else "Set run.workers: 0"
@@ -258,6 +258,7 @@ def _train_on_ray(
             "What they finished is kept; run the job again to continue.",
             "run.max_failures",
         )
+    store.remove(store.path("ray", name))  # what Ray Train remembers of itself; fmray continues from its own
 
 
 def _work_on_worker(config: Json) -> None:

@@ -22,7 +22,7 @@ READING = stream.READ_CPUS
 
 
 @pytest.mark.parametrize("nodes", [[2.0], [1.0], [16.0, 16.0], [8.0, 2.0, 4.0], [96.0] * 8, [0.5, 0.5]])
-@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("workers", [1, 2, 3, 7, 999])
 def test_workers_fit_their_nodes_and_leave_room_to_read(nodes, workers):
     most = sum(int((cpus - READING * (i == 0)) / LEAST_CPUS) for i, cpus in enumerate(sorted(nodes, reverse=True)))
     if workers > most:
@@ -120,3 +120,15 @@ def test_two_workers_see_the_rows_of_one_and_end_where_one_does(tmp_path, ingest
         for name, tensor in tensors.items():
             torch.testing.assert_close(others[name], tensor, rtol=1e-5, atol=1e-6)
     assert any("streamed through Ray Data" in str(note.get("text")) for note in notes) == (ingest == "ray")
+
+
+@pytest.mark.cluster
+def test_what_a_worker_refuses_arrives_as_it_was_raised_and_is_not_tried_again(tmp_path):
+    job = kill.write_data(tmp_path)
+    prepared, store = kill.prepared_rows(job, tmp_path), Store(str(tmp_path / "store"))
+    metric, plans = find_metric("roc_auc", prepared.target), plans_of(job, Ref("classification"))
+    wrong = [replace(plan, model=Ref("mlp", {"width": 0})) for plan in plans]
+    with pytest.raises(SpecError, match=r"^model\.mlp: width 0, depth 2\. Give at least one layer of one unit\.$"):
+        sweep(job, wrong, prepared, metric, store, 2)
+    with pytest.raises(ClusterError, match="999 workers do not fit"):
+        sweep(job, plans, prepared, metric, store, 999)
