@@ -37,7 +37,10 @@ def session() -> Iterator[None]:
         return
     try:
         with warnings.catch_warnings(action="ignore"):
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            # "local", or Ray would join whatever session was started last on this machine, and die with it
+            address = os.environ.get("RAY_ADDRESS") or "local"
+            options = {} if address != "local" else {"include_dashboard": False}
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (RuntimeError, ConnectionError, OSError) as error:
         raise ClusterError(
             f"Ray does not start: {error}. Set run.workers: 0 and run.prepare: local to do without."

@@ -220,12 +220,14 @@ def _train_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     most, needed = room(nodes, workers, job.run.gpu)
     report({"event": "note", "text": f"room for {most} workers with {needed} each, on {len(nodes)} nodes"})
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()  # must outlive every other node
     threads = max(1, int(needed["CPU"])) if job.run.threads == "auto" else job.run.threads
     trainer = TorchTrainer(
         _work_on_worker,
