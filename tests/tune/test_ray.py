@@ -1,8 +1,11 @@
 """Check that a training on Ray's workers survives the death of any of them without a trace."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +43,19 @@ def test_a_killed_worker_leaves_no_trace_in_the_members(whole, way):
     assert whole[way]["killed"]
     assert [event["class"] for event in whole[way]["resumed"]] == ["exact"]
     assert whole[way]["members"] == whole["none"]["members"]
+
+
+def test_a_killed_driver_leaves_no_trace_and_its_workers_write_no_more(folder, whole):
+    with start(folder, "driver", "none") as process:
+        until = time.monotonic() + 300
+        states = folder / "data/store-driver-none"
+        while time.monotonic() < until and len(list(states.glob("checkpoints/*/*/states/*/manifest.json"))) < 2:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+    with start(folder, "driver", "none") as process:
+        _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    again = results(folder, "driver")["none"]
+    assert [event["class"] for event in again["resumed"]] == ["exact"]
+    assert again["members"] == whole["none"]["members"]
