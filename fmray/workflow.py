@@ -35,7 +35,7 @@ from fmray.track.tensorboard import write_events
 from fmray.train.device import num_threads, set_up
 from fmray.train.pack import Plan
 from fmray.train.predict import predict
-from fmray.train.workers import num_workers
+from fmray.train.room import num_workers
 from fmray.tune.sweep import Role, Sweep, Workers, linear_job, linear_plans, plans_of, sweep
 
 

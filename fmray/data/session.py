@@ -51,6 +51,13 @@ def session() -> Iterator[None]:
         ray.shutdown()
 
 
+def living_nodes() -> list[Json]:
+    """Give the resources, as Ray names them, of each living node that can work."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
 def run_here(
     report: Report, name: str, function: Callable[..., Any], common: tuple[Any, ...], own: Sequence[tuple[Any, ...]]
 ) -> list[Any]:

@@ -25,7 +25,8 @@ READ_CPUS = 0.25
 READERS = 2
 """Read tasks of a worker at a time; each is a process of some 100 MB and reads a million rows a second."""
 ITEM_BYTES = 32 << 20
-AHEAD_BYTES = 2 * ITEM_BYTES
+AHEAD_BYTES = 4 * ITEM_BYTES
+"""What Ray Data may hold in its object store; less starves it, as it reserves a part for each operator."""
 
 PATIENCE_SECONDS = 60.0
 
@@ -180,8 +181,7 @@ def _read(plan: Pieces | Windows, report: Report) -> Iterator[Arrays]:
     with quiet() as context:
         # Only a reservation keeps what is read ahead within a limit; it is worked out anew once a second.
         context.op_resource_reservation_enabled = True
-        limit = max(AHEAD_BYTES, 4 * ITEM_BYTES)
-        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=limit)
+        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=AHEAD_BYTES)
         with ray.data.DataContext.current(context):
             read = ray.data.read_datasource(
                 _items(plan), num_cpus=READ_CPUS, concurrency=READERS, override_num_blocks=len(plan)

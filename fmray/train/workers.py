@@ -12,15 +12,16 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from fmray.data.lanes import Lanes
 from fmray.data.scratch import is_local
-from fmray.data.session import session
+from fmray.data.session import living_nodes, session
 from fmray.errors import ClusterError, FmrayError, SpecError
 from fmray.records import Json, Prepared, Split
 from fmray.spec.job import Job
@@ -30,18 +31,14 @@ from fmray.store import Store, redact
 from fmray.train.device import set_up
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
-from fmray.train.stream import READ_CPUS, Stream
+from fmray.train.room import Lookout, maps_lanes, room
+from fmray.train.stream import Stream
 
 Report = Callable[[Json], None]
-LEAST_CPUS = 0.25
-"""Least share of a core that a worker can live on."""
-MOST_STREAMS = 16
-"""Workers up to which each reads through Ray Data of its own; beyond, lanes on a disk that all see are mapped."""
-SMALL_BYTES = 64 << 20
-"""Lanes up to this size are mapped: to start a stream takes longer than to read them."""
 REPORT_SECONDS = 10.0
 """Least time between two reports to Ray Train: each waits for its next poll, and for all workers."""
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class Worker:
         device: Where this one computes.
         report: Gets events; only the first worker's go on to the user.
         run: The job's options.
+        over_ray: Whether rows may come through Ray Data.
     """
 
     group: Group
@@ -107,36 +105,6 @@ def _refuse_large(order: Order, row_bytes: int, memory: int, num_workers: int) -
 Work = Callable[[Worker], None]
 
 
-def maps_lanes(asked: str, at_hand: bool, num_bytes: int, num_workers: int) -> tuple[bool, str]:
-    """Say whether workers map the lanes rather than stream them, and by which rule."""
-    if asked != "auto":
-        return asked == "map", f"run.ingest: {asked}"
-    if not at_hand:
-        return False, "they do not lie on a disk at hand"
-    if num_bytes <= SMALL_BYTES:
-        return True, f"up to {SMALL_BYTES >> 20} MB are"
-    if num_workers > MOST_STREAMS:
-        return True, f"{num_workers} workers would start as many streams, {MOST_STREAMS} are the most"
-    return False, f"over {SMALL_BYTES >> 20} MB are"
-
-
-def num_workers(run: RunOptions) -> tuple[int | tuple[int, int], str]:
-    """Give the number of workers a job asks for, 0 for this process, and the rule behind it."""
-    if run.workers != "auto":
-        asked = run.workers if isinstance(run.workers, int) else (run.workers[0], run.workers[1])
-        return asked, f"run.workers: {run.workers}"
-    if not os.environ.get("RAY_ADDRESS"):
-        return 0, "no cluster address, so in this process"
-    import ray
-
-    with session():
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    if gpus and run.gpu is not False:
-        return gpus, f"one per GPU of the cluster, {gpus} in all"
-    return len(nodes), f"one per node of the cluster, {len(nodes)} in all"
-
-
 def train(work: Work, job: Job, workers: int | tuple[int, int], name: str, store: Store, report: Report) -> None:
     """Run what trains on workers, or here where there are none.
 
@@ -157,62 +125,6 @@ def train(work: Work, job: Job, workers: int | tuple[int, int], name: str, store
         _train_on_ray(work, job, workers, name, store, report)
 
 
-def cpu_share(node_cpus: Sequence[float], workers: int) -> float:
-    """Give the cores each worker can have, so that one read task of Ray Data always finds room as well.
-
-    Without that room the job would hang and say nothing: workers wait for rows, and reading waits for a core.
-
-    Raises:
-        ClusterError: If workers would get too little, naming how many fit.
-    """
-    cpus = sorted(node_cpus, reverse=True)
-    free = [cpus[0] - READ_CPUS, *cpus[1:]]
-    options = {int(100 * node / part) / 100 for node in free for part in range(1, workers + 1) if node > 0}
-    fits = [share for share in options if share and sum(int(node / share + 1e-9) for node in free) >= workers]
-    if not fits or max(fits) < LEAST_CPUS:
-        most = sum(int(node / LEAST_CPUS) for node in free)
-        change = f"Set run.workers: {most}" if most else "Set run.workers: 0"
-        raise ClusterError(
-            f"{workers} workers do not fit {sum(cpus):g} CPUs on {len(cpus)} nodes: each takes {LEAST_CPUS} at least, "
-            f"and reading {READ_CPUS}. {change}, or add nodes.",
-            "run.workers",
-        )
-    return max(fits)
-
-
-def resources(nodes: Sequence[Json], workers: int, gpu: object) -> Json:
-    """Give what each worker reserves of a cluster.
-
-    Args:
-        nodes: Resources of each living node, as Ray names them.
-        gpu: The job's `run.gpu`.
-
-    Raises:
-        ClusterError: If the workers do not fit.
-    """
-    share = cpu_share([float(node.get("CPU", 0)) for node in nodes], workers)
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    if gpu is False or (gpu == "auto" and not gpus):
-        return {"CPU": share}
-    if workers > gpus:
-        change = f"Set run.workers: {gpus}" if gpus else "Set run.gpu: false"
-        raise ClusterError(f"{workers} workers want a GPU each, the cluster has {gpus}. {change}.", "run.gpu")
-    return {"CPU": share, "GPU": 1}
-
-
-def room(nodes: Sequence[Json], workers: int | tuple[int, int], gpu: object) -> tuple[int, Json]:
-    """Give how many workers fit a cluster, and what each reserves; see `resources`.
-
-    Raises:
-        ClusterError: If not even the fewest fit.
-    """
-    fewest, most = (workers, workers) if isinstance(workers, int) else workers
-    for number in range(most, fewest, -1):
-        with suppress(ClusterError):
-            return number, resources(nodes, number, gpu)
-    return fewest, resources(nodes, fewest, gpu)
-
-
 def _train_on_ray(
     work: Work, job: Job, workers: int | tuple[int, int], name: str, store: Store, report: Report
 ) -> None:
@@ -222,7 +134,7 @@ def _train_on_ray(
     from ray.train.v2.api.config import LoggingConfig
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    nodes = living_nodes()
     most, needed = room(nodes, workers, job.run.gpu)
     report({"event": "note", "text": f"room for {most} workers with {needed} each, on {len(nodes)} nodes"})
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -246,7 +158,9 @@ def _train_on_ray(
         ),
     )
     reason = ""
-    with _delivered(mailbox, report), warnings.catch_warnings(action="ignore"):
+    lookout = Lookout(workers if isinstance(workers, int) else workers[0], needed, report)
+    delivered, watched = _every(_POLL_SECONDS, partial(_deliver, mailbox, report)), _every(_LOOK_SECONDS, lookout.look)
+    with delivered, watched, warnings.catch_warnings(action="ignore"):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -316,24 +230,27 @@ class _Mailbox:
 
 
 @contextmanager
-def _delivered(mailbox: Any, report: Report) -> Iterator[None]:
-    """Hand events on while the workers train, from a thread, since the driver waits for them."""
-    import ray
-
+def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    """Act again and again from a thread, since the driver waits for its workers, and once more at the end."""
     ended = threading.Event()
 
-    def deliver() -> None:
-        while not ended.wait(_POLL_SECONDS):
-            for event in ray.get(mailbox.take.remote()):
-                report(event)
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            act()
 
-    thread = threading.Thread(target=deliver, name="fmray-events", daemon=True)
+    thread = threading.Thread(target=repeat, name="fmray-driver", daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+    act()
+
+
+def _deliver(mailbox: Any, report: Report) -> None:
+    import ray
+
     for event in ray.get(mailbox.take.remote()):
         report(event)
 

@@ -5,27 +5,13 @@ import datetime
 import numpy as np
 import polars as pl
 import pytest
+from one_column import NUMBER, TEXT, numbers, run, text
 
 from fmray.data.clean import Clip, DateParts, Drop, Impute
 from fmray.errors import DataError, SpecError
 from fmray.schema import Column, Schema
 
-NUMBER = Schema((Column("x", "number"),))
-TEXT = Schema((Column("c", "text"),))
 TIME = Schema((Column("t", "time"),))
-
-
-def numbers(values, dtype=pl.Float64):
-    return pl.DataFrame({"x": pl.Series(values, dtype=dtype)})
-
-
-def text(values):
-    return pl.DataFrame({"c": pl.Series(values, dtype=pl.String)})
-
-
-def run(step, frame, schema, on=None):
-    fitted = step.learn(step.fit(frame, schema), schema)
-    return step.apply(frame if on is None else on, fitted.state), fitted
 
 
 @pytest.mark.parametrize(("by", "expected"), [("mean", 7 / 3), ("median", 2.0), ("most_frequent", 1.0)])

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from one_column import NUMBER, TEXT, numbers, run, text
 from sklearn import preprocessing as oracle
 
 from fmray.data import moments, tabular
@@ -10,22 +11,6 @@ from fmray.data.hashing import row_hash
 from fmray.data.tabular import MISSING, OTHER, Hashing, MinMax, OneHot, Quantile, RobustScale, Standardise
 from fmray.errors import DataError, SpecError
 from fmray.schema import Column, Schema
-
-NUMBER = Schema((Column("x", "number"),))
-TEXT = Schema((Column("c", "text"),))
-
-
-def numbers(values, dtype=pl.Float64):
-    return pl.DataFrame({"x": pl.Series(values, dtype=dtype)})
-
-
-def text(values):
-    return pl.DataFrame({"c": pl.Series(values, dtype=pl.String)})
-
-
-def run(step, frame, schema, on=None):
-    fitted = step.learn(step.fit(frame, schema), schema)
-    return step.apply(frame if on is None else on, fitted.state), fitted
 
 
 @pytest.mark.parametrize("dtype", [pl.Float64, pl.Float32, pl.Int64, pl.UInt8])

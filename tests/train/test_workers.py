@@ -15,7 +15,8 @@ from fmray.store import Store
 from fmray.train import stream
 from fmray.train.group import ALONE
 from fmray.train.predict import TENSORS
-from fmray.train.workers import LEAST_CPUS, SMALL_BYTES, Worker, cpu_share, maps_lanes, num_workers, resources, room
+from fmray.train.room import LEAST_CPUS, SMALL_BYTES, cpu_share, maps_lanes, num_fitting, num_workers, resources, room
+from fmray.train.workers import Worker
 from fmray.tune.sweep import plans_of, sweep
 
 READING = stream.READ_CPUS
@@ -132,3 +133,16 @@ def test_what_a_worker_refuses_arrives_as_it_was_raised_and_is_not_tried_again(t
         sweep(job, wrong, prepared, metric, store, 2)
     with pytest.raises(ClusterError, match="999 workers do not fit"):
         sweep(job, plans, prepared, metric, store, 999)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "needed", "expected"),
+    [
+        ([{"CPU": 1.0}, {"CPU": 1.0}], {"CPU": 0.75}, 2),
+        ([{"CPU": 0.3}], {"CPU": 0.1}, 3),
+        ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], {"CPU": 1.0, "GPU": 1}, 2),
+        ([], {"CPU": 0.75}, 0),
+    ],
+)
+def test_workers_that_fit_the_living_nodes_are_counted(nodes, needed, expected):
+    assert num_fitting(nodes, needed) == expected

@@ -59,3 +59,16 @@ def test_a_killed_driver_leaves_no_trace_and_its_workers_write_no_more(folder, w
     again = results(folder, "driver")["none"]
     assert [event["class"] for event in again["resumed"]] == ["exact"]
     assert again["members"] == whole["none"]["members"]
+
+
+def test_a_lost_node_leaves_no_trace_and_its_absence_is_said(tmp_path):
+    script = Path(__file__).with_name("node_loss.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert [event["class"] for event in found["events"] if event["event"] == "resumed"] == ["exact"]
+    assert any("waits for a node: 2 of 3 workers fit" in event.get("text", "") for event in found["events"])
+    assert found["lost"] == found["whole"]
