@@ -166,7 +166,11 @@ class Member:
         tensor_hash: SHA-256 of the kept tensors.
         history: [{epoch, metric, value}] per finished epoch.
         reason: Why it failed or stopped, in words.
-        role: "member", or "baseline".
+        role: "member", "finalist" (a chosen configuration, trained again with another seed), or "baseline".
+        structure: Which of the sweep's structures it has: what changes a shape, a batch or the prepared rows.
+        pack: Which pack it was trained in.
+        prepared: Fingerprint of the rows it learned from.
+        rungs: [{epoch, score, survived}] where it was compared with the others of the sweep.
     """
 
     index: int
@@ -181,7 +185,11 @@ class Member:
     tensor_hash: str
     history: tuple[Json, ...] = ()
     reason: str = ""
-    role: Literal["member", "baseline"] = "member"
+    role: Literal["member", "finalist", "baseline"] = "member"
+    structure: int = 0
+    pack: int = 0
+    prepared: str = ""
+    rungs: tuple[Json, ...] = ()
 
     def to_json(self) -> Json:
         """Give the record as plain values."""
@@ -190,35 +198,7 @@ class Member:
     @classmethod
     def from_json(cls, value: Json) -> "Member":
         """Read back what `to_json` gave."""
-        return cls(**{**value, "history": tuple(value["history"])})
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Say which members speak, with which weights, and how they combine.
-
-    Args:
-        name: "single", "average" ...
-        members: Indices of the members.
-        weights: One per member; sums to 1.
-        val_score: Primary metric on validation.
-        reason: Why this one, in words.
-    """
-
-    name: str
-    members: tuple[int, ...]
-    weights: tuple[float, ...]
-    val_score: float | None = None
-    reason: str = ""
-
-    def to_json(self) -> Json:
-        """Give the record as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Json) -> "Ensemble":
-        """Read back what `to_json` gave."""
-        return cls(**{**value, "members": tuple(value["members"]), "weights": tuple(value["weights"])})
+        return cls(**{**value, **{name: tuple(value[name]) for name in ("history", "rungs")}})
 
 
 @dataclass(frozen=True)
@@ -237,6 +217,45 @@ class Interval:
     high: float
     n: int
     method: str
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Say which members speak, with which weights, and how they combine.
+
+    Args:
+        name: "single", "average" ...
+        members: Indices of the members.
+        weights: One per member; sums to 1.
+        val_score: Primary metric on validation.
+        reason: Why this one, in words.
+        combine: How outputs become one: "mean" of predictions, "vote" of the classes they name, "soup" of parameters,
+            "logistic" of their log probabilities.
+        params: What `combine` needs beside weights, as plain values.
+        gain: Over the best single member, each half of validation scored by weights from the other; None for one.
+        cost: What it takes to speak: {"parameters": number, "rows_per_second": number}; empty if unmeasured.
+    """
+
+    name: str
+    members: tuple[int, ...]
+    weights: tuple[float, ...]
+    val_score: float | None = None
+    reason: str = ""
+    combine: Literal["mean", "vote", "soup", "logistic"] = "mean"
+    params: Json = field(default_factory=dict)
+    gain: Interval | None = None
+    cost: Json = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        """Give the record as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Json) -> "Ensemble":
+        """Read back what `to_json` gave."""
+        gain = None if value["gain"] is None else Interval(**value["gain"])
+        lists = {name: tuple(value[name]) for name in ("members", "weights")}
+        return cls(**{**value, **lists, "gain": gain})
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import jinja2
@@ -41,6 +41,7 @@ class Card:
         timings: Stage -> seconds.
         ledger: Looks at this test set.
         notes: What was said along the way.
+        search: How members were searched and chosen, as `tune.account` gives it; empty where nothing was searched.
     """
 
     job: Json
@@ -56,10 +57,11 @@ class Card:
     timings: Mapping[str, float]
     ledger: tuple[Json, ...]
     notes: tuple[str, ...]
+    search: Json = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """Give the card as plain values."""
-        plain = {name: getattr(self, name) for name in ("job", "run_id", "root", "environment")}
+        plain = {name: getattr(self, name) for name in ("job", "run_id", "root", "environment", "search")}
         lists = {name: list(getattr(self, name)) for name in ("gates", "ledger", "notes")}
         records = {name: getattr(self, name).to_json() for name in ("prepared", "ensemble", "scores")}
         people = {name: [member.to_json() for member in getattr(self, name)] for name in ("members", "baselines")}
@@ -70,7 +72,7 @@ class Card:
         """Read back what `to_json` gave."""
         return cls(
             **{
-                **{field.name: value[field.name] for field in fields(cls)},
+                **{f.name: value[f.name] for f in fields(cls)},
                 "prepared": Prepared.from_json(value["prepared"]),
                 "ensemble": Ensemble.from_json(value["ensemble"]),
                 "scores": Scores.from_json(value["scores"]),

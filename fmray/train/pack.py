@@ -5,7 +5,7 @@ Members never touch each other: dropping some changes nothing for the others.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Plan:
         seed: Of its initialisation and dropout.
         model, optimizer, task: Name and parameters.
         params: What sets it apart from its siblings, by dotted path.
+        rows: How much each training row counts for it, as `train.rowweights` reads it; empty where all count the same.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Plan:
     optimizer: Ref
     task: Ref
     params: Mapping[str, Any]
+    rows: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def blueprint(self) -> Blueprint:
