@@ -11,10 +11,10 @@ from fmray import catalogue
 from fmray.errors import SpecError
 from fmray.registry import Registry, nearest
 from fmray.spec.effect import refuse_without_effect
-from fmray.spec.explain import LATER, Keys, Origin
+from fmray.spec.explain import Keys, Origin
 from fmray.spec.job import Job
 from fmray.spec.params import Params, params_of, refusal, source_of
-from fmray.spec.ref import Ref, is_range
+from fmray.spec.ref import Ref
 
 OPTIMIZER_PARAMS: dict[str, Params] = {
     "adadelta": {"rho": "float", "eps": "float"},
@@ -93,8 +93,6 @@ def _known_params(registry: Registry, ref: Ref, folder: str) -> Params | None:
 def _check_params(known: Params | None, ref: Ref, keys: Keys, origin: Origin) -> None:
     for name, given in ref.params.items():
         where = origin.where((*keys, name))
-        if is_range(given):
-            raise SpecError(f"{dict(given)} is a range, and {LATER['search']}. Give one value.", where)
         if known is None:
             continue
         if name not in known:

@@ -3,6 +3,7 @@
 Whoever wrote a key believes that it does something; a job that ignores it in silence answers another question.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -10,8 +11,9 @@ from typing import Any
 
 from fmray.catalogue import LINEAR_MODELS
 from fmray.errors import SpecError
-from fmray.spec.explain import Keys, Origin
+from fmray.spec.explain import Keys, Origin, dotted
 from fmray.spec.job import Job
+from fmray.spec.packable import split_ranges
 from fmray.spec.sections import RunOptions, Split
 from fmray.store import redact
 
@@ -37,6 +39,7 @@ def refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) ->
         *_in_task(job),
         *_in_judging(job),
         *_in_run(job),
+        *_in_search(job, value),
     )
     for keys, message in refusals:
         raise SpecError(message, origin.where(keys))
@@ -202,3 +205,36 @@ def _in_run(job: Job) -> list[Refusal]:
         for key in ("ingest", "max_failures")
         if run.workers == 0 and getattr(run, key) != getattr(plain, key)
     ]
+
+
+def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
+    search, said = job.search, value.get("search") or {}
+    if not job.ranges:
+        text = "has no effect: no value is a range. Write one, e.g. lr: {log_uniform: [1e-4, 1e-2]}."
+        return [(("search",), text)] if "search" in value else []
+    found: list[Refusal] = []
+    structural, _ = split_ranges(job)
+    endless = [dotted(keys) for keys, searched in job.ranges.items() if searched.num_values == math.inf]
+    if search.by == "grid" and endless:
+        text = f"grid tries every value, and {endless[0]} has no end of them. Make it a choice, or search by sobol."
+        found.append((("search", "by"), text))
+    if search.by == "optuna" and not structural:
+        found.append((("search", "by"), "optuna proposes structures, and no range changes one. Search by sobol."))
+    without_effect = {
+        "members": search.by == "grid" and "by: grid, which tries all",
+        "structures": (not structural and "no range that changes a structure")
+        or (search.by == "grid" and "by: grid, which tries all"),
+        "eta": search.stop == "none" and "stop: none",
+        "first_rung": search.stop == "none" and "stop: none",
+        "finalists": job.train.seeds.n == 1 and "one of train.seeds, as finalists are trained again with each",
+    }
+    for key, reason in without_effect.items():
+        if key in said and reason:
+            found.append((("search", key), f"has no effect with {reason}. Leave it out."))
+    if search.time is not None and job.run.deterministic:
+        text = "ends the search by the clock, which no other run repeats. Give search.epochs, or leave one out."
+        found.append((("search", "time"), text))
+    if search.first_rung != "auto" and search.first_rung >= job.train.epochs:
+        text = f"{search.first_rung} is never reached before the end at epoch {job.train.epochs}. Make it smaller."
+        found.append((("search", "first_rung"), text))
+    return found

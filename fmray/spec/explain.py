@@ -12,12 +12,10 @@ from fmray.errors import SpecError
 from fmray.registry import nearest
 from fmray.spec import sections
 from fmray.spec.job import Job
-from fmray.spec.ref import is_range
 
 Keys = tuple[str | int, ...]
 
 LATER = {
-    "search": "search is not in this version; every value stands alone",
     "promote": "promotion is not in this version",
     "schedule": "scheduling is not in this version; use cron",
 }
@@ -45,6 +43,7 @@ SECTIONS: dict[Keys, type] = {
     ("train", "early_stop"): sections.EarlyStop,
     ("train", "seeds"): sections.Seeds,
     ("train", "order"): sections.Order,
+    ("search",): sections.Search,
     ("evaluate",): sections.Evaluate,
     ("rigour",): sections.Rigour,
     ("track",): sections.Track,
@@ -118,8 +117,6 @@ def _message(findings: Sequence[Any], keys: Keys) -> str:
             return f"{first['ctx']['error']}."
         case "invalid_key":
             return f"{keys[-1] if keys else given!r} is no text. Put the key in quotes."
-    if isinstance(given, Mapping) and is_range(given):
-        return f"{dict(given)} is a range, and {LATER['search']}. Give one value."
     spelled = json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
     accepted = dict.fromkeys(map(_accepted, findings))
     if keys == ("train", "seeds"):  # a number there is short for {n: number}
@@ -144,5 +141,5 @@ def _unknown(keys: Keys) -> str:
     name = str(keys[-1])
     if keys[:-1] == () and name in LATER:
         return f"{LATER[name]}. Leave the key out."
-    known = [f.name for f in dataclasses.fields(section) if f.name != "folder"]
+    known = [f.name for f in dataclasses.fields(section) if f.name not in ("folder", "ranges")]
     return f"unknown key '{name}'. {nearest(name, known)}"

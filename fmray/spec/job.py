@@ -1,14 +1,16 @@
 """Define the Job: everything a user asks for, validated and frozen."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fmray.catalogue import LIVE
+from fmray.spec.ranges import Values, put, take_ranges
 from fmray.spec.ref import Ref
-from fmray.spec.sections import Data, Evaluate, Reference, Rigour, RunOptions, Split, Track, Train, strict
+from fmray.spec.sections import Data, Evaluate, Reference, Rigour, RunOptions, Search, Split, Track, Train, strict
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
@@ -21,7 +23,9 @@ class Job:
         task: Objective; "auto" decides by the target's type.
         model: What learns.
         train, ensemble, evaluate, rigour, track, run: How it is trained, combined, judged, told of and executed.
+        search: How the ranges in `model`, `steps`, `task` and `train` are searched.
         folder: Folder of the job file; relative paths and the user's own modules are looked up there.
+        ranges: What is searched, by the keys where it stands; those places hold the first value of each.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -31,12 +35,14 @@ class Job:
     task: Reference = Ref("auto")
     model: Reference = Ref("mlp")
     train: Train = Train()
+    search: Search = Search()
     ensemble: Reference = Ref("auto")
     evaluate: Evaluate = Evaluate()
     rigour: Rigour = Rigour()
     track: Track = Track()
     run: RunOptions = RunOptions()
     folder: str = "."
+    ranges: Mapping[Any, Any] = Field(default_factory=dict, exclude=True)
 
     @property
     def prepared_steps(self) -> tuple[Ref, ...]:
@@ -49,9 +55,21 @@ class Job:
         return tuple(step for step in self.steps if step.name in LIVE)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the resolved job as plain values, as a job file would spell it."""
-        value: dict[str, Any] = ADAPTER.dump_python(self, mode="json")
-        return value
+        """Give the resolved job as plain values, as a job file would spell it, ranges included."""
+        value = ADAPTER.dump_python(self, mode="json", exclude={"ranges"})
+        return put(value, {keys: found.to_json() for keys, found in self.ranges.items()})
+
+    def at(self, values: Values) -> "Job":
+        """Give the job with these values where its ranges stand; what is left out keeps its first value.
+
+        Raises:
+            pydantic.ValidationError: If a value does not fit.
+        """
+        return replace(Job.from_json(put(self.to_json(), {**self._first, **values})), folder=self.folder)
+
+    @property
+    def _first(self) -> Values:
+        return {keys: found.corners[0] for keys, found in self.ranges.items()}
 
     def modules(self) -> tuple[str, ...]:
         """Name the modules of the user's own code, whose source decides the result too."""
@@ -63,9 +81,11 @@ class Job:
         """Build a job from plain values.
 
         Raises:
+            MisplacedRangeError: If a range cannot be read, or stands where none may.
             pydantic.ValidationError: If a key or value does not fit; `spec.explain` puts it in words.
         """
-        return ADAPTER.validate_python(dict(value))
+        plain, ranges = take_ranges(value)
+        return replace(ADAPTER.validate_python(plain), ranges=ranges)
 
 
 ADAPTER: TypeAdapter[Job] = TypeAdapter(Job)

@@ -5,8 +5,9 @@ Nothing is guessed: a number that only YAML 1.1 or Python would read is refused,
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from fmray.errors import SpecError
 from fmray.spec.check import check
 from fmray.spec.explain import Keys, Origin, dotted, explain
 from fmray.spec.job import Job
+from fmray.spec.ranges import MisplacedRangeError
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9]+(\.[0-9]*)?|[0-9]+(_[0-9]+)+(\.[0-9_]*)?)")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\$")
 TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 MOST_DEPTH, MOST_VALUES = 50, 100_000
+MOST_CORNERS = 50
+"""Options of a choice that are checked when a job is read; what follows is checked when its turn comes."""
 
 
 @dataclass
@@ -77,8 +81,19 @@ def _job(source: Source, defaults: Mapping[str, Any], folder: str, file: str) ->
     value = {**defaults, **source.value}
     origin = Origin(file, source.lines)
     _interpolate(value, origin)
+    job = _checked(lambda: Job.from_json({**value, "folder": folder}), value, origin)
+    plain = {key: given for key, given in value.items() if key != "search"}  # of which nothing is left at a corner
+    for keys, found in job.ranges.items():
+        for corner in found.corners[1:MOST_CORNERS]:
+            _checked(partial(job.at, {keys: corner}), plain, origin)
+    return job
+
+
+def _checked(build: Callable[[], Job], value: Mapping[str, Any], origin: Origin) -> Job:
     try:
-        job = Job.from_json({**value, "folder": folder})
+        job = build()
+    except MisplacedRangeError as error:
+        raise SpecError(str(error), origin.where(error.keys)) from error
     except ValidationError as error:
         raise explain(error, value, origin) from error
     check(job, value, origin)

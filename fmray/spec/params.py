@@ -99,6 +99,19 @@ def params_of(file: Path, attribute: str, skipped: Sequence[str]) -> Params | No
     return None
 
 
+def packable_of(file: Path, attribute: str) -> tuple[str, ...]:
+    """Give the parameters of a class that may differ between members of one pack, as its `packable` says."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    while attribute in classes:
+        for node in classes[attribute].body:
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "packable" and node.value is not None:
+                return tuple(ast.literal_eval(node.value))
+        bases = [ast.unparse(base) for base in classes[attribute].bases]
+        attribute = next((base for base in bases if base in classes), "")
+    return ()
+
+
 def _arguments(node: ast.FunctionDef, skipped: Sequence[str]) -> Params | None:
     if node.args.kwarg is not None:
         return None

@@ -198,6 +198,47 @@ class Train:
     order: Order = Order()
 
 
+def _as_seconds(value: object) -> object:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h|d)", value) if isinstance(value, str) else None
+    if found is None:
+        if isinstance(value, str):
+            raise ValueError("a time, e.g. 90 s, 30 min, 2 h")
+        return value
+    return float(found[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86_400}[found[2]]
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
+class Search:
+    """Say how the ranges of a job are searched.
+
+    What changes a shape, the batch or the prepared rows is structural; members of one structure that differ in anything
+    else train together over one pass of the data.
+
+    Args:
+        members: Configurations to try; with `by: grid` all there are.
+        by: How they are drawn: "sobol" (scrambled), "random", "grid", or "optuna", whose TPE proposes structures.
+        stop: "asha" stops members that are not among the best 1/eta of those that reached an epoch; "none" none.
+        structures: Structures to try; members are shared among them.
+        eta: Of how many members one goes on.
+        first_rung: Epoch of the first comparison; "auto" leaves room for three.
+        finalists: Members that are trained again with all of `train.seeds`, and from which the result is made.
+        epochs: Epochs to spend on all members together, beyond which none goes on.
+        time: Time after which no member goes on, in seconds or as text, e.g. "2 h".
+        more: Members tried beyond `members`, once these are finished: `fmray run --more`.
+    """
+
+    members: Annotated[Whole, Field(ge=1)] = 32
+    by: Literal["sobol", "random", "grid", "optuna"] = "sobol"
+    stop: Literal["asha", "none"] = "asha"
+    structures: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
+    eta: Annotated[Whole, Field(ge=2)] = 3
+    first_rung: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
+    finalists: Annotated[Whole, Field(ge=1)] = 5
+    epochs: Annotated[Whole, Field(ge=1)] | None = None
+    time: Annotated[Number, Field(gt=0), BeforeValidator(_as_seconds)] | None = None
+    more: Annotated[Whole, Field(ge=0)] = 0
+
+
 @dataclass(frozen=True, kw_only=True, config=strict)
 class Evaluate:
     """Say how the result is judged.

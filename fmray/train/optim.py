@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fmray.catalogue import OPTIMIZERS
 from fmray.errors import SpecError
+from fmray.spec.packable import OPTIMIZER as PACKABLE
 from fmray.train.population import Population
 
 DEFAULT_LR = {"adadelta": 1.0, "adagrad": 0.01, "rmsprop": 0.01, "sgd": 0.01}
-PACKABLE = ("lr", "weight_decay")
 
 
 class Optimizer:

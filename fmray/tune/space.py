@@ -1,0 +1,137 @@
+"""Draw what a search tries: structures, and members that differ in what can be packed.
+
+A draw is a pure function of the job: its seed, its ranges and the place of the draw. So a search that was killed draws
+the same again, and one that is extended draws what it has not tried. Nothing here imports torch: `fmray check` draws too.
+"""
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import qmc
+
+from fmray.seeding import derive, stream
+from fmray.spec.job import Job
+from fmray.spec.packable import split_ranges
+from fmray.spec.ranges import Keys, Range, Values
+
+MEMBERS_PER_STRUCTURE = 32
+FEWEST_STRUCTURES = 8
+TRIES = 50
+"""Draws per structure that is wanted; where they repeat each other, the search has fewer."""
+Ranges = dict[Keys, Range]
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Hold the members that are tried with one structure.
+
+    Args:
+        structure: Its number in the search.
+        structural: What sets it apart.
+        members: What sets each member apart, within the structure.
+    """
+
+    structure: int
+    structural: Values
+    members: tuple[Values, ...]
+
+
+def lots_of(job: Job) -> list[Lot]:
+    """Draw everything a job searches, or one lot of one member where it searches nothing.
+
+    With `by: optuna` structures depend on results; then these are the ones it starts from, see `share_of`.
+    """
+    structural, packable = split_ranges(job)
+    if job.search.by == "grid":
+        inner = tuple(_product(packable))
+        return [Lot(number, outer, inner) for number, outer in enumerate(_product(structural))]
+    lots = _generation(job, structural, packable, job.search.members, 0, [])
+    if job.search.more:
+        lots += _generation(job, structural, packable, job.search.more, 1, [lot.structural for lot in lots])
+    return lots
+
+
+def num_members(job: Job) -> int:
+    """Count the members a job's search tries."""
+    return sum(len(lot.members) for lot in lots_of(job))
+
+
+def num_structures(job: Job, members: int) -> int:
+    """Count the structures that so many members are shared among."""
+    structural, _ = split_ranges(job)
+    given, distinct = job.search.structures, math.prod(found.num_values for found in structural.values())
+    wanted = max(FEWEST_STRUCTURES, members // MEMBERS_PER_STRUCTURE) if given == "auto" else given
+    return int(min(distinct, wanted, members))
+
+
+def shares(members: int, structures: int) -> list[int]:
+    """Share members equally among structures, the remainder among the first."""
+    each, rest = divmod(members, structures)
+    return [each + (place < rest) for place in range(structures)]
+
+
+def packable_draws(job: Job, packable: Ranges, num: int, *names: str | int) -> tuple[Values, ...]:
+    """Draw the members of one structure."""
+    by = "random" if job.search.by == "random" else "sobol"
+    seed = derive(job.train.seed, "search", *names)
+    return tuple(_values(packable, point) for point in points(by, len(packable), num, seed))
+
+
+def points(by: str, dimensions: int, num: int, seed: int) -> np.ndarray:
+    """Draw points of the unit cube; more of them begin with the same.
+
+    Shapes:
+        returns: (num, dimensions), in [0, 1).
+
+    Source: Owen, "Scrambling Sobol' and Niederreiter-Xing Points", 1998.
+    """
+    if not dimensions:
+        return np.zeros((num, 0))
+    if by == "random":
+        return stream(seed, "points").random((num, dimensions))
+    with warnings.catch_warnings(action="ignore"):  # a number that is no power of two is less even, not wrong
+        found: np.ndarray = qmc.Sobol(dimensions, scramble=True, rng=stream(seed, "points")).random(num)
+    return found
+
+
+def _generation(
+    job: Job, structural: Ranges, packable: Ranges, members: int, generation: int, before: Sequence[Values]
+) -> list[Lot]:
+    """Draw as many members, with structures that were not tried before as far as there are any."""
+    known, num = list(before), num_structures(job, members)
+    fresh = _distinct(job, structural, num, generation, known)
+    chosen = [*fresh, *(known or fresh)[: num - len(fresh)]]
+    lots = []
+    for place, (outer, share) in enumerate(zip(chosen, shares(members, len(chosen)), strict=True)):
+        number = known.index(outer) if outer in known else len(known) + place
+        lots.append(Lot(number, outer, packable_draws(job, packable, share, generation, place)))
+    return lots
+
+
+def _distinct(job: Job, structural: Ranges, num: int, generation: int, known: Sequence[Values]) -> list[Values]:
+    if math.prod(found.num_values for found in structural.values()) <= num + len(known):
+        return [values for values in _product(structural) if values not in known][:num]
+    by = "random" if job.search.by == "random" else "sobol"
+    seed = derive(job.train.seed, "search structures", generation)
+    found: list[Values] = []
+    for point in points(by, len(structural), num * TRIES, seed):
+        values = _values(structural, point)
+        if values not in found and values not in known:
+            found.append(values)
+        if len(found) == num:
+            break
+    return found
+
+
+def _values(ranges: Ranges, point: np.ndarray) -> dict[Keys, Any]:
+    return {keys: found.at(float(share)) for (keys, found), share in zip(ranges.items(), point, strict=True)}
+
+
+def _product(ranges: Ranges) -> Iterator[Values]:
+    for values in itertools.product(*(found.values() for found in ranges.values())):
+        yield dict(zip(ranges, values, strict=True))
