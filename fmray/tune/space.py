@@ -1,7 +1,7 @@
 """Draw what a search tries: structures, and members that differ in what can be packed.
 
 A draw is a pure function of the job: its seed, its ranges and the place of the draw. So a search that was killed draws
-the same again, and one that is extended draws what it has not tried. Nothing here imports torch: `fmray check` draws too.
+the same again, and one that is extended draws what it has not tried. Nothing here imports torch: `fmray check` draws.
 """
 
 import itertools
@@ -95,7 +95,7 @@ def points(by: str, dimensions: int, num: int, seed: int) -> np.ndarray:
     if by == "random":
         return stream(seed, "points").random((num, dimensions))
     with warnings.catch_warnings(action="ignore"):  # a number that is no power of two is less even, not wrong
-        found: np.ndarray = qmc.Sobol(dimensions, scramble=True, rng=stream(seed, "points")).random(num)
+        found: np.ndarray = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(seed)).random(num)
     return found
 
 
