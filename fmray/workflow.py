@@ -33,10 +33,12 @@ from fmray.spec.ref import Ref
 from fmray.store import Store, fingerprint
 from fmray.track.tensorboard import write_events
 from fmray.train.device import num_threads, set_up
-from fmray.train.pack import Plan
 from fmray.train.predict import predict
 from fmray.train.room import num_workers
-from fmray.tune.sweep import Role, Sweep, Workers, linear_job, linear_plans, plans_of, sweep
+from fmray.tune.plans import linear_job, linear_plans, plans_of
+from fmray.tune.search import finals, search
+from fmray.tune.space import num_members
+from fmray.tune.sweep import Sweep, Workers, ranked, sweep
 
 
 def run(
@@ -86,16 +88,17 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
     device = str(set_up(run_here, job.train))  # first, so that what this machine lacks is said before any work
     with journal.stage("prepare", f"{dataset.num_rows:,} rows in {len(dataset.files)} files"):
         task = decide(dataset, job.data, job.task)
-        prepared = prepare(dataset, job, task, store, journal)
+        prepared = prepare(dataset, job.at({}) if job.ranges else job, task, store, journal)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
-    journal.note(f"training in {workers or 'this process'}{' workers' if elsewhere else ''} ({rule})")
-    work = _Work(job, run, store, journal, task, prepared, metric, device, workers)
+    if not job.ranges:
+        journal.note(f"training in {workers or 'this process'}{' workers' if elsewhere else ''} ({rule})")
+    work = _Work(job, dataset, run, store, journal, task, prepared, metric, device, workers)
 
-    with journal.stage("train", f"{prepared.num_rows('train'):,} rows, {job.train.seeds.n} members"):
-        trained = work.train(job, plans_of(job, task), role="member")
+    members = num_members(job) if job.ranges else job.train.seeds.n
+    with journal.stage("train", f"{prepared.num_rows('train'):,} rows, {members} members"):
+        trained = work.search() if job.ranges else work.train()
     with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
-        plans = linear_plans(job, task) if "linear" in job.evaluate.baselines else []
-        linear = work.train(linear_job(job), plans, role="baseline")
+        linear = work.train_linear()
     with journal.stage("combine", job.ensemble.name):
         ensemble = work.combine(trained)
     with journal.stage("evaluate", f"{prepared.num_rows('test'):,} test rows, looked at once"):
@@ -109,6 +112,7 @@ class _Work:
     """Hold what every stage after preparation needs."""
 
     job: Job
+    dataset: Dataset
     run: Run
     store: Store
     journal: Journal
@@ -118,19 +122,40 @@ class _Work:
     device: str
     workers: Workers
 
-    def train(self, job: Job, plans: Sequence[Plan], role: Role) -> Sweep:
-        attempt = self.run.id.partition("-")[2] if role == "member" else ""
-        return sweep(
-            job,
-            plans,
-            self.prepared,
-            self.metric,
-            self.store,
-            self.workers,
-            attempt=attempt,
-            role=role,
-            report=self.journal,
-        )
+    def train(self) -> Sweep:
+        plans = plans_of(self.job, self.task)
+        where = (self.prepared, self.metric, self.store, self.workers)
+        return sweep(self.job, plans, *where, attempt=self._attempt, report=self.journal)
+
+    def train_linear(self) -> Sweep:
+        job = linear_job(self.job)
+        plans = linear_plans(job, self.task) if "linear" in job.evaluate.baselines else []
+        workers = 0 if self.job.ranges else self.workers
+        return sweep(job, plans, self.prepared, self.metric, self.store, workers, role="baseline", report=self.journal)
+
+    def search(self) -> Sweep:
+        asked = (self.job, self.task, self._prepare)
+        found = search(*asked, self.metric, self.store, attempt=self._attempt, report=self.journal)
+        if self.job.train.seeds.n == 1:
+            return found
+        again = finals(*asked, found, self.metric, self.store, attempt=self._attempt, report=self.journal)
+        return found.joined(again)
+
+    def _pool(self, trained: Sweep) -> list[Member]:
+        """Give the members that may speak: of a search, those that were trained again, or else its best."""
+        if not self.job.ranges:
+            return list(trained.members)
+        again = [member for member in trained.members if member.role == "finalist"]
+        return again or ranked(trained.members, self.metric)[: self.job.search.finalists]
+
+    @property
+    def _attempt(self) -> str:
+        return self.run.id.partition("-")[2]
+
+    def _prepare(self, job: Job) -> Prepared:
+        """Give the rows of a structure, which are those of the job unless it has steps of its own."""
+        same = job.prepared_steps == self.job.at({}).prepared_steps
+        return self.prepared if same else prepare(self.dataset, job, self.task, self.store, self.journal)
 
     def combine(self, trained: Sweep) -> Ensemble:
         def val_score(indices: tuple[int, ...]) -> float:
@@ -140,7 +165,7 @@ class _Work:
 
         choose = ENSEMBLES.find(self.job.ensemble.name)
         ensemble: Ensemble = choose(
-            trained.members, self.metric.higher_is_better, val_score, **self.job.ensemble.params
+            self._pool(trained), self.metric.higher_is_better, val_score, **self.job.ensemble.params
         )
         self.journal.note(
             f"{ensemble.name}: {ensemble.reason}, {self.metric.name} {ensemble.val_score:.4f} on validation"

@@ -14,7 +14,7 @@ from fmray.errors import SpecError
 from fmray.spec.explain import Keys, Origin, dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
-from fmray.spec.sections import RunOptions, Split
+from fmray.spec.sections import RunOptions, Search, Split
 from fmray.store import redact
 
 Refusal = tuple[Keys, str]
@@ -208,7 +208,8 @@ def _in_run(job: Job) -> list[Refusal]:
 
 
 def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
-    search, said = job.search, value.get("search") or {}
+    search, plain = job.search, Search()
+    said = {key for key, given in (value.get("search") or {}).items() if given != getattr(plain, key)}
     if not job.ranges:
         text = "has no effect: no value is a range. Write one, e.g. lr: {log_uniform: [1e-4, 1e-2]}."
         return [(("search",), text)] if "search" in value else []
@@ -226,7 +227,7 @@ def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         or (search.by == "grid" and "by: grid, which tries all"),
         "eta": search.stop == "none" and "stop: none",
         "first_rung": search.stop == "none" and "stop: none",
-        "finalists": job.train.seeds.n == 1 and "one of train.seeds, as finalists are trained again with each",
+        "epochs": search.stop == "none" and "stop: none, where members and train.epochs say it",
     }
     for key, reason in without_effect.items():
         if key in said and reason:

@@ -56,7 +56,8 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """Give the resolved job as plain values, as a job file would spell it, ranges included."""
-        value = ADAPTER.dump_python(self, mode="json", exclude={"ranges"})
+        left_out = {"ranges"} if self.ranges else {"ranges", "search"}
+        value = ADAPTER.dump_python(self, mode="json", exclude=left_out)
         return put(value, {keys: found.to_json() for keys, found in self.ranges.items()})
 
     def at(self, values: Values) -> "Job":

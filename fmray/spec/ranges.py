@@ -157,4 +157,3 @@ def _find(value: Any, keys: Keys) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
         inside = list(enumerate(value)) if isinstance(value, list | tuple) else []
     for key, inner in inside:
         yield from _find(inner, (*keys, key))
-

@@ -202,7 +202,7 @@ def _as_seconds(value: object) -> object:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h|d)", value) if isinstance(value, str) else None
     if found is None:
         if isinstance(value, str):
-            raise ValueError("a time, e.g. 90 s, 30 min, 2 h")
+            raise ValueError(f"{value!r}. Accepted: seconds, or a time, e.g. 90 s, 30 min, 2 h")
         return value
     return float(found[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86_400}[found[2]]
 

@@ -7,8 +7,9 @@ Shape legend: K members, B rows, P parameters per member.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,23 @@ Faults = list[dict[str, Any]]
 Report = Callable[[dict[str, Any]], None]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Say who trains no further.
+
+    Args:
+        dropped: Member -> reason.
+        waits: The others must not go on either before more is known; their training is left as it stands.
+    """
+
+    dropped: Mapping[int, str] = field(default_factory=dict)
+    waits: bool = False
+
+
+Judge = Callable[[int, dict[int, float]], Verdict]
+"""(epochs finished, member -> best score so far, higher for better) -> who goes on; equal questions, equal answers."""
+
+
 def fit(
     pack: Pack,
     train_rows: Rows,
@@ -38,8 +56,9 @@ def fit(
     checkpoints: Checkpoints | None = None,
     report: Report = lambda event: None,
     group: Group = ALONE,
-) -> None:
-    """Train until every member has finished; the best states lie in the pack.
+    judge: Judge | None = None,
+) -> bool:
+    """Train until every member has finished or must wait; the best states lie in the pack.
 
     Continues from `pack.state`, which may be fresh or restored.
 
@@ -51,20 +70,27 @@ def fit(
         checkpoints: Where states go, on the first worker; None keeps none.
         report: Gets one event per epoch.
         group: The workers that train together.
+        judge: Asked on the first worker after every epoch, and once more by a training that continues there.
+
+    Returns:
+        Whether every member has finished.
     """
     if pack.state.global_step == 0:
         torch.manual_seed(derive(order_seed, "draws", group.rank))  # for modules that draw numbers of their own
     steps = num_steps(train_rows.num_rows, pack.train.batch_rows)
-    while _continues(pack):
+    waits = _ask(pack, judge, group) if pack.state.epoch and not pack.state.step else False
+    while _continues(pack) and not waits:
         started, first_step = time.perf_counter(), pack.state.step
         run_epoch(pack, train_rows, steps, order_seed, checkpoints, group)
         seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric, group)
+            waits = _ask(pack, judge, group)
         speed = (steps - first_step) / steps * train_rows.num_rows / max(seconds, 1e-9)
         report(_epoch_event(pack, metric, speed, time.perf_counter() - started))
-        if group.tell(checkpoints is not None and (checkpoints.due() or not _continues(pack))):
+        if group.tell(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack))):
             _save(pack, checkpoints, group)
+    return not waits
 
 
 def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, flag: bool = False) -> bool:
@@ -167,6 +193,23 @@ def run_epoch(
                 return
         if due:
             _save(pack, checkpoints, group)
+
+
+def _ask(pack: Pack, judge: Judge | None, group: Group) -> bool:
+    """Drop the members that a judge sends home, and say whether the others must wait."""
+    if judge is None or not len(pack):
+        return False
+    state, verdict = pack.state, None
+    if group.is_first:
+        best = state.best_score[state.alive].tolist()
+        indices = [pack.plans[member].index for member in state.alive.tolist()]
+        verdict = judge(state.epoch, dict(zip(indices, best, strict=True)))
+    told: Verdict = group.tell(verdict)
+    rows = {pack.plans[member].index: row for row, member in enumerate(state.alive.tolist())}
+    reasons = {rows[index]: reason for index, reason in told.dropped.items() if index in rows}
+    if reasons:
+        pack.drop(list(reasons), "stopped", list(reasons.values()))
+    return told.waits and len(pack) > 0
 
 
 def _losses(pack: Pack, batch: Batch) -> Losses:

@@ -74,7 +74,7 @@ class Pack:
         live: Sequence[Ref] = (),
     ) -> None:
         self.plans, self.train, self.device = list(plans), train, torch.device(device)
-        self.sign = 1.0 if higher_is_better else -1.0
+        self.sign, self._schema, self._target = (1.0 if higher_is_better else -1.0), schema, target
         self.live = Live(build_live(live, schema), derive(train.seed, "live"))
         self.task: Task = TASKS.find(plans[0].task.name)(target, [plan.task.params for plan in plans])
         self.schedule: Schedule = SCHEDULES.find(train.schedule.name)(**train.schedule.params)
@@ -158,6 +158,13 @@ class Pack:
         self.state.best[members] = self.population.flat.detach()[rows]
         for name, value in self.population.buffers.items():
             self.state.best_buffers[name][members] = value[rows]
+
+    def at_best(self) -> "Pack":
+        """Give a pack of all members as they were at their best, to predict with."""
+        state = self.state
+        every = Pack(self.plans, self._schema, self._target, self.train, self.sign > 0, self.device)
+        every.population.load(state.best.to(self.device), {k: v.to(self.device) for k, v in state.best_buffers.items()})
+        return every
 
     def member_tensors(self, member: int) -> dict[str, Tensor]:
         """Name the best tensors of a member, as its module alone names them."""

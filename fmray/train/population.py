@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from fmray.catalogue import MODELS
 from fmray.errors import FmrayError, SpecError, TrainError
 from fmray.models import layers
 from fmray.models.model import PopulationNative
+from fmray.records import Prepared
 from fmray.schema import Schema
 from fmray.seeding import derive
+from fmray.spec.ref import Ref
 from fmray.tasks.task import Batch, Places
 
 Entry = Literal["native", "solo", "vmap"]
@@ -237,6 +240,13 @@ def enter(
         raise TrainError(f"model: members of one pack have {len(layouts)} different layouts. Pack equal shapes only.")
     seeds = [blueprint.seed for blueprint in blueprints]
     return Population(modules, seeds, _entry(modules), torch.device(device))
+
+
+def num_parameters(model: Ref, prepared: Prepared) -> int:
+    """Count the parameters of a model on prepared rows."""
+    num_outputs = len(prepared.target.classes) or len(prepared.target.columns)
+    module = Blueprint(MODELS.find(model.name), model.params, 0).module(prepared.schema, num_outputs)
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def packs(blueprint: Blueprint, schema: Schema, num_outputs: int, inputs: Mapping[str, Tensor]) -> str:

@@ -8,14 +8,11 @@ import logging
 import os
 import pickle
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -31,13 +28,13 @@ from fmray.store import Store, redact
 from fmray.train.device import set_up
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
+from fmray.train.mailbox import POLL_SECONDS, Mailbox, deliver, every, placed_here
 from fmray.train.room import Lookout, maps_lanes, room
 from fmray.train.stream import Stream
 
 Report = Callable[[Json], None]
 REPORT_SECONDS = 10.0
 """Least time between two reports to Ray Train: each waits for its next poll, and for all workers."""
-_POLL_SECONDS = 0.2
 _LOOK_SECONDS = 5.0
 
 
@@ -60,7 +57,14 @@ class Worker:
     over_ray: bool = False
 
     def rows(
-        self, prepared: Prepared, split: Split, epochs: int, live: Sequence[Ref] = (), order: Order | None = None
+        self,
+        prepared: Prepared,
+        split: Split,
+        epochs: int,
+        live: Sequence[Ref] = (),
+        order: Order | None = None,
+        *,
+        identified: bool = False,
     ) -> Rows:
         """Open this worker's share of the rows of a split.
 
@@ -68,12 +72,13 @@ class Worker:
             epochs: How often they will be read at most.
             live: Steps that will change them.
             order: In which they will pass; None if only in sequence.
+            identified: Members weigh rows by their identities.
 
         Raises:
             SpecError: If rows are streamed and a window of them does not fit into `run.memory`.
         """
         memory = None if self.run.memory == "auto" else self.run.memory
-        identified, paired = bool(live), any(ref.name == "mixup" for ref in live)
+        identified, paired = identified or bool(live), any(ref.name == "mixup" for ref in live)
         share, source = self.group.share, self._source(prepared, split, epochs) if self.over_ray else None
         rows = Rows(prepared, split, self.device, memory, share, source, identified=identified, paired=paired)
         if isinstance(source, Stream) and order is not None and memory is not None and not rows.in_memory:
@@ -132,14 +137,12 @@ def _train_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = living_nodes()
     most, needed = room(nodes, workers, job.run.gpu)
     report({"event": "note", "text": f"room for {most} workers with {needed} each, on {len(nodes)} nodes"})
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()  # must outlive every other node
+    mailbox = placed_here(Mailbox).remote()
     threads = max(1, int(needed["CPU"])) if job.run.threads == "auto" else job.run.threads
     trainer = TorchTrainer(
         _work_on_worker,
@@ -159,12 +162,12 @@ def _train_on_ray(
     )
     reason = ""
     lookout = Lookout(workers if isinstance(workers, int) else workers[0], needed, report)
-    delivered, watched = _every(_POLL_SECONDS, partial(_deliver, mailbox, report)), _every(_LOOK_SECONDS, lookout.look)
+    delivered, watched = every(POLL_SECONDS, partial(deliver, mailbox, report)), every(_LOOK_SECONDS, lookout.look)
     with delivered, watched, warnings.catch_warnings(action="ignore"):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            reason = _last_line(error)
+            reason = last_line(error)
     refused = ray.get(mailbox.refusal.remote())
     if refused is not None:
         raise pickle.loads(refused)
@@ -208,53 +211,7 @@ def _work_on_worker(config: Json) -> None:
         raise
 
 
-class _Mailbox:
-    """Carry events from the first worker to the driver, and keep what a worker refused to do."""
-
-    def __init__(self) -> None:
-        self._events: list[Json] = []
-        self._refusal: bytes | None = None
-
-    def put(self, event: Json) -> None:
-        self._events.append(event)
-
-    def take(self) -> list[Json]:
-        events, self._events = self._events, []
-        return events
-
-    def refuse(self, error: bytes) -> None:
-        self._refusal = self._refusal or error
-
-    def refusal(self) -> bytes | None:
-        return self._refusal
-
-
-@contextmanager
-def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """Act again and again from a thread, since the driver waits for its workers, and once more at the end."""
-    ended = threading.Event()
-
-    def repeat() -> None:
-        while not ended.wait(seconds):
-            act()
-
-    thread = threading.Thread(target=repeat, name="fmray-driver", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-    act()
-
-
-def _deliver(mailbox: Any, report: Report) -> None:
-    import ray
-
-    for event in ray.get(mailbox.take.remote()):
-        report(event)
-
-
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """Give the last line of what Ray says of an error: the error of the worker itself."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return redact(lines[-1].strip().rstrip(".")) if lines else type(error).__name__

@@ -1,44 +1,37 @@
 """Train the members a job asks for, and keep them as one record.
 
-A plain training is a sweep of one. A killed sweep goes on from the newest checkpoint of each pack; a finished one is
+A plain training is a sweep of one trial. A killed sweep goes on from the newest state of each pack; a finished one is
 read back.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol
 
-import torch
-from safetensors.torch import save as write_tensors
+import numpy as np
 
 from fmray.errors import TrainError
-from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import Json, Member, Prepared
-from fmray.seeding import derive
 from fmray.spec.job import Job
-from fmray.spec.ref import Ref
-from fmray.store import Draft, Fence, Store, fingerprint, source_digest
-from fmray.train.device import circumstances
-from fmray.train.ingest import Rows
-from fmray.train.loop import fit
-from fmray.train.pack import Pack, Plan
+from fmray.store import Draft, Store, fingerprint, source_digest
+from fmray.train.pack import Plan
 from fmray.train.predict import TENSORS
-from fmray.train.state import Checkpoints
 from fmray.train.workers import Worker, train
-from fmray.tune.packs import choose_width
+from fmray.tune.trial import Role, Training, Trial
 
 Report = Callable[[Json], None]
-Role = Literal["member", "baseline"]
 Workers = int | tuple[int, int]
+Table = Mapping[int, Mapping[int, float]]
 KIND = "members"
-RESULT = "result.json"
 FLOORS = ("train", "models", "tasks", "metrics", "tune")
 """Whose source decides what members become."""
-LINEAR_RATES = (0.1, 0.02, 0.004, 0.0008)
+KEPT = 50
+"""Members of a search whose tensors are kept: the best."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,9 @@ class Sweep:
         health: Numeric events of the training.
         widths: Members per pack.
         reused: Whether it was read back rather than trained.
+        said: Files with what members say on a sample of validation, and whose rows they hold.
+        rungs: Epoch -> member -> score, higher for better, where members were compared.
+        seconds: That its training took.
     """
 
     key: str
@@ -58,6 +54,9 @@ class Sweep:
     health: tuple[Json, ...]
     widths: tuple[int, ...]
     reused: bool
+    said: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    rungs: Table = field(default_factory=dict)
+    seconds: float = 0.0
 
     def best(self, metric: Metric) -> Member:
         """Give the member with the best score on validation.
@@ -65,36 +64,41 @@ class Sweep:
         Raises:
             TrainError: If none has one.
         """
-        able = [member for member in self.members if member.val_score is not None]
-        if not able:
+        found = ranked(self.members, metric)
+        if not found:
             raise TrainError(f"train: none of {len(self.members)} members has a validation score. See their reasons.")
-        sign = 1 if metric.higher_is_better else -1
-        return max(able, key=lambda member: sign * (member.val_score or 0.0))
+        return found[0]
 
+    def says(self, members: Sequence[int]) -> np.ndarray:
+        """Give what members say on the sample of validation rows.
 
-def plans_of(job: Job, task: Ref) -> list[Plan]:
-    """List the members a job asks for: today, one per seed."""
-    seeds = job.train.seeds
-    return [
-        Plan(
-            index=index,
-            seed=derive(job.train.seed, "member", index),
-            model=job.model,
-            optimizer=job.train.optimizer,
-            task=task,
-            params={"train.seeds": index} if seeds.n > 1 else {},
+        Args:
+            members: Their indices.
+
+        Shapes:
+            returns: (M, n, C or T), float32.
+        """
+        places = {index: (path, row) for path, indices in self.said for row, index in enumerate(indices)}
+        files = {path: np.load(path, mmap_mode="r") for path in {places[index][0] for index in members}}
+        return np.stack([files[places[index][0]][places[index][1]] for index in members])
+
+    def joined(self, more: "Sweep") -> "Sweep":
+        """Give this sweep with the members of another that extends it."""
+        return replace(
+            more,
+            members=self.members + more.members,
+            health=self.health + more.health,
+            widths=self.widths + more.widths,
+            said=self.said + more.said,
+            seconds=self.seconds + more.seconds,
         )
-        for index in range(seeds.n)
-    ]
 
 
-def linear_plans(job: Job, task: Ref) -> list[Plan]:
-    """List the members behind the linear baseline: one per learning rate, so that none can be called badly tuned."""
-    plain = Ref(task.name)
-    return [
-        Plan(i, derive(job.train.seed, "linear", i), Ref("linear"), Ref("adam", {"lr": lr}), plain, {"lr": lr})
-        for i, lr in enumerate(LINEAR_RATES)
-    ]
+def ranked(members: Sequence[Member], metric: Metric) -> list[Member]:
+    """Give the members that have a validation score, the best first, the earlier where two are equal."""
+    sign = 1 if metric.higher_is_better else -1
+    able = [member for member in members if member.val_score is not None]
+    return sorted(able, key=lambda member: (-sign * (member.val_score or 0.0), member.index))
 
 
 def sweep(
@@ -109,11 +113,12 @@ def sweep(
     role: Role = "member",
     report: Report = lambda event: None,
 ) -> Sweep:
-    """Train members, or read them back if this was done before.
+    """Train members that are known in advance, or read them back if this was done before.
 
     Args:
+        job: Without ranges.
         plans: One per member.
-        workers: On how many workers to train; 0 trains in this process.
+        workers: On how many workers each pack trains; 0 trains in this process.
         attempt: Sets a repeated training apart from the first.
         role: What the members are for.
         report: Gets one event per epoch and pack.
@@ -123,188 +128,132 @@ def sweep(
     """
     if not plans:
         return Sweep("", (), (), (), reused=True)
+    key = key_of(job, [vars(plan) for plan in plans], prepared, metric, attempt, role)
+    return kept(
+        key, metric, store, role, report, _Plain(Trial(0, 0, job, tuple(plans), prepared), workers, key, report)
+    )
+
+
+class Work(Protocol):
+    """Train what a sweep consists of."""
+
+    @property
+    def tolerant(self) -> bool:
+        """Tell whether impossible parameters are an outcome."""
+        ...
+
+    def carry(self, training: Training) -> list[Trial]:
+        """Train everything to its end, and give the trials there were."""
+        ...
+
+    def rungs(self, training: Training) -> Table:
+        """Give the scores of members where they were compared."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """Train one trial, on as many workers as the job says."""
+
+    trial: Trial
+    workers: Workers
+    key: str
+    report: Report
+    tolerant = False
+
+    def carry(self, training: Training) -> list[Trial]:
+        trial = self.trial
+        train(partial(_carry, training, trial), trial.job, self.workers, self.key, training.store, self.report)
+        return [trial]
+
+    def rungs(self, training: Training) -> Table:
+        return {}
+
+
+def _carry(training: Training, trial: Trial, worker: Worker) -> None:
+    training.train(worker, trial)
+
+
+def key_of(job: Job, who: object, prepared: Prepared, metric: Metric, attempt: str, role: Role) -> str:
+    """Name the record of a sweep by all that decides what comes of it.
+
+    Args:
+        who: Describes the members.
+    """
     code = source_digest(*(f"fmray.{floor}" for floor in FLOORS), *job.modules())
-    who = [vars(plan) for plan in plans]
     asked = (job.train, job.live_steps, who, prepared.fingerprint, metric.name, attempt, role)
-    key = fingerprint(KIND, *asked, job.run.deterministic, code)
+    return fingerprint(KIND, *asked, job.run.deterministic, code)
+
+
+def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, work: Work) -> Sweep:
+    """Read a sweep back, or carry it and keep it as a record.
+
+    Raises:
+        TrainError: If no member could be trained.
+    """
     report({"event": "record", "kind": KIND, "fingerprint": key})
     with store.create(KIND, key) as draft:
         reused = draft.existing is not None
-        manifest = draft.existing or _train(job, plans, prepared, metric, store, key, draft, role, workers, report)
-    folder = Path(manifest["folder"])
+        manifest = draft.existing or _made(key, metric, store, role, draft, work)
+    folder = manifest["folder"]
     members = tuple(
-        Member.from_json({**value, "root": str(folder / f"{value['index']:05d}")}) for value in manifest["members"]
+        Member.from_json({**value, "root": f"{folder}/{value['root']}" if value["root"] else ""})
+        for value in manifest["members"]
     )
     if members and all(member.status == "failed" for member in members):
         raise TrainError(f"train: all {len(members)} members failed. The first: {members[0].reason}.")
-    return Sweep(key, members, tuple(manifest["health"]), tuple(manifest["widths"]), reused)
+    return Sweep(
+        key,
+        members,
+        tuple(manifest["health"]),
+        tuple(manifest["widths"]),
+        reused,
+        tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest["said"]),
+        {int(epoch): {int(m): s for m, s in scores.items()} for epoch, scores in manifest["rungs"].items()},
+        manifest["seconds"],
+    )
 
 
-def _train(
-    job: Job,
-    plans: Sequence[Plan],
-    prepared: Prepared,
-    metric: Metric,
-    store: Store,
-    key: str,
-    draft: Draft,
-    role: Role,
-    workers: Workers,
-    report: Report,
-) -> Json:
-    home = store.path("checkpoints", key)
+def _made(key: str, metric: Metric, store: Store, role: Role, draft: Draft, work: Work) -> Json:
+    home, started = store.path("checkpoints", key), time.perf_counter()
     with store.lease(home) as lease:
-        work = _Training(job, tuple(plans), prepared, metric.name, store, home, draft.folder, role, lease.fence)
-        train(work, job, workers, key, store, report)
-        manifest = draft.commit(store.read_json(f"{home}/{RESULT}"))
+        training = Training(metric.name, store, home, role, lease.fence, work.tolerant)
+        trials = work.carry(training)
+        facts = _assemble(training, trials, metric, Path(draft.folder), work.rungs(training))
+        manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
     store.remove(home)
     return manifest
 
 
-@dataclass(frozen=True)
-class _Training:
-    """Train pack after pack on any number of workers; the first one writes.
-
-    Args:
-        home: Where checkpoints go, and at the end the result.
-        folder: Where members' tensors go.
-        fence: Whoever stands outside must not write there any more.
-    """
-
-    job: Job
-    plans: tuple[Plan, ...]
-    prepared: Prepared
-    metric: str
-    store: Store
-    home: str
-    folder: str
-    role: Role
-    fence: Fence
-
-    def __call__(self, worker: Worker) -> None:
-        epochs = self.job.train.epochs
-        train_rows = worker.rows(self.prepared, "train", epochs, self.job.live_steps, self.job.train.order)
-        val_rows = worker.rows(self.prepared, "val", epochs)
-        groups = self._packs(worker, train_rows)
-        members: list[Member] = []
-        health: list[Json] = []
-        for number, group in enumerate(groups):
-            place = {"role": self.role, "pack": number, "packs": len(groups)}
-            pack = self._fit(worker, group, train_rows, val_rows, f"{self.home}/{number:05d}", place)
-            if worker.group.is_first:
-                self.fence.check()
-                members += [_write_member(pack, place, self.role, Path(self.folder)) for place in range(len(group))]
-            health += pack.state.health
-        if worker.group.is_first:
-            self.fence.check()
-            widths = [len(group) for group in groups]
-            result = {"members": [m.to_json() for m in members], "health": health, "widths": widths}
-            self.store.write_json(f"{self.home}/{RESULT}", result)
-
-    def _build(self, device: torch.device, plans: Sequence[Plan]) -> Pack:
-        prepared, better = self.prepared, self._metric.higher_is_better
-        return Pack(plans, prepared.schema, prepared.target, self.job.train, better, device, self.job.live_steps)
-
-    @property
-    def _metric(self) -> Metric:
-        return find_metric(self.metric, self.prepared.target)
-
-    def _packs(self, worker: Worker, rows: Rows) -> list[list[Plan]]:
-        """Cut the plans into packs; a width once chosen is replayed."""
-        if self.job.train.seeds.order:
-            return [[plan] for plan in self.plans]
-        path, width = f"{self.home}/packs.json", None
-        if worker.group.is_first:
-            if self.store.exists(path):
-                width = self.store.read_json(path)["width"]
-            else:
-                build = partial(self._build, worker.device)
-                width = choose_width(self.plans, build, rows, self.job.run.deterministic)
-                self.store.write_json(path, {"width": width})
-        width = worker.group.tell(width)
-        return [list(self.plans[start : start + width]) for start in range(0, len(self.plans), width)]
-
-    def _fit(
-        self, worker: Worker, plans: Sequence[Plan], train_rows: Rows, val_rows: Rows, folder: str, place: Json
-    ) -> Pack:
-        group, now = worker.group, circumstances(worker.group.size, worker.device)
-        seconds = self.job.run.checkpoint_seconds
-        states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
-        pack = self._build(worker.device, plans)
-        found = group.tell(states.newest() if group.is_first else None)
-        if found is not None:
-            name, before = found
-            state = states.read(name)
-            same = "exact" if before == now else "same batches"
-            event = {"event": "resumed", "epoch": state.epoch, "step": state.step, "class": same}
-            worker.report({**event, **place, "changed": _differences(before, now)})
-            pack.restore(state, group.rank)
-        order = ["order", plans[0].index] if self.job.train.seeds.order else ["order"]
-        order_seed = derive(self.job.train.seed, *order)
-        tell = partial(_tell, worker.report, place)
-        own = states if group.is_first else None
-        fit(pack, train_rows, val_rows, self._metric, order_seed, own, tell, group)
-        return pack
+def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folder: Path, rungs: Table) -> Json:
+    """Bring together what trials left: records of all members, tensors of those that are kept, and what all say."""
+    packs = [(trial, place, pack) for trial in trials for place, pack in enumerate(training.outcome(trial.number))]
+    members = [Member.from_json(member) for _, _, pack in packs for member in pack["members"]]
+    order = [member.index for member in ranked(members, metric)]
+    chosen = set(order[:KEPT]) if training.tolerant else {member.index for member in members}
+    said = []
+    for trial, place, pack in packs:
+        if pack["said"]:
+            name = f"said-{trial.number:05d}-{place:05d}.npy"
+            shutil.copyfile(pack["said"], folder / name)
+            said.append([name, [member["index"] for member in pack["members"]]])
+    stored = [_stored(member, folder, rungs, member.index in chosen) for member in members]
+    return {
+        "members": [member.to_json() for member in sorted(stored, key=lambda member: member.index)],
+        "health": [event for _, _, pack in packs for event in pack["health"]],
+        "widths": [pack["width"] for _, _, pack in packs],
+        "said": said,
+        "rungs": {str(epoch): {str(m): score for m, score in scores.items()} for epoch, scores in rungs.items()},
+    }
 
 
-def _differences(before: Json, now: Json) -> str:
-    changed = [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
-    return ", ".join(changed)
-
-
-def _tell(report: Report, place: Json, event: Json) -> None:
-    report({**event, **place})
-
-
-def _write_member(pack: Pack, place: int, role: Role, folder: Path) -> Member:
-    plan, state = pack.plans[place], pack.state
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pack.member_tensors(place).items()}
-    data = write_tensors(tensors)
-    home = folder / f"{plan.index:05d}"
-    home.mkdir(parents=True, exist_ok=True)
-    (home / TENSORS).write_bytes(data)
-    end: dict[str, Any] = state.ends.get(str(place), {"status": "finished", "reason": "", "epochs": state.epoch})
-    score = float(state.best_score[place]) * pack.sign
-    return Member(
-        index=plan.index,
-        model={"name": plan.model.name, "params": dict(plan.model.params)},
-        params=dict(plan.params),
-        seed=plan.seed,
-        root=str(home),
-        status=end["status"],
-        best_epoch=int(state.best_epoch[place]),
-        epochs=end["epochs"],
-        val_score=score if end["status"] != "failed" and torch.isfinite(state.best_score[place]) else None,
-        tensor_hash=tensor_hash(tensors),
-        history=tuple(
-            {k: e[k] for k in ("epoch", "metric", "value")} for e in state.history if e["member"] == plan.index
-        ),
-        reason=end["reason"],
-        role=role,
-    )
-
-
-def tensor_hash(tensors: dict[str, torch.Tensor]) -> str:
-    """Digest tensors by name, type, shape and bits (SHA-256)."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(
-            tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode()
-        )
-    return digest.hexdigest()
-
-
-def linear_job(job: Job) -> Job:
-    """Give the job by which the linear baseline trains: same rows and batches, patient, nothing fancy."""
-    train = replace(
-        job.train,
-        optimizer=Ref("adam"),
-        schedule=Ref("constant"),
-        clip_norm=None,
-        accumulate=1,
-        ema=None,
-        precision="float32",
-    )
-    return replace(job, train=train, steps=job.prepared_steps)
+def _stored(member: Member, folder: Path, rungs: Table, is_kept: bool) -> Member:
+    """Move a member's tensors into the record, if they are kept, and note where it was compared."""
+    compared = [(epoch, scores[member.index]) for epoch, scores in sorted(rungs.items()) if member.index in scores]
+    seen = tuple({"epoch": e, "score": score, "survived": member.epochs > e} for e, score in compared)
+    if not (is_kept and member.root):
+        return replace(member, root="", rungs=seen)
+    home = folder / f"{member.index:05d}"
+    home.mkdir()
+    shutil.copyfile(f"{member.root}/{TENSORS}", home / TENSORS)
+    return replace(member, root=home.name, rungs=seen)

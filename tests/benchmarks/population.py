@@ -14,7 +14,7 @@ from rivals import bare_epochs, our_epochs, plans_of, ratio, regression_rows
 from fmray.train.device import set_up
 from fmray.train.ingest import Rows
 from fmray.train.pack import Pack, Plan
-from fmray.tune.packs import choose_width
+from fmray.tune.width import choose_width
 
 ROUNDS = 3
 WIDTHS = [64, 64]

@@ -34,7 +34,7 @@ REFUSED = {
     "model.my_net:Net.width: 'big'. Accepted: a whole number.": {"model": {"my_net:Net": {"width": "big"}}},
     "model.mlp.dropout: 1.5. Accepted: a number in [0, 1).": {"model": {"mlp": {"dropout": 1.5}}},
     "model.mlp.width: 'wide'. Accepted: a whole number or a list.": {"model": {"mlp": {"width": "wide"}}},
-    "model.mlp.width: {'choice': [1, 2]} is a range": {"model": {"mlp": {"width": {"choice": [1, 2]}}}},
+    "model.mlp.width: 0": {"model": {"mlp": {"width": {"choice": [1, 0]}}}},
     "train.optimizer.adam.lr: 'fast'. Accepted: a number.": {"train": {"optimizer": {"adam": {"lr": "fast"}}}},
     "train.optimizer.adam.lr: nan. Accepted: a number.": {"train": {"optimizer": {"adam": {"lr": float("nan")}}}},
     "train.optimizer.sgd.lr: -1. Accepted: a number in (0, inf).": {"train": {"optimizer": {"sgd": {"lr": -1}}}},

@@ -17,7 +17,8 @@ from fmray.train.group import ALONE
 from fmray.train.predict import TENSORS
 from fmray.train.room import LEAST_CPUS, SMALL_BYTES, cpu_share, maps_lanes, num_fitting, num_workers, resources, room
 from fmray.train.workers import Worker
-from fmray.tune.sweep import plans_of, sweep
+from fmray.tune.plans import plans_of
+from fmray.tune.sweep import sweep
 
 READING = stream.READ_CPUS
 

@@ -37,7 +37,8 @@ from fmray.train.device import set_up
 from fmray.train.group import Group
 from fmray.train.ingest import Rows
 from fmray.train.workers import Worker
-from fmray.tune.sweep import plans_of, sweep
+from fmray.tune.plans import plans_of
+from fmray.tune.sweep import sweep
 
 DURABLE = ("fsync", "fdatasync", "rename", "replace", "link")
 JOB = {

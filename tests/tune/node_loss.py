@@ -18,7 +18,8 @@ from ray.cluster_utils import Cluster
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.sweep import plans_of, sweep
+from fmray.tune.plans import plans_of
+from fmray.tune.sweep import sweep
 
 WORKERS = 3
 NODE = {"num_cpus": 1, "object_store_memory": 2**28}

@@ -20,7 +20,8 @@ from fmray.data.session import session
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.sweep import plans_of, sweep
+from fmray.tune.plans import plans_of
+from fmray.tune.sweep import sweep
 
 WORKERS = 3
 

@@ -13,7 +13,8 @@ from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.sweep import linear_job, linear_plans, plans_of, sweep
+from fmray.tune.plans import linear_job, linear_plans, plans_of
+from fmray.tune.sweep import sweep
 
 TASK = Ref("classification")
 

@@ -1,0 +1,72 @@
+"""Carry what happens on workers to the driver, which waits for them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fmray.records import Json
+
+Report = Callable[[Json], None]
+POLL_SECONDS = 0.2
+
+
+class Mailbox:
+    """Carry events from workers to the driver, and keep what a worker refused to do; lives in an actor."""
+
+    def __init__(self) -> None:
+        self._events: list[Json] = []
+        self._refusal: bytes | None = None
+
+    def put(self, event: Json) -> None:
+        """Take an event."""
+        self._events.append(event)
+
+    def take(self) -> list[Json]:
+        """Give the events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def refuse(self, error: bytes) -> None:
+        """Take the error, pickled, for which a worker will not go on; the first one counts."""
+        self._refusal = self._refusal or error
+
+    def refusal(self) -> bytes | None:
+        """Give the error, or None."""
+        return self._refusal
+
+
+@contextmanager
+def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    """Act again and again from a thread, since the driver waits for its workers, and once more at the end."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            act()
+
+    thread = threading.Thread(target=repeat, name="fmray-driver", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    act()
+
+
+def deliver(mailbox: Any, report: Report) -> None:
+    """Report what lies in a mailbox."""
+    import ray
+
+    for event in ray.get(mailbox.take.remote()):
+        report(event)
+
+
+def placed_here(actor: type) -> Any:
+    """Make a class an actor on the driver's node, so that it outlives every other node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(actor)

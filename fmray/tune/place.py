@@ -1,0 +1,250 @@
+"""Place trials: one after the other in this process, or side by side as trials of Ray Tune.
+
+Ray Tune places, restarts and feeds them; what they do and what becomes of them it does not know. Every trial finds its
+own newest state in the store, so Ray is asked to run it again, never to restore it.
+"""
+
+import logging
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from fmray.data.session import living_nodes, session
+from fmray.errors import ClusterError, FmrayError
+from fmray.records import Json
+from fmray.spec.sections import RunOptions
+from fmray.store import Store
+from fmray.train.device import set_up
+from fmray.train.group import ALONE
+from fmray.train.loop import Verdict
+from fmray.train.mailbox import POLL_SECONDS, Mailbox, deliver, every, placed_here
+from fmray.train.workers import Worker
+from fmray.tune.proposals import Proposals
+from fmray.tune.referee import Referee, Rules
+from fmray.tune.trial import Training, Trial
+
+Report = Callable[[Json], None]
+Table = Mapping[int, Mapping[int, float]]
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a run of fmray as it ends any
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nobody restores what Ray Tune remembers of itself
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def carry_here(
+    training: Training, proposals: Proposals, rules: Rules, before: Table, run: RunOptions, report: Report
+) -> list[Trial]:
+    """Carry proposed trials on in this process, and give those that wait.
+
+    Raises:
+        FmrayError: Whatever training raises.
+    """
+    referee = Referee(training.store, training.home, rules, before)
+    waiting = []
+    while (trial := proposals.ask()) is not None:
+        device = set_up(run, trial.job.train)
+        if spent := referee.exhausted if not training.is_finished(trial) else "":
+            training.give_up(trial, f"{spent} before it began", "stopped")
+        elif not training.train(Worker(ALONE, device, report, run), trial, referee.judge):
+            waiting.append(trial)
+            continue
+        proposals.tell(trial, training.best(trial))
+    return waiting
+
+
+def carry_on_ray(
+    training: Training,
+    proposals: Proposals,
+    rules: Rules,
+    before: Table,
+    run: RunOptions,
+    report: Report,
+    slots: int,
+    name: str,
+) -> list[Trial]:
+    """Carry proposed trials on side by side over Ray Tune, and give those that wait.
+
+    Args:
+        slots: Trials at a time.
+        name: Of the sweep.
+
+    Raises:
+        ClusterError: If so many do not fit, or Ray fails.
+        FmrayError: Whatever training raises but cannot count as an outcome.
+    """
+    with session():
+        import ray
+
+        needed = resources(living_nodes(), slots, run.gpu)
+        desk = placed_here(_Desk).remote(training, rules, dict(before), run, list(sys.path))
+        source = _Source(training, proposals, desk)
+        os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+        with every(POLL_SECONDS, partial(deliver, desk, report)), warnings.catch_warnings(action="ignore"):
+            _fit(source.as_searcher(), desk, needed, slots, run, training.store, name)
+        refused = ray.get(desk.refusal.remote())
+        training.store.remove(training.store.path("ray", name))
+    if refused is not None:
+        raise pickle.loads(refused)
+    return source.close()
+
+
+def resources(nodes: list[Json], slots: int, gpu: object) -> Json:
+    """Give what each of so many trials reserves: a GPU where there are any, and as many cores as all can have.
+
+    Raises:
+        ClusterError: If they do not fit.
+    """
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    most = next((k for k in range(max(cpus), 0, -1) if sum(cpu // k for cpu in cpus) >= slots), 0)
+    if not most:
+        text = f"{slots} trials at a time do not fit {sum(cpus)} CPUs on {len(nodes)} nodes: each takes one at least"
+        raise ClusterError(f"{text}. Set run.workers: {sum(cpus)}, or add nodes.", "run.workers")
+    if gpu is False or not gpus:
+        return {"CPU": most}
+    if slots > gpus:
+        text = f"{slots} trials at a time want a GPU each, the cluster has {gpus}"
+        raise ClusterError(f"{text}. Set run.workers: {gpus}.", "run.gpu")
+    return {"CPU": most, "GPU": 1}
+
+
+def num_slots(nodes: list[Json], run: RunOptions) -> int:
+    """Count the trials that train at a time: as the job says, else one per GPU, else one per core."""
+    if run.workers != "auto":
+        return run.workers if isinstance(run.workers, int) else run.workers[1]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    return gpus if gpus and run.gpu is not False else max(1, sum(int(node.get("CPU", 0)) for node in nodes))
+
+
+def _fit(searcher: Any, desk: Any, needed: Json, slots: int, run: RunOptions, store: Store, name: str) -> None:
+    from ray import tune
+    from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    trainable = tune.with_resources(tune.with_parameters(_carry_trial, desk=desk), needed)
+    tuner = Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True,
+            metric="finished", mode="max",
+        ),
+        run_config=RunConfig(
+            name=name, storage_path=store.path("ray"), verbose=0,
+            failure_config=FailureConfig(max_failures=run.max_failures),
+        ),
+    )  # fmt: skip
+    tuner.fit()
+
+
+def _carry_trial(config: Json, desk: Any) -> None:
+    """Carry one trial on, as a trial of Ray Tune."""
+    import ray
+    from ray import tune
+
+    if ray.get(desk.refusal.remote()) is not None:
+        tune.report({"finished": 0})
+        return
+    training, trial, run, path = pickle.loads(ray.get(desk.open.remote(config["trial"])))
+    sys.path += [folder for folder in path if folder not in sys.path]  # the user's own modules
+    logging.getLogger("fmray").setLevel(logging.INFO)
+    cores = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
+    device = set_up(run, trial.job.train, cores if run.threads == "auto" else run.threads)
+
+    def ask(pack: str, epoch: int, scores: Mapping[int, float]) -> Verdict:
+        found: Verdict = ray.get(desk.judge.remote(pack, epoch, scores))
+        return found
+
+    worker = Worker(ALONE, device, lambda event: desk.put.remote(event) and None, run)
+    finished = False
+    try:
+        finished = training.train(worker, trial, ask)
+    except FmrayError as error:
+        ray.get(desk.refuse.remote(pickle.dumps(error)))
+    tune.report({"finished": int(finished)})
+
+
+class _Desk(Mailbox):
+    """Hand out trials, and let the referee answer them; lives in an actor."""
+
+    def __init__(self, training: Training, rules: Rules, before: Table, run: RunOptions, path: list[str]) -> None:
+        super().__init__()
+        self._referee = Referee(training.store, training.home, rules, before)
+        self._common, self._trials = (training, run, path), dict[int, Trial]()
+
+    def hand_in(self, trial: bytes) -> str:
+        """Take a trial that is about to be placed; say which budget is spent, if one is."""
+        opened: Trial = pickle.loads(trial)
+        self._trials[opened.number] = opened
+        return self._referee.exhausted
+
+    def open(self, number: int) -> bytes:
+        """Give a trial and all it needs."""
+        training, run, path = self._common
+        return pickle.dumps((training, self._trials[number], run, path))
+
+    def judge(self, pack: str, epoch: int, scores: Mapping[int, float]) -> Verdict:
+        """Say who of a pack goes on."""
+        return self._referee.judge(pack, epoch, scores)
+
+
+class _Source:
+    """Feed Ray Tune from proposals, and hear from it what became of them."""
+
+    def __init__(self, training: Training, proposals: Proposals, desk: Any) -> None:
+        self._training, self._proposals, self._desk = training, proposals, desk
+        self._placed: dict[str, Trial] = {}
+        self._open: dict[int, Trial] = {}
+
+    def suggest(self, trial_id: str) -> Json | None:
+        """Give the next trial, or None if nothing is left."""
+        import ray
+
+        while (trial := self._proposals.ask()) is not None:
+            if not self._training.is_finished(trial):
+                spent = ray.get(self._desk.hand_in.remote(ray.cloudpickle.dumps(trial)))
+                if not spent:
+                    self._placed[trial_id] = self._open[trial.number] = trial
+                    return {"trial": trial.number}
+                self._training.give_up(trial, f"{spent} before it began", "stopped")
+            self._proposals.tell(trial, self._training.best(trial))
+        return None
+
+    def completed(self, trial_id: str, error: bool) -> None:
+        """Take note that a trial has ended."""
+        trial = self._placed[trial_id]
+        if error:
+            self._training.give_up(trial, "its worker died more often than run.max_failures")
+        if self._training.is_finished(trial):
+            del self._open[trial.number]
+            self._proposals.tell(trial, self._training.best(trial))
+
+    def close(self) -> list[Trial]:
+        """Give the trials that wait."""
+        return [self._open[number] for number in sorted(self._open)]
+
+    def as_searcher(self) -> Any:
+        """Give what Ray Tune asks."""
+        from ray.tune.search import Searcher
+
+        source = self
+
+        class Asked(Searcher):  # type: ignore[misc]  # Ray has no types
+            def suggest(self, trial_id: str) -> Any:
+                return source.suggest(trial_id) or Searcher.FINISHED
+
+            def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
+                source.completed(trial_id, error)
+
+            def save(self, checkpoint_path: str) -> None:
+                """Keep nothing: proposals are in the store."""
+
+            def restore(self, checkpoint_path: str) -> None:
+                """Restore nothing."""
+
+        return Asked(metric="finished", mode="max")

@@ -1,0 +1,68 @@
+"""Turn a job into the members that are to be trained, one plan each."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fmray.seeding import derive
+from fmray.spec.explain import dotted
+from fmray.spec.job import Job
+from fmray.spec.ranges import Values
+from fmray.spec.ref import Ref
+from fmray.train.pack import Plan
+
+LINEAR_RATES = (0.1, 0.02, 0.004, 0.0008)
+
+
+def plans_of(job: Job, task: Ref) -> list[Plan]:
+    """List the members of a job that searches nothing: one per seed."""
+    seeds = job.train.seeds
+    return [plan_of(job, task, i, {"train.seeds": i} if seeds.n > 1 else {}) for i in range(seeds.n)]
+
+
+def plan_of(job: Job, task: Ref, index: int, params: dict[str, object]) -> Plan:
+    """Plan a member of a job without ranges.
+
+    Args:
+        task: The objective, decided; its parameters are the job's.
+        params: What sets the member apart, by dotted path.
+    """
+    own = Ref(task.name, job.task.params)
+    seed = derive(job.train.seed, "member", index)
+    return Plan(index, seed, job.model, job.train.optimizer, own, params)
+
+
+def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Values], first: int) -> list[Plan]:
+    """Plan the members of one structure of a search.
+
+    Args:
+        first: Index of the first.
+    """
+    named = {dotted(keys): value for keys, value in structural.items()}
+    plans = []
+    for index, values in enumerate(members, first):
+        params = named | {dotted(keys): value for keys, value in values.items()}
+        plans.append(plan_of(job.at({**structural, **values}), task, index, params))
+    return plans
+
+
+def linear_plans(job: Job, task: Ref) -> list[Plan]:
+    """List the members behind the linear baseline: one per learning rate, so that none can be called badly tuned."""
+    plain = Ref(task.name)
+    return [
+        Plan(i, derive(job.train.seed, "linear", i), Ref("linear"), Ref("adam", {"lr": lr}), plain, {"lr": lr})
+        for i, lr in enumerate(LINEAR_RATES)
+    ]
+
+
+def linear_job(job: Job) -> Job:
+    """Give the job by which the linear baseline trains: same rows and batches, patient, nothing fancy."""
+    train = replace(
+        job.train,
+        optimizer=Ref("adam"),
+        schedule=Ref("constant"),
+        clip_norm=None,
+        accumulate=1,
+        ema=None,
+        precision="float32",
+    )
+    return replace(job, train=train, steps=job.prepared_steps, ranges={})

@@ -1,0 +1,122 @@
+"""Propose trials, from a list or by what earlier ones came to.
+
+A proposal is written down before it is tried, so a search that is restarted tries the same, none twice, none lost.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import optuna
+
+from fmray.records import Json
+from fmray.seeding import derive
+from fmray.spec.explain import dotted
+from fmray.spec.job import Job
+from fmray.spec.packable import split_ranges
+from fmray.spec.ranges import Keys, Range
+from fmray.store import Store
+from fmray.tune.space import Lot, num_structures, packable_draws, shares
+from fmray.tune.trial import Trial
+
+Build = Callable[[int, Lot, int], Trial]
+"""(number of the trial, its lot, index of its first member) -> the trial."""
+LOG = "proposals.jsonl"
+
+
+class Proposals(Protocol):
+    """Say what is to be tried next."""
+
+    def ask(self) -> Trial | None:
+        """Give the next trial, or None if nothing is left to try."""
+        ...
+
+    def tell(self, trial: Trial, score: float | None) -> None:
+        """Hear what a finished trial came to: its best score, higher for better."""
+        ...
+
+
+class Listed:
+    """Propose what is on a list."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._left = list(trials)
+
+    def ask(self) -> Trial | None:
+        """Give the next trial."""
+        return self._left.pop(0) if self._left else None
+
+    def tell(self, trial: Trial, score: float | None) -> None:
+        """Learn nothing."""
+
+
+class Learning:
+    """Propose structures by Optuna's TPE; each carries its share of the members.
+
+    What is proposed depends on the job, the results heard so far and the place in the sequence, on nothing else.
+
+    Args:
+        job: With its ranges.
+        build: Makes trials.
+        store, home: Where proposals are written.
+        members: In all.
+        first: Index of the first member.
+
+    Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011 (TPE).
+    """
+
+    def __init__(self, job: Job, build: Build, store: Store, home: str, members: int, first: int) -> None:
+        self._job, self._build, self._store, self._path = job, build, store, f"{home}/{LOG}"
+        self._structural, self._packable = split_ranges(job)
+        self._shares = shares(members, num_structures(job, members))
+        self._firsts = [first + sum(self._shares[:place]) for place in range(len(self._shares))]
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(direction="maximize")
+        self._kinds = {dotted(keys): _distribution(found) for keys, found in self._structural.items()}
+        self._written = store.events(self._path)
+        self._structures: list[Json] = []
+        self._asked = 0
+
+    def ask(self) -> Trial | None:
+        """Give the next trial: one that was proposed before, or a new one."""
+        number = self._asked
+        if number == len(self._shares):
+            return None
+        if number == len(self._written):
+            self._study.sampler = optuna.samplers.TPESampler(
+                seed=derive(self._job.train.seed, "optuna", number) % (1 << 32), n_startup_trials=_startup(self._shares)
+            )
+            drawn = self._study.ask(self._kinds).params
+            self._store.append(self._path, event := {"trial": number, "drawn": drawn})
+            self._written.append(event)
+        self._asked += 1
+        return self._build(number, self._lot(number, self._written[number]["drawn"]), self._firsts[number])
+
+    def tell(self, trial: Trial, score: float | None) -> None:
+        """Hear the best score of a trial."""
+        if score is not None:
+            drawn = self._written[trial.number]["drawn"]
+            self._study.add_trial(optuna.create_trial(params=drawn, distributions=self._kinds, value=score))
+
+    def _lot(self, number: int, drawn: Json) -> Lot:
+        if drawn not in self._structures:
+            self._structures.append(drawn)
+        values: dict[Keys, Any] = {
+            keys: found.options[drawn[dotted(keys)]] if found.options else drawn[dotted(keys)]
+            for keys, found in self._structural.items()
+        }
+        members = packable_draws(self._job, self._packable, self._shares[number], 0, number)
+        return Lot(self._structures.index(drawn), values, members)
+
+
+def _startup(shares: Sequence[int]) -> int:
+    """Give how many structures are drawn at random before the others are learned from them."""
+    return max(2, min(10, len(shares) // 3))
+
+
+def _distribution(found: Range) -> optuna.distributions.BaseDistribution:
+    if found.options:
+        return optuna.distributions.CategoricalDistribution(list(range(len(found.options))))
+    log = found.kind.startswith("log_")
+    if found.kind in ("int", "log_int"):
+        return optuna.distributions.IntDistribution(int(found.low), int(found.high), log=log)
+    return optuna.distributions.FloatDistribution(found.low, found.high, log=log)

@@ -1,0 +1,325 @@
+"""Train what one trial carries: members of one structure, in one pack, or in several where that is faster.
+
+A trial leaves its outcome as files in its own folder, pack by pack, and a pack that has one is not trained again. So a
+trial may be killed at any instant, and be carried on by another process.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save as write_tensors
+
+from fmray.errors import SpecError, TrainError
+from fmray.metrics.find import find_metric
+from fmray.metrics.metric import Metric
+from fmray.records import Json, Member, Prepared
+from fmray.seeding import derive
+from fmray.spec.job import Job
+from fmray.store import Fence, Store
+from fmray.train.device import circumstances
+from fmray.train.group import Group
+from fmray.train.ingest import Rows
+from fmray.train.loop import Judge, Verdict, fit, outputs
+from fmray.train.pack import Pack, Plan
+from fmray.train.predict import TENSORS
+from fmray.train.state import Checkpoints
+from fmray.train.workers import Worker
+from fmray.tune.width import choose_width
+
+Role = Literal["member", "finalist", "baseline"]
+Report = Callable[[Json], None]
+Ask = Callable[[str, int, dict[int, float]], Verdict]
+"""(pack, epochs finished, member -> best score) -> who goes on; see `tune.referee`."""
+RESULT, SAID = "result.json", "val.npy"
+SAMPLE_ROWS = 100_000
+"""Validation rows on which what every member says is kept; all of them where there are no more."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Hold members of one structure, which one process or group of workers trains.
+
+    Args:
+        number: In the sweep.
+        structure: Number of the structure.
+        job: The job with the structure's values.
+        plans: One per member.
+        prepared: The rows they learn from.
+        total: Trials of the sweep, as far as known; for people.
+    """
+
+    number: int
+    structure: int
+    job: Job
+    plans: tuple[Plan, ...]
+    prepared: Prepared
+    total: int = 1
+
+
+@dataclass(frozen=True)
+class Training:
+    """Train trials, one after the other, on any number of workers; the first one writes.
+
+    Args:
+        metric: Name of the primary metric.
+        store, home: Where states and outcomes go, a folder for each trial.
+        role: What the members are for.
+        fence: Whoever stands outside must not write there any more.
+        tolerant: A trial whose parameters turn out to be impossible is an outcome, not an end.
+    """
+
+    metric: str
+    store: Store
+    home: str
+    role: Role
+    fence: Fence
+    tolerant: bool = False
+
+    def train(self, worker: Worker, trial: Trial, ask: Ask | None = None) -> bool:
+        """Carry a trial on; say whether it is finished, or waits.
+
+        Args:
+            ask: Decides who goes on.
+
+        Raises:
+            SpecError, TrainError: If it cannot be trained, unless that is an outcome.
+        """
+        if worker.group.tell(self.is_finished(trial)):
+            return True
+        try:
+            return self._train(worker, trial, ask)
+        except (SpecError, TrainError) as error:
+            if not self.tolerant or worker.group.size > 1:
+                raise
+            self.give_up(trial, str(error))
+            return True
+
+    def is_finished(self, trial: Trial) -> bool:
+        """Tell whether the trial has its outcome."""
+        return self.store.exists(f"{self.folder(trial.number)}/{RESULT}")
+
+    def outcome(self, number: int) -> list[Json]:
+        """Give what the packs of a finished trial came to: members, health, width, said."""
+        found: list[Json] = self.store.read_json(f"{self.folder(number)}/{RESULT}")["packs"]
+        return found
+
+    def best(self, trial: Trial) -> float | None:
+        """Give the best score of a finished trial, higher for better; None if nobody has one."""
+        sign = 1 if self._metric(trial).higher_is_better else -1
+        found = [member["val_score"] for pack in self.outcome(trial.number) for member in pack["members"]]
+        return max((sign * score for score in found if score is not None), default=None)
+
+    def give_up(self, trial: Trial, reason: str, status: str = "failed") -> None:
+        """Record that members were not trained to their end, and why; what finished packs gave stays."""
+        packs = [p for n in range(len(trial.plans)) if (p := self._pack_result(trial, n)) is not None]
+        done = {member["index"] for pack in packs for member in pack["members"]}
+        lost = [_untrained(plan, trial, self.role, status, reason) for plan in trial.plans if plan.index not in done]
+        if lost:
+            packs.append({"members": [m.to_json() for m in lost], "health": [], "width": len(lost), "said": ""})
+        self._finish(trial, packs)
+
+    def folder(self, number: int) -> str:
+        """Name the folder of a trial."""
+        return f"{self.home}/trials/{number:05d}"
+
+    def _train(self, worker: Worker, trial: Trial, ask: Ask | None) -> bool:
+        job = trial.job
+        identified = any(plan.rows for plan in trial.plans)
+        train_rows = worker.rows(
+            trial.prepared, "train", job.train.epochs, job.live_steps, job.train.order, identified=identified
+        )
+        val_rows = worker.rows(trial.prepared, "val", job.train.epochs)
+        finished = []
+        packs = self._packs(worker, trial, train_rows)
+        for number, plans in enumerate(packs):
+            place = {"role": self.role, "trial": trial.number, "trials": trial.total, "pack": number}
+            finished.append(
+                self._carry(worker, trial, plans, (train_rows, val_rows), place | {"packs": len(packs)}, ask)
+            )
+        if not all(finished):
+            return False
+        if worker.group.is_first:
+            self._finish(trial, [self._pack_result(trial, number) or {} for number in range(len(packs))])
+        return True
+
+    def _carry(
+        self, worker: Worker, trial: Trial, plans: Sequence[Plan], rows: tuple[Rows, Rows], place: Json, ask: Ask | None
+    ) -> bool:
+        """Train a pack on from its newest state, and leave its outcome."""
+        group, number = worker.group, place["pack"]
+        if group.tell(self._pack_result(trial, number) is not None):
+            return True
+        folder, now = self._pack_folder(trial, number), circumstances(group.size, worker.device)
+        seconds = trial.job.run.checkpoint_seconds
+        states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
+        pack = self._build(trial, worker.device, plans)
+        found = group.tell(states.newest() if group.is_first else None)
+        if found is not None:
+            name, before = found
+            state = states.read(name)
+            same = "exact" if before == now else "same batches"
+            event = {"event": "resumed", "epoch": state.epoch, "step": state.step, "class": same}
+            worker.report({**event, **place, "changed": _differences(before, now)})
+            pack.restore(state, group.rank)
+        names = ["order", plans[0].index] if trial.job.train.seeds.order else ["order"]
+        tell, judge = partial(_tell, worker.report, place), self._judge(trial, number, ask)
+        own = states if group.is_first else None
+        metric = self._metric(trial)
+        if not fit(pack, *rows, metric, derive(trial.job.train.seed, *names), own, tell, group, judge):
+            return False
+        self._leave(trial, pack, number, rows[1], group)
+        return True
+
+    def _leave(self, trial: Trial, pack: Pack, number: int, val_rows: Rows, group: Group) -> None:
+        """Write what a pack came to: members' tensors, what they say on validation, and last their records."""
+        said = what_members_say(pack, val_rows, group)
+        if not group.is_first:
+            return
+        self.fence.check()
+        folder = Path(self._pack_folder(trial, number))
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / SAID, said, allow_pickle=False)
+        members = [_write_member(pack, place, trial, self.role, folder, number) for place in range(len(pack.plans))]
+        result = {
+            "members": [member.to_json() for member in members],
+            "health": pack.state.health,
+            "width": len(pack.plans),
+            "said": str(folder / SAID),
+        }
+        self.store.write_json(f"{folder}/{RESULT}", result)
+        self.store.remove(f"{folder}/states")
+
+    def _finish(self, trial: Trial, packs: Sequence[Json]) -> None:
+        self.fence.check()
+        self.store.write_json(f"{self.folder(trial.number)}/{RESULT}", {"packs": list(packs)})
+
+    def _pack_folder(self, trial: Trial, number: int) -> str:
+        return f"{self.folder(trial.number)}/{number:05d}"
+
+    def _pack_result(self, trial: Trial, number: int) -> Json | None:
+        path = f"{self._pack_folder(trial, number)}/{RESULT}"
+        return self.store.read_json(path) if self.store.exists(path) else None
+
+    def _judge(self, trial: Trial, number: int, ask: Ask | None) -> Judge | None:
+        return None if ask is None else partial(ask, f"{trial.number}.{number}")
+
+    def _metric(self, trial: Trial) -> Metric:
+        return find_metric(self.metric, trial.prepared.target)
+
+    def _build(self, trial: Trial, device: torch.device, plans: Sequence[Plan]) -> Pack:
+        prepared, better = trial.prepared, self._metric(trial).higher_is_better
+        return Pack(plans, prepared.schema, prepared.target, trial.job.train, better, device, trial.job.live_steps)
+
+    def _packs(self, worker: Worker, trial: Trial, rows: Rows) -> list[list[Plan]]:
+        """Cut the plans into packs; a width once chosen for a structure is replayed."""
+        plans = trial.plans
+        if trial.job.train.seeds.order:
+            return [[plan] for plan in plans]
+        path, width = f"{self.home}/width-{trial.structure:05d}.json", None
+        if worker.group.is_first:
+            if self.store.exists(path):
+                width = self.store.read_json(path)["width"]
+            else:
+                build = partial(self._build, trial, worker.device)
+                width = choose_width(plans, build, rows, trial.job.run.deterministic)
+                self.store.write_json(path, {"width": width})
+        width = worker.group.tell(width)
+        return [list(plans[start : start + width]) for start in range(0, len(plans), width)]
+
+
+def what_members_say(pack: Pack, rows: Rows, group: Group) -> np.ndarray:
+    """Give the predictions of every member of a pack at its best, on a sample of validation rows in their sequence.
+
+    Which rows depends on their identities alone, so members of any pack, on any workers, speak of the same.
+
+    Shapes:
+        returns: (M, n, C or T), float32; empty on all workers but the first.
+    """
+    every = pack.at_best()
+    predictions, _ = outputs(every, rows, group)
+    ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
+    kept = sampled(ids, rows.num_rows)
+    positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
+    parts = group.collect((positions, predictions[:, kept].astype(np.float32)))
+    if not group.is_first:
+        return np.zeros(0, np.float32)
+    order = np.argsort(np.concatenate([positions for positions, _ in parts]), kind="stable")
+    return np.concatenate([values for _, values in parts], axis=1)[:, order]
+
+
+def sampled(ids: np.ndarray, num_rows: int) -> np.ndarray:
+    """Say which rows are in the sample (n,), given their identities (n, 2) and the number of all rows."""
+    every = -(-num_rows // SAMPLE_ROWS)
+    chosen: np.ndarray = ids[:, 0] % np.uint64(max(every, 1)) == 0
+    return chosen
+
+
+def _differences(before: Json, now: Json) -> str:
+    changed = [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+    return ", ".join(changed)
+
+
+def _tell(report: Report, place: Json, event: Json) -> None:
+    report({**event, **place})
+
+
+def _untrained(plan: Plan, trial: Trial, role: Role, status: str, reason: str) -> Member:
+    member = Member(
+        index=plan.index,
+        model={"name": plan.model.name, "params": dict(plan.model.params)},
+        params=dict(plan.params),
+        seed=plan.seed,
+        root="",
+        status="failed",
+        best_epoch=0,
+        epochs=0,
+        val_score=None,
+        tensor_hash="",
+        reason=reason,
+        role=role,
+        structure=trial.structure,
+        prepared=trial.prepared.fingerprint,
+    )
+    return replace(member, status="stopped") if status == "stopped" else member
+
+
+def _write_member(pack: Pack, place: int, trial: Trial, role: Role, folder: Path, number: int) -> Member:
+    plan, state = pack.plans[place], pack.state
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pack.member_tensors(place).items()}
+    home = folder / f"{plan.index:05d}"
+    home.mkdir(parents=True, exist_ok=True)
+    (home / TENSORS).write_bytes(write_tensors(tensors))
+    end: dict[str, Any] = state.ends.get(str(place), {"status": "finished", "reason": "", "epochs": state.epoch})
+    score = float(state.best_score[place]) * pack.sign
+    member = _untrained(plan, trial, role, "failed", end["reason"])
+    return replace(
+        member,
+        root=str(home),
+        status=end["status"],
+        best_epoch=int(state.best_epoch[place]),
+        epochs=end["epochs"],
+        val_score=score if end["status"] != "failed" and torch.isfinite(state.best_score[place]) else None,
+        tensor_hash=tensor_hash(tensors),
+        history=tuple(
+            {k: e[k] for k in ("epoch", "metric", "value")} for e in state.history if e["member"] == plan.index
+        ),
+        pack=number,
+    )
+
+
+def tensor_hash(tensors: dict[str, torch.Tensor]) -> str:
+    """Digest tensors by name, type, shape and bits (SHA-256)."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(
+            tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode()
+        )
+    return digest.hexdigest()
