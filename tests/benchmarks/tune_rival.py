@@ -70,6 +70,15 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Say how far a search had come: seconds since its start, the best score on validation, and on held-out rows."""
+
+    seconds: float
+    best: float
+    held_out: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Hold what a sweep gave and took.
 
@@ -78,12 +87,14 @@ class Outcome:
         epochs: Member-epochs trained.
         best: Best score on validation of any member after any epoch.
         held_out: Score of that state on rows that nobody selected by; NaN if there are none.
+        trail: The same after each member-epoch, where a search with a budget was asked for.
     """
 
     seconds: float
     epochs: int
     best: float
     held_out: float
+    trail: tuple[Point, ...] = ()
 
 
 def network(config: Config, num_inputs: int, num_outputs: int) -> nn.Sequential:
@@ -100,7 +111,7 @@ def network(config: Config, num_inputs: int, num_outputs: int) -> nn.Sequential:
 
 def train(config: Config, table: Table, plan: Plan) -> Iterator[tuple[float, float]]:
     """Train one member, and give its best score so far on validation and that state's on held-out rows, per epoch."""
-    torch.manual_seed(int(config.get("seed", 0)))
+    torch.manual_seed(int(config["lr"] * 2**40))  # another one for every member
     x, val_x, held_x = (_tensor(part) for part in (table.x, table.val_x, table.held_x))
     y = _tensor(table.y).float() if table.metric == "r2" else _tensor(table.y)
     loss_of = F.mse_loss if table.metric == "r2" else F.cross_entropy
@@ -175,12 +186,10 @@ def tune_sweep(
     """
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
-    from ray.tune.search import ConcurrencyLimiter
-    from ray.tune.search.optuna import OptunaSearch
 
     how = {"metric": "score", "mode": "max"}
     asha = {"max_t": plan.epochs, "grace_period": GRACE, "reduction_factor": eta}
-    search = None if tpe_seed is None else ConcurrencyLimiter(OptunaSearch(seed=tpe_seed), max_concurrent=CPUS)
+    stop = None if budget is None else budget_of(budget)
     # where nothing is decided between epochs, reports may travel together
     buffered = {"TUNE_RESULT_BUFFER_LENGTH": str(plan.epochs if eta is None and budget is None else 1)}
     with _settings({**SETTINGS, **buffered}):
@@ -190,36 +199,51 @@ def tune_sweep(
             tune_config=tune.TuneConfig(
                 **how,
                 num_samples=members,
-                search_alg=search,
+                search_alg=None if tpe_seed is None else tpe(tpe_seed),
                 scheduler=None if eta is None else ASHAScheduler(**asha),
                 reuse_actors=reuse_actors,
             ),
-            run_config=tune.RunConfig(storage_path=folder, verbose=0, stop=_Budget(budget) if budget else None),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0, stop=stop),
         )
         started = time.perf_counter()
         results = tuner.fit()
         seconds = time.perf_counter() - started
     if results.errors:
         raise RuntimeError(f"trials failed: {results.errors[0]}")
+    trail = () if stop is None else tuple(stop.trail)
     trained = [result.metrics for result in results if result.metrics and "score" in result.metrics]
     best = max(trained, key=lambda metrics: metrics["score"])
-    return Outcome(seconds, sum(m["training_iteration"] for m in trained), best["score"], best["held_out"])
+    return Outcome(seconds, sum(m["training_iteration"] for m in trained), best["score"], best["held_out"], trail)
 
 
-def _Budget(epochs: int) -> Any:  # noqa: N802  # a class that waits for Ray Tune to be imported
+def tpe(seed: int) -> Any:
+    """Let Optuna propose, knowing what came of all but the trials in flight."""
+    import optuna
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return ConcurrencyLimiter(OptunaSearch(seed=seed), max_concurrent=CPUS)
+
+
+def budget_of(epochs: int) -> Any:
+    """Give what ends all trials once they have trained so many epochs together, and keeps the trail until then."""
     from ray import tune
 
     class Budget(tune.Stopper):
-        """End all trials once they have trained so many epochs together."""
-
-        left = epochs
+        def __init__(self) -> None:
+            self.started, self.trail = time.perf_counter(), []
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            self.left -= 1
-            return self.left < 0
+            if len(self.trail) < epochs:
+                best, held_out = result["score"], result["held_out"]
+                if self.trail and self.trail[-1].best >= best:
+                    best, held_out = self.trail[-1].best, self.trail[-1].held_out
+                self.trail.append(Point(time.perf_counter() - self.started, best, held_out))
+            return self.stop_all()
 
         def stop_all(self) -> bool:
-            return self.left <= 0
+            return len(self.trail) >= epochs
 
     return Budget()
 
@@ -244,14 +268,13 @@ def best_bare(table: Table, configs: Sequence[Config], plan: Plan) -> tuple[Outc
     return bare_sweep(table, configs, plan, threads), threads
 
 
-def draw(members: int, *, dropout: bool, decay: bool = False) -> list[Config]:
+def draw(members: int, *, dropout: bool) -> list[Config]:
     """Draw the members of a bare loop over the ranges of the others: lr from 1e-4 to 1e-1, dropout up to a half."""
     rng = np.random.default_rng(0)
     configs = []
-    for seed in range(members):
-        config = {"seed": seed, "lr": float(10 ** rng.uniform(-4, -1))}
+    for _ in range(members):
+        config = {"lr": float(10 ** rng.uniform(-4, -1))}
         config |= {"dropout": float(rng.uniform(0, 0.5))} if dropout else {}
-        config |= {"weight_decay": float(10 ** rng.uniform(-6, -2))} if decay else {}
         configs.append(config)
     return configs
 
