@@ -39,11 +39,13 @@ class Rival:
     reuse_actors: bool
     stop: str
     targets: Mapping[int, float]
+    buffer: bool = False
 
 
 RIVALS = {
     "fresh actors, asha": Rival(False, "asha", {32: 12}),
     "reused actors, none": Rival(True, "none", {256: 6}),
+    "reused, none, reports buffered": Rival(True, "none", {}, buffer=True),  # an environment variable few know
     "reused actors, asha": Rival(True, "asha", {256: 2}),
 }
 
@@ -60,6 +62,7 @@ def job_of(
 ) -> Json:
     """Give the job that asks of fmray what the rivals do, as a job file would spell it."""
     lr = {"log_uniform": list(LR)}
+    rungs = {"eta": ETA, "first_rung": GRACE} if stop == "asha" else {}
     return {
         "name": "sweep-benchmark",
         "data": dict(data),
@@ -70,7 +73,7 @@ def job_of(
             "optimizer": {"adam": {"lr": lr}},
             "early_stop": None,
         },
-        "search": {"members": members, "by": "sobol", "stop": stop, "eta": ETA, "first_rung": GRACE},
+        "search": {"members": members, "by": "sobol", "stop": stop, **rungs},
         "ensemble": "single",
         "evaluate": {"baselines": []},
         "rigour": {"profile": "draft"},
@@ -127,7 +130,8 @@ def rival_sweep(name: str, table: Table, members: int, folder: str) -> Outcome:
     space = {"lr": tune.loguniform(*LR), "dropout": tune.uniform(*DROPOUT)}
     rival = RIVALS[name]
     eta = ETA if rival.stop == "asha" else None
-    return tune_sweep(table, space, members, PLAN, folder, reuse_actors=rival.reuse_actors, eta=eta)
+    how = {"reuse_actors": rival.reuse_actors, "buffer": rival.buffer, "eta": eta}
+    return tune_sweep(table, space, members, PLAN, folder, **how)
 
 
 def warm(members: list[int], only: str, rounds: int) -> None:
@@ -253,7 +257,7 @@ def write_large(folder: Path, num_rows: int = 65_536, width: int = 64) -> Json:
 def heading(text: str) -> None:
     """Print the head of a table."""
     print(f"\n{text}; ASHA: first rung {GRACE}, eta {ETA}")
-    print(f"{'':38} {'rival s':>9} {'fmray s':>9} {'ratio':>8} {'target':>7}  {'epochs':>15}  best on validation")
+    print(f"{'':44} {'rival s':>9} {'fmray s':>9} {'ratio':>8} {'target':>7}  {'epochs':>15}  best on validation")
 
 
 def line(name: str, theirs: Outcome | None, ours: Outcome | None, target: float | None) -> None:
@@ -270,7 +274,7 @@ def line(name: str, theirs: Outcome | None, ours: Outcome | None, target: float 
     ratio = f"{theirs.seconds / ours.seconds:.2f}x" if theirs and ours else "-"
     wanted = f"{target:g}x" if target else ""
     print(
-        f"{name:38} {seconds[0]:>9} {seconds[1]:>9} {ratio:>8} {wanted:>7}  {'/'.join(epochs):>15}  {' / '.join(best)}",
+        f"{name:44} {seconds[0]:>9} {seconds[1]:>9} {ratio:>8} {wanted:>7}  {'/'.join(epochs):>15}  {' / '.join(best)}",
         flush=True,
     )
 

@@ -172,6 +172,7 @@ def tune_sweep(
     folder: str,
     *,
     reuse_actors: bool,
+    buffer: bool = False,
     eta: int | None = None,
     tpe_seed: int | None = None,
     budget: int | None = None,
@@ -180,6 +181,7 @@ def tune_sweep(
 
     Args:
         space: Distributions of Ray Tune.
+        buffer: Let all reports of a trial travel together, which is sound only where none decides anything.
         eta: Of ASHA with a grace of one epoch; None trains every trial in full.
         tpe_seed: Let Optuna's TPE propose, `CPUS` trials at a time; None draws at random.
         budget: Member-epochs after which all trials end; None lets all members be tried.
@@ -190,9 +192,7 @@ def tune_sweep(
     how = {"metric": "score", "mode": "max"}
     asha = {"max_t": plan.epochs, "grace_period": GRACE, "reduction_factor": eta}
     stop = None if budget is None else budget_of(budget)
-    # where nothing is decided between epochs, reports may travel together
-    buffered = {"TUNE_RESULT_BUFFER_LENGTH": str(plan.epochs if eta is None and budget is None else 1)}
-    with _settings({**SETTINGS, **buffered}):
+    with _settings({**SETTINGS, "TUNE_RESULT_BUFFER_LENGTH": str(plan.epochs if buffer else 1)}):
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, table=table, plan=plan), {"cpu": 1}),
             param_space=dict(space),
