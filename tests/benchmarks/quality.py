@@ -178,8 +178,8 @@ def show(seed: int, rival: Outcome | None, ours: Outcome | None) -> list[float]:
     if rival is None:
         print(f"  seed {seed}: - / {ours}", flush=True)
         return []
-    then = rival.trail[min(ours.epochs if ours else len(rival.trail), len(rival.trail)) - 1]
-    epochs = rival.trail.index(then) + 1
+    epochs = min(ours.epochs, len(rival.trail)) if ours else len(rival.trail)
+    then = rival.trail[epochs - 1]
     their = f"{then.held_out:.4f} (val {then.best:.4f}), {epochs} epochs, {then.seconds:.1f} s"
     if ours is None:
         print(f"  seed {seed}: {their} / -", flush=True)

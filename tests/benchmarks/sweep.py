@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tune_rival import ETA, GRACE, Outcome, Plan, Table, best_bare, draw, started_ray, tune_sweep
 
 PLAN = Plan(epochs=20, batch_rows=64, optimizer="Adam")
+RULE = f"asha: first rung {GRACE}, eta {ETA}"
 LR, DROPOUT = (1e-4, 1e-1), (0.0, 0.5)
 DIGITS = {"path": "sample:digits", "target": "label"}
 Json = dict[str, Any]
@@ -136,7 +137,7 @@ def rival_sweep(name: str, table: Table, members: int, folder: str) -> Outcome:
 
 def warm(members: list[int], only: str, rounds: int) -> None:
     """Print all comparisons from a started Ray and prepared rows."""
-    heading("warm: Ray started, rows prepared, torch loaded")
+    heading(f"warm: Ray started, rows prepared, torch loaded; {RULE}")
     with tempfile.TemporaryDirectory() as folder, started_ray():
         store = f"{folder}/store"
         table = table_of(job_of(2, "none"), store, "accuracy")
@@ -169,7 +170,7 @@ def alternate(
 
 def cold(members: list[int], only: str) -> None:
     """Print all comparisons of processes of their own; ours also scores its choice on test rows and writes a report."""
-    heading("cold: a process from its start to its end, imports, Ray and preparation included")
+    heading(f"cold: a process from its start to its end, imports, Ray and preparation included; {RULE}")
     for number in members:
         for name, rival in RIVALS.items():
             if number > 32 and not rival.reuse_actors:
@@ -256,7 +257,7 @@ def write_large(folder: Path, num_rows: int = 65_536, width: int = 64) -> Json:
 
 def heading(text: str) -> None:
     """Print the head of a table."""
-    print(f"\n{text}; ASHA: first rung {GRACE}, eta {ETA}")
+    print(f"\n{text}")
     print(f"{'':44} {'rival s':>9} {'fmray s':>9} {'ratio':>8} {'target':>7}  {'epochs':>15}  best on validation")
 
 
