@@ -178,6 +178,7 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
         target += f": {len(seen.target.classes)} classes" + (
             f", positive '{seen.target.classes[seen.target.positive]}'" if seen.target.positive >= 0 else ""
         )
+    written = job.to_json()
     plan = {
         "job": f"{job.name}",
         "data": f"{data.path}: {seen.dataset.num_rows:,} rows in {num_files} files{more}",
@@ -190,11 +191,12 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
         "split": f"{split}, val {job.split.val:g}" + ("" if job.split.by == "given" else f", test {job.split.test:g}"),
         "steps": ", ".join(step.name for step in job.steps),
         "inputs": inputs,
-        "model": str(job.model.to_json()),
-        "train": f"{job.train.epochs} epochs at most, batches of {job.train.batch_rows} rows, "
-        f"{job.train.optimizer.to_json()}, "
+        "model": str(written["model"]),
+        "train": f"{written['train']['epochs']} epochs at most, batches of {written['train']['batch_rows']} rows, "
+        f"{written['train']['optimizer']}, "
         + (f"stops after {stop.patience} epochs without gain" if stop else "never stops early"),
-        "members": f"{job.train.seeds.n}, combined by {job.ensemble.name}; pack width after prepare",
+        **(_searched(job) if job.ranges else {}),
+        "members": _members(job),
         "judged by": (job.evaluate.primary or "the task's first metric")
         + f", against {', '.join(job.evaluate.baselines) or 'nothing'}",
     }
@@ -202,6 +204,19 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
         given = {name: value for name, value in job.to_json()["data"]["sample"].items() if value is not None}
         plan["sample"] = f"{given}: training rows by class, probabilities shifted back"
     return plan | ({"notes": "\n".join(seen.notes)} if seen.notes else {})
+
+
+def _members(job: Any) -> str:
+    if not job.ranges:
+        return f"{job.train.seeds.n}, combined by {job.ensemble.name}; pack width after prepare"
+    again = f", each trained again with {job.train.seeds.n} seeds" if job.train.seeds.n > 1 else ""
+    return f"{job.search.finalists} finalists{again}, combined by {job.ensemble.name}"
+
+
+def _searched(job: Any) -> dict[str, str]:
+    from fmray.tune.preview import describe
+
+    return describe(job)
 
 
 @app.command()
@@ -220,12 +235,13 @@ def run(
     store: StorePath = DEFAULT_STORE,
     set_: Overrides = [],  # noqa: B006
     fresh: Annotated[bool, typer.Option("--fresh", help="Train anew, beside what is there.")] = False,
+    more: Annotated[int, typer.Option("--more", min=0, help="Try so many members beyond what the job says.")] = 0,
     as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
-    """Carry a job to its report, or continue it where it stopped."""
+    """Carry a job to its report, or continue it where it stopped; with --more, extend its search."""
     from fmray.spec.load import load_job
 
-    job = load_job(job_file, set_)
+    job = load_job(job_file, [*set_, f"search.more={more}"] if more else set_)
     console = error_console if as_json else Console()
     console.print(f"fmray · {job.name} · {job_file}", markup=False, highlight=False)
     from fmray.progress import Watch

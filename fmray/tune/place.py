@@ -30,6 +30,7 @@ from fmray.tune.trial import Training, Trial
 Report = Callable[[Json], None]
 Table = Mapping[int, Mapping[int, float]]
 QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table whatever it is told
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a run of fmray as it ends any
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nobody restores what Ray Tune remembers of itself

@@ -1,0 +1,30 @@
+"""Say in words what a search will try and how long that takes, before anything is trained; imports no torch."""
+
+from fmray.spec.explain import dotted
+from fmray.spec.job import Job
+from fmray.spec.packable import split_ranges
+from fmray.tune.rungs import expected_epochs, rung_epochs
+from fmray.tune.space import lots_of
+
+
+def describe(job: Job) -> dict[str, str]:
+    """Give lines of a plan: what is searched, what is structural, what can be packed, how many epochs it takes."""
+    structural, packable = split_ranges(job)
+    lots, search, epochs = lots_of(job), job.search, job.train.epochs
+    members = sum(len(lot.members) for lot in lots)
+    first = None if search.first_rung == "auto" else search.first_rung
+    rungs = rung_epochs(epochs, search.eta, first) if search.stop == "asha" else ()
+    budgets = [f"{search.epochs:,} epochs"] if search.epochs else []
+    budgets += [f"{search.time:,.0f} seconds"] if search.time else []
+    spelled = {
+        "structural": [f"{dotted(keys)} {found.to_json()}" for keys, found in structural.items()],
+        "packable": [f"{dotted(keys)} {found.to_json()}" for keys, found in packable.items()],
+    }
+    stop = f"1/{search.eta} go on at epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped"
+    expected = expected_epochs(members, epochs, rungs, search.eta)
+    return {
+        "search": f"{members} members by {search.by} in {len(lots)} structures, {len(lots)} packs at least; {stop}",
+        **{kind: "; ".join(found) or "none" for kind, found in spelled.items()},
+        "epochs": f"about {expected:,} over all members, {members * epochs:,} if nobody stopped"
+        + (f"; at most {' and '.join(budgets)}" if budgets else ""),
+    }
