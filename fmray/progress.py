@@ -51,6 +51,9 @@ class Watch:
                 self._console.print(text, markup=False, highlight=False)
             case "progress":
                 self._show(event["stage"], event["done"], event["total"], f"{event['done']} of {event['total']} items")
+            case "epoch" if "search" in event:
+                standing = event["search"]
+                self._show("search", standing["epochs"], standing["expected"], _search_text(event))
             case "epoch":
                 self._show("epochs", event["epoch"], event["epochs"], _epoch_text(event))
 
@@ -74,6 +77,17 @@ def _epoch_text(event: Event) -> str:
         f"{event['epoch']}/{event['epochs']}{pack} · best {event['primary']} {best}"
         f" · {event['alive']}/{event['members']} members"
         f" · {event['rows_per_second']:,} rows/s · {_duration(event['seconds_left'])} left"
+    )
+
+
+def _search_text(event: Event) -> str:
+    standing = event["search"]
+    best = "none yet" if standing["best"] is None else f"{standing['best']:.4f}"
+    rungs = ", ".join(f"{passed}" for passed in standing["rungs"])
+    return (
+        f"best {event['primary']} {best} · {standing['alive']} of {standing['members']} members alive"
+        f" · {standing['waiting']} to come{f' · packs past rungs {rungs}' if rungs else ''}"
+        f" · {_duration(standing['seconds_left'])} left"
     )
 
 

@@ -23,8 +23,10 @@ from fmray.tune.place import Table, carry_here, carry_on_ray, num_slots
 from fmray.tune.plans import searched_plans
 from fmray.tune.proposals import Learning, Listed, Proposals
 from fmray.tune.referee import Referee, Rules
+from fmray.tune.rungs import expected_epochs
 from fmray.tune.space import Lot, lots_of
 from fmray.tune.sweep import Report, Sweep, kept, key_of, ranked
+from fmray.tune.tally import Tally
 from fmray.tune.trial import Training, Trial
 
 Prepare = Callable[[Job], Prepared]
@@ -59,11 +61,14 @@ def search(
     if job.search.more:
         base = replace(job, search=replace(job.search, more=0))
         before = search(base, task, prepare, metric, store, attempt=attempt, report=report)
-    asked = replace(job, train=replace(job.train, seeds=Seeds())).to_json()
-    who = [asked[name] for name in ("model", "task", "steps", "train", "search")]
-    who[-1] = {key: value for key, value in who[-1].items() if key != "finalists"}
-    key = key_of(job, who, prepare(job.at({})), metric, attempt, "member")
-    hunt = _Hunt(job, task, prepare, store, report, key, before)
+    asked = replace(job, train=replace(job.train, seeds=Seeds()))  # seeds and finalists come after the search
+    who = [asked.to_json()[name] for name in ("model", "task", "steps", "train")]
+    key = key_of(asked, [*who, replace(job.search, finalists=1)], prepare(job.at({})), metric, attempt, "member")
+    members = job.search.more or sum(len(lot.members) for lot in lots_of(job))
+    rules = Rules.of(job, waits=False)
+    expected = expected_epochs(members, job.train.epochs, rules.rungs, rules.eta)
+    tally = Tally(report, metric, members, expected, rules.rungs)
+    hunt = _Hunt(job, task, prepare, store, tally, key, before)
     found = kept(key, metric, store, "member", report, hunt)
     return before.joined(found) if before else found
 

@@ -1,0 +1,54 @@
+"""Add up what the packs of a search report, for whoever watches."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from fmray.metrics.metric import Metric
+from fmray.records import Json
+
+Report = Callable[[Json], None]
+
+
+class Tally:
+    """Pass events on; those of an epoch also say how the whole search stands.
+
+    Args:
+        report: Gets every event.
+        metric: The primary one.
+        members: How many there are in all.
+        expected: Epochs they are likely to be trained for, together.
+        rungs: Epochs at which they are compared.
+    """
+
+    def __init__(self, report: Report, metric: Metric, members: int, expected: int, rungs: Sequence[int]) -> None:
+        self._report, self._higher = report, metric.higher_is_better
+        self._members, self._expected, self._rungs = members, expected, rungs
+        self._packs: dict[tuple[int, int], Json] = {}
+        self._epochs, self._opened = 0, time.monotonic()
+        self._best: float | None = None
+
+    def __call__(self, event: Json) -> None:
+        """Take an event."""
+        self._report({**event, "search": self._standing(event)} if event["event"] == "epoch" else event)
+
+    def _standing(self, event: Json) -> Json:
+        key = (event["trial"], event["pack"])
+        before = self._packs.get(key, {"alive": event["members"], "epoch": event["epoch"] - 1})
+        self._packs[key] = event
+        self._epochs += before["alive"] * max(event["epoch"] - before["epoch"], 0)
+        found = [value for value in (self._best, event["best"]) if value is not None]
+        self._best = (max if self._higher else min)(found) if found else None
+        seen = sum(pack["members"] for pack in self._packs.values())
+        left = max(self._expected - self._epochs, 0)
+        seconds = time.monotonic() - self._opened
+        return {
+            "best": self._best,
+            "members": self._members,
+            "alive": sum(pack["alive"] for pack in self._packs.values() if pack["epoch"] < pack["epochs"]),
+            "waiting": max(self._members - seen, 0),
+            "epochs": self._epochs,
+            "expected": max(self._expected, self._epochs),
+            "rungs": [sum(pack["epoch"] >= rung for pack in self._packs.values()) for rung in self._rungs],
+            "packs": len(self._packs),
+            "seconds_left": round(seconds / max(self._epochs, 1) * left, 1),
+        }

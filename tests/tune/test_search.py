@@ -1,0 +1,178 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tune.kill import prepared_rows, write_data
+from tune.search_kill import searched
+
+from fmray.errors import SpecError
+from fmray.metrics.find import find_metric
+from fmray.spec.ref import Ref
+from fmray.store import Store
+from fmray.tune.rungs import rung_epochs
+from fmray.tune.search import finals, search
+from fmray.tune.sweep import ranked
+
+TASK = Ref("classification")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    job = write_data(folder)
+    return job, prepared_rows(job, folder)
+
+
+@pytest.fixture
+def job(rows):
+    return searched(rows[0], exact=True)
+
+
+@pytest.fixture
+def hunt(rows, tmp_path):
+    store = Store(str(tmp_path / "store"))
+
+    def go(job, **options):
+        prepared = rows[1]
+        return search(job, TASK, lambda job: prepared, find_metric("roc_auc", prepared.target), store, **options)
+
+    go.store, go.metric, go.prepare = store, find_metric("roc_auc", rows[1].target), lambda job: rows[1]
+    return go
+
+
+def with_search(job, **search):
+    return replace(job, search=replace(job.search, **search))
+
+
+def test_every_member_is_accounted_for_once_and_has_its_own_parameters(hunt, job):
+    found = hunt(job)
+    assert [member.index for member in found.members] == list(range(22))
+    assert len({json.dumps(member.params, sort_keys=True) for member in found.members}) == 22
+    assert {member.status for member in found.members} == {"finished", "stopped"}
+    assert all(
+        set(m.params) >= {"model.mlp.width", "model.mlp.dropout", "train.optimizer.adamw.lr"} for m in found.members
+    )
+
+
+def test_members_train_as_long_as_the_rungs_let_them(hunt, job):
+    found = hunt(job)
+    rungs = rung_epochs(6, 2, 1)
+    assert rungs == (1, 2, 4)
+    assert [len(found.rungs[epoch]) for epoch in rungs] == [22, 11, 5]
+    assert sorted(member.epochs for member in found.members) == [1] * 11 + [2] * 6 + [4] * 3 + [6] * 2
+
+
+def test_a_member_stopped_at_a_rung_was_not_among_the_best_there(hunt, job):
+    found = hunt(job)
+    for epoch, scores in found.rungs.items():
+        gone_on = [scores[m.index] for m in found.members if m.index in scores and m.epochs > epoch]
+        stopped = [scores[m.index] for m in found.members if m.index in scores and m.epochs == epoch]
+        assert min(gone_on) >= max(stopped)
+        assert all(f"at epoch {epoch}" in m.reason for m in found.members if m.epochs == epoch)
+
+
+def test_a_members_rungs_are_written_in_its_record(hunt, job):
+    found = hunt(job)
+    best = found.best(hunt.metric)
+    assert [(rung["epoch"], rung["survived"]) for rung in best.rungs] == [(1, True), (2, True), (4, True)]
+
+
+def test_without_stopping_everyone_trains_to_the_end(hunt, job):
+    found = hunt(with_search(job, stop="none"))
+    assert {member.epochs for member in found.members} == {6}
+    assert found.rungs == {}
+
+
+def test_a_finished_search_is_read_back(hunt, job):
+    first = hunt(job)
+    again = hunt(job)
+    assert again.reused
+    assert again.members == first.members
+
+
+def test_seeds_and_finalists_are_no_part_of_what_is_searched(hunt, job):
+    hunt(job)
+    other = with_search(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=3))), finalists=2)
+    assert hunt(other).reused
+
+
+def test_more_members_leave_those_before_as_they_were_and_are_compared_with_them(hunt, job):
+    first, more = hunt(job), hunt(with_search(job, more=8))
+    assert more.members[:22] == first.members
+    assert [member.index for member in more.members] == list(range(30))
+    assert len(more.rungs[1]) == 30
+    assert not {json.dumps(m.params) for m in first.members} & {json.dumps(m.params) for m in more.members[22:]}
+
+
+def test_what_members_say_is_kept_and_scores_as_their_records_do(hunt, job, rows):
+    from fmray.data.lanes import Lanes
+
+    found, target = hunt(job), Lanes(rows[1], "val").load(["target"])["target"]
+    best = ranked(found.members, hunt.metric)[:5]
+    said = found.says([member.index for member in best])
+    assert said.shape == (5, len(target), 2)
+    scores = [hunt.metric.value(values.astype(np.float64), target, None) for values in said]
+    assert scores == pytest.approx([member.val_score for member in best], abs=1e-6)
+
+
+def test_finalists_are_the_best_members_trained_again_with_every_seed(hunt, job):
+    job = with_search(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=3))), finalists=2)
+    found = hunt(job)
+    again = finals(job, TASK, hunt.prepare, found, hunt.metric, hunt.store)
+    best = ranked(found.members, hunt.metric)[:2]
+    assert [member.index for member in again.members] == list(range(22, 28))
+    assert [member.params["finalist of"] for member in again.members] == [best[0].index] * 3 + [best[1].index] * 3
+    assert {member.role for member in again.members} == {"finalist"}
+    assert {member.epochs for member in again.members} == {6}
+    assert len({member.seed for member in again.members}) == 6
+
+
+def test_a_structure_that_turns_out_impossible_is_recorded_with_its_reason(hunt, job, monkeypatch):
+    from fmray.tune import trial
+
+    real = trial.choose_width
+
+    def refuse(plans, *rest):
+        if plans[0].model.params["width"] == 8:
+            raise SpecError("width 8 is not to be had", "model.mlp.width")
+        return real(plans, *rest)
+
+    monkeypatch.setattr(trial, "choose_width", refuse)
+    found = hunt(job)
+    failed = [member for member in found.members if member.status == "failed"]
+    assert {member.params["model.mlp.width"] for member in failed} == {8}
+    assert {member.reason for member in failed} == {"model.mlp.width: width 8 is not to be had"}
+    assert len(found.members) == 22
+
+
+def test_a_spent_budget_ends_the_search_and_leaves_no_member_out(hunt, job):
+    job = replace(with_search(job, epochs=12), run=replace(job.run, deterministic=False))
+    found = hunt(job)
+    assert len(found.members) == 22
+    assert sum(member.epochs for member in found.members) < 12 + 22
+    assert any("search.epochs: " in member.reason for member in found.members)
+
+
+def test_structures_proposed_by_optuna_are_shared_and_counted_alike(hunt, job):
+    found = hunt(with_search(job, by="optuna", structures=5))
+    assert [member.index for member in found.members] == list(range(22))
+    assert len({(m.params["model.mlp.width"], m.params["model.mlp.depth"]) for m in found.members}) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["deterministic", "async"])
+def test_a_search_killed_at_any_instant_ends_as_if_nobody_had(tmp_path, way):
+    """SIGKILL of the driver at ten instants, some twice in a row: the same members, none twice, none lost."""
+    script = Path(__file__).with_name("search_kill.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "kills"), "10", way],
+        capture_output=True, text=True, timeout=900, env={**__import__("os").environ, "PYTHONPATH": str(script.parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert all(result["same members"] and result["best"] for result in found["results"]), found["results"]
+    assert sum(not kill["ended"] for result in found["results"] for kill in result["kills"]) >= 8
