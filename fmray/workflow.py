@@ -10,19 +10,21 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 
-from fmray.catalogue import ENSEMBLES
 from fmray.data.lanes import Lanes
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
 from fmray.data.session import session
 from fmray.data.target import decide
+from fmray.ensemble.candidates import candidates_of
+from fmray.ensemble.keep import choose
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
+from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
 from fmray.evaluate.table import read
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
-from fmray.records import Ensemble, Json, Member, Predictions, Prepared, Run, Scores, Split
+from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
 from fmray.report.card import Card, write_card
 from fmray.report.folder import environment, finish_run, open_run, start_run, write_members, write_model
 from fmray.report.journal import Journal, Report, log_to
@@ -32,6 +34,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store, fingerprint
 from fmray.track.tensorboard import write_events
+from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
 from fmray.train.pack import Plan
 from fmray.train.predict import predict
@@ -133,19 +136,17 @@ class _Work:
         )
 
     def combine(self, trained: Sweep) -> Ensemble:
-        def val_score(indices: tuple[int, ...]) -> float:
-            some = [trained.members[index] for index in indices]
-            table = read(self._predict(some, [1 / len(some)] * len(some), "model", "val"))
-            return self.metric.value(table.output, table.target, table.weight)
-
-        choose = ENSEMBLES.find(self.job.ensemble.name)
-        ensemble: Ensemble = choose(
-            trained.members, self.metric.higher_is_better, val_score, **self.job.ensemble.params
-        )
+        candidates = candidates_of(trained.members, self.prepared, "val", self.task, self.metric, self.device)
+        ensemble = choose(self.job.ensemble.name, self.job.ensemble.params, candidates, self._gain)
         self.journal.note(
             f"{ensemble.name}: {ensemble.reason}, {self.metric.name} {ensemble.val_score:.4f} on validation"
         )
         return ensemble
+
+    def _gain(self, ours: Array, theirs: Array, target: Array, weight: Array | None, group: Array | None) -> Interval:
+        flat = [output[:, 0] if output.shape[1] == 1 else output for output in (ours, theirs)]
+        rows = [(output, target, weight) for output in flat]
+        return paired(self.metric, rows[0], rows[1], group, self.job.evaluate.level)[0]
 
     def judge(self, trained: Sweep, linear: Sweep, ensemble: Ensemble) -> tuple[Scores, tuple[Json, ...]]:
         chosen, job, prepared = [trained.members[index] for index in ensemble.members], self.job, self.prepared
@@ -155,8 +156,9 @@ class _Work:
             if subject == "dummy":
                 return dummy(prepared, split, self._table(subject, split))
             if subject == "linear":
-                return self._predict([linear.best(self.metric)], [1.0], subject, split)
-            return self._predict(chosen, ensemble.weights, subject, split)
+                best = linear.best(self.metric)
+                return self._predict([best], alone(best), subject, split)
+            return self._predict(chosen, ensemble, subject, split)
 
         def look() -> int:
             subject = fingerprint([member.tensor_hash for member in chosen], ensemble.weights)
@@ -204,9 +206,9 @@ class _Work:
             write_events(f"{root}/tensorboard", [*trained.members, *linear.members])
         return finish_run(self.run, card, trained.widths, self.store)
 
-    def _predict(self, members: Sequence[Member], weights: Sequence[float], subject: str, split: Split) -> Predictions:
+    def _predict(self, members: Sequence[Member], ensemble: Ensemble, subject: str, split: Split) -> Predictions:
         path, over_ray = self._table(subject, split), self.workers != 0
-        return predict(members, weights, self.prepared, split, self.task, path, self.device, over_ray)
+        return predict(members, ensemble, self.prepared, split, self.task, path, self.device, over_ray)
 
     def _table(self, subject: str, split: Split) -> str:
         folder = "sealed" if split == "test" else "predictions"

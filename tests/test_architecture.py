@@ -40,7 +40,7 @@ HEIGHT = {unit: len(FLOORS) - floor for floor, units in enumerate(FLOORS) for un
 DOORS = {
     "ray": {"data/prepare.py", "data/session.py", "train/stream.py", "train/workers.py"},
     "PIL": {"data/image.py"},
-    "torch": {"models/*", "tasks/*", "train/*", "tune/*", "ensemble/averaging.py"},
+    "torch": {"models/*", "tasks/*", "train/*", "tune/*"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "progress.py"},
     "jinja2": {"report/card.py"},
