@@ -101,6 +101,7 @@ METRICS = Registry(
 ENSEMBLES = Registry(
     "ensemble",
     {
+        "adaboost": "fmray.ensemble.adaboost:adaboost",
         "auto": "fmray.ensemble.averaging:auto",
         "average": "fmray.ensemble.averaging:average",
         "bagging": "fmray.ensemble.voting:bagging",

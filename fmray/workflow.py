@@ -15,7 +15,9 @@ from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
 from fmray.data.session import session
 from fmray.data.target import decide
-from fmray.ensemble.candidates import candidates_of
+from fmray.ensemble.candidates import Candidates, candidates_of
+from fmray.ensemble.cost import cost_of
+from fmray.ensemble.folds import configurations, oof_candidates, with_folds
 from fmray.ensemble.keep import choose
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
@@ -39,6 +41,8 @@ from fmray.train.device import num_threads, set_up
 from fmray.train.pack import Plan
 from fmray.train.predict import predict
 from fmray.train.room import num_workers
+from fmray.tune.boost import boost
+from fmray.tune.resample import resampled
 from fmray.tune.sweep import Role, Sweep, Workers, linear_job, linear_plans, plans_of, sweep
 
 
@@ -95,7 +99,7 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
     work = _Work(job, run, store, journal, task, prepared, metric, device, workers)
 
     with journal.stage("train", f"{prepared.num_rows('train'):,} rows, {job.train.seeds.n} members"):
-        trained = work.train(job, plans_of(job, task), role="member")
+        trained = work.train_members(plans_of(job, task))
     with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
         plans = linear_plans(job, task) if "linear" in job.evaluate.baselines else []
         linear = work.train(linear_job(job), plans, role="baseline")
@@ -135,8 +139,25 @@ class _Work:
             report=self.journal,
         )
 
+    def train_members(self, plans: Sequence[Plan]) -> Sweep:
+        if self.job.ensemble.name != "adaboost":
+            return self.train(self.job, resampled(self.job, plans), role="member")
+        common = (self.job, plans, self.prepared, self.metric, self.store, self.workers)
+        return boost(*common, attempt=self.run.id.partition("-")[2], report=self.journal, device=self.device)
+
     def combine(self, trained: Sweep) -> Ensemble:
-        candidates = candidates_of(trained.members, self.prepared, "val", self.task, self.metric, self.device)
+        asked = (self.prepared, self.task, self.metric, self.device)
+        if self.job.train.folds is not None and self.job.ensemble.name == "stacking":
+            whole = configurations(trained.members, self.job.train.folds)
+            found = self._choose(oof_candidates(whole, self.job.train.seed, *asked))
+            return self._costed(with_folds(found, whole), trained)
+        return self._costed(self._choose(candidates_of(trained.members, *asked)), trained)
+
+    def _costed(self, ensemble: Ensemble, trained: Sweep) -> Ensemble:
+        chosen = [trained.members[index] for index in ensemble.members]
+        return replace(ensemble, cost=cost_of(chosen, ensemble, self.prepared, self.task, self.device))
+
+    def _choose(self, candidates: Candidates) -> Ensemble:
         ensemble = choose(self.job.ensemble.name, self.job.ensemble.params, candidates, self._gain)
         self.journal.note(
             f"{ensemble.name}: {ensemble.reason}, {self.metric.name} {ensemble.val_score:.4f} on validation"
@@ -161,7 +182,9 @@ class _Work:
             return self._predict(chosen, ensemble, subject, split)
 
         def look() -> int:
-            subject = fingerprint([member.tensor_hash for member in chosen], ensemble.weights)
+            subject = fingerprint(
+                [member.tensor_hash for member in chosen], ensemble.weights, ensemble.combine, ensemble.params
+            )
             return Ledger(self.store).look(prepared.test_identity, self.run.id, f"score of {job.name}", subject)
 
         metrics = job.evaluate.metrics or defaults(prepared.target)[1]

@@ -5,7 +5,7 @@ and no row, whoever prepared it and in whatever order, ever changes sides.
 Shape legend: M members, N rows, C classes, T targets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from fmray.data.hashing import mixed_ids
 from fmray.data.lanes import Lanes
 from fmray.errors import TrainError
 from fmray.metrics.metric import Metric, weights_of
-from fmray.records import Ensemble, Member, Prepared, Split
+from fmray.records import Ensemble, Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.ref import Ref
 from fmray.train.combine import alone, combine_outputs
@@ -124,7 +124,8 @@ class Candidates:
             error = (self.outputs[:, block] - self._truth(block)) / scale
             error = (error * np.sqrt(weights[block])[:, None]).reshape(num, -1)
             gram += error @ error.T
-        return gram / weights.sum()
+        gram /= weights.sum()
+        return gram
 
     def _truth(self, block: slice) -> np.ndarray:
         target = self.target[block]
@@ -163,15 +164,15 @@ def able(members: Sequence[Member]) -> tuple[Member, ...]:
 
 
 def candidates_of(
-    members: Sequence[Member], prepared: Prepared, split: Split, task: Ref, metric: Metric, device: str = "cpu"
+    members: Sequence[Member], prepared: Prepared, task: Ref, metric: Metric, device: str = "cpu"
 ) -> Candidates:
-    """Let members speak on a split, or on a sample of it where it is large.
+    """Let members speak on validation, or on a sample of it where it is large.
 
     Raises:
         TrainError: If no member can speak.
         DataError: If the tensors of one do not load.
     """
-    chosen, lanes = able(members), Lanes(prepared, split)
+    chosen, lanes = able(members), Lanes(prepared, "val")
     if not chosen:
         raise TrainError(f"ensemble: none of {len(members)} members has a validation score. See their reasons.")
     rows = sample_of(lanes.load(["row_id"])["row_id"])
@@ -183,12 +184,24 @@ def candidates_of(
         voice = Voice([by_index[index] for index in ensemble.members], ensemble, prepared, task, device)
         return np.concatenate([voice(x) for x in _inputs(lanes, rows)])
 
-    parts = [Voice([member], alone(member), prepared, task, device) for member in chosen]
-    outputs = np.stack([np.concatenate([voice(x) for x in _inputs(lanes, rows)]) for voice in parts])
+    outputs = np.stack([outputs_of(member, prepared, lanes, rows, task, device) for member in chosen])
     group = found.get("group")
     half = half_of(found["row_id"], group)
     return Candidates(chosen, outputs, found["target"], found.get("weight"), group, half, metric, speak)
 
 
-def _inputs(lanes: Lanes, rows: np.ndarray) -> list[np.ndarray]:
-    return [lanes.take(rows[start : start + BLOCK_ROWS], ["x"])["x"] for start in range(0, len(rows), BLOCK_ROWS)]
+def outputs_of(
+    member: Member, prepared: Prepared, lanes: Lanes, rows: np.ndarray, task: Ref, device: str
+) -> np.ndarray:
+    """Give what one member says on the rows at some positions of a split (N, C or T).
+
+    Raises:
+        DataError: If its tensors do not load.
+    """
+    voice = Voice([member], alone(member), prepared, task, device)
+    return np.concatenate([voice(x) for x in _inputs(lanes, rows)])
+
+
+def _inputs(lanes: Lanes, rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), BLOCK_ROWS):
+        yield lanes.take(rows[start : start + BLOCK_ROWS], ["x"])["x"]

@@ -7,6 +7,8 @@ from fmray.ensemble.candidates import Candidates
 from fmray.errors import SpecError
 from fmray.records import Ensemble
 
+BAGGED_MEMBERS = 10
+
 
 def vote(candidates: Candidates, kind: Literal["hard", "soft"] = "hard") -> Ensemble:
     """Give each class the share of members that name it (hard), or the mean of their probabilities (soft).
@@ -23,7 +25,7 @@ def vote(candidates: Candidates, kind: Literal["hard", "soft"] = "hard") -> Ense
     )
 
 
-def bagging(candidates: Candidates, members: int = 10, kind: Literal["soft", "hard"] = "soft") -> Ensemble:
+def bagging(candidates: Candidates, members: int = BAGGED_MEMBERS, kind: Literal["soft", "hard"] = "soft") -> Ensemble:
     """Combine members that each learned from a bootstrap sample of the training rows: by their mean, or a hard vote.
 
     Args:

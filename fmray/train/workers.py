@@ -60,7 +60,13 @@ class Worker:
     over_ray: bool = False
 
     def rows(
-        self, prepared: Prepared, split: Split, epochs: int, live: Sequence[Ref] = (), order: Order | None = None
+        self,
+        prepared: Prepared,
+        split: Split,
+        epochs: int,
+        live: Sequence[Ref] = (),
+        order: Order | None = None,
+        identified: bool = False,
     ) -> Rows:
         """Open this worker's share of the rows of a split.
 
@@ -68,12 +74,13 @@ class Worker:
             epochs: How often they will be read at most.
             live: Steps that will change them.
             order: In which they will pass; None if only in sequence.
+            identified: Whether members weigh them by their identities.
 
         Raises:
             SpecError: If rows are streamed and a window of them does not fit into `run.memory`.
         """
         memory = None if self.run.memory == "auto" else self.run.memory
-        identified, paired = bool(live), any(ref.name == "mixup" for ref in live)
+        identified, paired = identified or bool(live), any(ref.name == "mixup" for ref in live)
         share, source = self.group.share, self._source(prepared, split, epochs) if self.over_ray else None
         rows = Rows(prepared, split, self.device, memory, share, source, identified=identified, paired=paired)
         if isinstance(source, Stream) and order is not None and memory is not None and not rows.in_memory:

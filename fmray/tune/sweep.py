@@ -183,7 +183,9 @@ class _Training:
 
     def __call__(self, worker: Worker) -> None:
         epochs = self.job.train.epochs
-        train_rows = worker.rows(self.prepared, "train", epochs, self.job.live_steps, self.job.train.order)
+        train_rows = worker.rows(
+            self.prepared, "train", epochs, self.job.live_steps, self.job.train.order, any(p.rows for p in self.plans)
+        )
         val_rows = worker.rows(self.prepared, "val", epochs)
         groups = self._packs(worker, train_rows)
         members: list[Member] = []
