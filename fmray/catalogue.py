@@ -101,9 +101,15 @@ METRICS = Registry(
 ENSEMBLES = Registry(
     "ensemble",
     {
-        "auto": "fmray.ensemble.averaging:choose",
+        "adaboost": "fmray.ensemble.adaboost:adaboost",
+        "auto": "fmray.ensemble.averaging:auto",
         "average": "fmray.ensemble.averaging:average",
-        "single": "fmray.ensemble.averaging:single",
+        "bagging": "fmray.ensemble.voting:bagging",
+        "greedy": "fmray.ensemble.greedy:greedy",
+        "single": "fmray.ensemble.single:single",
+        "soup": "fmray.ensemble.soup:soup",
+        "stacking": "fmray.ensemble.stacking:stacking",
+        "vote": "fmray.ensemble.voting:vote",
     },
 )
 

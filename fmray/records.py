@@ -84,6 +84,7 @@ class Prepared:
         notes: What a person should read about the data: duplicates, conflicts, columns left out and why.
         split: The split definition used: {by, columns, salt, hash_version, cut_points ...}.
         manifest: Data files as scanned: [{path, bytes, rows, modified/etag}].
+        variants: The same rows, in the same sequence, as other steps of a search prepare them, by fingerprint.
     """
 
     fingerprint: str
@@ -102,6 +103,11 @@ class Prepared:
     notes: tuple[str, ...] = ()
     split: Json = field(default_factory=dict)
     manifest: tuple[Json, ...] = ()
+    variants: Mapping[str, "Prepared"] = field(default_factory=dict)
+
+    def for_member(self, member: "Member") -> "Prepared":
+        """Give the rows as a member learned from them."""
+        return self.variants.get(member.prepared, self)
 
     def num_rows(self, split: Split) -> int:
         """Count the rows of a split as they stand in its lanes."""
@@ -109,7 +115,8 @@ class Prepared:
 
     def to_json(self) -> Json:
         """Give the record as plain values."""
-        return {**asdict(self), "schema": self.schema.to_json()}
+        variants = {name: variant.to_json() for name, variant in self.variants.items()}
+        return {**asdict(self), "schema": self.schema.to_json(), "variants": variants}
 
     @classmethod
     def from_json(cls, value: Json) -> "Prepared":
@@ -124,6 +131,7 @@ class Prepared:
                 "slices": {name: tuple(levels) for name, levels in value["slices"].items()},
                 "notes": tuple(value["notes"]),
                 "manifest": tuple(value["manifest"]),
+                "variants": {name: cls.from_json(variant) for name, variant in value["variants"].items()},
             }
         )
 

@@ -10,19 +10,20 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 
-from fmray.catalogue import ENSEMBLES
 from fmray.data.lanes import Lanes
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
 from fmray.data.session import session
 from fmray.data.target import decide
+from fmray.ensemble.combine import combine
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
+from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
 from fmray.evaluate.table import read
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
-from fmray.records import Ensemble, Json, Member, Predictions, Prepared, Run, Scores, Split
+from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
 from fmray.report.card import Card, write_card
 from fmray.report.folder import environment, finish_run, open_run, start_run, write_members, write_model
 from fmray.report.journal import Journal, Report, log_to
@@ -32,13 +33,14 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store, fingerprint
 from fmray.track.tensorboard import write_events
+from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
 from fmray.train.predict import predict
 from fmray.train.room import num_workers
-from fmray.tune.plans import linear_job, linear_plans, plans_of
-from fmray.tune.search import finals, search
+from fmray.tune.members import train_members
+from fmray.tune.plans import job_at, linear_job, linear_plans
 from fmray.tune.space import num_members
-from fmray.tune.sweep import Sweep, Workers, ranked, sweep
+from fmray.tune.sweep import Sweep, Workers, sweep
 
 
 def run(
@@ -96,7 +98,8 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
 
     members = num_members(job) if job.ranges else job.train.seeds.n
     with journal.stage("train", f"{prepared.num_rows('train'):,} rows, {members} members"):
-        trained = work.search() if job.ranges else work.train()
+        trained = work.train()
+    work = work.knowing(trained)
     with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
         linear = work.train_linear()
     with journal.stage("combine", job.ensemble.name):
@@ -123,30 +126,21 @@ class _Work:
     workers: Workers
 
     def train(self) -> Sweep:
-        plans = plans_of(self.job, self.task)
-        where = (self.prepared, self.metric, self.store, self.workers)
-        return sweep(self.job, plans, *where, attempt=self._attempt, report=self.journal)
+        asked = (self.job, self.task, self.prepared, self._prepare, self.metric, self.store, self.workers)
+        return train_members(*asked, attempt=self._attempt, report=self.journal, device=self.device)
+
+    def knowing(self, trained: Sweep) -> "_Work":
+        """Know every way in which the rows of members that may speak were prepared."""
+        used = {member.prepared: member for member in trained.members if member.root and member.prepared}
+        others = used.keys() - {self.prepared.fingerprint}
+        variants = {name: self._prepare(job_at(self.job, used[name])) for name in sorted(others)}
+        return replace(self, prepared=replace(self.prepared, variants=variants)) if variants else self
 
     def train_linear(self) -> Sweep:
         job = linear_job(self.job)
         plans = linear_plans(job, self.task) if "linear" in job.evaluate.baselines else []
         workers = 0 if self.job.ranges else self.workers
         return sweep(job, plans, self.prepared, self.metric, self.store, workers, role="baseline", report=self.journal)
-
-    def search(self) -> Sweep:
-        asked = (self.job, self.task, self._prepare)
-        found = search(*asked, self.metric, self.store, attempt=self._attempt, report=self.journal)
-        if self.job.train.seeds.n == 1:
-            return found
-        again = finals(*asked, found, self.metric, self.store, attempt=self._attempt, report=self.journal)
-        return found.joined(again)
-
-    def _pool(self, trained: Sweep) -> list[Member]:
-        """Give the members that may speak: of a search, those that were trained again, or else its best."""
-        if not self.job.ranges:
-            return list(trained.members)
-        again = [member for member in trained.members if member.role == "finalist"]
-        return again or ranked(trained.members, self.metric)[: self.job.search.finalists]
 
     @property
     def _attempt(self) -> str:
@@ -158,19 +152,17 @@ class _Work:
         return self.prepared if same else prepare(self.dataset, job, self.task, self.store, self.journal)
 
     def combine(self, trained: Sweep) -> Ensemble:
-        def val_score(indices: tuple[int, ...]) -> float:
-            some = [trained.members[index] for index in indices]
-            table = read(self._predict(some, [1 / len(some)] * len(some), "model", "val"))
-            return self.metric.value(table.output, table.target, table.weight)
-
-        choose = ENSEMBLES.find(self.job.ensemble.name)
-        ensemble: Ensemble = choose(
-            self._pool(trained), self.metric.higher_is_better, val_score, **self.job.ensemble.params
-        )
+        asked = (self.job, trained.members, self.prepared, self.task, self.metric, self._gain, self.device)
+        ensemble = combine(*asked, trained.says if trained.said else None)
         self.journal.note(
             f"{ensemble.name}: {ensemble.reason}, {self.metric.name} {ensemble.val_score:.4f} on validation"
         )
         return ensemble
+
+    def _gain(self, ours: Array, theirs: Array, target: Array, weight: Array | None, group: Array | None) -> Interval:
+        flat = [output[:, 0] if output.shape[1] == 1 else output for output in (ours, theirs)]
+        rows = [(output, target, weight) for output in flat]
+        return paired(self.metric, rows[0], rows[1], group, self.job.evaluate.level)[0]
 
     def judge(self, trained: Sweep, linear: Sweep, ensemble: Ensemble) -> tuple[Scores, tuple[Json, ...]]:
         chosen, job, prepared = [trained.members[index] for index in ensemble.members], self.job, self.prepared
@@ -180,11 +172,14 @@ class _Work:
             if subject == "dummy":
                 return dummy(prepared, split, self._table(subject, split))
             if subject == "linear":
-                return self._predict([linear.best(self.metric)], [1.0], subject, split)
-            return self._predict(chosen, ensemble.weights, subject, split)
+                best = linear.best(self.metric)
+                return self._predict([best], alone(best), subject, split)
+            return self._predict(chosen, ensemble, subject, split)
 
         def look() -> int:
-            subject = fingerprint([member.tensor_hash for member in chosen], ensemble.weights)
+            subject = fingerprint(
+                [member.tensor_hash for member in chosen], ensemble.weights, ensemble.combine, ensemble.params
+            )
             return Ledger(self.store).look(prepared.test_identity, self.run.id, f"score of {job.name}", subject)
 
         metrics = job.evaluate.metrics or defaults(prepared.target)[1]
@@ -229,9 +224,9 @@ class _Work:
             write_events(f"{root}/tensorboard", [*trained.members, *linear.members])
         return finish_run(self.run, card, trained.widths, self.store)
 
-    def _predict(self, members: Sequence[Member], weights: Sequence[float], subject: str, split: Split) -> Predictions:
+    def _predict(self, members: Sequence[Member], ensemble: Ensemble, subject: str, split: Split) -> Predictions:
         path, over_ray = self._table(subject, split), self.workers != 0
-        return predict(members, weights, self.prepared, split, self.task, path, self.device, over_ray)
+        return predict(members, ensemble, self.prepared, split, self.task, path, self.device, over_ray)
 
     def _table(self, subject: str, split: Split) -> str:
         folder = "sealed" if split == "test" else "predictions"

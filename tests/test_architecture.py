@@ -38,9 +38,16 @@ FLOORS = (
 )
 HEIGHT = {unit: len(FLOORS) - floor for floor, units in enumerate(FLOORS) for unit in units}
 DOORS = {
-    "ray": {"data/prepare.py", "data/session.py", "train/mailbox.py", "train/stream.py", "train/workers.py", "tune/place.py"},
+    "ray": {
+        "data/prepare.py",
+        "data/session.py",
+        "train/mailbox.py",
+        "train/stream.py",
+        "train/workers.py",
+        "tune/place.py",
+    },
     "PIL": {"data/image.py"},
-    "torch": {"models/*", "tasks/*", "train/*", "tune/*", "ensemble/averaging.py"},
+    "torch": {"models/*", "tasks/*", "train/*", "tune/*", "ensemble/folds.py"},
     "optuna": {"tune/proposals.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "progress.py"},

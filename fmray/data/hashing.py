@@ -32,8 +32,12 @@ import pyarrow as pa
 
 from fmray.data.canonical import LANES, STEPS, key, mix, sum_of_fields
 from fmray.errors import DataError
+from fmray.seeding import derive
 
 HASH_VERSION = "v1"
+SAMPLE_ROWS = 100_000
+"""Rows that choices are made by where there are more."""
+_SAMPLE = np.uint64(derive(0, "sample of rows"))
 BLOCK_ROWS = 1 << 14  # keeps every temporary array of a block in the core's own cache
 
 
@@ -111,6 +115,23 @@ def mixed_ids(ids: np.ndarray, key: np.uint64) -> np.ndarray:
         returns: (num_rows,), uint64.
     """
     return mix(mix(ids[:, 0], key) + ids[:, 1], np.uint64(0))
+
+
+def sample_of(ids: np.ndarray, num_rows: int, most: int = SAMPLE_ROWS) -> np.ndarray:
+    """Say which rows are in a sample of about so many, chosen by a hash of their identities: all, if there are no more.
+
+    Args:
+        ids: Of all rows, or of some: whether a row is in the sample does not depend on the others.
+        num_rows: How many rows there are in all.
+
+    Shapes:
+        ids: (n, 2), uint64.
+        returns: (n,), bool.
+    """
+    if num_rows <= most:
+        return np.ones(len(ids), bool)
+    chosen: np.ndarray = mixed_ids(ids, _SAMPLE) < np.uint64(int(most / num_rows * 2.0**64))
+    return chosen
 
 
 def uniform(hashes: np.ndarray) -> np.ndarray:

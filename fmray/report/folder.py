@@ -155,13 +155,16 @@ def write_model(root: str, chosen: Sequence[Member], ensemble: Ensemble, prepare
         home.mkdir(parents=True, exist_ok=True)
         for file in sorted(Path(member.root).iterdir()):
             shutil.copyfile(file, home / file.name)
-    members = [{"index": m.index, "model": m.model, "seed": m.seed, "tensor_hash": m.tensor_hash} for m in chosen]
+    names = ("index", "model", "seed", "tensor_hash", "prepared")
+    members = [{name: getattr(member, name) for name in names} for member in chosen]
+    used = {own.fingerprint: own for own in map(prepared.for_member, chosen) if own is not prepared}
     description: dict[str, Any] = {
         "ensemble": ensemble.to_json(),
         "members": redact(members),
         "schema": prepared.schema.to_json(),
         "target": asdict(prepared.target),
         "steps": list(prepared.steps),
+        "variants": {name: {"schema": v.schema.to_json(), "steps": list(v.steps)} for name, v in used.items()},
     }
     # Not redacted as a whole: a column may be called `token`, and its step must not forget what it learned.
     store.write_bytes(f"{root}/model/model.json", json.dumps(description, indent=1, allow_nan=False).encode())

@@ -40,7 +40,8 @@ TASK_PARAMS["auto"] = {
 }
 ALL_STEPS = Registry("step", {name: table.path(name) for table in (catalogue.STEPS, catalogue.LIVE) for name in table})
 GIVEN_BY_FMRAY = ("self", "schema", "num_outputs")
-GIVEN_TO_ENSEMBLES = ("members", "higher_is_better", "score")
+GIVEN_TO_ENSEMBLES = ("candidates",)
+KEEP = "Literal['when_better', 'always']"
 PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONE_CLASS = re.compile(r"f1\[.+\]")
 
@@ -86,6 +87,8 @@ def _known_params(registry: Registry, ref: Ref, folder: str) -> Params | None:
     file = source_of(module, folder)
     skipped = GIVEN_TO_ENSEMBLES if registry is catalogue.ENSEMBLES else GIVEN_BY_FMRAY
     known = params_of(file, attribute, skipped) if file else None
+    if registry is catalogue.ENSEMBLES and known is not None and ref.name != "single":
+        known = {**known, "keep": KEEP}  # read by what decides whether any method's answer is kept
     # what a user's own task, step or model is given beyond its parameters is not ours to say, but its name must exist
     return known if ref.name in registry or registry is catalogue.MODELS else None
 

@@ -181,6 +181,7 @@ class Train:
         seed: Root of every random stream of the training.
         seeds: Number of members that differ in seed only, or `{n: 5, order: true}`.
         order: Shuffling.
+        folds: Train every configuration this many times, each without the training rows of one fold.
     """
 
     epochs: Annotated[Whole, Field(ge=1)] = 20
@@ -196,6 +197,7 @@ class Train:
     seed: Whole = 0
     seeds: Annotated[Seeds, BeforeValidator(_as_seeds)] = Seeds()
     order: Order = Order()
+    folds: Annotated[Whole, Field(ge=2)] | None = None
 
 
 def _as_seconds(value: object) -> object:

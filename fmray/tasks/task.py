@@ -41,10 +41,11 @@ class Batch:
     Args:
         inputs: Model inputs by name; "x" is the prepared block (B, D).
         target: Class indices (B,), int64, or standardised numbers (B, T), float32.
-        weight: Row weights (B,), or None where every row counts the same.
+        weight: Row weights (B,), or (K, B) where they differ between members; None where every row counts the same.
         rows: Position of each row in its split's sequence (B,), int64.
         places: Place of each row in the global batch, while training.
-        ids: Identity of each row (B, 2), its bits as int64, where live steps change rows.
+        ids: Identity of each row (B, 2), its bits as int64, where something is drawn for rows; copies have their own.
+        entity: What rows that stay together share (B,), int64: their group, or what copies of one row share.
         partner: The rows that these are mixed with, where a live step mixes.
         own: Share of each row that is its own once mixed (B,).
     """
@@ -55,6 +56,7 @@ class Batch:
     rows: Tensor
     places: Places | None = None
     ids: Tensor | None = None
+    entity: Tensor | None = None
     partner: "Batch | None" = None
     own: Tensor | None = None
 
@@ -70,10 +72,11 @@ class Batch:
         return Batch(
             inputs={name: value[start:stop] for name, value in self.inputs.items()},
             target=self.target[start:stop],
-            weight=cut(self.weight),
+            weight=None if self.weight is None else self.weight[..., start:stop],
             rows=self.rows[start:stop],
             places=self.places and self.places.slice(start, stop),
             ids=cut(self.ids),
+            entity=cut(self.entity),
             partner=self.partner and self.partner.slice(start, stop),
             own=cut(self.own),
         )

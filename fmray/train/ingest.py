@@ -68,6 +68,7 @@ class Rows:
         self.device = torch.device(device)
         self.num_rows = self.lanes.num_rows
         self.columns = ["x", "target", *["weight"] * prepared.weighted, *["row_id"] * identified]
+        self.columns += ["group"] * (identified and prepared.grouped)
         self._paired = paired
         self.schema = prepared.schema
         self.share, self._source = share, source or self.lanes
@@ -213,7 +214,7 @@ class Rows:
             column = name.removeprefix(PARTNER)
             if column not in self.columns:
                 continue
-            values = given.view(np.int64) if column == "row_id" else given
+            values = given.view(np.int64) if column in ("row_id", "group") else given
             if column == "target" and self._target.kind == "number":
                 numbers = values.reshape(len(values), len(self._target.columns)).astype(np.float64)
                 values = ((numbers - self._target.mean) / self._target.scale).astype(np.float32)
@@ -226,10 +227,11 @@ class Rows:
         return replace(self._of("", here, rows), places=places, partner=partner)
 
     def _of(self, prefix: str, tensors: dict[str, Tensor], rows: Tensor) -> Batch:
-        weight, ids = (tensors.get(f"{prefix}{name}") for name in ("weight", "row_id"))
+        weight, ids, entity = (tensors.get(f"{prefix}{name}") for name in ("weight", "row_id", "group"))
+        entity = ids[:, 0] if entity is None and ids is not None else entity
         if ids is not None and self._target.sampled:
             ids = ids + rows.to(ids.device)[:, None]  # copies of one row are to change each in its own way
-        return Batch({"x": tensors[f"{prefix}x"]}, tensors[f"{prefix}target"], weight, rows, ids=ids)
+        return Batch({"x": tensors[f"{prefix}x"]}, tensors[f"{prefix}target"], weight, rows, ids=ids, entity=entity)
 
 
 def num_steps(num_rows: int, batch_rows: int) -> int:

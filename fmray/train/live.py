@@ -291,7 +291,16 @@ def row_keys(row_ids: Tensor, seed: int, epoch: int, place: int) -> Tensor:
         row_ids: (B, 2), int64.
         returns: (B,), int64.
     """
-    salt = derive(seed, "live", epoch, place)
+    return keyed(row_ids, derive(seed, "live", epoch, place))
+
+
+def keyed(row_ids: Tensor, salt: int | Tensor) -> Tensor:
+    """Give each row 64 random bits that follow from its identity and a salt.
+
+    Shapes:
+        row_ids: (B, 2), int64; salt: a number, or (K, 1), int64.
+        returns: (B,) or (K, B), int64.
+    """
     return _mixed((_mixed(row_ids[:, 0] + salt) ^ row_ids[:, 1]) * GOLDEN + salt)
 
 

@@ -28,6 +28,7 @@ from fmray.train.state import Checkpoints, generators
 
 Faults = list[dict[str, Any]]
 Report = Callable[[dict[str, Any]], None]
+LEAST_WEIGHT = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
     """
     population, state, train = pack.population, pack.state, pack.train
     population.zero_grad()
-    batch = pack.live.change(batch, state.epoch)
+    batch = pack.row_weights.weigh(pack.live.change(batch, state.epoch))
     rows = max(1, -(-len(batch) // train.accumulate))
     sums: list[tuple[Tensor, Tensor | float]] = []
     faults: Faults = []
@@ -127,7 +128,8 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
     if group.size > 1 and not math.isfinite(loss_K.sum().item()):
         faults = [fault for own in group.collect(faults) for fault in own]
     _note(pack, faults)
-    population.grad.div_(weight_K if isinstance(weight_K, float) else weight_K[:, None])
+    # no row of the batch may count for a member: its gradient is 0 then, not 0 / 0
+    population.grad.div_(weight_K if isinstance(weight_K, float) else weight_K[:, None].clamp_min(LEAST_WEIGHT))
     if train.clip_norm is not None:
         clip(population.grad, train.clip_norm)
     pack.step_optimizer(factor)

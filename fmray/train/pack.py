@@ -21,6 +21,7 @@ from fmray.tasks.task import Task
 from fmray.train.live import Live, build_live
 from fmray.train.optim import Optimizer
 from fmray.train.population import Blueprint, enter
+from fmray.train.rowweights import RowWeights
 from fmray.train.schedule import Plateau, Schedule
 from fmray.train.state import State, generators, set_generators
 
@@ -78,6 +79,7 @@ class Pack:
         self.live = Live(build_live(live, schema), derive(train.seed, "live"))
         self.task: Task = TASKS.find(plans[0].task.name)(target, [plan.task.params for plan in plans])
         self.schedule: Schedule = SCHEDULES.find(train.schedule.name)(**train.schedule.params)
+        self.row_weights = RowWeights([plan.rows for plan in plans])
         self.population = enter([plan.blueprint for plan in plans], schema, self.task.num_outputs, device)
         self.optimizer = Optimizer(plans[0].optimizer.name, [p.optimizer.params for p in plans], self.population)
         self.ones_K = torch.ones(len(plans), device=self.device)
@@ -177,6 +179,7 @@ class Pack:
         self.population.select(keep)
         self.optimizer.select(keep, self.population)
         self.task = self.task.select(keep)
+        self.row_weights = self.row_weights.select(keep)
         self.ones_K = self.ones_K[keep]
 
     def _fresh_state(self) -> State:

@@ -15,20 +15,23 @@ from fmray.catalogue import MODELS, TASKS
 from fmray.data.lanes import Lanes
 from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
-from fmray.records import Member, Predictions, Prepared, Split
+from fmray.records import Ensemble, Member, Predictions, Prepared, Split
 from fmray.spec.ref import Ref
 from fmray.tasks.task import Batch, Task
+from fmray.train.combine import combine_outputs
 from fmray.train.population import Blueprint, Population, enter
 
 CHUNK_ROWS = 65_536
 TASK_ROWS = 4 * CHUNK_ROWS
 """Rows that a task predicts; fewer in all are not worth a task."""
 TENSORS = "model.safetensors"
+Inputs = np.ndarray | dict[str, np.ndarray]
+"""Prepared rows (N, D); or those by fingerprint, where members' rows were prepared in several ways."""
 
 
 def predict(
     members: Sequence[Member],
-    weights: Sequence[float],
+    ensemble: Ensemble,
     prepared: Prepared,
     split: Split,
     task: Ref,
@@ -36,10 +39,11 @@ def predict(
     device: torch.device | str = "cpu",
     over_ray: bool = False,
 ) -> Predictions:
-    """Write the weighted mean of the members' predictions on every row of a split.
+    """Write what an ensemble says on every row of a split.
 
     Args:
-        members, weights: Whose word counts how much.
+        members: Those that the ensemble names, in its order.
+        ensemble: How their words become one.
         prepared, split: Which rows.
         task: What turns outputs into predictions.
         path: Parquet file to write; columns as `records.Predictions` says.
@@ -51,7 +55,7 @@ def predict(
     """
     total, partial_path = Lanes(prepared, split).num_rows, f"{path}.partial"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    speaker = _Speaker(tuple(members), tuple(weights), prepared, split, task, str(device))
+    speaker = _Speaker(tuple(members), ensemble, prepared, split, task, str(device))
     tables = _over_ray(speaker, total, f"{path}.parts") if over_ray and total > TASK_ROWS else speaker.tables(0, total)
     num_rows = 0
     writer: pq.ParquetWriter | None = None
@@ -73,7 +77,7 @@ class _Speaker:
     """Hold what is needed to predict some rows of a split, here or in a task."""
 
     members: tuple[Member, ...]
-    weights: tuple[float, ...]
+    ensemble: Ensemble
     prepared: Prepared
     split: Split
     task: Ref
@@ -82,12 +86,108 @@ class _Speaker:
     def tables(self, start: int, stop: int) -> Iterator[pa.Table]:
         """Give the predictions of the rows from `start` up to `stop`, in sequence order."""
         prepared, lanes = self.prepared, Lanes(self.prepared, self.split)
-        objective: Task = TASKS.find(self.task.name)(prepared.target, [self.task.params])
-        populations = [load_member(member, prepared, objective.num_outputs, self.device) for member in self.members]
+        voice = Voice(self.members, self.ensemble, prepared, self.task, self.device)
         for first in range(start, stop, CHUNK_ROWS):
-            arrays = lanes.take(np.arange(first, min(first + CHUNK_ROWS, stop)))
-            mean = _mean(populations, self.weights, objective, arrays["x"], self.device)
-            yield as_table(arrays, dict(zip(output_names(prepared), mean.T, strict=True)), prepared)
+            rows = np.arange(first, min(first + CHUNK_ROWS, stop))
+            arrays = lanes.take(rows)
+            said = voice(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else arrays["x"])
+            yield as_table(arrays, dict(zip(output_names(prepared), said.T, strict=True)), prepared)
+
+
+class Voice:
+    """Let an ensemble speak.
+
+    Args:
+        members: Those that the ensemble names, in its order.
+        ensemble: How their words become one.
+        prepared: What their inputs look like.
+        task: What turns outputs into predictions.
+        device: Where they compute.
+
+    Raises:
+        DataError: If a member's tensors are missing or damaged, or parameters to average differ in shape.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        ensemble: Ensemble,
+        prepared: Prepared,
+        task: Ref,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.ensemble, self.device = ensemble, device
+        self.task: Task = TASKS.find(task.name)(prepared.target, [task.params])
+        rows = [prepared.for_member(member) for member in members]
+        self.sources = [own.fingerprint for own in rows]
+        outputs = self.task.num_outputs
+        self.populations = [load_member(m, own, outputs, device) for m, own in zip(members, rows, strict=True)]
+        if ensemble.combine == "soup":
+            self.populations = [soup(self.populations, ensemble.weights)]
+
+    @property
+    def num_parameters(self) -> int:
+        """Count the parameters behind one answer."""
+        return sum(population.flat.numel() for population in self.populations)
+
+    def __call__(self, x: Inputs) -> np.ndarray:
+        """Give predictions (N, C or T), float64, for prepared rows (N, D), as `inputs_of` gives them."""
+        given = x if isinstance(x, dict) else dict.fromkeys(self.sources, x)
+        num_rows = len(next(iter(given.values())))
+        step = max(1024, CHUNK_ROWS // len(self.populations))  # all members' words on these rows are held at once
+        parts = ({name: v[start : start + step] for name, v in given.items()} for start in range(0, num_rows, step))
+        return np.concatenate([self._say(part) for part in parts])
+
+    def _say(self, x: dict[str, np.ndarray]) -> np.ndarray:
+        batches = {
+            name: Batch({"x": torch.from_numpy(v).to(self.device)}, torch.zeros(len(v)), None, torch.arange(len(v)))
+            for name, v in x.items()
+        }
+        who = zip(self.populations, self.sources, strict=False)  # a soup is one of several
+        with torch.no_grad():
+            said = [self.task.predict(population(batches[source]))[0].cpu().numpy() for population, source in who]
+        return combine_outputs(self.ensemble, np.stack(said))
+
+
+def inputs_of(members: Sequence[Member], prepared: Prepared, split: Split, rows: np.ndarray) -> Inputs:
+    """Give the inputs (N, D) of rows at some positions of a split, for each way that members' rows were prepared.
+
+    Raises:
+        DataError: If another way brought the rows into another sequence.
+    """
+    used = {own.fingerprint: own for own in map(prepared.for_member, members)}
+    if used.keys() <= {prepared.fingerprint}:
+        return Lanes(prepared, split).take(rows, ["x"])["x"]
+    ids = Lanes(prepared, split).take(rows, ["row_id"])["row_id"]
+    found = {}
+    for name, own in used.items():
+        arrays = Lanes(own, split).take(rows, ["row_id", "x"])
+        if not np.array_equal(arrays["row_id"], ids):
+            raise DataError(f"predict: {own.root} holds the rows of {split} in another sequence. Run with --fresh.")
+        found[name] = arrays["x"]
+    return found
+
+
+def soup(populations: Sequence[Population], weights: Sequence[float]) -> Population:
+    """Average the parameters of members into one model; whole-number buffers are those of the first.
+
+    Raises:
+        DataError: If the members differ in shape.
+
+    Source: Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models", ICML 2022.
+    """
+    first = populations[0]
+    if any(population.shapes != first.shapes for population in populations):
+        raise DataError("ensemble.soup: members differ in the shapes of their parameters. Take members of one pack.")
+    flat = sum(w * p.flat.detach().double() for w, p in zip(weights, populations, strict=True))
+    buffers = {
+        name: sum(w * p.buffers[name].double() for w, p in zip(weights, populations, strict=True))
+        for name, value in first.buffers.items()
+        if value.is_floating_point()
+    }
+    with torch.no_grad():
+        first.load(torch.as_tensor(flat), {name: torch.as_tensor(value) for name, value in buffers.items()})
+    return first
 
 
 def _over_ray(speaker: _Speaker, num_rows: int, folder: str) -> Iterator[pa.Table]:
@@ -150,18 +250,3 @@ def as_table(arrays: dict[str, np.ndarray], outputs: dict[str, np.ndarray], prep
     )
     beside = [name for name in ("weight", "group") if name in arrays] + [f"slice_{name}" for name in prepared.slices]
     return pa.table(columns | {name: pa.array(arrays[name]) for name in beside} | outputs)
-
-
-def _mean(
-    populations: Sequence[Population], weights: Sequence[float], task: Task, x: np.ndarray, device: torch.device | str
-) -> np.ndarray:
-    """Average predictions (N, C or T) in float64."""
-    inputs = torch.from_numpy(x).to(device)
-    batch = Batch({"x": inputs}, torch.zeros(len(x)), None, torch.arange(len(x)))
-    with torch.no_grad():
-        parts = (task.predict(p(batch))[0] * w for p, w in zip(populations, weights, strict=True))
-        total = next(parts)
-        for part in parts:
-            total = total + part
-    result: np.ndarray = total.cpu().numpy()
-    return result

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fmray.records import Member
 from fmray.seeding import derive
 from fmray.spec.explain import dotted
 from fmray.spec.job import Job
@@ -43,6 +44,11 @@ def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Va
         params = named | {dotted(keys): value for keys, value in values.items()}
         plans.append(plan_of(job.at({**structural, **values}), task, index, params))
     return plans
+
+
+def job_at(job: Job, member: Member) -> Job:
+    """Give the job of one member of a search, without ranges."""
+    return job.at({keys: member.params[dotted(keys)] for keys in job.ranges})
 
 
 def linear_plans(job: Job, task: Ref) -> list[Plan]:

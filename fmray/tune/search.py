@@ -13,16 +13,17 @@ from fmray.data.session import living_nodes, session
 from fmray.errors import TrainError
 from fmray.metrics.metric import Metric
 from fmray.records import Prepared
-from fmray.spec.explain import dotted
+from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.population import num_parameters
 from fmray.tune.place import Table, carry_here, carry_on_ray, num_slots
-from fmray.tune.plans import searched_plans
+from fmray.tune.plans import job_at, plan_of, searched_plans
 from fmray.tune.proposals import Learning, Listed, Proposals
 from fmray.tune.referee import Referee, Rules
+from fmray.tune.resample import resampled
 from fmray.tune.rungs import expected_epochs
 from fmray.tune.space import Lot, lots_of
 from fmray.tune.sweep import Report, Sweep, kept, key_of, ranked
@@ -92,14 +93,15 @@ def finals(
     trials, seeds, first = list[Trial](), job.train.seeds.n, len(found.members)
     chosen = ranked(found.members, metric)[: job.search.finalists]
     for number, member in enumerate(chosen):
-        values = {keys: member.params[dotted(keys)] for keys in job.ranges}
-        concrete = job.at(values)
-        plans = searched_plans(job, task, values, [{}] * seeds, first + number * seeds)
-        named = [
-            replace(plan, params={**plan.params, "train.seeds": seed, "finalist of": member.index})
-            for seed, plan in enumerate(plans)
+        concrete = job_at(job, member)
+        shown = {**member.params, "finalist of": member.index}
+        own = [plan_of(concrete, task, seed, {**shown, "train.seeds": seed}) for seed in range(seeds)]
+        own = [
+            replace(plan, seed=derive(plan.seed, member.index), index=first + i)
+            for i, plan in enumerate(resampled(concrete, own))
         ]
-        trials.append(Trial(number, number, concrete, tuple(named), prepare(concrete), total=len(chosen)))
+        first += len(own)
+        trials.append(Trial(number, number, concrete, tuple(own), prepare(concrete), total=len(chosen)))
     who = [vars(plan) for trial in trials for plan in trial.plans]
     key = key_of(job.at({}), who, prepare(job.at({})), metric, attempt, "finalist")
     place = _Placement(job, prepare, report)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as write_tensors
 
+from fmray.data.hashing import sample_of
 from fmray.errors import SpecError, TrainError
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
@@ -37,8 +38,6 @@ Report = Callable[[Json], None]
 Ask = Callable[[str, int, dict[int, float]], Verdict]
 """(pack, epochs finished, member -> best score) -> who goes on; see `tune.referee`."""
 RESULT, SAID = "result.json", "val.npy"
-SAMPLE_ROWS = 100_000
-"""Validation rows on which what every member says is kept; all of them where there are no more."""
 
 
 @dataclass(frozen=True)
@@ -244,20 +243,13 @@ def what_members_say(pack: Pack, rows: Rows, group: Group) -> np.ndarray:
     every = pack.at_best()
     predictions, _ = outputs(every, rows, group)
     ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
-    kept = sampled(ids, rows.num_rows)
+    kept = sample_of(ids, rows.num_rows)
     positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
     parts = group.collect((positions, predictions[:, kept].astype(np.float32)))
     if not group.is_first:
         return np.zeros(0, np.float32)
     order = np.argsort(np.concatenate([positions for positions, _ in parts]), kind="stable")
     return np.concatenate([values for _, values in parts], axis=1)[:, order]
-
-
-def sampled(ids: np.ndarray, num_rows: int) -> np.ndarray:
-    """Say which rows are in the sample (n,), given their identities (n, 2) and the number of all rows."""
-    every = -(-num_rows // SAMPLE_ROWS)
-    chosen: np.ndarray = ids[:, 0] % np.uint64(max(every, 1)) == 0
-    return chosen
 
 
 def _differences(before: Json, now: Json) -> str:

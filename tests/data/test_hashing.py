@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmray.data.hashing import BLOCK_ROWS, row_hash, row_ids, uniform
+from fmray.data.hashing import BLOCK_ROWS, row_hash, row_ids, sample_of, uniform
 from fmray.errors import DataError
 
 WORD = 1 << 64
@@ -337,3 +337,16 @@ def test_the_first_of_equal_rows_keeps_its_hash_and_repeats_differ():
     step = [(keyed(lane, "step") | 1) for lane in (0, 1)]
     for lane in (0, 1):
         assert int(ids[2, lane]) == mixed(int(hashes[2, lane]) + 2 * step[lane] + keyed(lane, "occurrence"))
+
+
+def test_a_sample_is_of_the_same_rows_in_whatever_order_or_parts_they_come():
+    ids = np.random.default_rng(3).integers(0, 1 << 63, (20_000, 2), dtype=np.uint64)
+    chosen = sample_of(ids, 20_000, 2_000)
+    order = np.random.default_rng(4).permutation(20_000)
+    assert np.array_equal(sample_of(ids[order], 20_000, 2_000), chosen[order])
+    assert np.array_equal(sample_of(ids[:77], 20_000, 2_000), chosen[:77])
+    assert abs(chosen.sum() - 2_000) < 4 * (2_000 * 0.9) ** 0.5
+
+
+def test_a_sample_of_more_rows_than_there_are_is_all_of_them():
+    assert sample_of(np.zeros((5, 2), np.uint64), 5, 5).all()

@@ -45,9 +45,14 @@ REFUSED = {
         "task": {"classification": {"class_weights": "equal"}}
     },
     "ensemble: unknown ensemble 'averag'. Did you mean 'average'?": {"ensemble": "averag"},
-    "ensemble.average.weights: 'average' has no parameter 'weights'. It takes none.": {
+    "ensemble.average.weights: 'average' has no parameter 'weights'. Known: keep.": {
         "ensemble": {"average": {"weights": 3}}
     },
+    "ensemble.single.keep: 'single' has no parameter 'keep'. It takes none.": {
+        "ensemble": {"single": {"keep": "always"}}
+    },
+    "ensemble.greedy.keep: 'yes'. Accepted: when_better or always.": {"ensemble": {"greedy": {"keep": "yes"}}},
+    "ensemble.stacking.kind: 'ols'. Accepted: nnls or logistic.": {"ensemble": {"stacking": {"kind": "ols"}}},
     "steps.1.impute.by: 'mode'. Accepted: mean or median or most_frequent or constant.": {
         "steps": ["auto", {"impute": {"by": "mode"}}]
     },
@@ -70,6 +75,7 @@ def test_names_and_parameters_that_lead_nowhere_are_refused(folder, message):
 
 
 TAKEN = [
+    {"ensemble": {"greedy": {"bags": 5, "keep": "always"}}},
     {"model": {"my_net:Net": {"width": 3}}},
     {"model": {"mlp": {"width": [64, 32], "norm": None}}},
     {"train": {"optimizer": {"adam": {"lr": 1, "betas": [0.9, 0.99], "amsgrad": True}}}},

@@ -7,6 +7,7 @@ import pytest
 from fmray.errors import DataError
 from fmray.evaluate.table import read
 from fmray.metrics.find import find_metric
+from fmray.records import Ensemble
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.train import predict as module
@@ -25,9 +26,15 @@ def members(classes, tmp_path):
     return sweep(job, plans, classes.prepared, metric, Store(str(tmp_path / "store"))).members
 
 
+def mean(*weights):
+    return Ensemble("average", tuple(range(len(weights))), weights)
+
+
 def test_predictions_are_of_every_row_once_in_sequence_order(classes, members, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_ROWS", 10)
-    found = predict(members, [0.5, 0.5], classes.prepared, "val", Ref("classification"), str(tmp_path / "val.parquet"))
+    found = predict(
+        members, mean(0.5, 0.5), classes.prepared, "val", Ref("classification"), str(tmp_path / "val.parquet")
+    )
     lanes = classes.rows("val").lanes.load(["row_id", "target"])
     table = read(found)
     assert np.array_equal(table.row_id, lanes["row_id"])
@@ -39,14 +46,14 @@ def test_a_row_that_is_lost_is_no_prediction(classes, members, tmp_path, monkeyp
     whole = module._Speaker.tables
     monkeypatch.setattr(module._Speaker, "tables", lambda self, start, stop: whole(self, start, stop - 1))
     with pytest.raises(DataError, match=r"predict: \d+ of the \d+ rows of val were predicted"):
-        predict(members, [1, 0], classes.prepared, "val", Ref("classification"), str(tmp_path / "val.parquet"))
+        predict(members, mean(1, 0), classes.prepared, "val", Ref("classification"), str(tmp_path / "val.parquet"))
     assert not (tmp_path / "val.parquet").exists()
 
 
 @pytest.mark.cluster
 def test_tasks_of_ray_predict_the_same(classes, members, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TASK_ROWS", 30)  # so that the last task has a few rows only
-    arguments = (members, [0.25, 0.75], classes.prepared, "train", Ref("classification"))
+    arguments = (members, mean(0.25, 0.75), classes.prepared, "train", Ref("classification"))
     here = predict(*arguments, str(tmp_path / "here.parquet"))
     there = predict(*arguments, str(tmp_path / "there.parquet"), over_ray=True)
     one, other = pq.read_table(here.path), pq.read_table(there.path)

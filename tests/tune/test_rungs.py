@@ -42,7 +42,7 @@ def test_decisions_of_all_together_match_the_plain_reference(seed):
 def test_a_late_bloomer_is_lost_to_halving_and_hopeless_members_stop_at_the_first_rung():
     scores = curves(60, EPOCHS, RUNGS[0], 0, num_hopeless=5)
     first = survivors({m: float(scores[m, 0]) for m in range(60)}, range(60), ETA)
-    assert LATE_BLOOMER == np.argmax(scores[:, -1])
+    assert np.argmax(scores[:, -1]) == LATE_BLOOMER
     assert not first & set(range(6))
 
 

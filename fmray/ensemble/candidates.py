@@ -1,0 +1,206 @@
+"""Hold what members say on validation, which is all that an ensemble is chosen by.
+
+Rows fall into two halves by a hash of their group or identity, so that a choice made on one half is judged on the other
+and no row, whoever prepared it and in whatever order, ever changes sides.
+Shape legend: M members, N rows, C classes, T targets.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fmray.data.canonical import mix
+from fmray.data.hashing import mixed_ids, sample_of
+from fmray.data.lanes import Lanes
+from fmray.errors import TrainError
+from fmray.metrics.metric import Metric, weights_of
+from fmray.records import Ensemble, Member, Prepared, Split
+from fmray.seeding import derive
+from fmray.spec.ref import Ref
+from fmray.train.combine import alone, combine_outputs
+from fmray.train.predict import Inputs, Voice, inputs_of
+
+BLOCK_ROWS = 1 << 14
+_HALF = np.uint64(derive(0, "half of validation"))
+
+Speak = Callable[[Ensemble], np.ndarray]
+"""Ensemble -> its outputs (N, C or T), where they do not follow from those of its members."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Hold the members an ensemble may take, and what each says on the rows it is chosen by.
+
+    Args:
+        members: Those with a score on validation and tensors that are kept.
+        outputs: (M, N, C) probabilities, or (M, N, T) numbers in target units; any float type.
+        target: (N,) class indices or numbers, or (N, T).
+        weight: (N,), or None where all rows count the same.
+        group: (N,), which rows belong together, or None.
+        half: (N,) bool, as `half_of` gives it.
+        metric: The one that decides.
+        speak: Gives the outputs of averaged parameters; None where there are no tensors at hand.
+    """
+
+    members: tuple[Member, ...]
+    outputs: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray | None
+    group: np.ndarray | None
+    half: np.ndarray
+    metric: Metric
+    speak: Speak | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise TrainError("ensemble: no member has a validation score and kept tensors. See their reasons.")
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Name the members by their positions in the sweep."""
+        return tuple(member.index for member in self.members)
+
+    def some(self, rows: np.ndarray) -> "Candidates":
+        """Give the same members on some of the rows, given as (N,) bool."""
+        speak = self.speak
+        return replace(
+            self,
+            outputs=self.outputs[:, rows],
+            target=self.target[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            group=None if self.group is None else self.group[rows],
+            half=self.half[rows],
+            speak=None if speak is None else lambda ensemble: speak(ensemble)[rows],
+        )
+
+    def combined(self, ensemble: Ensemble) -> np.ndarray:
+        """Give what an ensemble of these members says (N, C or T).
+
+        Raises:
+            TrainError: If it averages parameters and there are none at hand.
+        """
+        if ensemble.combine == "soup":
+            if self.speak is None:
+                raise TrainError("ensemble.soup: parameters are averaged, and no tensors are at hand. Take average.")
+            return self.speak(ensemble)
+        place = {index: place for place, index in enumerate(self.indices)}
+        return combine_outputs(ensemble, self.outputs[[place[index] for index in ensemble.members]])
+
+    def score(self, output: np.ndarray) -> float:
+        """Give the metric of a combined output (N, C or T); NaN where undefined."""
+        shown = output[:, 0] if output.shape[1] == 1 else output
+        return self.metric.value(shown, self.target, self.weight)
+
+    def signed(self, output: np.ndarray) -> float:
+        """Give the metric so that higher is better, and nothing worse than an undefined one."""
+        value = self.score(output) * (1.0 if self.metric.higher_is_better else -1.0)
+        return float("-inf") if np.isnan(value) else value
+
+    def weights(self) -> np.ndarray:
+        """Give each row's weight (N,), 1 where none is given."""
+        return weights_of(self.outputs.shape[1], self.weight)
+
+    def true_class(self) -> np.ndarray:
+        """Give the probability that each member gave to the class of each row (M, N)."""
+        return np.asarray(self.outputs[:, np.arange(len(self.target)), self.target], np.float64)
+
+    def residual_gram(self) -> np.ndarray:
+        """Give the weighted products of the members' errors, of which squared error of any mean follows: w' G w.
+
+        Errors are of probabilities, or of numbers in standard deviations of their target.
+
+        Shapes:
+            returns: (M, M), float64.
+        """
+        num, rows = len(self.members), self.outputs.shape[1]
+        weights, gram = self.weights(), np.zeros((num, num))
+        scale = 1.0 if self.metric.kind == "class" else self.target.reshape(rows, -1).std(0)
+        scale = np.where(np.asarray(scale) > 0, scale, 1.0)
+        for start in range(0, rows, BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            error = (self.outputs[:, block] - self._truth(block)) / scale
+            error = (error * np.sqrt(weights[block])[:, None]).reshape(num, -1)
+            gram += error @ error.T
+        gram /= weights.sum()
+        return gram
+
+    def _truth(self, block: slice) -> np.ndarray:
+        target = self.target[block]
+        if self.metric.kind == "class":
+            return np.asarray(np.arange(self.outputs.shape[2]) == target[:, None], np.float64)
+        return np.asarray(target.reshape(len(target), -1))
+
+
+def half_of(row_id: np.ndarray, group: np.ndarray | None) -> np.ndarray:
+    """Say which half of validation each row is in: by its group where rows are grouped, else by its identity.
+
+    Shapes:
+        row_id: (N, 2), uint64; group: (N,), uint64.
+        returns: (N,), bool.
+    """
+    words = mixed_ids(row_id, _HALF) if group is None else mix(group.astype(np.uint64), _HALF)
+    half: np.ndarray = (words & np.uint64(1)).astype(bool)
+    return half
+
+
+def able(members: Sequence[Member]) -> tuple[Member, ...]:
+    """Give the members that have a score on validation and a folder of kept tensors."""
+    return tuple(member for member in members if member.val_score is not None and member.root)
+
+
+def candidates_of(
+    members: Sequence[Member],
+    prepared: Prepared,
+    task: Ref,
+    metric: Metric,
+    device: str = "cpu",
+    says: Callable[[Sequence[int]], np.ndarray] | None = None,
+) -> Candidates:
+    """Let members speak on validation, or on a sample of it where it is large.
+
+    Args:
+        says: Indices of members -> what they said on these rows when they were trained (M, N, C or T); None lets them
+            speak anew.
+
+    Raises:
+        TrainError: If no member can speak.
+        DataError: If the tensors of one do not load.
+    """
+    chosen, lanes = able(members), Lanes(prepared, "val")
+    if not chosen:
+        raise TrainError(f"ensemble: none of {len(members)} members has a validation score. See their reasons.")
+    rows = np.flatnonzero(sample_of(lanes.load(["row_id"])["row_id"], lanes.num_rows))
+    columns = ["row_id", "target", *["weight"] * prepared.weighted, *["group"] * prepared.grouped]
+    found = lanes.take(rows, columns)
+
+    def speak(ensemble: Ensemble) -> np.ndarray:
+        by_index = {member.index: member for member in chosen}
+        named = [by_index[index] for index in ensemble.members]
+        voice = Voice(named, ensemble, prepared, task, device)
+        return np.concatenate([voice(x) for x in _inputs(named, prepared, "val", rows)])
+
+    if says is None:
+        outputs = np.stack([outputs_of(member, prepared, "val", rows, task, device) for member in chosen])
+    else:
+        outputs = says([member.index for member in chosen])
+    group = found.get("group")
+    half = half_of(found["row_id"], group)
+    return Candidates(chosen, outputs, found["target"], found.get("weight"), group, half, metric, speak)
+
+
+def outputs_of(
+    member: Member, prepared: Prepared, split: Split, rows: np.ndarray, task: Ref, device: str
+) -> np.ndarray:
+    """Give what one member says on the rows at some positions of a split (N, C or T).
+
+    Raises:
+        DataError: If its tensors do not load.
+    """
+    voice = Voice([member], alone(member), prepared, task, device)
+    return np.concatenate([voice(x) for x in _inputs([member], prepared, split, rows)])
+
+
+def _inputs(members: Sequence[Member], prepared: Prepared, split: Split, rows: np.ndarray) -> Iterator[Inputs]:
+    for start in range(0, len(rows), BLOCK_ROWS):
+        yield inputs_of(members, prepared, split, rows[start : start + BLOCK_ROWS])

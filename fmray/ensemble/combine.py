@@ -1,0 +1,69 @@
+"""Make one model of the members of a job, by the method it names."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fmray.ensemble.candidates import candidates_of
+from fmray.ensemble.cost import cost_of
+from fmray.ensemble.folds import configurations, oof_candidates, with_folds
+from fmray.ensemble.keep import Gain, choose
+from fmray.metrics.metric import Metric
+from fmray.records import Ensemble, Member, Prepared
+from fmray.spec.job import Job
+from fmray.spec.ref import Ref
+
+Says = Callable[[Sequence[int]], np.ndarray]
+"""Indices of members -> what they say on the sample of validation rows (M, n, C or T)."""
+CHOOSY = ("greedy", "stacking")
+"""Methods that weigh members, so they may be given every one that is kept."""
+
+
+def combine(
+    job: Job,
+    members: Sequence[Member],
+    prepared: Prepared,
+    task: Ref,
+    metric: Metric,
+    gain: Gain,
+    device: str,
+    says: Says | None = None,
+) -> Ensemble:
+    """Choose who speaks, and how words become one, on validation.
+
+    Args:
+        prepared: The rows that members learned from.
+        gain: Compares two outputs on the same rows.
+        says: What members said when they were trained; None lets them speak anew.
+
+    Raises:
+        TrainError: If no member can speak.
+        DataError: If the tensors of one do not load.
+    """
+    pool, folds, seed = pool_of(job, members, metric), job.train.folds, job.train.seed
+    named = job.ensemble.name, job.ensemble.params
+    if folds is not None and job.ensemble.name == "stacking":
+        whole = configurations(pool, folds)
+        found = with_folds(choose(*named, oof_candidates(whole, seed, prepared, task, metric, device), gain), whole)
+    else:
+        found = choose(*named, candidates_of(pool, prepared, task, metric, device, says), gain)
+    by_index = {member.index: member for member in pool}
+    chosen = [by_index[index] for index in found.members]
+    return replace(found, cost=cost_of(chosen, found, prepared, task, device))
+
+
+def pool_of(job: Job, members: Sequence[Member], metric: Metric) -> list[Member]:
+    """Give the members that may speak: of a search, those that were trained again, or else its best.
+
+    Methods that weigh members get all whose tensors are kept, unless members differ by fold.
+    """
+    able = [member for member in members if member.val_score is not None and member.root]
+    again = [member for member in able if member.role == "finalist"]
+    if not job.ranges:
+        return list(members)
+    if job.ensemble.name in CHOOSY and job.train.folds is None:
+        return able
+    sign = 1 if metric.higher_is_better else -1
+    best = sorted(able, key=lambda member: (-sign * (member.val_score or 0.0), member.index))
+    return again or best[: job.search.finalists]

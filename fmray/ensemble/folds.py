@@ -1,0 +1,125 @@
+"""Join what members say on the training rows they were kept from, and combine configurations rather than members.
+
+With `train.folds` a configuration is several members, each trained without one fold. On a training row the one that
+never saw it speaks; on new rows the mean of all of them does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from fmray.data.hashing import sample_of
+from fmray.data.lanes import Lanes
+from fmray.ensemble.candidates import Candidates, able, half_of, outputs_of
+from fmray.errors import TrainError
+from fmray.metrics.metric import Metric
+from fmray.records import Ensemble, Json, Member, Prepared
+from fmray.seeding import derive
+from fmray.spec.ref import Ref
+from fmray.train.rowweights import fold_of
+
+FOLD = "train.folds"
+"""Parameter of a member: the fold it was kept from."""
+Configuration = tuple[Member, ...]
+"""Its members, one per fold, in the order of the folds."""
+
+
+def fold_rows(fold: int, num_folds: int, seed: int) -> Json:
+    """Say which rows count for a member that is kept from a fold; see `train.rowweights`."""
+    return {"fold": fold, "of": num_folds, "salt": derive(seed, "folds")}
+
+
+def configurations(members: Sequence[Member], num_folds: int) -> tuple[Configuration, ...]:
+    """Group members that differ in nothing but their fold; those of which a fold is missing are left out.
+
+    Raises:
+        TrainError: If none is whole.
+    """
+    found: dict[str, dict[int, Member]] = {}
+    for member in able(members):
+        same = {name: value for name, value in member.params.items() if name != FOLD}
+        key = repr((sorted(same.items()), member.model, member.structure, member.seed))
+        found.setdefault(key, {})[member.params[FOLD]] = member
+    whole = [tuple(own[fold] for fold in range(num_folds)) for own in found.values() if len(own) == num_folds]
+    if not whole:
+        raise TrainError(f"train.folds: no configuration has all of its {num_folds} members. See their reasons.")
+    return tuple(whole)
+
+
+def oof_outputs(
+    configuration: Configuration, seed: int, prepared: Prepared, rows: np.ndarray, task: Ref, device: str = "cpu"
+) -> np.ndarray:
+    """Give what a configuration says on training rows, each by the member that was kept from it.
+
+    Args:
+        seed: As given to `fold_rows`.
+        rows: Positions in the training sequence (N,).
+
+    Shapes:
+        returns: (N, C or T), float64.
+
+    Raises:
+        DataError: If the tensors of a member do not load.
+
+    Source: Wolpert, "Stacked Generalization", Neural Networks 5, 1992.
+    """
+    lanes, num_folds = Lanes(prepared, "train"), len(configuration)
+    fold = fold_of(_entity(lanes, rows, prepared), num_folds, derive(seed, "folds")).numpy()
+    found: np.ndarray | None = None
+    for number, member in enumerate(configuration):
+        own = np.flatnonzero(fold == number)
+        if len(own):
+            said = outputs_of(member, prepared, "train", rows[own], task, device)
+            found = np.empty((len(rows), said.shape[1])) if found is None else found
+            found[own] = said
+    if found is None:
+        raise TrainError("train.folds: no training row is left. See the row accounting.")
+    return found
+
+
+def oof_candidates(
+    chosen: Sequence[Configuration], seed: int, prepared: Prepared, task: Ref, metric: Metric, device: str = "cpu"
+) -> Candidates:
+    """Let configurations speak on training rows that they did not learn from; the first member stands for each.
+
+    Args:
+        chosen: As `configurations` gives them.
+        seed: As given to `fold_rows`.
+    """
+    lanes = Lanes(prepared, "train")
+    rows = np.flatnonzero(sample_of(lanes.load(["row_id"])["row_id"], lanes.num_rows))
+    found = lanes.take(rows, ["row_id", "target", *["weight"] * prepared.weighted, *["group"] * prepared.grouped])
+    outputs = np.stack([oof_outputs(own, seed, prepared, rows, task, device) for own in chosen])
+    group = found.get("group")
+    half = half_of(found["row_id"], group)
+    members = tuple(own[0] for own in chosen)
+    return Candidates(members, outputs, found["target"], found.get("weight"), group, half, metric)
+
+
+def with_folds(ensemble: Ensemble, chosen: Sequence[Configuration]) -> Ensemble:
+    """Let all members of the configurations speak that an ensemble of `oof_candidates` names.
+
+    A configuration is the mean of its members; what combines configurations stays as it is.
+
+    Raises:
+        TrainError: If it combines otherwise than by mean or logistic regression.
+    """
+    if ensemble.combine not in ("mean", "logistic"):
+        raise TrainError(f"train.folds: '{ensemble.name}' does not combine means of members. Take stacking or greedy.")
+    by_first = {own[0].index: own for own in chosen}
+    own = [by_first[index] for index in ensemble.members]
+    groups = [number for number, members in enumerate(own) for _ in members]
+    return replace(
+        ensemble,
+        members=tuple(member.index for members in own for member in members),
+        weights=tuple(ensemble.weights[number] / len(own[number]) for number in groups),
+        params={**ensemble.params, "groups": groups} if ensemble.combine == "logistic" else ensemble.params,
+    )
+
+
+def _entity(lanes: Lanes, rows: np.ndarray, prepared: Prepared) -> torch.Tensor:
+    if prepared.grouped:
+        return torch.from_numpy(lanes.take(rows, ["group"])["group"].view(np.int64))
+    return torch.from_numpy(np.ascontiguousarray(lanes.take(rows, ["row_id"])["row_id"][:, 0]).view(np.int64))

@@ -1,0 +1,166 @@
+"""Choose members one by one, each the one that helps most, and often more than once.
+
+A smooth loss decides (log loss, squared error): under a stepwise one, ties let harmful members in. Sums over the rows
+are kept from step to step, so a step costs one pass over the members' numbers, or none at all for squared error.
+Shape legend: M members, N rows.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from fmray.data.step import refuse_below
+from fmray.ensemble.candidates import Candidates
+from fmray.errors import SpecError
+from fmray.records import Ensemble
+from fmray.seeding import stream
+from fmray.train.combine import LEAST_PROBABILITY
+
+BLOCK_ROWS = 4096  # keeps the temporary array of a block in the core's own cache
+
+
+class Loss(Protocol):
+    """Say what the mean of the members taken so far would lose with one more."""
+
+    def with_each(self) -> np.ndarray:
+        """Give the loss once each of the members is taken as well (M,)."""
+        ...
+
+    def take(self, place: int) -> None:
+        """Take a member, maybe again."""
+        ...
+
+    def of(self, some: np.ndarray) -> "Loss":
+        """Give the loss of some of the members (m,), none of them taken."""
+        ...
+
+
+def greedy(
+    candidates: Candidates, rounds: int = 50, bags: int = 20, share: float = 0.5, start: int = 5, seed: int = 0
+) -> Ensemble:
+    """Weight each member by how often it is the best one to add next.
+
+    In each bag a random share of the members may be taken. It starts from the first few in the order of their own loss,
+    as many as lose least together; then members are added, again and again the same one if that helps. The step at
+    which the bag lost least counts, and weights are the mean over bags.
+
+    Args:
+        rounds: Members added in each bag.
+        bags: Random subsets of members; with one, all members may be taken.
+        share: Of the members that a bag may take.
+        start: Members that a bag may start from at most.
+        seed: Of the bags.
+
+    Raises:
+        SpecError: If a number is out of its range.
+
+    Source: Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
+    """
+    for name, value in (("rounds", rounds), ("bags", bags), ("start", start)):
+        refuse_below(value, 1, f"ensemble.greedy.{name}")
+    if not 0 < share <= 1:
+        raise SpecError(f"{share}. Give a number in (0, 1].", "ensemble.greedy.share")
+    loss, num = loss_of(candidates), len(candidates.members)
+    weights = np.zeros(num)
+    for bag in range(bags):
+        some = np.arange(num)
+        if bags > 1:
+            some = np.sort(stream(seed, "bag", bag).permutation(num)[: max(1, round(share * num))])
+        weights[some] += select(loss.of(some), rounds, start) / bags
+    kept = np.flatnonzero(weights)
+    return Ensemble(
+        "greedy",
+        tuple(candidates.indices[place] for place in kept),
+        tuple((weights[kept] / weights.sum()).tolist()),
+        reason=f"{len(kept)} of {num} members, chosen in {bags} bags of {rounds} rounds",
+    )
+
+
+def select(loss: Loss, rounds: int, start: int) -> np.ndarray:
+    """Choose from the members of one bag; give the weight of each (M,), which sum to 1."""
+    own = loss.with_each()
+    path, lost = [], []
+    trial = loss.of(np.arange(len(own)))
+    for place in np.argsort(own, kind="stable")[:start].tolist():
+        path.append(place)
+        lost.append(float(trial.with_each()[place]))
+        trial.take(place)
+    first = 1 + int(np.argmin(lost))
+    path, lost = path[:first], lost[:first]
+    for place in path:
+        loss.take(place)
+    for _ in range(rounds):
+        now = loss.with_each()
+        place = int(np.argmin(now))
+        path.append(place)
+        lost.append(float(now[place]))
+        loss.take(place)
+    best = 1 + int(np.argmin(lost))
+    return np.bincount(path[:best], minlength=len(own)) / best
+
+
+def loss_of(candidates: Candidates) -> Loss:
+    """Give log loss where classes are predicted, squared error where numbers are."""
+    if candidates.metric.kind == "class":
+        weights = candidates.weights()
+        return LogLoss(np.maximum(candidates.true_class(), LEAST_PROBABILITY), weights / weights.sum())
+    return SquaredError(candidates.residual_gram())
+
+
+class LogLoss:
+    """Give the log loss of a mean of probabilities: only those of the true classes matter.
+
+    Args:
+        true_MN: Probability that each member gave to the class of each row.
+        weight_N: Of each row; they sum to 1.
+    """
+
+    def __init__(self, true_MN: np.ndarray, weight_N: np.ndarray) -> None:
+        self._true_MN, self._weight_N = true_MN, weight_N
+        self._sum_N, self._taken = np.zeros(len(weight_N)), 0
+
+    def with_each(self) -> np.ndarray:
+        """Give the loss once each of the members is taken as well (M,)."""
+        found = np.full(len(self._true_MN), np.log(self._taken + 1))
+        buffer = np.empty((len(found), BLOCK_ROWS))
+        for first in range(0, len(self._sum_N), BLOCK_ROWS):
+            block = slice(first, first + BLOCK_ROWS)
+            weight_N = self._weight_N[block]
+            terms = np.add(self._true_MN[:, block], self._sum_N[block], out=buffer[:, : len(weight_N)])
+            found -= np.log(terms, out=terms) @ weight_N
+        return found
+
+    def take(self, place: int) -> None:
+        """Take a member, maybe again."""
+        self._sum_N += self._true_MN[place]
+        self._taken += 1
+
+    def of(self, some: np.ndarray) -> "LogLoss":
+        """Give the loss of some of the members (m,), none of them taken."""
+        return LogLoss(self._true_MN[some], self._weight_N)
+
+
+class SquaredError:
+    """Give the squared error of a mean of numbers, from the products of the members' errors.
+
+    Args:
+        gram_MM: As `Candidates.residual_gram` gives it.
+    """
+
+    def __init__(self, gram_MM: np.ndarray) -> None:
+        self._gram_MM, self._counts_M = gram_MM, np.zeros(len(gram_MM))
+
+    def with_each(self) -> np.ndarray:
+        """Give the loss once each of the members is taken as well (M,)."""
+        with_taken_M = self._gram_MM @ self._counts_M
+        sums_M = self._counts_M @ with_taken_M + 2 * with_taken_M + np.diag(self._gram_MM)
+        lost: np.ndarray = sums_M / (self._counts_M.sum() + 1) ** 2
+        return lost
+
+    def take(self, place: int) -> None:
+        """Take a member, maybe again."""
+        self._counts_M[place] += 1
+
+    def of(self, some: np.ndarray) -> "SquaredError":
+        """Give the loss of some of the members (m,), none of them taken."""
+        return SquaredError(self._gram_MM[np.ix_(some, some)])

@@ -1,0 +1,105 @@
+"""Train members one after another, each on rows weighted by the mistakes of those before it.
+
+Every round is a sweep of its own, so a killed boosting goes on from the round it was in.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fmray.data.lanes import Lanes
+from fmray.ensemble.adaboost import ALPHA, LEARNING_RATE, ROUNDS, samme
+from fmray.ensemble.candidates import outputs_of
+from fmray.errors import SpecError, TrainError
+from fmray.metrics.metric import Metric
+from fmray.records import Member, Prepared
+from fmray.seeding import derive
+from fmray.spec.job import Job
+from fmray.store import Store, fingerprint
+from fmray.train.pack import Plan
+from fmray.tune.sweep import Report, Sweep, Workers, sweep
+
+ROUND = "ensemble.adaboost.round"
+"""Parameter of a member: its round."""
+KIND = "boost"
+
+
+def boost(
+    job: Job,
+    plans: Sequence[Plan],
+    prepared: Prepared,
+    metric: Metric,
+    store: Store,
+    workers: Workers = 0,
+    *,
+    attempt: str = "",
+    report: Report = lambda event: None,
+    device: str = "cpu",
+) -> Sweep:
+    """Boost one configuration as `ensemble: adaboost` asks for; see `sweep`.
+
+    Weights of rows are held by the driver and pass through a file in the store, which every worker must see.
+
+    Args:
+        plans: The one configuration.
+        device: Where the driver lets members speak on the training rows.
+
+    Raises:
+        SpecError: If there are several configurations, or numbers are predicted.
+        TrainError: If a round has no member that can speak, or the first is no better than chance.
+    """
+    if len(plans) != 1:
+        raise SpecError(f"adaboost boosts one configuration, and {len(plans)} are asked for. Leave one.", "ensemble")
+    if prepared.target.kind != "class":
+        raise SpecError("adaboost needs classes, and numbers are predicted. Take average or greedy.", "ensemble")
+    lanes = Lanes(prepared, "train")
+    found = lanes.load(["target", *["weight"] * prepared.weighted])
+    rows, rounds = np.arange(lanes.num_rows), list[Sweep]()
+
+    def train_round(weights: np.ndarray) -> np.ndarray:
+        plan, path = _plan(plans[0], len(rounds)), _written(weights, store)
+        one = replace(plan, rows={**plan.rows, "weights": path})
+        rounds.append(sweep(job, [one], prepared, metric, store, workers, attempt=attempt, report=report))
+        store.remove(path)  # its name says what was in it, so a finished round is found again without it
+        return outputs_of(_only(rounds[-1]), prepared, "train", rows, one.task, device)
+
+    params, num_classes = job.ensemble.params, len(prepared.target.classes)
+    asked = params.get("rounds", ROUNDS), params.get("learning_rate", LEARNING_RATE)
+    alphas = samme(train_round, found["target"], num_classes, *asked, found.get("weight"))
+    alphas += [0.0] * (len(rounds) - len(alphas))  # the last one may be no better than chance
+    members = tuple(
+        replace(_only(one), params={**_only(one).params, ALPHA: alpha})
+        for one, alpha in zip(rounds, alphas, strict=True)
+    )
+    return Sweep(
+        key=fingerprint(KIND, [one.key for one in rounds]),
+        members=members,
+        health=tuple(event for one in rounds for event in one.health),
+        widths=tuple(width for one in rounds for width in one.widths),
+        reused=all(one.reused for one in rounds),
+    )
+
+
+def _plan(plan: Plan, number: int) -> Plan:
+    seed, params = derive(plan.seed, "round", number), {**plan.params, ROUND: number}
+    return replace(plan, index=number, seed=seed, params=params)
+
+
+def _only(one: Sweep) -> Member:
+    member = one.members[0]
+    if member.val_score is None:
+        raise TrainError(f"ensemble.adaboost: a round has no member that can speak: {member.reason}.")
+    return member
+
+
+def _written(weights: np.ndarray, store: Store) -> str:
+    """Keep weights, scaled to a mean of 1, under a name that says what they are."""
+    values = (weights * len(weights)).astype(np.float32)
+    path = store.path(KIND, f"{hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()}.npy")
+    held = io.BytesIO()
+    np.save(held, values)
+    store.write_bytes(path, held.getvalue())
+    return path

@@ -1,0 +1,63 @@
+"""Multiply the members of a job: one per bootstrap sample, one per fold.
+
+They differ in how much each training row counts, which changes no shape, so they train in one pack over one pass.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from fmray.data.step import refuse_below
+from fmray.ensemble.folds import FOLD, fold_rows
+from fmray.ensemble.voting import BAGGED_MEMBERS
+from fmray.seeding import derive
+from fmray.spec.job import Job
+from fmray.train.pack import Plan
+
+BAG = "ensemble.bagging"
+"""Parameter of a member: which bootstrap sample it learns from."""
+
+
+def resampled(job: Job, plans: Sequence[Plan]) -> list[Plan]:
+    """Give the members a job asks for by `train.folds` and `ensemble: bagging`, for each one it asks for otherwise.
+
+    Raises:
+        SpecError: If fewer than one bootstrap sample is asked for.
+    """
+    found = list(plans)
+    if job.train.folds is not None:
+        found = fold_plans(found, job.train.folds, job.train.seed)
+    if job.ensemble.name == "bagging":
+        found = bagging_plans(found, job.ensemble.params.get("members", BAGGED_MEMBERS), job.train.seed)
+    return found
+
+
+def bagging_plans(plans: Sequence[Plan], n: int, seed: int) -> list[Plan]:
+    """Give n members for each, with a bootstrap sample and an initialisation of its own.
+
+    Raises:
+        SpecError: If n is below 1.
+    """
+    refuse_below(n, 1, "ensemble.bagging.members")
+    return _numbered(
+        replace(
+            plan,
+            seed=derive(plan.seed, "bag", bag),
+            params={**plan.params, BAG: bag},
+            rows={**plan.rows, "bootstrap": derive(seed, "bootstrap", plan.index, bag)},
+        )
+        for plan in plans
+        for bag in range(n)
+    )
+
+
+def fold_plans(plans: Sequence[Plan], folds: int, seed: int) -> list[Plan]:
+    """Give one member per fold for each, which learns from all rows but those of its fold."""
+    return _numbered(
+        replace(plan, params={**plan.params, FOLD: fold}, rows={**plan.rows, **fold_rows(fold, folds, seed)})
+        for plan in plans
+        for fold in range(folds)
+    )
+
+
+def _numbered(plans: Iterable[Plan]) -> list[Plan]:
+    return [replace(plan, index=index) for index, plan in enumerate(plans)]

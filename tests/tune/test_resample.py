@@ -1,0 +1,47 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fmray.errors import SpecError
+from fmray.spec.job import Job
+from fmray.spec.ref import Ref
+from fmray.tune.resample import bagging_plans, fold_plans, resampled
+from fmray.tune.sweep import plans_of
+
+JOB = {"name": "j", "data": {"path": "x", "target": "y"}, "train": {"seeds": 2}}
+
+
+def plans():
+    return plans_of(Job.from_json(JOB), Ref("classification"))
+
+
+def test_every_member_is_bagged_with_samples_and_initialisations_of_its_own():
+    found = bagging_plans(plans(), 3, 7)
+    assert [plan.index for plan in found] == list(range(6))
+    assert len({plan.rows["bootstrap"] for plan in found}) == len({plan.seed for plan in found}) == 6
+    assert [plan.params["ensemble.bagging"] for plan in found] == [0, 1, 2, 0, 1, 2]
+    assert found == bagging_plans(plans(), 3, 7)
+
+
+def test_every_member_has_one_that_is_kept_from_each_fold():
+    found = fold_plans(plans(), 4, 7)
+    assert [plan.index for plan in found] == list(range(8))
+    assert [plan.params["train.folds"] for plan in found] == [0, 1, 2, 3] * 2
+    assert {(plan.rows["of"], plan.rows["salt"]) for plan in found} == {(4, found[0].rows["salt"])}
+    assert [plan.seed for plan in found[::4]] == [plan.seed for plan in plans()]
+
+
+def test_a_job_asks_for_folds_and_bags_together_or_for_neither():
+    job = Job.from_json(JOB)
+    assert resampled(job, plans()) == plans()
+    both = Job.from_json({**JOB, "train": {"folds": 3}, "ensemble": {"bagging": {"members": 2}}})
+    found = resampled(both, plans())
+    assert len(found) == 12
+    assert all(plan.rows.keys() == {"fold", "of", "salt", "bootstrap"} for plan in found)
+    with pytest.raises(SpecError, match=r"ensemble\.bagging\.members"):
+        resampled(replace(job, ensemble=Ref("bagging", {"members": 0})), plans())
+
+
+def test_seeds_of_bags_fit_into_sixty_four_bits():
+    torch.tensor([plan.rows["bootstrap"] for plan in bagging_plans(plans(), 5, 7)], dtype=torch.int64)
