@@ -57,6 +57,18 @@ class ScoreTable:
         columns = ([getattr(t, name) for t in tables] for name in ("score", "weight", "positive", "negative"))
         return cls.count(*(np.concatenate(column) for column in columns))
 
+    def weights(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give distinct scores, ascending, with the weight of positives and of negatives at each.
+
+        Shapes:
+            returns: (S,), float64, each.
+        """
+        if not len(self.score):
+            return self.score, self.score, self.score
+        starts = np.flatnonzero(np.r_[True, self.score[1:] != self.score[:-1]])
+        sums = (np.add.reduceat(self.weight * counts, starts) for counts in (self.positive, self.negative))
+        return self.score[starts], *sums
+
     def cut(self, edges: np.ndarray) -> list["ScoreTable"]:
         """Cut into ranges of scores, ascending; a score on an edge goes to the upper range."""
         places = [0, *np.searchsorted(self.score, edges, side="left").tolist(), len(self.score)]
@@ -179,14 +191,12 @@ def value_of(curve: Literal["roc_auc", "average_precision"], ranges: Sequence[Sc
 
 @dataclass(frozen=True)
 class ScoreCounts:
-    """Make a ranking metric of counts per score: of the positive class of two, else of each class against the rest.
+    """Count rows per score: of the positive class of two, else of each class against the rest.
 
     Args:
-        curve: Which metric.
         positive: Index of the positive class.
     """
 
-    curve: Literal["roc_auc", "average_precision"]
     positive: int
 
     def partial(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> list[ScoreTable]:
@@ -199,8 +209,3 @@ class ScoreCounts:
     def merge(self, parts: Sequence[list[ScoreTable]]) -> list[ScoreTable]:
         """Give the tables over all rows of one part or more."""
         return [ScoreTable.merge(tables) for tables in zip(*parts, strict=True)]
-
-    def value(self, tables: list[ScoreTable]) -> float:
-        """Give the number, averaged over classes for which it is defined; NaN if there is none."""
-        found = (value_of(self.curve, [table]) for table in tables)
-        return mean([value for value in found if value == value])
