@@ -124,9 +124,7 @@ SAID, ACTUAL, BOTH = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)
 
 _HIT_SUMS = RowSums(_accuracy_terms, _accuracy_of, _accuracy_pull)
 ACCURACY = Metric("accuracy", True, "class", _accuracy, _hits, sums=_HIT_SUMS)
-F1_MICRO = Metric(
-    "f1_micro", True, "class", _accuracy, _hits, sums=_HIT_SUMS
-)  # equal to accuracy: one label a row
+F1_MICRO = Metric("f1_micro", True, "class", _accuracy, _hits, sums=_HIT_SUMS)  # equal to accuracy: one label a row
 BALANCED_ACCURACY = _metric("balanced_accuracy", _FromCounts(TP, ACTUAL, skip_absent=True))
 PRECISION_MACRO = _metric("precision_macro", _FromCounts(TP, SAID))
 RECALL_MACRO = _metric("recall_macro", _FromCounts(TP, ACTUAL))

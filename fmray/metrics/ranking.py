@@ -1,6 +1,6 @@
 """Judge the order that outputs give to rows: area under the ROC curve and average precision.
 
-All of it follows from the counts per distinct score (`fmray.metrics.ranges`): how far a row pulls the number depends on
+All of it follows from the counts per distinct score (`fmray.metrics.counts`): how far a row pulls the number depends on
 its score, its class and its weight alone.
 Shape legend: N rows, C classes, S distinct scores.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmray.metrics.metric import Metric, Slope
-from fmray.metrics.ranges import ScoreCounts, ScoreTable
+from fmray.metrics.counts import ScoreCounts, ScoreTable
 
 Curve = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray, np.ndarray]]
 """Weight of positives and negatives at each score, ascending (S,) -> number, pull of a positive, of a negative (S,)."""
@@ -38,9 +38,7 @@ def auc_and_pulls(positive_S: np.ndarray, negative_S: np.ndarray) -> tuple[float
     return auc, (beaten_S - auc) / positive, (beating_S - auc) / negative
 
 
-def average_precision_and_pulls(
-    positive_S: np.ndarray, negative_S: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray]:
+def average_precision_and_pulls(positive_S: np.ndarray, negative_S: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Give the mean precision over positives, at the threshold of each, and how far each score pulls it.
 
     Shapes:
@@ -81,15 +79,14 @@ class Ranking(ScoreCounts):
         The value is one of the merged tables, whose rows are sorted: it does not depend on how rows were cut.
         """
         classes = [self.positive] if len(tables) == 1 else range(len(tables))
-        found = []
+        values, found = [], []
         for which, table in zip(classes, tables, strict=True):
             score_S, positive_S, negative_S = table.weights()
-            value, *pulls = self.curve(positive_S, negative_S)
+            value, hit_S, other_S = self.curve(positive_S, negative_S)
             if value == value and not np.isnan(score_S[-1:]).any():
-                found.append((value, which, score_S, *pulls))
-        if not found:
-            return Slope(float("nan"), None)
-        return Slope(float(np.mean([value for value, *_ in found])), _Lookup(tuple(of for _, *of in found)))
+                values.append(value)
+                found.append((which, score_S, hit_S, other_S))
+        return Slope(float(np.mean(values)), _Lookup(tuple(found))) if found else Slope(float("nan"), None)
 
 
 @dataclass(frozen=True)
