@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmray.metrics.metric import Metric, Slope
 from fmray.metrics.counts import ScoreCounts, ScoreTable
+from fmray.metrics.metric import Metric, Slope
 
 Curve = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray, np.ndarray]]
 """Weight of positives and negatives at each score, ascending (S,) -> number, pull of a positive, of a negative (S,)."""
