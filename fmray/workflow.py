@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from fmray.catalogue import ENSEMBLES
-from fmray.data.lanes import Lanes
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
-from fmray.data.session import session
+from fmray.data.session import run_here, run_over_ray, session
 from fmray.data.target import decide
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
@@ -163,12 +162,12 @@ class _Work:
             return Ledger(self.store).look(prepared.test_identity, self.run.id, f"score of {job.name}", subject)
 
         metrics = job.evaluate.metrics or defaults(prepared.target)[1]
-        scores = score(job.evaluate, self.metric.name, metrics, prepared, speak, look)
-        splits: tuple[Split, ...] = ("val", "test")
+        run = run_over_ray if self.workers != 0 else run_here
+        judgement = score(job.evaluate, self.metric.name, metrics, prepared, speak, look, run)
         evidence = Evidence(
-            scores=scores,
-            tables={split: read(speak("model", split)) for split in splits},
-            expected_ids={split: Lanes(prepared, split).load(["row_id"])["row_id"] for split in splits},
+            scores=judgement.scores,
+            facts=judgement.facts,
+            shown=judgement.shown,
             num_classes=len(prepared.target.classes),
             members=trained.members,
             chosen=ensemble.members,
@@ -176,7 +175,7 @@ class _Work:
             health=trained.health,
             positive=prepared.target.positive,
         )
-        return scores, judge(evidence, job.rigour)
+        return judgement.scores, judge(evidence, job.rigour)
 
     def report(self, trained: Sweep, linear: Sweep, ensemble: Ensemble, scores: Scores, gates: tuple[Json, ...]) -> Run:
         root, prepared = self.run.root, self.prepared

@@ -52,6 +52,16 @@ def _accuracy_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.nd
     return mean_pull(_hits(output, target).astype(np.float64), w, sums["hits"][0], sums["weight"][0])
 
 
+def _class_terms(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
+    said, num_classes = predicted(output), output.shape[1]
+    hit = said == target
+    return {
+        "tp": (w[hit], target[hit], num_classes),
+        "said": (w, said, num_classes),
+        "actual": (w, target, num_classes),
+    }
+
+
 class _FromCounts:
     """Turn per-class ratios of counts into one number, and linearise it.
 
@@ -71,15 +81,6 @@ class _FromCounts:
         if not counted.any():
             return float("nan")
         return float(np.divide(above, below, out=np.zeros_like(above), where=below > 0)[counted].mean())
-
-    def terms(self, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
-        said, num_classes = predicted(output), output.shape[1]
-        hit = said == target
-        return {
-            "tp": (w[hit], target[hit], num_classes),
-            "said": (w, said, num_classes),
-            "actual": (w, target, num_classes),
-        }
 
     def of(self, sums: Exact) -> float:
         values = []
@@ -116,7 +117,7 @@ class _FromCounts:
 
 
 def _metric(name: str, counts: _FromCounts) -> Metric:
-    return Metric(name, True, "class", counts.value, sums=RowSums(counts.terms, counts.of, counts.pull))
+    return Metric(name, True, "class", counts.value, sums=RowSums(_class_terms, counts.of, counts.pull))
 
 
 TP, F1 = (1.0, 0.0, 0.0), (2.0, 0.0, 0.0)

@@ -70,6 +70,11 @@ class ScoreCounts:
 
     positive: int
 
+    @property
+    def counts(self) -> object:
+        """Tell what is counted."""
+        return self.positive
+
     def partial(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> list[ScoreTable]:
         """Count over some rows, possibly none: one table, or one per class."""
         w = weights_of(len(target), weight)

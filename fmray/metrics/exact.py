@@ -110,6 +110,11 @@ class RowSums:
     of: Callable[[Exact], float]
     pull: Callable[[Exact, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
+    @property
+    def counts(self) -> object:
+        """Tell what is counted."""
+        return self.terms
+
     def partial(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> Totals:
         """Sum over some rows, possibly none."""
         contiguous = np.ascontiguousarray(output)  # strides decide in which order numpy adds along a row

@@ -38,6 +38,11 @@ class Slope:
 class Sums(Protocol):
     """Make a metric of parts of the rows: the value does not depend on how rows were cut, to the last bit."""
 
+    @property
+    def counts(self) -> object:
+        """Tell what is counted: where equal, `partial` and `merge` give the same, whatever is made of it."""
+        ...
+
     def partial(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> Any:
         """Sum up some rows, possibly none."""
         ...
