@@ -34,7 +34,7 @@ from fmray.track.tensorboard import write_events
 from fmray.train.device import num_threads, set_up
 from fmray.train.pack import Plan
 from fmray.train.predict import predict
-from fmray.train.room import num_workers
+from fmray.train.room import num_workers, require_room
 from fmray.tune.sweep import Role, Sweep, Workers, linear_job, linear_plans, plans_of, sweep
 
 
@@ -80,6 +80,7 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
 
 def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal) -> Run:
     workers, rule = num_workers(job.run)
+    require_room(workers, job.run.gpu)
     elsewhere = workers != 0  # then this machine needs no GPU of its own
     run_here = replace(job.run, gpu="auto" if job.run.gpu is True else job.run.gpu) if elsewhere else job.run
     device = str(set_up(run_here, job.train))  # first, so that what this machine lacks is said before any work

@@ -34,6 +34,17 @@ def num_workers(run: RunOptions) -> tuple[int | tuple[int, int], str]:
     return len(nodes), f"one per node of the cluster, {len(nodes)} in all"
 
 
+def require_room(workers: int | tuple[int, int], gpu: object) -> None:
+    """Refuse workers that do not fit the cluster, before any work is done for them.
+
+    Raises:
+        ClusterError: Naming how many fit.
+    """
+    if workers != 0:
+        with session():
+            room(living_nodes(), workers, gpu)
+
+
 def cpu_share(node_cpus: Sequence[float], workers: int) -> float:
     """Give the cores each worker can have, so that one read task of Ray Data always finds room as well.
 

@@ -1,5 +1,6 @@
 """Check where workers find room, how they get rows, and what is refused before anything starts."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store
+from fmray.train import room as module
 from fmray.train import stream
 from fmray.train.group import ALONE
 from fmray.train.predict import TENSORS
@@ -23,6 +25,7 @@ from fmray.train.room import (
     maps_lanes,
     num_fitting,
     num_workers,
+    require_room,
     resources,
     room,
 )
@@ -112,6 +115,15 @@ def test_as_many_workers_as_there_is_room_for_share_the_cluster():
     assert room(nodes, 3, "auto")[0] == 3
     with pytest.raises(ClusterError, match=r"8 to 9 workers do not fit 2 CPUs .* Set run.workers: \[6, 9\]"):
         room(nodes, (8, 9), "auto")
+
+
+def test_workers_without_room_are_refused_before_any_work_is_done(monkeypatch):
+    monkeypatch.setattr(module, "session", nullcontext)
+    monkeypatch.setattr(module, "living_nodes", lambda: [{"CPU": 2.0}])
+    require_room(0, "auto")
+    require_room((1, 100), "auto")
+    with pytest.raises(ClusterError, match=r"8 workers do not fit 2 CPUs on 1 nodes: .* Set run.workers: 7"):
+        require_room(8, "auto")
 
 
 @pytest.mark.parametrize("node_cpus", [[1], [2], [1, 1], [2, 1], [4, 4, 0], [3.5, 16, 1.25], [64] * 3])

@@ -82,7 +82,9 @@ def batches_of(folder: Path) -> tuple[dict[str, list[str]], list[int]]:
 
 def farthest(one: list[Any], other: list[Any]) -> float:
     """Give the largest difference of two trainings' weights, relative to the largest weight of its tensor."""
-    pairs = [(load_file(f"{a.root}/{TENSORS}"), load_file(f"{b.root}/{TENSORS}")) for a, b in zip(one, other, strict=True)]
+    pairs = [
+        (load_file(f"{a.root}/{TENSORS}"), load_file(f"{b.root}/{TENSORS}")) for a, b in zip(one, other, strict=True)
+    ]
     return max(float(abs(a[n] - b[n]).max() / max(abs(a[n]).max(), 1e-12)) for a, b in pairs for n in a)
 
 
@@ -92,7 +94,9 @@ def states(folder: Path) -> int:
 
 def main(folder: Path) -> dict[str, Any]:
     job = write_data(folder)
-    sgd = replace(job.train, optimizer=Ref("sgd", {"lr": 0.02}), schedule=Ref("constant"), early_stop=None, epochs=EPOCHS)
+    sgd = replace(
+        job.train, optimizer=Ref("sgd", {"lr": 0.02}), schedule=Ref("constant"), early_stop=None, epochs=EPOCHS
+    )
     job = replace(job, train=sgd, run=replace(job.run, workers=WORKERS, max_failures=9, ingest="ray"))
     prepared = prepared_rows(job, folder)
     metric, plans = find_metric("roc_auc", prepared.target), module.plans_of(job, Ref("classification"))
