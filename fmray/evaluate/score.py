@@ -4,7 +4,7 @@ The test set is looked at once, after everything has been chosen, and the look i
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -124,6 +124,8 @@ class _Result:
             for key, own in first.counts.items()
             if not key[1] or own.num_rows >= FEWEST_ROWS
         }
+        # Slopes know all that is needed of the sums, and counts per score are large.
+        first = replace(first, counts={key: replace(own, totals=()) for key, own in first.counts.items()})
         return cls(board, first, slopes, pull(board, slopes, f"{board.tables['model'].path}.groups", run), level)
 
     @property

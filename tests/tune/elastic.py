@@ -43,7 +43,7 @@ class Recorded:
 
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         place = f"{worker.group.rank} {worker.group.size}"
-        lines, batches = Path(f"{self.folder}/{os.getpid()}-{time.time_ns()}.txt").open("a"), Rows.batches
+        batches = Rows.batches
 
         def recorded(self: Any, order: Any, seed: int, epoch: int, batch_rows: int, first_step: int = 0) -> Any:
             for step, batch in enumerate(batches(self, order, seed, epoch, batch_rows, first_step), first_step):
@@ -54,7 +54,8 @@ class Recorded:
 
         Rows.batches = recorded
         try:
-            self.work(worker)
+            with Path(f"{self.folder}/{os.getpid()}-{time.time_ns()}.txt").open("a") as lines:
+                self.work(worker)
         finally:
             Rows.batches = batches
 
