@@ -10,17 +10,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 
-from fmray.data.lanes import Lanes
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
-from fmray.data.session import session
+from fmray.data.session import run_here, run_over_ray, session
 from fmray.data.target import decide
 from fmray.ensemble.combine import combine
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
-from fmray.evaluate.table import read
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
@@ -36,7 +34,7 @@ from fmray.track.tensorboard import write_events
 from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
 from fmray.train.predict import predict
-from fmray.train.room import num_workers
+from fmray.train.room import num_workers, require_room
 from fmray.tune.members import train_members
 from fmray.tune.plans import job_at, linear_job, linear_plans
 from fmray.tune.space import num_members
@@ -85,6 +83,8 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
 
 def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal) -> Run:
     workers, rule = num_workers(job.run)
+    if not job.ranges:  # a search makes room for its trials
+        require_room(workers, job.run.gpu)
     elsewhere = workers != 0  # then this machine needs no GPU of its own
     run_here = replace(job.run, gpu="auto" if job.run.gpu is True else job.run.gpu) if elsewhere else job.run
     device = str(set_up(run_here, job.train))  # first, so that what this machine lacks is said before any work
@@ -183,12 +183,12 @@ class _Work:
             return Ledger(self.store).look(prepared.test_identity, self.run.id, f"score of {job.name}", subject)
 
         metrics = job.evaluate.metrics or defaults(prepared.target)[1]
-        scores = score(job.evaluate, self.metric.name, metrics, prepared, speak, look)
-        splits: tuple[Split, ...] = ("val", "test")
+        run = run_over_ray if self.workers != 0 else run_here
+        judgement = score(job.evaluate, self.metric.name, metrics, prepared, speak, look, run)
         evidence = Evidence(
-            scores=scores,
-            tables={split: read(speak("model", split)) for split in splits},
-            expected_ids={split: Lanes(prepared, split).load(["row_id"])["row_id"] for split in splits},
+            scores=judgement.scores,
+            facts=judgement.facts,
+            shown=judgement.shown,
             num_classes=len(prepared.target.classes),
             members=trained.members,
             chosen=ensemble.members,
@@ -196,7 +196,7 @@ class _Work:
             health=trained.health,
             positive=prepared.target.positive,
         )
-        return scores, judge(evidence, job.rigour)
+        return judgement.scores, judge(evidence, job.rigour)
 
     def report(self, trained: Sweep, linear: Sweep, ensemble: Ensemble, scores: Scores, gates: tuple[Json, ...]) -> Run:
         root, prepared = self.run.root, self.prepared

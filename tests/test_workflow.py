@@ -15,6 +15,7 @@ import pytest
 
 from fmray import workflow
 from fmray.errors import DataError, TrainError
+from fmray.evaluate import parts
 from fmray.spec.load import job_from
 from fmray.store import Store
 
@@ -126,6 +127,23 @@ def test_another_judgement_reuses_the_members(folder, store):
     assert [event for event in events if event["event"] == "epoch"] == []
     assert set(found.scores.test) == {"roc_auc", "accuracy", "f1[b]"}
     assert found.scores.looks == 2
+
+
+def test_judged_in_many_parts_a_model_has_the_same_scores_and_passes_the_same_gates(folder, store, monkeypatch):
+    whole, _ = run(folder, store, evaluate={"slices": ["city"]})
+    monkeypatch.setattr(parts, "PART_ROWS", 50)
+    found, _ = run(folder, store, evaluate={"slices": ["city"], "min_effect": 1e-9})  # of no consequence, another run
+    assert found.scores.figures["rows"]["of"] == found.scores.test["roc_auc"].n
+    for ours, theirs in (
+        (found.scores.test, whole.scores.test),
+        (found.scores.paired, whole.scores.paired),
+        *((found.scores.slices[name], intervals) for name, intervals in whole.scores.slices.items()),
+    ):
+        assert {name: i.value for name, i in ours.items()} == {name: i.value for name, i in theirs.items()}
+        for name, interval in theirs.items():
+            assert (ours[name].low, ours[name].high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    statuses = [{g["gate"]: g["status"] for g in store.read_json(f"{r.root}/gates.json")} for r in (found, whole)]
+    assert {**statuses[0], "G20": ""} == {**statuses[1], "G20": ""}  # G20 looks at min_effect
 
 
 def test_more_seeds_reuse_the_rows(folder, store):

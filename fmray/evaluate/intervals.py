@@ -1,12 +1,13 @@
 """Say how sure one may be of a metric, and of the difference of two on the same rows.
 
 Rates get Wilson's interval. Everything else is linearised: the influences of rows, summed within groups where rows come
-in groups, give the variance (for ROC-AUC this is DeLong's). All is one pass with additive sums, so at 1e9 rows it costs
-what the metric costs; rankings take score histograms then. Summing within groups is what a bootstrap over groups
-converges to, at a thousandth of its cost.
+in groups, give the variance (for ROC-AUC this is DeLong's). All is made of sums over rows, which `fmray.evaluate.parts`
+adds up over parts of a table. Summing within groups is what a bootstrap over groups converges to, at a thousandth of
+its cost.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
@@ -20,6 +21,23 @@ NOTHING = float("nan")
 Array = np.ndarray
 Rows = tuple[Array, Array, Array | None]
 """Outputs, targets, weights."""
+Squares = tuple[float, int]
+"""Sum of squared influences, and how many independent pieces they are of: rows, or groups."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Hold what an interval needs of rows beside a metric's own sums.
+
+    Args:
+        num_rows: How many.
+        rarest: Rows of the rarest class among them, 0 for numbers.
+        hits: Rows that count as hits, where the metric is a share of rows that weigh alike and stand alone; else None.
+    """
+
+    num_rows: int
+    rarest: int
+    hits: int | None
 
 
 def interval(metric: Metric, rows: Rows, group: Array | None, level: float) -> Interval:
@@ -28,23 +46,32 @@ def interval(metric: Metric, rows: Rows, group: Array | None, level: float) -> I
     Args:
         group: Which rows belong together (N,), or None where each stands alone.
         level: Confidence level, e.g. 0.95.
+    """
+    output, target, weight = rows
+    slope = metric.sums.slope(metric.sums.partial(*rows))
+    hits = int(metric.rate(output, target).sum()) if metric.rate and weight is None and group is None else None
+    classes = np.unique(target, return_counts=True)[1] if metric.kind == "class" else np.zeros(0, np.int64)
+    tally = Tally(len(target), rarest(classes), hits)
+    return bounds(metric, slope.value, tally, squares(slope.of(*rows), group), group is not None, level)
+
+
+def bounds(metric: Metric, value: float, tally: Tally, squared: Squares, grouped: bool, level: float) -> Interval:
+    """Give the interval around a metric from sums over all rows.
 
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927; DeLong et al., 1988;
     Liang & Zeger, "Longitudinal data analysis using generalized linear models", 1986 (sums within groups).
     """
-    output, target, weight = rows
-    value = metric.value(output, target, weight)
     if math.isnan(value):
-        return Interval(value, NOTHING, NOTHING, len(target), "undefined")
-    if metric.rate is not None and weight is None and group is None:
-        low, high = wilson(float(metric.rate(output, target).sum()), len(target), level)
-        return Interval(value, low, high, len(target), "wilson")
-    error, num = standard_error(metric.influence(output, target, weight), group)
-    method = ("grouped " if group is not None else "") + ("delong" if metric.name == "roc_auc" else "delta")
+        return Interval(value, NOTHING, NOTHING, tally.num_rows, "undefined")
+    if tally.hits is not None:
+        low, high = wilson(tally.hits, tally.num_rows, level)
+        return Interval(value, low, high, tally.num_rows, "wilson")
+    error, num = standard_error(squared)
+    method = ("grouped " if grouped else "") + ("delong" if metric.name == "roc_auc" else "delta")
     if num < 2:
         return Interval(value, NOTHING, NOTHING, num, method)
     if metric.name in UNIT or metric.name.startswith("f1["):
-        low, high = _unit_interval(value, error, num, level, target)
+        low, high = _unit_interval(value, error, num, level, tally.rarest)
     else:
         reach = _quantile(level, num) * error
         low, high = value - reach, value + reach
@@ -56,37 +83,73 @@ def paired(metric: Metric, ours: Rows, theirs: Rows, group: Array | None, level:
     """Give how much better `ours` is on the same rows, and the one-sided p-value of "not better at all".
 
     Positive is better whichever way the metric runs. Shares of rows are tested exactly.
+    """
+    one, other = (metric.sums.slope(metric.sums.partial(*rows)) for rows in (ours, theirs))
+    squared = squares(one.of(*ours) - other.of(*theirs), group)
+    apart = wins(metric, ours, theirs) if metric.rate and ours[2] is None and group is None else None
+    return gain(metric, (one.value, other.value), len(ours[1]), squared, apart, group is not None, level)
+
+
+def gain(
+    metric: Metric,
+    values: tuple[float, float],
+    num_rows: int,
+    squared: Squares,
+    apart: tuple[int, int] | None,
+    grouped: bool,
+    level: float,
+) -> tuple[Interval, float]:
+    """Give the interval of a gain, and its p-value, from sums over all rows.
+
+    Args:
+        values: Ours and theirs.
+        squared: Of the differences of influences.
+        apart: Rows where ours alone is right, and where theirs alone is, for a share of rows; else None.
 
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions", 1947 (exact form);
     DeLong et al., 1988 (paired areas).
     """
-    sign = 1.0 if metric.higher_is_better else -1.0
-    gain = sign * (metric.value(*ours) - metric.value(*theirs))
-    if math.isnan(gain):
-        return Interval(gain, NOTHING, NOTHING, len(ours[1]), "undefined"), 1.0
-    error, num = standard_error(metric.influence(*ours) - metric.influence(*theirs), group)
-    method = ("grouped " if group is not None else "") + "paired delta"
+    value = (1.0 if metric.higher_is_better else -1.0) * (values[0] - values[1])
+    if math.isnan(value):
+        return Interval(value, NOTHING, NOTHING, num_rows, "undefined"), 1.0
+    error, num = standard_error(squared)
+    method = ("grouped " if grouped else "") + "paired delta"
     if num < 2:
-        return Interval(gain, NOTHING, NOTHING, num, method), 1.0
+        return Interval(value, NOTHING, NOTHING, num, method), 1.0
     reach = _quantile(level, num) * error
-    found = Interval(gain, gain - reach, gain + reach, num, method)
-    if metric.rate is not None and ours[2] is None and group is None:
-        hit, other = metric.rate(*ours[:2]), metric.rate(*theirs[:2])
-        return found, mcnemar(int((hit & ~other).sum()), int((other & ~hit).sum()))
+    found = Interval(value, value - reach, value + reach, num, method)
+    if apart is not None:
+        return found, mcnemar(*apart)
     if error == 0:
-        return found, 0.0 if gain > 0 else 1.0
-    return found, float(scipy.stats.t.sf(gain / error, num - 1))
+        return found, 0.0 if value > 0 else 1.0
+    return found, float(scipy.stats.t.sf(value / error, num - 1))
 
 
-def standard_error(influence: Array, group: Array | None) -> tuple[float, int]:
-    """Give the standard error behind influences, and the number of independent pieces."""
+def wins(metric: Metric, ours: Rows, theirs: Rows) -> tuple[int, int]:
+    """Count the rows where ours alone is a hit, and where theirs alone is; none where hits are no notion."""
+    if metric.rate is None:
+        return 0, 0
+    hit, other = metric.rate(*ours[:2]), metric.rate(*theirs[:2])
+    return int((hit & ~other).sum()), int((other & ~hit).sum())
+
+
+def rarest(classes: Array) -> int:
+    """Give the rows of the rarest class that occurs, from the rows of each; 0 if there is none."""
+    return int(classes[classes > 0].min()) if classes.any() else 0
+
+
+def squares(influence: Array, group: Array | None) -> Squares:
+    """Sum the squares of influences, added up within groups, and count the independent pieces."""
     if group is not None:
         _, place = np.unique(group, return_inverse=True)
         influence = np.bincount(place, influence)
-    num = len(influence)
-    if num < 2:
-        return NOTHING, num
-    return math.sqrt(float(influence @ influence) * num / (num - 1)), num
+    return float(influence @ influence), len(influence)
+
+
+def standard_error(squared: Squares) -> tuple[float, int]:
+    """Give the standard error behind influences, and the number of independent pieces."""
+    total, num = squared
+    return (math.sqrt(total * num / (num - 1)), num) if num > 1 else (NOTHING, num)
 
 
 def wilson(hits: float, num: int, level: float) -> tuple[float, float]:
@@ -114,11 +177,10 @@ def _quantile(level: float, num: int) -> float:
     return float(scipy.stats.t.ppf((1 + level) / 2, num - 1))
 
 
-def _unit_interval(value: float, error: float, num: int, level: float, target: Array) -> tuple[float, float]:
+def _unit_interval(value: float, error: float, num: int, level: float, rarest: int) -> tuple[float, float]:
     """Go through the log odds, which keeps the ends inside [0, 1] and the coverage near them."""
     if error == 0 or not 0 < value < 1:
         # No row pulls: all are right (or wrong). As many as the rarest class has speak for it.
-        rarest = int(np.unique(target, return_counts=True)[1].min())
         return wilson(round(value) * rarest, rarest, level)
     reach = _quantile(level, num) * error / (value * (1 - value))
     odds = math.log(value / (1 - value))

@@ -3,13 +3,19 @@
 The test set is looked at once, after everything has been chosen, and the look is counted before it happens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
+from fmray.data.lanes import Lanes
+from fmray.data.session import run_here
+from fmray.evaluate.facts import Facts
 from fmray.evaluate.figures import figures
-from fmray.evaluate.intervals import detectable, interval, paired
-from fmray.evaluate.table import Table, read, require_same_rows
+from fmray.evaluate.intervals import Tally, bounds, detectable, gain, rarest
+from fmray.evaluate.parts import Board, First, Pass, Slopes, Squared, count, pull
+from fmray.evaluate.table import Table
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import Interval, Predictions, Prepared, Scores, Split
@@ -21,6 +27,20 @@ FEWEST_ROWS = 30
 Predict = Callable[[str, Split], Predictions]
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """Give scores, and what gates look at beside them.
+
+    Args:
+        facts: About the model's predictions on validation and test.
+        shown: Test rows that figures were drawn from: all, or every so many-th.
+    """
+
+    scores: Scores
+    facts: Mapping[Split, Facts]
+    shown: Table
+
+
 def score(
     evaluate: Evaluate,
     primary: str,
@@ -28,7 +48,8 @@ def score(
     prepared: Prepared,
     predict: Predict,
     look: Callable[[], int],
-) -> Scores:
+    run: Pass = run_here,
+) -> Judgement:
     """Score the chosen model and the baselines.
 
     Args:
@@ -36,74 +57,128 @@ def score(
         metrics: Further metrics.
         predict: (subject, split) -> predictions; subjects are "model" and the baselines.
         look: Counts a look at the test set, and says the how many-th it is; called once, before the first test row.
+        run: Has rows looked at, part by part.
 
     Raises:
         DataError: If predictions are not of the same rows.
     """
-    found = [find_metric(name, prepared.target) for name in dict.fromkeys([primary, *metrics])]
-    val = read(predict("model", "val"))
+    found = tuple(find_metric(name, prepared.target) for name in dict.fromkeys([primary, *metrics]))
+    val = _Result.of(_board(("model",), "val", prepared, found, predict), evaluate.level, run)
     looks = look()
-    ours = read(predict("model", "test"))
-    theirs = {name: read(predict(name, "test")) for name in evaluate.baselines}
-    for name, table in theirs.items():
-        require_same_rows(ours, table, f"model and {name}")
-    versus = {name: _versus(found[0], ours, table, evaluate.level) for name, table in theirs.items()}
-    return Scores(
+    ours = _Result.of(_board(("model", *evaluate.baselines), "test", prepared, found, predict), evaluate.level, run)
+    versus = {name: ours.versus(name, evaluate.level) for name in evaluate.baselines}
+    shown, num_rows = ours.first.shown, ours.board.num_rows
+    scores = Scores(
         primary=primary,
         higher_is_better=found[0].higher_is_better,
-        test=_intervals(found, ours, evaluate.level),
-        val=_intervals(found, val, evaluate.level),
-        baselines={name: _intervals(found, table, evaluate.level) for name, table in theirs.items()},
+        test=ours.intervals("model"),
+        val=val.intervals("model"),
+        baselines={name: ours.intervals(name) for name in evaluate.baselines},
         paired={name: gain for name, (gain, _) in versus.items()},
-        slices=_slices(found, ours, prepared, evaluate.level),
+        slices=ours.slices(prepared),
         looks=looks,
-        figures=figures(ours, prepared.target, evaluate.level),
+        figures=figures(shown, prepared.target, evaluate.level)
+        | ({} if len(shown) == num_rows else {"rows": {"drawn": len(shown), "of": num_rows}}),
         extra={
             "level": evaluate.level,
             "p_values": {name: p for name, (_, p) in versus.items()},
-            "detectable": {name: _detectable(found[0], ours, table) for name, table in theirs.items()},
+            "detectable": {name: ours.detectable(name) for name in evaluate.baselines},
             "min_effect": evaluate.min_effect,
             "gap": _gap(found[0], val, ours),
         },
     )
+    return Judgement(scores, {"val": val.first.facts, "test": ours.first.facts}, shown)
 
 
-def _rows(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    return table.output, table.target, table.weight
+def _board(
+    subjects: Sequence[str], split: Split, prepared: Prepared, metrics: tuple[Metric, ...], predict: Predict
+) -> Board:
+    tables = {subject: predict(subject, split) for subject in subjects}
+    num_classes, ids = len(prepared.target.classes), partial(_row_ids, prepared, split)
+    return Board(tables, metrics, ids, prepared.num_rows(split), num_classes, sliced=split == "test")
 
 
-def _intervals(metrics: Sequence[Metric], table: Table, level: float) -> dict[str, Interval]:
-    return {metric.name: interval(metric, _rows(table), table.group, level) for metric in metrics}
+def _row_ids(prepared: Prepared, split: Split, start: int, stop: int) -> np.ndarray:
+    return Lanes(prepared, split).take(np.arange(start, stop), ["row_id"])["row_id"]
 
 
-def _versus(metric: Metric, ours: Table, theirs: Table, level: float) -> tuple[Interval, float]:
-    return paired(metric, _rows(ours), _rows(theirs), ours.group, level)
+@dataclass(frozen=True)
+class _Result:
+    """Make numbers of the sums over all rows of a split.
+
+    Args:
+        slopes: Per set of rows and metric; sets with too few rows have none.
+    """
+
+    board: Board
+    first: First
+    slopes: Slopes
+    squared: Squared
+    level: float
+
+    @classmethod
+    def of(cls, board: Board, level: float, run: Pass) -> "_Result":
+        first = count(board, run)
+        slopes = {
+            key: tuple(m.sums.slope(totals) for m, totals in zip(board.metrics, own.totals, strict=True))
+            for key, own in first.counts.items()
+            if not key[1] or own.num_rows >= FEWEST_ROWS
+        }
+        # Slopes know all that is needed of the sums, and counts per score are large.
+        first = replace(first, counts={key: replace(own, totals=()) for key, own in first.counts.items()})
+        return cls(board, first, slopes, pull(board, slopes, f"{board.tables['model'].path}.groups", run), level)
+
+    @property
+    def grouped(self) -> bool:
+        return self.first.shown.group is not None
+
+    def intervals(self, subject: str, column: str = "", level: int = 0) -> dict[str, Interval]:
+        """Give every metric of a set of rows."""
+        key = (subject, column, level)
+        own, places = self.first.counts[key], range(len(self.board.metrics))
+        rows = [Tally(own.num_rows, rarest(own.classes), own.hits[place]) for place in places]
+        return {
+            metric.name: bounds(metric, slope.value, tally, squared, self.grouped, self.level)
+            for metric, slope, tally, squared in zip(
+                self.board.metrics, self.slopes[key], rows, self.squared[key], strict=True
+            )
+        }
+
+    def versus(self, name: str, level: float) -> tuple[Interval, float]:
+        """Give the model's gain over a baseline, and its p-value."""
+        counts, decides = self.first.counts["model", "", 0], self.board.metrics[0]
+        values = (self.value("model"), self.value(name))
+        apart = None if counts.hits[0] is None else self.first.apart[name]
+        squared = self.squared["versus", name, 0][0]
+        return gain(decides, values, counts.num_rows, squared, apart, self.grouped, level)
+
+    def value(self, subject: str) -> float:
+        """Give the metric that decides."""
+        return self.slopes[subject, "", 0][0].value
+
+    def detectable(self, name: str) -> float:
+        """Give the smallest true gain these rows would have shown four times out of five."""
+        found = self.versus(name, 0.6827)[0]
+        return detectable((found.high - found.low) / 2)
+
+    def slices(self, prepared: Prepared) -> dict[str, dict[str, Interval]]:
+        """Give every metric per level of the columns for slicing."""
+        scored: dict[str, dict[str, Interval]] = {}
+        for column, levels in prepared.slices.items():
+            for code, name in enumerate(levels):
+                own = self.first.counts.get(("model", column, code))
+                if ("model", column, code) in self.slopes:
+                    scored[f"{column}={name}"] = self.intervals("model", column, code)
+                else:
+                    few = _unscored(own.num_rows if own else 0)
+                    scored[f"{column}={name}"] = {m.name: few for m in self.board.metrics}
+        return scored
 
 
-def _detectable(metric: Metric, ours: Table, theirs: Table) -> float:
-    """Give the smallest true gain these rows would have shown four times out of five."""
-    gain = paired(metric, _rows(ours), _rows(theirs), ours.group, 0.6827)[0]
-    return detectable((gain.high - gain.low) / 2)
-
-
-def _gap(metric: Metric, val: Table, test: Table) -> float:
+def _gap(metric: Metric, val: _Result, test: _Result) -> float:
     """Give validation minus test in the primary metric, positive where test is worse."""
-    gap = metric.value(*_rows(val)) - metric.value(*_rows(test))
+    gap = val.value("model") - test.value("model")
     return gap if metric.higher_is_better else -gap
-
-
-def _slices(
-    metrics: Sequence[Metric], table: Table, prepared: Prepared, level: float
-) -> dict[str, dict[str, Interval]]:
-    scored: dict[str, dict[str, Interval]] = {}
-    for column, levels in prepared.slices.items():
-        for code, name in enumerate(levels):
-            rows = np.flatnonzero(table.slices[column] == code)
-            if len(rows) >= FEWEST_ROWS:
-                scored[f"{column}={name}"] = _intervals(metrics, table.some(rows), level)
-            else:
-                scored[f"{column}={name}"] = {m.name: _unscored(len(rows)) for m in metrics}
-    return scored
 
 
 def _unscored(num_rows: int) -> Interval:

@@ -1,5 +1,6 @@
 """Read a table of predictions into arrays, and make sure that two tables speak of the same rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,15 +41,32 @@ class Table:
             {name: codes[rows] for name, codes in self.slices.items()},
         )
 
+    @classmethod
+    def join(cls, tables: Sequence["Table"]) -> "Table":
+        """Put the rows of one table or more below each other."""
 
-def read(predictions: Predictions) -> Table:
-    """Read a table of predictions.
+        def joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+            found = [array for array in arrays if array is not None]
+            return np.concatenate(found) if found else None
+
+        return cls(
+            np.concatenate([table.row_id for table in tables]),
+            np.concatenate([table.output for table in tables]),
+            np.concatenate([table.target for table in tables]),
+            joined([table.weight for table in tables]),
+            joined([table.group for table in tables]),
+            {name: np.concatenate([table.slices[name] for table in tables]) for name in tables[0].slices},
+        )
+
+
+def read(predictions: Predictions, start: int = 0, stop: int | None = None) -> Table:
+    """Read a table of predictions, or its rows from `start` up to `stop`.
 
     Raises:
         DataError: If the file is missing or damaged.
     """
     try:
-        table = pq.read_table(predictions.path)
+        table = _between(pq.ParquetFile(predictions.path), start, stop)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{predictions.path}: {error}. Run the job again to have it made anew.") from error
     names = table.column_names
@@ -62,6 +80,16 @@ def read(predictions: Predictions) -> Table:
         group=table["group"].to_numpy() if "group" in names else None,
         slices={name.removeprefix("slice_"): table[name].to_numpy() for name in names if name.startswith("slice_")},
     )
+
+
+def _between(file: pq.ParquetFile, start: int, stop: int | None) -> pa.Table:
+    """Read the row groups that hold some rows, and cut them."""
+    sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+    ends = np.cumsum(sizes)
+    stop = file.metadata.num_rows if stop is None else stop
+    first, last = (int(place) for place in np.searchsorted(ends, [start, stop - 1], side="right"))
+    table = file.read_row_groups(list(range(first, min(last + 1, len(sizes)))))
+    return table.slice(start - int(ends[first] - sizes[first]) if first < len(sizes) else 0, stop - start)
 
 
 def _columns(table: pa.Table, names: list[str]) -> np.ndarray:

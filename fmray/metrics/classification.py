@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from fmray.metrics.exact import Exact, RowSums, Terms, mean, ratio
-from fmray.metrics.metric import Metric, mean_influence, weights_of
+from fmray.metrics.metric import Metric, mean_pull
 
 
 def confusion(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -40,16 +40,26 @@ def _accuracy(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None)
     return float(np.average(hits, weights=weight)) if len(hits) else float("nan")
 
 
-def _accuracy_influence(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    return mean_influence(_hits(output, target).astype(np.float64), weight)
-
-
 def _accuracy_terms(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
     return {"hits": (w[_hits(output, target)], None, 1), "weight": (w, None, 1)}
 
 
 def _accuracy_of(sums: Exact) -> float:
     return ratio(sums["hits"][0], sums["weight"][0])
+
+
+def _accuracy_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+    return mean_pull(_hits(output, target).astype(np.float64), w, sums["hits"][0], sums["weight"][0])
+
+
+def _class_terms(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
+    said, num_classes = predicted(output), output.shape[1]
+    hit = said == target
+    return {
+        "tp": (w[hit], target[hit], num_classes),
+        "said": (w, said, num_classes),
+        "actual": (w, target, num_classes),
+    }
 
 
 class _FromCounts:
@@ -66,30 +76,11 @@ class _FromCounts:
         self.only, self.skip_absent = classes, skip_absent
 
     def value(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
-        above, below, counted = self._ratios(confusion(output, target, weight))
+        matrix = confusion(output, target, weight)
+        above, below, counted = self._ratios(np.diag(matrix), matrix.sum(0), matrix.sum(1))
         if not counted.any():
             return float("nan")
         return float(np.divide(above, below, out=np.zeros_like(above), where=below > 0)[counted].mean())
-
-    def influence(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        above, below, counted = self._ratios(confusion(output, target, weight))
-        ratio = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-        share = np.divide(1.0, below, out=np.zeros_like(above), where=(below > 0) & counted) / max(counted.sum(), 1)
-        said, w = predicted(output), weights_of(len(target), weight)
-        hit = said == target
-        # Each row adds to the counts of its true and of its predicted class only.
-        tp, pred, act = (n - ratio * d for n, d in zip(self.numerator, self.denominator, strict=True))
-        pulled = hit * (tp * share)[target] + (pred * share)[said] + (act * share)[target]
-        return np.asarray(w * pulled)
-
-    def terms(self, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
-        said, num_classes = predicted(output), output.shape[1]
-        hit = said == target
-        return {
-            "tp": (w[hit], target[hit], num_classes),
-            "said": (w, said, num_classes),
-            "actual": (w, target, num_classes),
-        }
 
     def of(self, sums: Exact) -> float:
         values = []
@@ -103,8 +94,20 @@ class _FromCounts:
                 values.append(ratio(above, below) if below else 0.0)
         return mean(values)
 
-    def _ratios(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        tp, said, actual = np.diag(matrix), matrix.sum(0), matrix.sum(1)
+    def pull(self, sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+        above, below, counted = self._ratios(*(np.array(sums[n], np.float64) for n in ("tp", "said", "actual")))
+        ratio = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+        share = np.divide(1.0, below, out=np.zeros_like(above), where=(below > 0) & counted) / max(counted.sum(), 1)
+        said = predicted(output)
+        hit = said == target
+        # Each row adds to the counts of its true and of its predicted class only.
+        tp, pred, act = (n - ratio * d for n, d in zip(self.numerator, self.denominator, strict=True))
+        pulled = hit * (tp * share)[target] + (pred * share)[said] + (act * share)[target]
+        return np.asarray(w * pulled)
+
+    def _ratios(
+        self, tp: np.ndarray, said: np.ndarray, actual: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         above = self.numerator[0] * tp + self.numerator[1] * said + self.numerator[2] * actual
         below = self.denominator[0] * tp + self.denominator[1] * said + self.denominator[2] * actual
         counted = actual > 0 if self.skip_absent else (said > 0) | (actual > 0)
@@ -114,17 +117,15 @@ class _FromCounts:
 
 
 def _metric(name: str, counts: _FromCounts) -> Metric:
-    return Metric(name, True, "class", counts.value, counts.influence, sums=RowSums(counts.terms, counts.of))
+    return Metric(name, True, "class", counts.value, sums=RowSums(_class_terms, counts.of, counts.pull))
 
 
 TP, F1 = (1.0, 0.0, 0.0), (2.0, 0.0, 0.0)
 SAID, ACTUAL, BOTH = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)
 
-_HIT_SUMS = RowSums(_accuracy_terms, _accuracy_of)
-ACCURACY = Metric("accuracy", True, "class", _accuracy, _accuracy_influence, _hits, sums=_HIT_SUMS)
-F1_MICRO = Metric(
-    "f1_micro", True, "class", _accuracy, _accuracy_influence, _hits, sums=_HIT_SUMS
-)  # equal to accuracy: one label a row
+_HIT_SUMS = RowSums(_accuracy_terms, _accuracy_of, _accuracy_pull)
+ACCURACY = Metric("accuracy", True, "class", _accuracy, _hits, sums=_HIT_SUMS)
+F1_MICRO = Metric("f1_micro", True, "class", _accuracy, _hits, sums=_HIT_SUMS)  # equal to accuracy: one label a row
 BALANCED_ACCURACY = _metric("balanced_accuracy", _FromCounts(TP, ACTUAL, skip_absent=True))
 PRECISION_MACRO = _metric("precision_macro", _FromCounts(TP, SAID))
 RECALL_MACRO = _metric("recall_macro", _FromCounts(TP, ACTUAL))

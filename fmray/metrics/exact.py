@@ -8,10 +8,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
-from fmray.metrics.metric import weights_of
+from fmray.metrics.metric import Slope, weights_of
 
 UNIT_BITS = 1126
 """The smallest float64 is 2^-1074; 52 bits more keep the mantissas of subnormal numbers whole."""
@@ -102,10 +103,17 @@ class RowSums:
     Args:
         terms: (output, target, weights (N,)) -> what to sum.
         of: Exact sums -> the number.
+        pull: (exact sums, output, target, weights (N,)) -> how far each row pulls the number (N,).
     """
 
     terms: Callable[[np.ndarray, np.ndarray, np.ndarray], Terms]
     of: Callable[[Exact], float]
+    pull: Callable[[Exact, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+    @property
+    def counts(self) -> object:
+        """Tell what is counted."""
+        return self.terms
 
     def partial(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> Totals:
         """Sum over some rows, possibly none."""
@@ -130,5 +138,13 @@ class RowSums:
         """Give the number; NaN where it is undefined, or a term was no finite number."""
         if totals[NOT_FINITE] != (0,):
             return float("nan")
-        exact = {name: [Fraction(total, 1 << UNIT_BITS) for total in sums] for name, sums in totals.items()}
-        return self.of(exact)
+        return self.of(_exact(totals))
+
+    def slope(self, totals: Totals) -> Slope:
+        """Give what tells how far any row pulls the number."""
+        value = self.value(totals)
+        return Slope(value, partial(self.pull, _exact(totals)) if math.isfinite(value) else None)
+
+
+def _exact(totals: Totals) -> Exact:
+    return {name: [Fraction(total, 1 << UNIT_BITS) for total in sums] for name, sums in totals.items()}

@@ -6,16 +6,42 @@ that is undefined (one class only, constant target) is NaN, never an exception: 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 Value = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
-Influence = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+Pull = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Say how far each row pulls a metric, given the sums over all rows; needs no other row than those it is shown.
+
+    Args:
+        value: The metric.
+        pull: (output, target, weights (N,)) -> how far each row pulls it (N,), weights included; None where the metric
+            is undefined, and nothing pulls.
+    """
+
+    value: float
+    pull: Pull | None
+
+    def of(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        """Give the influence of some rows (N,): the variance of the metric is the sum of squares over all rows."""
+        if self.pull is None:
+            return np.zeros(len(target))
+        return self.pull(output, target, weights_of(len(target), weight))
 
 
 class Sums(Protocol):
     """Make a metric of parts of the rows: the value does not depend on how rows were cut, to the last bit."""
+
+    @property
+    def counts(self) -> object:
+        """Tell what is counted: where equal, `partial` and `merge` give the same, whatever is made of it."""
+        ...
 
     def partial(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> Any:
         """Sum up some rows, possibly none."""
@@ -29,6 +55,10 @@ class Sums(Protocol):
         """Give the number, NaN where it is undefined."""
         ...
 
+    def slope(self, totals: Any) -> Slope:
+        """Give what tells how far any row pulls the number."""
+        ...
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -39,8 +69,6 @@ class Metric:
         higher_is_better: Its direction.
         kind: "class" takes probabilities (N, C) and class indices (N,); "number" takes numbers (N,) or (N, T).
         value: (output, target, weight) -> the number, NaN where undefined; weight is (N,) or None.
-        influence: (output, target, weight) -> how far each row pulls the number (N,), weights included: the number's
-            variance is their sum of squares, a group counts by the sum of its rows.
         rate: (output, target) -> which rows count as hits (N,), for metrics that are a share of rows.
         sums: The same number from parts of the rows, up to the rounding of `value`.
     """
@@ -49,9 +77,15 @@ class Metric:
     higher_is_better: bool
     kind: Literal["class", "number"]
     value: Value
-    influence: Influence
     rate: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     sums: Sums = field(kw_only=True)
+
+    def influence(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        """Give how far each row pulls the number (N,), weights included.
+
+        The number's variance is their sum of squares; a group counts by the sum of its rows.
+        """
+        return self.sums.slope(self.sums.partial(output, target, weight)).of(output, target, weight)
 
 
 def weights_of(num_rows: int, weight: np.ndarray | None) -> np.ndarray:
@@ -63,12 +97,10 @@ def weights_of(num_rows: int, weight: np.ndarray | None) -> np.ndarray:
     return np.ones(num_rows) if weight is None else np.asarray(weight, np.float64)
 
 
-def mean_influence(values: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    """Give how far each row pulls a weighted mean: w (v - mean) / sum of w.
+def mean_pull(values: np.ndarray, w: np.ndarray, above: Fraction, below: Fraction) -> np.ndarray:
+    """Give how far each row pulls a weighted mean, above / below: w (v - mean) / sum of w.
 
     Source: Cochran, "Sampling Techniques", 1977, chapter 6 (ratio estimators by linearisation).
     """
-    w = weights_of(len(values), weight)
-    total = w.sum()
-    pulled: np.ndarray = w * (values - (w @ values) / total) / total
+    pulled: np.ndarray = w * (values - float(above / below)) / float(below)
     return pulled

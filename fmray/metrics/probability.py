@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fmray.metrics.exact import Exact, RowSums, Terms, ratio
-from fmray.metrics.metric import Metric, mean_influence
+from fmray.metrics.metric import Metric, mean_pull
 
 Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
 SMALLEST = float(np.finfo(np.float64).eps)  # as scikit-learn clips float64
@@ -44,13 +44,13 @@ def _mean_of(name: str, scores: Scores) -> Metric:
     def value(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
         return float(np.average(scores(output, target), weights=weight)) if len(target) else float("nan")
 
-    def influence(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        return mean_influence(scores(output, target), weight)
-
     def terms(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
         return {"score": (w * scores(output, target), None, 1), "weight": (w, None, 1)}
 
-    return Metric(name, False, "class", value, influence, sums=RowSums(terms, _quotient))
+    def pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return mean_pull(scores(output, target), w, sums["score"][0], sums["weight"][0])
+
+    return Metric(name, False, "class", value, sums=RowSums(terms, _quotient, pull))
 
 
 def _quotient(sums: Exact) -> float:

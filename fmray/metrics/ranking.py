@@ -1,118 +1,121 @@
 """Judge the order that outputs give to rows: area under the ROC curve and average precision.
 
-Exact by one sort: O(N log N) time, O(N) memory. Beyond one machine the same numbers come, exactly too, from counts per
-distinct score: see `fmray.metrics.ranges`.
-Shape legend: N rows, C classes, D distinct scores.
+All of it follows from the counts per distinct score (`fmray.metrics.counts`): how far a row pulls the number depends on
+its score, its class and its weight alone.
+Shape legend: N rows, C classes, S distinct scores.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from fmray.metrics.metric import Metric, weights_of
-from fmray.metrics.ranges import ScoreCounts
+from fmray.metrics.counts import ScoreCounts, ScoreTable
+from fmray.metrics.metric import Metric, Slope
 
-Curve = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]
+Curve = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+"""Weight of positives and negatives at each score, ascending (S,) -> number, pull of a positive, of a negative (S,)."""
 
 
-def auc_and_influence(score: np.ndarray, hit: np.ndarray, w: np.ndarray) -> tuple[float, np.ndarray]:
-    """Give the chance that a positive outranks a negative, ties counting half, and how far each row pulls it.
+def auc_and_pulls(positive_S: np.ndarray, negative_S: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Give the chance that a positive outranks a negative, ties counting half, and how far each score pulls it.
 
-    The influences are DeLong's structural components, centred and divided by the weight of their class, so their sum of
-    squares is DeLong's variance.
+    The pulls are DeLong's structural components, centred and divided by the weight of their class, so their sum of
+    squares over rows is DeLong's variance.
 
     Shapes:
-        score, w: (N,); hit: (N,), bool.
-        returns: number, (N,).
+        positive_S, negative_S: (S,), weights by ascending score.
+        returns: number, (S,) of a positive of weight 1, (S,) of a negative.
 
     Source: DeLong et al., Biometrics 44, 1988; Sun & Xu, IEEE Signal Processing Letters 21, 2014.
     """
-    positive, negative = w @ hit, w @ ~hit
+    positive, negative = positive_S.sum(), negative_S.sum()
     if positive <= 0 or negative <= 0:
-        return float("nan"), np.zeros(len(score))
-    group, below_of, at_of = _ranks(score, w * hit, w * ~hit)
-    below_pos, at_pos = below_of[0][group], at_of[0][group]
-    below_neg, at_neg = below_of[1][group], at_of[1][group]
-    outranked = np.where(hit, below_neg + 0.5 * at_neg, positive - below_pos - 0.5 * at_pos)
-    component = outranked / np.where(hit, negative, positive)
-    auc = float((w * hit) @ component / positive)
-    return auc, w * (component - auc) / np.where(hit, positive, negative)
+        return float("nan"), np.zeros_like(positive_S), np.zeros_like(positive_S)
+    beaten_S = (np.cumsum(negative_S) - 0.5 * negative_S) / negative
+    beating_S = (positive - np.cumsum(positive_S) + 0.5 * positive_S) / positive
+    auc = float((positive_S * beaten_S).sum() / positive)
+    return auc, (beaten_S - auc) / positive, (beating_S - auc) / negative
 
 
-def average_precision_and_influence(score: np.ndarray, hit: np.ndarray, w: np.ndarray) -> tuple[float, np.ndarray]:
-    """Give the mean precision over positives, at the threshold of each, and how far each row pulls it.
+def average_precision_and_pulls(positive_S: np.ndarray, negative_S: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Give the mean precision over positives, at the threshold of each, and how far each score pulls it.
 
     Shapes:
-        as in `auc_and_influence`.
+        as in `auc_and_pulls`.
 
     Source: the infinitesimal jackknife (Efron, "The Jackknife, the Bootstrap and Other Resampling Plans", 1982) applied
     to the weighted form of scikit-learn's definition.
     """
-    positive = w @ hit
+    positive = positive_S.sum()
     if positive <= 0:
-        return float("nan"), np.zeros(len(score))
-    group, (below_pos, below_neg), (at_pos, _) = _ranks(score, w * hit, w * ~hit)
-    true_above = positive - below_pos
-    all_above = true_above + (w @ ~hit) - below_neg
-    precision = np.divide(true_above, all_above, out=np.zeros_like(all_above), where=all_above > 0)
-    value = float(at_pos @ precision / positive)
+        return float("nan"), np.zeros_like(positive_S), np.zeros_like(positive_S)
+    true_S, all_S = (np.cumsum(w[::-1])[::-1] for w in (positive_S, positive_S + negative_S))
+    precision_S = np.divide(true_S, all_S, out=np.zeros_like(all_S), where=all_S > 0)
+    value = float((positive_S * precision_S).sum() / positive)
     # A row counts among "all above" of every threshold at or below its own score.
-    share = np.divide(at_pos, positive * all_above, out=np.zeros_like(all_above), where=all_above > 0)
-    gain, loss = np.cumsum(share), np.cumsum(share * precision)
-    direct = hit * (precision[group] - value) / positive
-    return value, w * (direct + hit * gain[group] - loss[group])
+    share_S = np.divide(positive_S, positive * all_S, out=np.zeros_like(all_S), where=all_S > 0)
+    gain_S, loss_S = np.cumsum(share_S), np.cumsum(share_S * precision_S)
+    return value, (precision_S - value) / positive + gain_S - loss_S, -loss_S
 
 
-def _ranks(score: np.ndarray, *weights: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Group rows by score, ascending, and give for each kind of weight its sum below and at each distinct score.
+@dataclass(frozen=True)
+class Ranking(ScoreCounts):
+    """Make a ranking metric of counts per score, averaged over the classes for which it is defined.
 
-    Shapes:
-        returns: (N,) group of each row; lists of (D,).
+    Args:
+        curve: Which metric.
     """
-    order = np.argsort(score, kind="stable")
-    ordered = score[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    group = np.empty(len(score), np.int64)
-    group[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(score)]))
-    at = [np.add.reduceat(w[order], starts) for w in weights]
-    return group, [np.cumsum(a) - a for a in at], at
+
+    curve: Curve
+
+    def value(self, tables: list[ScoreTable]) -> float:
+        """Give the number; NaN if it is defined for no class."""
+        return self.slope(tables).value
+
+    def slope(self, tables: list[ScoreTable]) -> Slope:
+        """Give what tells how far any row pulls the number; takes 24 bytes per class and distinct score.
+
+        The value is one of the merged tables, whose rows are sorted: it does not depend on how rows were cut.
+        """
+        classes = [self.positive] if len(tables) == 1 else range(len(tables))
+        values, found = [], []
+        for which, table in zip(classes, tables, strict=True):
+            score_S, positive_S, negative_S = table.weights()
+            value, hit_S, other_S = self.curve(positive_S, negative_S)
+            if value == value and not np.isnan(score_S[-1:]).any():
+                values.append(value)
+                found.append((which, score_S, hit_S, other_S))
+        return Slope(float(np.mean(values)), _Lookup(tuple(found))) if found else Slope(float("nan"), None)
 
 
-class _OverClasses:
-    """Average a curve's number over classes, one against the rest; of two classes the positive one alone."""
+@dataclass(frozen=True)
+class _Lookup:
+    """Look up how far a row pulls by its score: per class its index, the scores, the pulls of hits and of others."""
 
-    def __init__(self, curve: Curve, positive: int) -> None:
-        self.curve, self.positive = curve, positive
+    classes: tuple[tuple[int, np.ndarray, np.ndarray, np.ndarray], ...]
 
-    def value(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
-        return self._both(output, target, weight)[0]
+    def __call__(self, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+        total = np.zeros(len(target))
+        for which, score_S, hit_S, other_S in self.classes:
+            place = np.searchsorted(score_S, output[:, which].astype(np.float64))
+            total += np.where(target == which, hit_S[place], other_S[place])
+        return np.asarray(w * total / len(self.classes))
 
-    def influence(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        return self._both(output, target, weight)[1]
 
-    def _both(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> tuple[float, np.ndarray]:
-        w = weights_of(len(target), weight)
-        classes = [self.positive] if output.shape[1] == 2 else range(output.shape[1])
-        found = [self.curve(output[:, c], target == c, w) for c in classes]
-        found = [(value, pulled) for value, pulled in found if value == value]
-        if not found:
-            return float("nan"), np.zeros(len(target))
-        values, pulls = zip(*found, strict=True)
-        return float(np.mean(values)), np.mean(pulls, axis=0)
+def _metric(name: str, curve: Curve, positive: int) -> Metric:
+    sums = Ranking(positive, curve)
+    return Metric(name, True, "class", lambda *rows: sums.value(sums.partial(*rows)), sums=sums)
 
 
 def roc_auc(positive: int) -> Metric:
     """Give the ROC-AUC of the positive class, or the macro average over classes, one against the rest."""
-    curve = _OverClasses(auc_and_influence, positive)
-    sums = ScoreCounts("roc_auc", positive)
-    return Metric("roc_auc", True, "class", curve.value, curve.influence, sums=sums)
+    return _metric("roc_auc", auc_and_pulls, positive)
 
 
 def average_precision(positive: int) -> Metric:
     """Give the average precision of the positive class, or the macro average over classes."""
-    curve = _OverClasses(average_precision_and_influence, positive)
-    sums = ScoreCounts("average_precision", positive)
-    return Metric("average_precision", True, "class", curve.value, curve.influence, sums=sums)
+    return _metric("average_precision", average_precision_and_pulls, positive)
 
 
 ROC_AUC = roc_auc(1)

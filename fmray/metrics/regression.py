@@ -5,6 +5,7 @@ Shape legend: N rows, T targets.
 """
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -30,35 +31,16 @@ def _mse(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> f
     return float(_mse_of(output, target, weights_of(len(target), weight))[1].mean()) if len(target) else float("nan")
 
 
-def _mse_influence(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    w = weights_of(len(target), weight)
-    squares, means = _mse_of(output, target, w)
-    return np.asarray(w * (squares - means).mean(1) / w.sum())
-
-
 def _rmse(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
     if not len(target):
         return float("nan")
     return float(np.sqrt(_mse_of(output, target, weights_of(len(target), weight))[1]).mean())
 
 
-def _rmse_influence(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    w = weights_of(len(target), weight)
-    squares, means = _mse_of(output, target, w)
-    halves = np.divide(0.5, np.sqrt(means), out=np.zeros_like(means), where=means > 0)
-    return np.asarray(w * ((squares - means) * halves).mean(1) / w.sum())
-
-
 def _mae(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
     if not len(target):
         return float("nan")
     return float(_means(np.abs(_columns(output) - _columns(target)), weights_of(len(target), weight)).mean())
-
-
-def _mae_influence(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    w = weights_of(len(target), weight)
-    errors = np.abs(_columns(output) - _columns(target))
-    return np.asarray(w * (errors - _means(errors, w)).mean(1) / w.sum())
 
 
 def _spread(target: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,15 +56,6 @@ def _r2(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> fl
     if not (variance > 0).all():
         return float("nan")
     return float((1 - error / variance).mean())
-
-
-def _r2_influence(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    w = weights_of(len(target), weight)
-    squares, error = _mse_of(output, target, w)
-    around, variance = _spread(target, w)
-    inverse = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
-    pulled_NT = -(squares - error) * inverse + error * inverse**2 * (around - variance)
-    return np.asarray(w * pulled_NT.mean(1) / w.sum())
 
 
 def _grouped(values_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -125,15 +98,50 @@ def _r2_of(sums: Exact) -> float:
     weight, values = sums["weight"][0], []
     if sums["rows"][0] < 2 or not weight:
         return float("nan")
-    for errors, target, squared in zip(sums["errors"], sums["target"], sums["target squared"], strict=True):
-        spread = squared - target * target / weight
+    for errors, spread in zip(sums["errors"], _target_spreads(sums), strict=True):
         if spread <= 0:
             return float("nan")
         values.append(ratio(spread - errors, spread))
     return mean(values)
 
 
-MSE = Metric("mse", False, "number", _mse, _mse_influence, sums=RowSums(_square_terms, _mean_of))
-RMSE = Metric("rmse", False, "number", _rmse, _rmse_influence, sums=RowSums(_square_terms, _root_mean_of))
-MAE = Metric("mae", False, "number", _mae, _mae_influence, sums=RowSums(_distance_terms, _mean_of))
-R2 = Metric("r2", True, "number", _r2, _r2_influence, sums=RowSums(_r2_terms, _r2_of))
+def _target_spreads(sums: Exact) -> list[Fraction]:
+    """Give the weighted squared distances of each target from its mean."""
+    pairs = zip(sums["target"], sums["target squared"], strict=True)
+    return [squared - total * total / sums["weight"][0] for total, squared in pairs]
+
+
+def _error_means(sums: Exact) -> np.ndarray:
+    return np.array([float(errors / sums["weight"][0]) for errors in sums["errors"]])
+
+
+def _mse_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+    squares_NT = (_columns(output) - _columns(target)) ** 2
+    return np.asarray(w * (squares_NT - _error_means(sums)).mean(1) / float(sums["weight"][0]))
+
+
+def _rmse_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+    squares_NT, means_T = (_columns(output) - _columns(target)) ** 2, _error_means(sums)
+    halves_T = np.divide(0.5, np.sqrt(means_T), out=np.zeros_like(means_T), where=means_T > 0)
+    return np.asarray(w * ((squares_NT - means_T) * halves_T).mean(1) / float(sums["weight"][0]))
+
+
+def _mae_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+    errors_NT = np.abs(_columns(output) - _columns(target))
+    return np.asarray(w * (errors_NT - _error_means(sums)).mean(1) / float(sums["weight"][0]))
+
+
+def _r2_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+    weight, means_T = sums["weight"][0], _error_means(sums)
+    centre_T = np.array([float(total / weight) for total in sums["target"]])
+    variance_T = np.array([float(v / weight) for v in _target_spreads(sums)])
+    squares_NT = (_columns(output) - _columns(target)) ** 2
+    around_NT = (_columns(target) - centre_T) ** 2
+    pulled_NT = -(squares_NT - means_T) / variance_T + means_T / variance_T**2 * (around_NT - variance_T)
+    return np.asarray(w * pulled_NT.mean(1) / float(weight))
+
+
+MSE = Metric("mse", False, "number", _mse, sums=RowSums(_square_terms, _mean_of, _mse_pull))
+RMSE = Metric("rmse", False, "number", _rmse, sums=RowSums(_square_terms, _root_mean_of, _rmse_pull))
+MAE = Metric("mae", False, "number", _mae, sums=RowSums(_distance_terms, _mean_of, _mae_pull))
+R2 = Metric("r2", True, "number", _r2, sums=RowSums(_r2_terms, _r2_of, _r2_pull))

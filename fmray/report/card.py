@@ -6,7 +6,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import jinja2
@@ -181,6 +181,9 @@ def _results(card: Card) -> list[Figure]:
         made.append(plots.roc(tables["roc"]))
     for table in tables.get("residuals", []):
         made += plots.residuals(table)
+    if rows := tables.get("rows"):
+        drawn = f"Drawn from {rows['drawn']:,} of {rows['of']:,} rows, evenly spaced."
+        made = [replace(figure, caption=f"{figure.caption} {drawn}".strip()) for figure in made]
     return made
 
 

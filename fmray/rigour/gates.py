@@ -8,19 +8,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from fmray.catalogue import GATES, LINEAR_MODELS
 from fmray.errors import SpecError
+from fmray.evaluate.facts import Facts
 from fmray.evaluate.table import Table
-from fmray.metrics.classification import predicted
-from fmray.records import Interval, Json, Member, Scores
+from fmray.records import Interval, Json, Member, Scores, Split
 from fmray.registry import nearest
 from fmray.rigour.recompute import recompute
 from fmray.spec.sections import Rigour
 
 ALPHA = 0.05
 TOLERANCE = 1e-9
+FURTHEST = 2e-5  # that probabilities in float32 may be from a sum of 1
 SAMPLE_ROWS = 100_000
 FEWEST_ROWS, FEWEST_OF_CLASS = 30, 5
 DECIDES_BY_CLASS = ("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro")
@@ -34,8 +33,8 @@ class Evidence:
 
     Args:
         scores: Of the run.
-        tables: Split -> predictions of the chosen model.
-        expected_ids: Split -> ids of its prepared rows, in order (n, 2).
+        facts: Split -> what is true of the predictions of the chosen model.
+        shown: Its predictions on test rows; on all of them where they are few enough to compute the headline again.
         num_classes: 0 for regression.
         members: All that were trained.
         chosen: Indices of those that speak.
@@ -45,8 +44,8 @@ class Evidence:
     """
 
     scores: Scores
-    tables: Mapping[str, Table]
-    expected_ids: Mapping[str, np.ndarray]
+    facts: Mapping[Split, Facts]
+    shown: Table
     num_classes: int
     members: Sequence[Member]
     chosen: Sequence[int]
@@ -90,21 +89,20 @@ def failed(gates: Sequence[Json]) -> tuple[str, ...]:
 
 def evaluation_complete(evidence: Evidence, rigour: Rigour) -> Finding:
     """G13: every row of validation and test was scored once, and the headline equals an independent computation."""
-    for split, table in evidence.tables.items():
-        expected = evidence.expected_ids[split]
-        if len(table) != len(expected):
-            return "fail", f"{split}: {len(table)} rows were scored, {len(expected)} were prepared."
-        if len(np.unique(table.row_id, axis=0)) != len(table):
+    for split, facts in evidence.facts.items():
+        if facts.num_rows != facts.num_expected:
+            return "fail", f"{split}: {facts.num_rows} rows were scored, {facts.num_expected} were prepared."
+        if facts.repeated:
             return "fail", f"{split}: some rows were scored more than once."
-        if not np.array_equal(table.row_id, expected):
+        if facts.num_other:
             return "fail", f"{split}: other rows were scored than were prepared."
     return _recomputed(evidence)
 
 
 def _recomputed(evidence: Evidence) -> Finding:
-    table, scores = evidence.tables["test"], evidence.scores
-    if len(table) > SAMPLE_ROWS:
-        return "pass", f"{len(table):,} test rows scored once; too many to recompute {scores.primary} a second way."
+    table, num_rows, scores = evidence.shown, evidence.facts["test"].num_rows, evidence.scores
+    if num_rows > len(table) or num_rows > SAMPLE_ROWS:
+        return "pass", f"{num_rows:,} test rows scored once; too many to recompute {scores.primary} a second way."
     again, value = recompute(scores.primary, table, evidence.positive), scores.test[scores.primary].value
     if again is None:
         return "pass", f"{len(table):,} test rows scored once; there is no second way to compute {scores.primary}."
@@ -117,29 +115,26 @@ def _recomputed(evidence: Evidence) -> Finding:
 
 def shapes_and_degenerate_output(evidence: Evidence, rigour: Rigour) -> Finding:
     """G14: outputs are what they claim to be, and say different things about different rows."""
-    output = evidence.tables["val"].output
-    spread = float(np.ptp(output, axis=0).max()) if len(output) else 0.0
-    if not spread > 0:
+    facts = evidence.facts["val"]
+    if not (facts.high - facts.low).max() > 0:
         return "fail", "the model gives every row the same answer."
     if not evidence.num_classes:
         return "pass", "predictions differ between rows."
-    if output.ndim != 2 or output.shape[1] != evidence.num_classes:
-        return "fail", f"outputs have shape {output.shape} for {evidence.num_classes} classes."
-    if output.min() < 0 or output.max() > 1 or not np.allclose(output.sum(1), 1, atol=1e-5):
+    if len(facts.low) != evidence.num_classes:
+        return "fail", f"there are {len(facts.low)} outputs for {evidence.num_classes} classes."
+    if facts.low.min() < 0 or facts.high.max() > 1 or not facts.furthest <= FURTHEST:
         return "fail", "outputs are not probabilities: they leave [0, 1] or do not sum to 1."
-    return _squashed(evidence) or _one_class(evidence)
+    return _squashed(facts) or _one_class(evidence)
 
 
-def _squashed(evidence: Evidence) -> Finding | None:
+def _squashed(facts: Facts) -> Finding | None:
     """Notice a module that ends in a softmax of its own: no answer can be surer than e / (e + C - 1)."""
-    table = evidence.tables["val"]
-    surest, num_classes = table.output.max(1), table.output.shape[1]
-    limit = math.e / (math.e + num_classes - 1)
-    if surest.max() > limit + 1e-6:
+    limit = math.e / (math.e + len(facts.low) - 1)
+    if facts.surest > limit + 1e-6:
         return None
-    hits = float(np.mean(predicted(table.output) == table.target))
-    error = math.sqrt(max(hits * (1 - hits), 1 / len(table)) / len(table))
-    if hits - surest.mean() > max(0.1, 5 * error):
+    hits = facts.hits / facts.num_rows
+    error = math.sqrt(max(hits * (1 - hits), 1 / facts.num_rows) / facts.num_rows)
+    if hits - facts.sureness / facts.num_rows > max(0.1, 5 * error):
         return "fail", (
             f"no probability exceeds {limit:.3f} while {hits:.0%} of answers are right: "
             "a softmax was applied twice. Let the module give logits."
@@ -148,8 +143,8 @@ def _squashed(evidence: Evidence) -> Finding | None:
 
 
 def _one_class(evidence: Evidence) -> Finding:
-    table = evidence.tables["val"]
-    if len(np.unique(predicted(table.output))) > 1 or len(np.unique(table.target)) < 2:
+    facts = evidence.facts["val"]
+    if (facts.said > 0).sum() > 1 or (facts.actual > 0).sum() < 2:
         return "pass", "outputs are probabilities, and differ between rows."
     status = "fail" if evidence.scores.primary in DECIDES_BY_CLASS else "warn"
     return status, "one class is predicted for every validation row, though there are more."
@@ -157,10 +152,9 @@ def _one_class(evidence: Evidence) -> Finding:
 
 def numeric_health(evidence: Evidence, rigour: Rigour) -> Finding:
     """G15: no number along the way was infinite or none."""
-    for split, table in evidence.tables.items():
-        bad = int((~np.isfinite(table.output)).reshape(len(table), -1).any(1).sum())
-        if bad:
-            return "fail", f"{bad} rows of {split} have outputs that are not finite."
+    for split, facts in evidence.facts.items():
+        if facts.num_infinite:
+            return "fail", f"{facts.num_infinite} rows of {split} have outputs that are not finite."
     if not evidence.health:
         return "pass", "all losses and outputs were finite."
     reasons = {e["member"]: e for e in evidence.health}
@@ -190,15 +184,15 @@ def interval_and_size(evidence: Evidence, rigour: Rigour) -> Finding:
 
 def _too_few(evidence: Evidence) -> str:
     """Say why so few test rows claim nothing, if they are so few."""
-    target = evidence.tables["test"].target
-    if len(target) < FEWEST_ROWS:
-        return f"{len(target)} test rows claim nothing; {FEWEST_ROWS} or more would."
+    facts = evidence.facts["test"]
+    if facts.num_rows < FEWEST_ROWS:
+        return f"{facts.num_rows} test rows claim nothing; {FEWEST_ROWS} or more would."
     if evidence.num_classes:
-        counts = np.bincount(target, minlength=evidence.num_classes)
-        if counts.min() < FEWEST_OF_CLASS:
+        least = int(facts.actual.min())
+        if least < FEWEST_OF_CLASS:
             return (
-                f"the rarest class has {counts.min()} of {len(target)} test rows; {FEWEST_OF_CLASS} or more would "
-                f"need about {math.ceil(FEWEST_OF_CLASS * len(target) / max(int(counts.min()), 1)):,} rows."
+                f"the rarest class has {least} of {facts.num_rows} test rows; {FEWEST_OF_CLASS} or more would "
+                f"need about {math.ceil(FEWEST_OF_CLASS * facts.num_rows / max(least, 1)):,} rows."
             )
     return ""
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.dataclasses import dataclass
 
 from fmray.spec.ref import Ref
@@ -36,9 +36,12 @@ def _as_bytes(value: object) -> object:
     return int(float(found[1]) * step ** ("KMGT".index(found[2][0]) + 1))
 
 
-def _as_range(value: tuple[int, int]) -> tuple[int, int]:
-    if value[0] > value[1]:
-        raise ValueError("the first number is the smaller one")
+def _as_range(value: object) -> object:
+    """Refuse what is no range as a whole, since what pydantic says of its parts is no help."""
+    pair = list(value) if isinstance(value, list | tuple) else []
+    whole = len(pair) == 2 and all(isinstance(number, int) and not isinstance(number, bool) for number in pair)
+    if not whole or not 1 <= pair[0] <= pair[1]:
+        raise ValueError("[fewest, most], e.g. [1, 4]")
     return value
 
 
@@ -277,7 +280,7 @@ class Rigour:
     prefer: Literal["better", "simple"] = "better"
 
 
-Range = Annotated[tuple[Annotated[Whole, Field(ge=1)], Annotated[Whole, Field(ge=1)]], AfterValidator(_as_range)]
+Range = Annotated[tuple[Annotated[Whole, Field(ge=1)], Annotated[Whole, Field(ge=1)]], BeforeValidator(_as_range)]
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
@@ -318,7 +321,7 @@ class RunOptions:
     prepare: Literal["auto", "ray", "local"] = "auto"
     memory: Literal["auto"] | Annotated[Whole, Field(ge=1), BeforeValidator(_as_bytes)] = "auto"
     ingest: Literal["auto", "ray", "map"] = "auto"
-    max_failures: Whole = 3
+    max_failures: Annotated[Whole, Field(ge=0)] = 3
 
 
 Params = Mapping[str, Any]

@@ -1,8 +1,8 @@
 """Say how many workers a cluster holds, what each reserves of it, and how rows reach them."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from fmray.data.session import living_nodes, session
 from fmray.errors import ClusterError
@@ -32,6 +32,17 @@ def num_workers(run: RunOptions) -> tuple[int | tuple[int, int], str]:
     if gpus and run.gpu is not False:
         return gpus, f"one per GPU of the cluster, {gpus} in all"
     return len(nodes), f"one per node of the cluster, {len(nodes)} in all"
+
+
+def require_room(workers: int | tuple[int, int], gpu: object) -> None:
+    """Refuse workers that do not fit the cluster, before any work is done for them.
+
+    Raises:
+        ClusterError: Naming how many fit.
+    """
+    if workers != 0:
+        with session():
+            room(living_nodes(), workers, gpu)
 
 
 def cpu_share(node_cpus: Sequence[float], workers: int) -> float:
@@ -77,17 +88,45 @@ def resources(nodes: Sequence[Json], workers: int, gpu: object) -> Json:
     return {"CPU": share, "GPU": 1}
 
 
+def elastic_share(node_cpus: Sequence[float], fewest: int, most: int) -> tuple[int, float]:
+    """Give how many workers fit, and the cores of each, where Ray Train starts as many as there is room for.
+
+    It counts the shares that go into each node, without a thought for reading, and any node may be the one that is
+    left: the share is one that leaves room for a read task on every node, however many workers Ray puts there.
+
+    Raises:
+        ClusterError: If not even the fewest fit.
+    """
+    nodes = Counter(node_cpus)
+    options = {int(100 * (cpus - READ_CPUS) / part) / 100 for cpus in nodes for part in range(1, most + 1)}
+    fits = [(0, 0.0)]
+    for share in (share for share in options if share >= LEAST_CPUS):
+        own = {cpus: int(cpus / share + 1e-9) for cpus in nodes}
+        if all(number * share + READ_CPUS <= cpus + 1e-9 for cpus, number in own.items() if number):
+            fits.append((min(sum(number * nodes[cpus] for cpus, number in own.items()), most), share))
+    number, share = max(fits)
+    if number < fewest:
+        change = f"Set run.workers: [{min(number, fewest)}, {most}]" if number else "Set run.workers: 0"
+        raise ClusterError(
+            f"{fewest} to {most} workers do not fit {sum(node_cpus):g} CPUs on {len(node_cpus)} nodes: each takes "
+            f"{LEAST_CPUS} at least, and reading {READ_CPUS} on each node. {change}, or add nodes.",
+            "run.workers",
+        )
+    return number, share
+
+
 def room(nodes: Sequence[Json], workers: int | tuple[int, int], gpu: object) -> tuple[int, Json]:
     """Give how many workers fit a cluster, and what each reserves; see `resources`.
 
     Raises:
         ClusterError: If not even the fewest fit.
     """
-    fewest, most = (workers, workers) if isinstance(workers, int) else workers
-    for number in range(most, fewest, -1):
-        with suppress(ClusterError):
-            return number, resources(nodes, number, gpu)
-    return fewest, resources(nodes, fewest, gpu)
+    if isinstance(workers, int):
+        return workers, resources(nodes, workers, gpu)
+    number, share = elastic_share([float(node.get("CPU", 0)) for node in nodes], *workers)
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    on_gpu = "GPU" in resources(nodes, workers[0], gpu)
+    return (min(number, gpus), {"CPU": share, "GPU": 1}) if on_gpu else (number, {"CPU": share})
 
 
 def maps_lanes(asked: str, at_hand: bool, num_bytes: int, num_workers: int) -> tuple[bool, str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fmray.evaluate.intervals import detectable, interval, mcnemar, paired, standard_error, wilson
+from fmray.evaluate.intervals import detectable, interval, mcnemar, paired, squares, standard_error, wilson
 from fmray.metrics.find import find_metric
 from fmray.records import Target
 
@@ -34,7 +34,7 @@ def test_the_error_of_a_mean_is_its_standard_error():
     random = np.random.default_rng(0)
     output, target = random.normal(size=300), random.normal(size=300)
     influence = find_metric("mae", NUMBER).influence(output, target, None)
-    assert standard_error(influence, None)[0] == pytest.approx(scipy.stats.sem(np.abs(output - target)))
+    assert standard_error(squares(influence, None))[0] == pytest.approx(scipy.stats.sem(np.abs(output - target)))
 
 
 def test_what_is_detectable_is_found_four_times_out_of_five():
@@ -51,11 +51,11 @@ def test_summing_within_groups_is_what_a_bootstrap_over_groups_gives():
     rows = (np.stack([1 - p, p], 1), target, None)
     for name in ("roc_auc", "log_loss", "f1_macro", "average_precision"):
         metric = find_metric(name, BINARY)
-        error, num = standard_error(metric.influence(*rows), groups)
+        error, num = standard_error(squares(metric.influence(*rows), groups))
         draws = [metric.value(rows[0], target, random.poisson(1, 200)[groups].astype(float)) for _ in range(600)]
         assert num == 200
         assert error == pytest.approx(np.std(draws), rel=0.12)
-        alone = standard_error(metric.influence(*rows), None)[0]
+        alone = standard_error(squares(metric.influence(*rows), None))[0]
         assert error > 1.1 * alone
 
 

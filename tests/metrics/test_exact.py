@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from fmray.catalogue import METRICS
 from fmray.metrics.exact import UNIT_BITS, exact_sums, products, ratio
 from fmray.metrics.find import find_metric
-from fmray.metrics.ranges import ScoreTable, edges_of, range_sums, value_of
 from fmray.records import Target
 
 BINARY = Target(("y",), "class", classes=("no", "yes"), positive=1, counts=(7, 3))
@@ -194,59 +193,15 @@ def test_an_output_that_is_no_number_makes_the_value_none_either(name):
         assert math.isnan(merged(metric, output, target, weight, np.array_split(np.arange(len(target)), 3)))
 
 
-def scored(seed, weighted, num_rows=600, ties=True):
-    random = np.random.default_rng(seed)
-    hit = random.random(num_rows) < 0.3
-    score = random.normal(size=num_rows) + hit
-    weight = random.uniform(0, 2, num_rows) if weighted else np.ones(num_rows)
-    return np.round(score, 1) if ties else score, weight, hit.astype(np.int64), 1 - hit
-
-
-@pytest.mark.parametrize("curve", ["roc_auc", "average_precision"])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("ties", [False, True])
-def test_the_value_does_not_depend_on_the_ranges_of_scores(curve, weighted, ties):
-    random = np.random.default_rng(5)
-    for seed in range(5):
-        columns = scored(seed, weighted, ties=ties)
-        whole = value_of(curve, [ScoreTable.count(*columns)])
-        parts = [ScoreTable.count(*(c[p] for c in columns)) for p in parts_of(random, len(columns[0]))]
-        for edges in (edges_of(parts, 5), np.sort(np.round(random.normal(size=3), 1)), np.array([-99.0, 99.0])):
-            pieces = zip(*(part.cut(edges) for part in parts), strict=True)
-            assert value_of(curve, [ScoreTable.merge(piece) for piece in pieces]) == whole
-
-
-def test_ranges_are_of_about_equal_size():
-    tables = [ScoreTable.count(*scored(seed, False, num_rows=20_000, ties=False)) for seed in range(3)]
-    edges = edges_of(tables, 8)
-    sizes = [sum(len(piece.score) for piece in pieces) for pieces in zip(*(t.cut(edges) for t in tables), strict=True)]
-    assert sum(sizes) == 60_000
-    assert max(sizes) < 1.2 * 60_000 / 8
-
-
-def test_a_sum_over_a_range_is_the_count_of_pairs_it_says():
-    score, weight, positive, negative = scored(0, False, num_rows=80)
-    found = range_sums(ScoreTable.count(score, weight, positive, negative))
-    one = 1 << UNIT_BITS
-    above = (score[:, None] < score) + 0.5 * (score[:, None] == score)
-    assert Fraction(found.outranked, 2 * one * one) == Fraction((positive[:, None] * negative * above).sum())
-
-
-@pytest.mark.parametrize("scale", [1.0, 2.0**40, 1e-300, 3e300])
-def test_weights_of_any_size_are_counted_alike(scale):
-    """A factor common to all weights changes no ranking; a power of two changes no bit."""
-    score, weight, positive, negative = scored(1, True)
-    weight = np.round(weight, 3)
-    for curve in ("roc_auc", "average_precision"):
-        one, other = (
-            value_of(curve, [ScoreTable.count(score, w, positive, negative)]) for w in (weight, weight * scale)
-        )
-        assert other == (one if scale in (1.0, 2.0**40) else pytest.approx(one, rel=1e-12))
-
-
-@pytest.mark.parametrize("curve", ["roc_auc", "average_precision"])
-def test_words_of_64_bits_and_integers_of_any_size_give_the_same_bits(monkeypatch, curve):
-    table = ScoreTable.count(*scored(2, False))
-    short = value_of(curve, [table])
-    monkeypatch.setattr("fmray.metrics.ranges.SMALL", 0)
-    assert value_of(curve, [table]) == short
+@pytest.mark.parametrize(("name", "of"), CASES, ids=IDS)
+def test_a_row_pulls_the_same_in_whichever_part_it_lies(name, of, weighted):
+    random = np.random.default_rng(4)
+    metric, output, target, weight = case(name, of, num_rows=303)
+    weight = weight if weighted else None
+    whole = metric.influence(output, target, weight)
+    places = parts_of(random, len(target))
+    parts = [(output[p], target[p], None if weight is None else weight[p]) for p in places]
+    slope = metric.sums.slope(metric.sums.merge([metric.sums.partial(*part) for part in parts]))
+    for place, part in zip(places, parts, strict=True):
+        assert np.array_equal(slope.of(*part), whole[place])

@@ -155,6 +155,14 @@ def test_a_run_without_baselines_says_so():
     assert verdict(scores) == "There is no baseline to compare with."
 
 
+@pytest.mark.parametrize(("kind", "num_figures"), [("binary", 3), ("number", 2)])
+def test_figures_of_some_of_the_rows_say_of_how_many(kind, num_figures):
+    given = card(kind)
+    sampled = replace(given.scores, figures={**given.scores.figures, "rows": {"drawn": 250_000, "of": 1_000_000}})
+    assert render(replace(given, scores=sampled)).count("Drawn from 250,000 of 1,000,000 rows") == num_figures
+    assert "Drawn from" not in render(given)
+
+
 def test_the_verdict_says_what_is_shown_and_what_is_not():
     text = verdict(card().scores)
     assert "better than the dummy baseline by 0.4000 [0.3000, 0.5000]" in text

@@ -1,13 +1,19 @@
 """Check that predictions are of every row once, in order, here or over Ray."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmray.data.lanes import Lanes
+from fmray.data.prepare import prepare
+from fmray.data.scan import scan
+from fmray.data.session import session
 from fmray.errors import DataError
 from fmray.evaluate.table import read
 from fmray.metrics.find import find_metric
 from fmray.records import Ensemble
+from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.train import predict as module
@@ -17,8 +23,6 @@ from fmray.tune.sweep import sweep
 
 @pytest.fixture
 def members(classes, tmp_path):
-    from fmray.spec.job import Job
-
     train = {"epochs": 2, "batch_rows": 64, "order": {"num_lanes": 5}}
     job = Job.from_json({"name": "rows", "data": {"path": "x", "target": "y"}, "train": train})
     metric = find_metric("accuracy", classes.prepared.target)
@@ -61,3 +65,30 @@ def test_tasks_of_ray_predict_the_same(classes, members, tmp_path, monkeypatch):
     assert one["row_id"] == other["row_id"]
     assert np.allclose(read(here).output, read(there).output, atol=1e-6)
     assert not (tmp_path / "there.parquet.parts").exists()
+
+
+@pytest.mark.cluster
+def test_no_row_is_lost_where_a_split_ends_just_before_or_after_a_task(members, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(module, "TASK_ROWS", 12)
+    random = np.random.default_rng(3)
+    with session():
+        for num_rows in (1, 11, 12, 13, 24, 25):
+            split = np.array(["train"] * 80 + ["val"] * num_rows + ["test"] * 3)
+            columns = {f"f{i}": random.standard_normal(len(split)) for i in range(6)}
+            columns |= {"y": np.arange(len(split)) % 3, "id": np.arange(len(split)), "split": split}
+            folder = tmp_path / str(num_rows)
+            (folder / "data").mkdir(parents=True)
+            pq.write_table(pa.table(columns), folder / "data/a.parquet")
+            given = {"path": str(folder / "data"), "target": "y", "key": "id"}
+            own = {"name": "rows", "data": given, "split": {"by": "given", "column": "split"}, "steps": ["standardise"]}
+            job, store = Job.from_json({**own, "run": {"prepare": "local"}}), Store(str(folder / "store"))
+            prepared = prepare(scan(job.data, ".", store), job, Ref("classification"), store)
+            arguments = (members, [0.5, 0.5], prepared, "val", Ref("classification"))
+            there = read(predict(*arguments, str(folder / "there.parquet"), over_ray=True))
+            here = read(predict(*arguments, str(folder / "here.parquet")))
+            expected = Lanes(prepared, "val").load(["row_id", "target"])
+            assert len(expected["row_id"]) == num_rows
+            assert np.array_equal(there.row_id, expected["row_id"])
+            assert np.array_equal(there.target, expected["target"])
+            assert np.allclose(there.output, here.output, atol=1e-6)

@@ -1,5 +1,6 @@
 """Check where workers find room, how they get rows, and what is refused before anything starts."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,22 @@ from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store
+from fmray.train import room as module
 from fmray.train import stream
 from fmray.train.group import ALONE
 from fmray.train.predict import TENSORS
-from fmray.train.room import LEAST_CPUS, SMALL_BYTES, cpu_share, maps_lanes, num_fitting, num_workers, resources, room
+from fmray.train.room import (
+    LEAST_CPUS,
+    SMALL_BYTES,
+    cpu_share,
+    elastic_share,
+    maps_lanes,
+    num_fitting,
+    num_workers,
+    require_room,
+    resources,
+    room,
+)
 from fmray.train.workers import Worker
 from fmray.tune.plans import plans_of
 from fmray.tune.sweep import sweep
@@ -96,10 +109,32 @@ def test_a_window_that_memory_cannot_hold_is_refused_with_one_that_it_can(classe
 def test_as_many_workers_as_there_is_room_for_share_the_cluster():
     nodes = [{"CPU": 2.0}]
     assert room(nodes, (1, 2), "auto") == (2, {"CPU": cpu_share([2.0], 2)})
-    assert room(nodes, (2, 100), "auto")[0] == 7
+    assert room(nodes, (2, 100), "auto") == (
+        6,
+        {"CPU": 0.29},
+    )  # of 0.25 Ray would start eight, and reading find no core
     assert room(nodes, 3, "auto")[0] == 3
-    with pytest.raises(ClusterError, match="8 workers do not fit"):
+    with pytest.raises(ClusterError, match=r"8 to 9 workers do not fit 2 CPUs .* Set run.workers: \[6, 9\]"):
         room(nodes, (8, 9), "auto")
+
+
+def test_workers_without_room_are_refused_before_any_work_is_done(monkeypatch):
+    monkeypatch.setattr(module, "session", nullcontext)
+    monkeypatch.setattr(module, "living_nodes", lambda: [{"CPU": 2.0}])
+    require_room(0, "auto")
+    require_room((1, 100), "auto")
+    with pytest.raises(ClusterError, match=r"8 workers do not fit 2 CPUs on 1 nodes: .* Set run.workers: 7"):
+        require_room(8, "auto")
+
+
+@pytest.mark.parametrize("node_cpus", [[1], [2], [1, 1], [2, 1], [4, 4, 0], [3.5, 16, 1.25], [64] * 3])
+@pytest.mark.parametrize("most", [1, 2, 7, 100])
+def test_however_many_workers_ray_starts_on_a_node_reading_has_room(node_cpus, most):
+    number, share = elastic_share(node_cpus, 1, most)
+    assert 1 <= number <= most
+    assert share >= 0.25
+    for cpus in node_cpus:
+        assert cpus // share * share + 0.25 <= cpus + 1e-9 or cpus < share
 
 
 @pytest.mark.cluster

@@ -54,6 +54,11 @@ def carry(job: Job, folder: Path, name: str, die_at: int | None) -> None:
     (folder / f"{name}.json").write_text(json.dumps({**facts, "calls": calls[0]}))
 
 
+def told(member: dict[str, object]) -> object:
+    """Give what does not depend on the last bits: who it is."""
+    return [member[name] for name in ("index", "params", "seed", "structure", "role")]
+
+
 def main(folder: Path, num_kills: int, exact: bool) -> None:
     job = write_data(folder)
     child(lambda: prepared_rows(job, folder) and None)
@@ -63,6 +68,8 @@ def main(folder: Path, num_kills: int, exact: bool) -> None:
         sys.exit("the uninterrupted search failed")
     seconds = time.perf_counter() - started
     expected = json.loads((folder / "whole.json").read_text())
+    if not exact:
+        expected["members"] = [told(member) for member in expected["members"]]
     chosen, results = random.Random(1), []
     for number in range(num_kills):
         name, kills = f"killed-{number}", []
