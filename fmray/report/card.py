@@ -6,12 +6,12 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import jinja2
 
-from fmray.records import Ensemble, Json, Member, Prepared, Scores
+from fmray.records import Ensemble, Json, Member, Prepared, Scores, SearchAccount
 from fmray.report import plots
 from fmray.report.plots import Figure, number, spell
 from fmray.store import Store, redact
@@ -41,7 +41,7 @@ class Card:
         timings: Stage -> seconds.
         ledger: Looks at this test set.
         notes: What was said along the way.
-        search: How members were searched and chosen, as `tune.account` gives it; empty where nothing was searched.
+        search: How members were searched and chosen; None where nothing was searched.
     """
 
     job: Json
@@ -57,15 +57,16 @@ class Card:
     timings: Mapping[str, float]
     ledger: tuple[Json, ...]
     notes: tuple[str, ...]
-    search: Json = field(default_factory=dict)
+    search: SearchAccount | None = None
 
     def to_json(self) -> Json:
         """Give the card as plain values."""
-        plain = {name: getattr(self, name) for name in ("job", "run_id", "root", "environment", "search")}
+        plain = {name: getattr(self, name) for name in ("job", "run_id", "root", "environment")}
         lists = {name: list(getattr(self, name)) for name in ("gates", "ledger", "notes")}
         records = {name: getattr(self, name).to_json() for name in ("prepared", "ensemble", "scores")}
         people = {name: [member.to_json() for member in getattr(self, name)] for name in ("members", "baselines")}
-        return {**plain, **lists, **records, **people, "timings": dict(self.timings)}
+        search = None if self.search is None else self.search.to_json()
+        return {**plain, **lists, **records, **people, "timings": dict(self.timings), "search": search}
 
     @classmethod
     def from_json(cls, value: Json) -> "Card":
@@ -76,6 +77,7 @@ class Card:
                 "prepared": Prepared.from_json(value["prepared"]),
                 "ensemble": Ensemble.from_json(value["ensemble"]),
                 "scores": Scores.from_json(value["scores"]),
+                "search": None if value["search"] is None else SearchAccount.from_json(value["search"]),
                 **{name: tuple(Member.from_json(m) for m in value[name]) for name in ("members", "baselines")},
                 **{name: tuple(value[name]) for name in ("gates", "ledger", "notes")},
             }
