@@ -43,7 +43,7 @@ class Diversity:
 
     def to_json(self) -> Json:
         """Give the record as plain values."""
-        return asdict(self)
+        return {**asdict(self), "members": list(self.members), "matrix": [list(row) for row in self.matrix]}
 
     @classmethod
     def from_json(cls, value: Json) -> "Diversity":
