@@ -12,7 +12,7 @@ from fmray.records import Interval, Json, Member
 from fmray.report.importance import spelled
 from fmray.report.plots import WIDTH, Axes, Figure, core, frame, intervals, number, short, tick, ticks
 
-MOST_LEADERS, MOST_LINES, MOST_AXES, MOST_CELLS = 20, 100, 8, 30
+MOST_LEADERS, MOST_LINES, MOST_AXES, MOST_CELLS, MOST_STEPS = 20, 100, 8, 30, 8
 BEST_LINES = 10
 BAR, LABELS = 26, 190
 CEILING, FLOOR, ACROSS, MARGIN = 40, 290, 150, 75
@@ -22,8 +22,8 @@ CEILING, FLOOR, ACROSS, MARGIN = 40, 290, 150, 75
 def leaderboard(metric: str, rows: Sequence[Json], level: float) -> Figure:
     """Draw the best members with their intervals."""
     shown = rows[:MOST_LEADERS]
-    found = [(f"member {r['member']}", Interval(r["score"], r["low"], r["high"], r.get("n", 0), "")) for r in shown]
-    made = intervals(metric, found, f"The best {len(shown)}: {metric} on validation")
+    found = [(str(r["member"]), Interval(r["score"], r["low"], r["high"], r.get("n", 0), "")) for r in shown]
+    made = intervals(metric, found, f"The best {len(shown)} members: {metric} on validation")
     table = [
         [str(place), name, number(i.value), number(i.low), number(i.high)] for place, (name, i) in enumerate(found, 1)
     ]
@@ -75,7 +75,10 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], light: Sequence[int
 
 def tail(path: str, most: int) -> str:
     """Cut a dotted path that has no room; its end says more than its beginning."""
-    return path if len(path) <= most else "…" + path[len(path) - most + 1 :]
+    if len(path) <= most:
+        return path
+    end = path[len(path) - most + 1 :]
+    return "…" + (end.split(".", 1)[1] if "." in end else end)  # whole words where there are any
 
 
 class Scale:
@@ -84,9 +87,10 @@ class Scale:
     def __init__(self, range_: Json) -> None:
         self.kind = range_["kind"]
         self.options = [spelled(option) for option in range_.get("options", ())]
-        self.low, self.high = (0.0, 1.0) if self.options else (self.at(range_["low"]), self.at(range_["high"]))
-        if self.options:
-            self.low, self.high = -0.5, len(self.options) - 0.5
+        ends = (0, len(self.options) - 1) if self.options else (self.at(range_["low"]), self.at(range_["high"]))
+        self.stepped = self.kind == "choice" or (self.kind == "int" and ends[1] - ends[0] <= MOST_STEPS)
+        room = 0.5 if self.stepped else 0.0  # points of one step lie side by side
+        self.low, self.high = ends[0] - room, ends[1] + room
 
     def at(self, value: object) -> float:
         """Give the place of a value; NaN where it has none."""
@@ -107,6 +111,8 @@ class Scale:
         if self.kind == "choice":
             room, step = 64 // min(len(self.options), 8), math.ceil(len(self.options) / 8)
             return [(float(place), short(name, room)) for place, name in enumerate(self.options)][::step]
+        if self.stepped:
+            return [(float(whole), str(whole)) for whole in range(math.ceil(self.low), math.floor(self.high) + 1)]
         if not self.kind.startswith("log"):
             low, high = (self.low, self.high) if self.high > self.low else (self.low - 1, self.high + 1)
             return [(value, tick(value)) for value in ticks(low, high)]
@@ -133,7 +139,7 @@ def _slice(metric: str, path: str, scale: Scale, members: Sequence[Member]) -> F
     )  # fmt: skip
     for member in sorted(found, key=lambda m: not is_stopped(m)):  # those that went on lie above
         place = scale.at(member.params[path])
-        if scale.kind == "choice":  # side by side, not in one line
+        if scale.stepped:  # side by side, not in one line
             place += 0.5 * ((member.index * 0.6180339887) % 1 - 0.5)
         if math.isfinite(place):
             x, y = axes.at(place, member.val_score or 0.0)
@@ -170,7 +176,7 @@ def parallel(metric: str, space: Json, paths: Sequence[str], best: Sequence[Memb
     low, high = core([m.val_score or 0.0 for m in drawn])
     scales = [Scale(space[path]) for path in shown] + [Scale({"kind": "uniform", "low": low, "high": high})]
     titles = [*(tail(path, 21) for path in shown), metric]
-    inside = [_upright(place, title, scale) for place, (title, scale) in enumerate(zip(titles, scales, strict=True))]
+    inside = []
     for rank in range(len(drawn) - 1, -1, -1):  # the best lie above
         values = [*(drawn[rank].params.get(path) for path in shown), drawn[rank].val_score]
         ups = [
@@ -182,6 +188,7 @@ def parallel(metric: str, space: Json, paths: Sequence[str], best: Sequence[Memb
         inside.append(
             f'<polyline class="{style}" points="{points}"><title>member {drawn[rank].index}</title></polyline>'
         )
+    inside += [_upright(place, *axis) for place, axis in enumerate(zip(titles, scales, strict=True))]
     rows = [
         [str(m.index), *(spell_value(m.params[p]) if p in m.params else "none" for p in shown), number(m.val_score)]
         for m in drawn
@@ -196,7 +203,7 @@ def _upright(place: int, title: str, scale: Scale) -> str:
     """Draw an upright axis with its name above and its values beside it."""
     x = MARGIN + ACROSS * place
     marks = [
-        f'<text x="{x + 5}" y="{height_of(scale.share(value)) + 4:.0f}">{escape(text)}</text>'
+        f'<text class="halo" x="{x + 5}" y="{height_of(scale.share(value)) + 4:.0f}">{escape(text)}</text>'
         for value, text in scale.ticks()
     ]
     name = f'<text x="{x}" y="18" text-anchor="middle">{escape(title)}</text>'
@@ -215,8 +222,7 @@ def finalists(metric: str, found: Sequence[Json]) -> Figure:
     axes = Axes((min(scores), max(scores)) if scores else (0.0, 1.0), (0, 1), (metric, ""), height)
     for place, finalist in enumerate(found):
         y = 14 + 30 * place + 12
-        name = escape(f"member {finalist['member']}")
-        axes.parts.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end" font-size="11">{name}</text>')
+        axes.parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{finalist["member"]}</text>')
         for score in finalist["scores"]:
             if math.isfinite(score):
                 axes.parts.append(f'<circle class="point" cx="{axes.at(score, 0)[0]:.1f}" cy="{y}" r="4"/>')
@@ -230,7 +236,7 @@ def finalists(metric: str, found: Sequence[Json]) -> Figure:
     rows = [[str(f["member"]), number(f["mean"]), number(f["sd"]), ", ".join(map(number, f["scores"]))] for f in found]
     caption = "Each dot is the same configuration with another seed; the stroke is their mean."
     svg = frame("scores of finalists over seeds", WIDTH, height, "".join(axes.parts))
-    return Figure("Finalists over seeds", svg, ("member", "mean", "sd", "scores"), rows, caption)
+    return Figure("Finalists over seeds, by member", svg, ("member", "mean", "sd", "scores"), rows, caption)
 
 
 def ambiguity(found: Json) -> Figure:

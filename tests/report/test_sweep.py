@@ -113,7 +113,7 @@ def test_luck_is_named_where_there_is_some_and_only_there():
 @pytest.mark.parametrize(
     ("range_", "inside", "places"),
     [({"kind": "uniform", "low": 0.0, "high": 0.5}, 0.25, 0.5), ({"kind": "log_uniform", "low": 1e-4, "high": 1e-2}, 1e-3, 0.5),
-     ({"kind": "int", "low": 1, "high": 5}, 2, 0.25), ({"kind": "log_int", "low": 1, "high": 100}, 10, 0.5),
+     ({"kind": "int", "low": 0, "high": 100}, 25, 0.25), ({"kind": "int", "low": 1, "high": 3}, 2, 0.5), ({"kind": "log_int", "low": 1, "high": 100}, 10, 0.5),
      ({"kind": "choice", "options": [None, [1, 2], "x"]}, [1, 2], 0.5)],
     ids=lambda v: v.get("kind") if isinstance(v, dict) else "",
 )  # fmt: skip
