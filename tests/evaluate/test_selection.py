@@ -141,5 +141,5 @@ def test_50_members_on_100_000_rows_take_seconds(metric):
     outputs, truth = (np.stack([1 - p, p], 2), target) if metric.kind == "class" else (p, p[0] + 1.0)
     started = time.process_time()
     found = corrected(metric, outputs, truth)
-    assert time.process_time() - started < 20  # measured: 1 to 7 on one core; the machine may be shared
+    assert time.process_time() - started < 30  # measured: 1 to 7 on one core; the machine may be shared
     assert found.replicates >= 100
