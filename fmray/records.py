@@ -267,6 +267,51 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
+class SearchAccount:
+    """Give account of a sweep: what was tried, what was stopped, and how far its winner may be believed.
+
+    Members are told by their index in `Card.members`, which hold parameters, rungs, epochs and scores.
+
+    Args:
+        space: Dotted path -> {"kind": "uniform", "log_uniform", "int", "log_int" or "choice", "packable": bool} with
+            "low" and "high", or for a choice "options".
+        num_members, num_structures, num_packs: How many there were.
+        member_epochs, full_epochs: Epochs trained over all members, and what they would be had none been stopped.
+        seconds: Wall clock of the sweep.
+        rungs: [{"epoch", "reached", "survived", "cutoff"}], cutoff being the worst score that survived, or None.
+        leaderboard: [{"member", "score", "low", "high"}] on validation, best first.
+        selection: `evaluate.selection.Selection` as plain values; empty where there was nothing to choose from.
+        finalists: [{"member", "params", "scores", "mean", "sd"}], scores one per seed it was trained again with.
+        diversity: `evaluate.diversity.Diversity` as plain values; empty for one member.
+        failed: [{"member", "reason"}].
+    """
+
+    space: Json
+    num_members: int
+    num_structures: int
+    num_packs: int
+    member_epochs: int
+    full_epochs: int
+    seconds: float
+    rungs: tuple[Json, ...] = ()
+    leaderboard: tuple[Json, ...] = ()
+    selection: Json = field(default_factory=dict)
+    finalists: tuple[Json, ...] = ()
+    diversity: Json = field(default_factory=dict)
+    failed: tuple[Json, ...] = ()
+
+    def to_json(self) -> Json:
+        """Give the record as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Json) -> "SearchAccount":
+        """Read back what `to_json` gave."""
+        lists = {name: tuple(value[name]) for name in ("rungs", "leaderboard", "finalists", "failed")}
+        return cls(**{**value, **lists})
+
+
+@dataclass(frozen=True)
 class Scores:
     """Give metrics with confidence intervals, overall and per slice.
 

@@ -53,6 +53,7 @@ DOORS = {
     "rich": {"cli.py", "progress.py"},
     "jinja2": {"report/card.py"},
     "tensorboardX": {"track/tensorboard.py"},
+    "optuna": {"track/optuna.py", "tune/*", "report/importance.py"},
     "ruamel": {"spec/load.py", "report/folder.py"},
 }
 

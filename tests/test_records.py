@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmray.records import SPLITS, Ensemble, Interval, Member, Part, Prepared, Scores, Target
+from fmray.records import SPLITS, Ensemble, Interval, Member, Part, Prepared, Scores, SearchAccount, Target
 from fmray.schema import Column, Schema
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -73,6 +73,15 @@ RECORDS = {
         st.lists(NUMBERS, max_size=3).map(tuple),
         NUMBERS | st.none(),
         NAMES,
+    ),
+    "search": st.builds(
+        SearchAccount,
+        space=JSON,
+        **dict.fromkeys(("num_members", "num_structures", "num_packs", "member_epochs", "full_epochs"), COUNTS),
+        seconds=NUMBERS,
+        **dict.fromkeys(("rungs", "leaderboard", "finalists", "failed"), st.lists(JSON, max_size=2).map(tuple)),
+        selection=JSON,
+        diversity=JSON,
     ),
     "scores": st.builds(Scores, NAMES, st.booleans(), METRICS, METRICS, TABLES, METRICS, TABLES, COUNTS, JSON, JSON),
 }

@@ -6,18 +6,19 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import jinja2
 
-from fmray.records import Ensemble, Json, Member, Prepared, Scores
+from fmray.records import Ensemble, Json, Member, Prepared, Scores, SearchAccount
 from fmray.report import plots
 from fmray.report.plots import Figure, number, spell
+from fmray.report.sweep import ranked, section
 from fmray.store import Store, redact
 
-TEMPLATE = Path(__file__).with_name("card.html")
 MOST_MEMBERS = 200
+MOST_CURVES = 60
 NOT_STATED = {
     "population": "whom the rows stand for, and whom they leave out",
     "intended use": "who will decide what by this model",
@@ -41,7 +42,7 @@ class Card:
         timings: Stage -> seconds.
         ledger: Looks at this test set.
         notes: What was said along the way.
-        search: How members were searched and chosen, as `tune.account` gives it; empty where nothing was searched.
+        search: How members were searched and chosen; None where nothing was searched.
     """
 
     job: Json
@@ -57,15 +58,16 @@ class Card:
     timings: Mapping[str, float]
     ledger: tuple[Json, ...]
     notes: tuple[str, ...]
-    search: Json = field(default_factory=dict)
+    search: SearchAccount | None = None
 
     def to_json(self) -> Json:
         """Give the card as plain values."""
-        plain = {name: getattr(self, name) for name in ("job", "run_id", "root", "environment", "search")}
+        plain = {name: getattr(self, name) for name in ("job", "run_id", "root", "environment")}
         lists = {name: list(getattr(self, name)) for name in ("gates", "ledger", "notes")}
         records = {name: getattr(self, name).to_json() for name in ("prepared", "ensemble", "scores")}
         people = {name: [member.to_json() for member in getattr(self, name)] for name in ("members", "baselines")}
-        return {**plain, **lists, **records, **people, "timings": dict(self.timings)}
+        search = None if self.search is None else self.search.to_json()
+        return {**plain, **lists, **records, **people, "timings": dict(self.timings), "search": search}
 
     @classmethod
     def from_json(cls, value: Json) -> "Card":
@@ -76,6 +78,7 @@ class Card:
                 "prepared": Prepared.from_json(value["prepared"]),
                 "ensemble": Ensemble.from_json(value["ensemble"]),
                 "scores": Scores.from_json(value["scores"]),
+                "search": None if value["search"] is None else SearchAccount.from_json(value["search"]),
                 **{name: tuple(Member.from_json(m) for m in value[name]) for name in ("members", "baselines")},
                 **{name: tuple(value[name]) for name in ("gates", "ledger", "notes")},
             }
@@ -103,17 +106,22 @@ def read_card(root: str, store: Store) -> Card:
 def render(card: Card) -> str:
     """Give the page as HTML; every text from data or job is escaped."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "interval": spell}
     scores = card.scores
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.get_template("card.html").render(
         card=card,
         scores=scores,
         headline=scores.test[scores.primary],
         verdict=verdict(scores),
         curves=_curves(card),
         results=_results(card),
+        search=None if card.search is None else section(card.search, card.members, scores),
         versus=plots.intervals(
             scores.primary,
             [("model", scores.test[scores.primary]), *((n, m[scores.primary]) for n, m in scores.baselines.items())],
@@ -152,9 +160,15 @@ def verdict(scores: Scores) -> str:
 
 
 def _curves(card: Card) -> list[Figure]:
-    """Draw the primary metric and the losses of every member."""
+    """Draw the primary metric and the losses of every member, or of the best where they are many."""
     by_metric: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for member in card.members:
+    drawn, caption = card.members, ""
+    if len(drawn) > MOST_CURVES:
+        first = [member for member in drawn if member.index in card.ensemble.members]
+        others = [m for m in ranked(drawn, card.scores.higher_is_better) if m.index not in card.ensemble.members]
+        drawn = (*first, *others)[:MOST_CURVES]
+        caption = f"Those that speak and the best others: {len(drawn)} of {len(card.members)} members."
+    for member in drawn:
         for entry in member.history:
             by_metric[entry["metric"]][member.index].append((float(entry["epoch"]), float(entry["value"])))
     kept = {member.index: member.best_epoch for member in card.members if member.index in card.ensemble.members}
@@ -164,7 +178,7 @@ def _curves(card: Card) -> list[Figure]:
         lines = [(f"member {index}", points, index in kept) for index, points in sorted(curves.items())]
         best = [p for index, points in curves.items() for p in points if kept.get(index) == p[0]]
         if lines:
-            figures.append(plots.learning_curves(_WHERE.get(metric, f"{metric} on validation"), lines, best))
+            figures.append(plots.learning_curves(_WHERE.get(metric, f"{metric} on validation"), lines, best, caption))
     return figures
 
 

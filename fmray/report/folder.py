@@ -29,6 +29,10 @@ from fmray.store import Store, captured_environment, fingerprint, redact, source
 RUN = "run.json"
 NOT_ASKED = ("track", "run", "folder")
 """Parts of a job that say how and where it runs and who hears of it; another run would give the same."""
+MEMBER_COLUMNS = {"member": pa.int64(), "role": pa.string(), "model": pa.string(), "structure": pa.int64(),
+                  "pack": pa.int64(), "params": pa.string(), "seed": pa.int64(), "status": pa.string(),
+                  "reason": pa.string(), "epochs": pa.int64(), "best_epoch": pa.int64(), "val_score": pa.float64(),
+                  "rungs": pa.string(), "tensor_hash": pa.string()}  # fmt: skip
 PACKAGES = ("fmray", "torch", "ray", "polars", "pyarrow", "numpy", "pandas", "safetensors")
 
 
@@ -119,7 +123,10 @@ def environment(device: str, threads: int) -> Json:
 
 
 def write_members(root: str, members: Sequence[Member]) -> None:
-    """Write `history.parquet` (member, role, epoch, metric, value) and `members.parquet`."""
+    """Write `history.parquet` (member, role, epoch, metric, value) and `members.parquet`.
+
+    A row of the latter is all that is known of a member; its parameters by dotted path and its rungs are JSON.
+    """
     history = [{"member": member.index, "role": member.role, **entry} for member in members for entry in member.history]
     columns = {
         "member": pa.int64(),
@@ -134,18 +141,21 @@ def write_members(root: str, members: Sequence[Member]) -> None:
             "member": member.index,
             "role": member.role,
             "model": member.model["name"],
-            "params": str(member.params),
+            "structure": member.structure,
+            "pack": member.pack,
+            "params": json.dumps(redact(member.params), default=str),
             "seed": member.seed,
             "status": member.status,
             "reason": member.reason,
             "epochs": member.epochs,
             "best_epoch": member.best_epoch,
             "val_score": member.val_score,
+            "rungs": json.dumps(member.rungs),
             "tensor_hash": member.tensor_hash,
         }
         for member in members
     ]
-    pq.write_table(pa.Table.from_pylist(rows), f"{root}/members.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(MEMBER_COLUMNS.items()))), f"{root}/members.parquet")
 
 
 def write_model(root: str, chosen: Sequence[Member], ensemble: Ensemble, prepared: Prepared, store: Store) -> None:

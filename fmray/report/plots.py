@@ -26,6 +26,7 @@ class Figure:
         svg: The picture.
         head, rows: The numbers behind it.
         caption: How to read it.
+        rest: Which file of the run has the numbers that a page has no room for.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Figure:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    rest: str = "history.parquet"
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
@@ -59,9 +61,18 @@ class Axes:
     Args:
         x, y: Lowest and highest values shown.
         labels: Of the axes.
+        x_ticks: Values and what is written below them, where round numbers would not do.
     """
 
-    def __init__(self, x: Point, y: Point, labels: tuple[str, str], height: int = HEIGHT) -> None:
+    def __init__(
+        self,
+        x: Point,
+        y: Point,
+        labels: tuple[str, str],
+        height: int = HEIGHT,
+        x_ticks: Sequence[tuple[float, str]] | None = None,
+    ) -> None:
+        self.x_ticks = x_ticks
         self.x_range, self.y_range, self.labels, self.height = _widened(x), _widened(y), labels, height
         self.parts: list[str] = []
 
@@ -90,11 +101,11 @@ class Axes:
         self.parts.append(f'<line class="whisker" x1="{cx:.1f}" x2="{cx:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
         self.parts.append(f'<circle class="mark" cx="{cx:.1f}" cy="{cy:.1f}" r="3.5"/>')
 
-    def bar(self, x0: float, x1: float, y: float) -> None:
+    def bar(self, x0: float, x1: float, y: float, style: str = "bar") -> None:
         """Draw a bar from zero."""
         (left, top), (right, bottom) = self.at(x0, y), self.at(x1, 0)
         self.parts.append(
-            f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{max(right - left - 1, 0.5):.1f}" '
+            f'<rect class="{style}" x="{left:.1f}" y="{top:.1f}" width="{max(right - left - 1, 0.5):.1f}" '
             f'height="{max(bottom - top, 0):.1f}"/>'
         )
 
@@ -105,10 +116,10 @@ class Axes:
         for value in ticks(*self.y_range):
             y = self.at(self.x_range[0], value)[1]
             grid.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            grid.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(value)}</text>')
-        for value in ticks(*self.x_range):
+            grid.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick(value)}</text>')
+        for value, written in self.x_ticks or [(value, tick(value)) for value in ticks(*self.x_range)]:
             x = self.at(value, self.y_range[0])[0]
-            grid.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{_tick(value)}</text>')
+            grid.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{escape(written)}</text>')
         middle = (LEFT + WIDTH - RIGHT) / 2
         names = (
             f'<text x="{middle:.0f}" y="{self.height - 6}" text-anchor="middle">{escape(self.labels[0])}</text>'
@@ -134,15 +145,18 @@ def ticks(low: float, high: float) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def learning_curves(metric: str, curves: Sequence[tuple[str, Sequence[Point], bool]], best: Sequence[Point]) -> Figure:
+def learning_curves(
+    metric: str, curves: Sequence[tuple[str, Sequence[Point], bool]], best: Sequence[Point], caption: str = ""
+) -> Figure:
     """Draw a metric over epochs for every member; those chosen stand out.
 
     Args:
         curves: (name, points, is chosen).
         best: Kept epoch and value of those chosen.
+        caption: Which members are drawn.
     """
     xs, ys = zip(*[p for _, points, _ in curves for p in points], strict=True)
-    axes = Axes((min(xs), max(xs)), _core(ys), ("epoch", metric))
+    axes = Axes((min(xs), max(xs)), core(ys), ("epoch", metric))
     for name, points, is_chosen in sorted(curves, key=lambda c: c[2]):
         axes.line(points, "curve chosen" if is_chosen else "curve", name)
     for point in best:
@@ -152,10 +166,12 @@ def learning_curves(metric: str, curves: Sequence[tuple[str, Sequence[Point], bo
                 f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>kept state</title></circle>'
             )
     rows = [[name, number(points[0][1]), number(points[-1][1]), str(int(points[-1][0]))] for name, points, _ in curves]
-    return Figure(metric, axes.svg(f"{metric} per epoch"), ("member", "first epoch", "last epoch", "epochs"), rows)
+    return Figure(
+        metric, axes.svg(f"{metric} per epoch"), ("member", "first epoch", "last epoch", "epochs"), rows, caption
+    )
 
 
-def intervals(metric: str, found: Sequence[tuple[str, Interval]]) -> Figure:
+def intervals(metric: str, found: Sequence[tuple[str, Interval]], title: str = "", caption: str = "") -> Figure:
     """Draw values with intervals below each other."""
     height = TOP + BOTTOM + 34 * len(found)
     ends = [end for _, i in found for end in (i.low, i.high, i.value) if math.isfinite(end)] or [0.0, 1.0]
@@ -163,7 +179,7 @@ def intervals(metric: str, found: Sequence[tuple[str, Interval]]) -> Figure:
     inside = []
     for place, (name, i) in enumerate(found):
         y = TOP + 34 * place + 20
-        inside.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{escape(_short(name, 9))}</text>')
+        inside.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{escape(short(name, 9))}</text>')
         if math.isfinite(i.value):
             low, value, high = (
                 axes.at(v, 0)[0]
@@ -180,11 +196,12 @@ def intervals(metric: str, found: Sequence[tuple[str, Interval]]) -> Figure:
     for value in ticks(*axes.x_range):
         x = axes.at(value, 0)[0]
         inside.insert(0, f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-        inside.append(f'<text x="{x:.1f}" y="{height - BOTTOM + 17}" text-anchor="middle">{_tick(value)}</text>')
+        inside.append(f'<text x="{x:.1f}" y="{height - BOTTOM + 17}" text-anchor="middle">{tick(value)}</text>')
     inside.append(f'<text x="{WIDTH / 2}" y="{height - 6}" text-anchor="middle">{escape(metric)}</text>')
-    title = f"{metric} on the test rows"
+    title = title or f"{metric} on the test rows"
     rows = [[name, spell(i), number(i.n), i.method] for name, i in found]
-    return Figure(title, frame(title, WIDTH, height, "".join(inside)), ("", "value and interval", "n", "method"), rows)
+    svg = frame(title, WIDTH, height, "".join(inside))
+    return Figure(title, svg, ("", "value and interval", "n", "method"), rows, caption)
 
 
 def confusion(table: Json) -> Figure:
@@ -197,7 +214,7 @@ def confusion(table: Json) -> Figure:
         total = max(sum(row), 1)
         y = 26 + i * size
         inside.append(
-            f'<text x="{left - 6}" y="{y + size / 2 + 4:.0f}" text-anchor="end">{escape(_short(classes[i], 14))}</text>'
+            f'<text x="{left - 6}" y="{y + size / 2 + 4:.0f}" text-anchor="end">{escape(short(classes[i], 14))}</text>'
         )
         for j, count in enumerate(row):
             x, share = left + j * size, count / total
@@ -211,7 +228,7 @@ def confusion(table: Json) -> Figure:
                 inside.append(f'<text class="count{dark}" {place}>{count}</text>')
     for j, name in enumerate(classes):
         place = f"translate({left + j * size + size / 2:.0f} {34 + size * len(classes)}) rotate(50)"
-        inside.append(f'<text transform="{place}">{escape(_short(name, 12))}</text>')
+        inside.append(f'<text transform="{place}">{escape(short(name, 12))}</text>')
     rows = [[name, *(f"{count:,}" for count in row)] for name, row in zip(classes, counts, strict=True)]
     svg = frame("confusion matrix", max(width, 330), height, "".join(inside))
     return Figure("Confusion matrix", svg, ("true \\ predicted", *classes), rows, table["note"])
@@ -250,7 +267,7 @@ def residuals(table: Json) -> list[Figure]:
     """Draw the errors, and true values over predictions."""
     edges, counts = table["edges"], table["counts"]
     name = table["target"]
-    histogram = Axes((edges[0], edges[-1]), (0, max([*counts, 1])), (f"true - predicted {_short(name, 30)}", "rows"))
+    histogram = Axes((edges[0], edges[-1]), (0, max([*counts, 1])), (f"true - predicted {short(name, 30)}", "rows"))
     for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
         histogram.bar(low, high, count)
     rows = [[f"{number(a)} to {number(b)}", number(c)] for a, b, c in zip(edges[:-1], edges[1:], counts, strict=True)]
@@ -285,7 +302,7 @@ def _widened(ends: Point) -> Point:
     return low - max(abs(low), 1.0) * 0.05, high + max(abs(high), 1.0) * 0.05
 
 
-def _core(values: Sequence[float]) -> Point:
+def core(values: Sequence[float]) -> Point:
     """Give a range that shows nearly all values; one that exploded must not flatten the rest."""
     found = sorted(v for v in values if math.isfinite(v))
     if not found:
@@ -295,9 +312,11 @@ def _core(values: Sequence[float]) -> Point:
     return max(found[0], low - room), min(found[-1], high + room)
 
 
-def _tick(value: float) -> str:
+def tick(value: float) -> str:
+    """Write a number below or beside an axis."""
     return f"{value:.6g}" if abs(value) < 1e5 else f"{value:.2g}"
 
 
-def _short(text: str, most: int) -> str:
+def short(text: str, most: int) -> str:
+    """Cut a text that has no room."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from fmray.errors import ClusterError
 from fmray.records import Member
@@ -90,6 +91,38 @@ def test_a_failed_member_without_an_epoch_is_shown_with_its_reason(tmp_path):
     write_events(str(tmp_path / "t"), [member(epochs=0, status="failed", reason="the loss was not finite")])
     assert curves(tmp_path / "t/member-00000") == {}
     assert "failed: the loss was not finite" in described(tmp_path / "t/member-00000")
+
+
+def hparams(folder):
+    found = read(folder)._plugin_to_tag_to_content["hparams"]
+    return {tag: HParamsPluginData.FromString(content) for tag, content in found.items()}
+
+
+def test_parameters_and_the_score_they_led_to_are_read_back_by_the_hparams_plugin(tmp_path):
+    params = {"train.optimizer.adamw.lr": 0.003, "model.mlp.depth": 2, "model.mlp.act": "relu", "x.norm": True,
+              "model.mlp.widths": [64, 32], "x.api_key": "hunter2"}  # fmt: skip
+    write_events(str(tmp_path / "t"), [member(params=params, best_epoch=2, val_score=0.875)], "roc_auc")
+    found = hparams(tmp_path / "t/member-00000")
+    start = found["_hparams_/session_start_info"].session_start_info.hparams
+    values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.items()}
+    assert values.pop("x.api_key") != "hunter2"
+    assert values == {"train.optimizer.adamw.lr": 0.003, "model.mlp.depth": 2, "model.mlp.act": "relu", "x.norm": True,
+                      "model.mlp.widths": "[64, 32]"}  # fmt: skip
+    (metric,) = found["_hparams_/experiment"].experiment.metric_infos
+    assert metric.name.tag == "best/roc_auc"
+    assert curves(tmp_path / "t/member-00000")["best/roc_auc"] == [(2, 0.875)]
+
+
+def test_a_failed_member_has_parameters_and_no_score(tmp_path):
+    write_events(str(tmp_path / "t"), [member(params={"lr": 9.0}, status="failed", val_score=None, epochs=0)], "r2")
+    assert hparams(tmp_path / "t/member-00000")["_hparams_/session_start_info"].session_start_info.hparams
+    assert curves(tmp_path / "t/member-00000") == {}
+
+
+def test_a_member_without_parameters_stands_in_no_table(tmp_path):
+    write_events(str(tmp_path / "t"), [member(params={})], "roc_auc")
+    assert "hparams" not in read(tmp_path / "t/member-00000")._plugin_to_tag_to_content
+    assert curves(tmp_path / "t/member-00000").keys() == METRICS.keys()
 
 
 def test_no_members_are_an_empty_folder(tmp_path):
