@@ -82,7 +82,7 @@ class Worker:
         share, source = self.group.share, self._source(prepared, split, epochs) if self.over_ray else None
         rows = Rows(prepared, split, self.device, memory, share, source, identified=identified, paired=paired)
         if isinstance(source, Stream) and order is not None and memory is not None and not rows.in_memory:
-            _refuse_large(order, source.row_bytes * (1 + paired), memory, self.group.size)
+            _refuse_large(order, source.lanes.num_rows, source.row_bytes * (1 + paired), memory, self.group.size)
         return rows
 
     def _source(self, prepared: Prepared, split: Split, epochs: int) -> Stream | None:
@@ -94,10 +94,11 @@ class Worker:
         return None if maps else Stream(lanes, row_bytes, epochs, self.report)
 
 
-def _refuse_large(order: Order, row_bytes: int, memory: int, num_workers: int) -> None:
+def _refuse_large(order: Order, num_rows: int, row_bytes: int, memory: int, num_workers: int) -> None:
     """Refuse windows of which memory does not hold three: one trained on, one at hand, one being made."""
     per_chunk = 3 * row_bytes * order.chunk_rows * order.num_lanes // num_workers
-    needed, fitting = per_chunk * order.window_chunks, memory // per_chunk
+    share = 3 * row_bytes * -(-num_rows // order.num_lanes) * order.num_lanes // num_workers
+    needed, fitting = min(per_chunk * order.window_chunks, share), memory // per_chunk  # a lane has no longer window
     if needed > memory:
         change = f"Set train.order.window_chunks: {fitting} or run" if fitting else "Set run"
         raise SpecError(

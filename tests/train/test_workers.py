@@ -95,11 +95,15 @@ def test_a_window_that_memory_cannot_hold_is_refused_with_one_that_it_can(classe
     worker = Worker(ALONE, torch.device("cpu"), notes.append, run, over_ray=True)
     with pytest.raises(SpecError, match=r"run\.memory: .* Set train\.order\.window_chunks: 6 or run\.memory: "):
         worker.rows(classes.prepared, "train", 2, order=Order(chunk_rows=1, window_chunks=16, num_lanes=5))
+    few = 3 * 40 * 5 * -(-len(classes.rows().lanes.load(["row_id"])["row_id"]) // 5)  # lanes are shorter than a window
+    with pytest.raises(SpecError, match=f"three windows of {few // 3} bytes. Set run.memory: {few}, or"):
+        worker.rows(classes.prepared, "train", 2, order=Order(num_lanes=5))
     fits = Order(chunk_rows=1, window_chunks=6, num_lanes=5)
     assert not worker.rows(classes.prepared, "train", 2, order=fits).in_memory
     worker = Worker(ALONE, torch.device("cpu"), notes.append, replace(run, ingest="map"), over_ray=True)
     assert not worker.rows(classes.prepared, "train", 2, order=Order(num_lanes=5)).in_memory
     assert [str(note["text"]).partition(" (")[0] for note in notes] == [
+        "train lanes are streamed through Ray Data",
         "train lanes are streamed through Ray Data",
         "train lanes are streamed through Ray Data",
         "train lanes are mapped from their files",
