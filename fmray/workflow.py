@@ -30,11 +30,13 @@ from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store, fingerprint
+from fmray.track.optuna import write_study
 from fmray.track.tensorboard import write_events
 from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
 from fmray.train.predict import predict
 from fmray.train.room import num_workers, require_room
+from fmray.tune.account import account_of
 from fmray.tune.members import train_members
 from fmray.tune.plans import job_at, linear_job, linear_plans
 from fmray.tune.space import num_members
@@ -200,6 +202,8 @@ class _Work:
 
     def report(self, trained: Sweep, linear: Sweep, ensemble: Ensemble, scores: Scores, gates: tuple[Json, ...]) -> Run:
         root, prepared = self.run.root, self.prepared
+        searched = (self.job, trained, prepared, self.metric, ensemble)
+        account = account_of(*searched) if self.job.ranges else None
         write_members(root, [*trained.members, *linear.members])
         write_model(root, [trained.members[index] for index in ensemble.members], ensemble, prepared, self.store)
         self.store.write_json(f"{root}/scores.json", scores.to_json())
@@ -218,10 +222,14 @@ class _Work:
             timings=dict(self.journal.seconds),
             ledger=tuple(Ledger(self.store).looks(prepared.test_identity)),
             notes=self.journal.notes,
+            search=account,
         )
         write_card(card, self.store)
         if self.job.track.tensorboard:
-            write_events(f"{root}/tensorboard", [*trained.members, *linear.members])
+            write_events(f"{root}/tensorboard", [*trained.members, *linear.members], self.metric.name)
+        if account is not None:
+            asked = (self.job.name, self.metric.name, account.space)
+            write_study(f"{root}/optuna.log", *asked, trained.members, self.metric.higher_is_better)
         return finish_run(self.run, card, trained.widths, self.store)
 
     def _predict(self, members: Sequence[Member], ensemble: Ensemble, subject: str, split: Split) -> Predictions:

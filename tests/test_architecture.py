@@ -48,7 +48,6 @@ DOORS = {
     },
     "PIL": {"data/image.py"},
     "torch": {"models/*", "tasks/*", "train/*", "tune/*", "ensemble/folds.py"},
-    "optuna": {"tune/proposals.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "progress.py"},
     "jinja2": {"report/card.py"},

@@ -13,7 +13,7 @@ import numpy as np
 
 from fmray.metrics.metric import Metric
 from fmray.metrics.probability import BRIER, LOG_LOSS, brier_scores, log_losses
-from fmray.metrics.ranges import ScoreCounts
+from fmray.metrics.ranking import Ranking, auc_and_pulls
 from fmray.metrics.regression import MAE, MSE, R2, RMSE
 
 Array = np.ndarray
@@ -42,7 +42,7 @@ def scorer_of(metric: Metric, outputs: Sequence[Array], target: Array) -> Scorer
     Shapes:
         outputs: M of (N, C), (N,) or (N, T); target: (N,) or (N, T).
     """
-    if isinstance(metric.sums, ScoreCounts):
+    if isinstance(metric.sums, Ranking):
         return Ranks(metric.sums, outputs, target)
     if metric.rate is not None or metric.value in _ROWS:
         return Sums(metric, outputs, target)
@@ -169,9 +169,9 @@ class Order:
 class Ranks:
     """Score by order: ROC-AUC and average precision, averaged over classes where there are more than two."""
 
-    def __init__(self, sums: ScoreCounts, outputs: Sequence[Array], target: Array) -> None:
+    def __init__(self, sums: Ranking, outputs: Sequence[Array], target: Array) -> None:
         classes = [sums.positive] if outputs[0].shape[1] == 2 else range(outputs[0].shape[1])
-        self.curve = sums.curve
+        self.curve = "roc_auc" if sums.curve is auc_and_pulls else "average_precision"
         self.orders = [[Order.of(output[:, c], target == c) for c in classes] for output in outputs]
         self.quick = NUMBERS_QUICKLY["ranks"] // max(len(target) * len(classes), 1)
 

@@ -1,0 +1,118 @@
+"""Give account of a search: what was tried, what was stopped, and how far its winner may be believed."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from fmray.data.hashing import sample_of
+from fmray.data.lanes import Lanes
+from fmray.evaluate.diversity import diversity
+from fmray.evaluate.intervals import interval
+from fmray.evaluate.selection import corrected
+from fmray.metrics.metric import Metric
+from fmray.records import Ensemble, Json, Member, Prepared, SearchAccount
+from fmray.seeding import derive
+from fmray.spec.explain import dotted
+from fmray.spec.job import Job
+from fmray.spec.packable import split_ranges
+from fmray.spec.ranges import Range
+from fmray.tune.sweep import KEPT, Sweep, ranked
+
+LEADERS = 20
+MOST_COMPARED = 30
+"""Members of an ensemble that are compared pair by pair."""
+Truth = dict[str, np.ndarray]
+
+
+def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ensemble: Ensemble) -> SearchAccount:
+    """Bring together what a page says of a search, on the sample of validation rows that all members spoke of."""
+    searched = [member for member in trained.members if member.role == "member"]
+    best, truth = ranked(searched, metric)[:KEPT], _truth(prepared)
+    structural, _ = split_ranges(job)
+    return SearchAccount(
+        space={dotted(keys): _spelled(found, keys not in structural) for keys, found in job.ranges.items()},
+        num_members=len(searched),
+        num_structures=len({member.structure for member in searched}),
+        num_packs=len(trained.widths),
+        member_epochs=sum(member.epochs for member in searched),
+        full_epochs=sum(_epochs(job, member) for member in searched),
+        seconds=trained.seconds,
+        rungs=tuple(_rung(trained, epoch) for epoch in sorted(trained.rungs)),
+        leaderboard=tuple(_leader(trained, member, truth, metric, job) for member in best[:LEADERS]),
+        selection=_selection(trained, best, truth, metric, job) if len(best) > 1 else {},
+        finalists=tuple(_finalists(trained.members)),
+        diversity=_diversity(trained, ensemble, truth, metric),
+        failed=tuple({"member": m.index, "reason": m.reason} for m in searched if m.status == "failed"),
+    )
+
+
+def _truth(prepared: Prepared) -> Truth:
+    lanes = Lanes(prepared, "val")
+    rows = np.flatnonzero(sample_of(lanes.load(["row_id"])["row_id"], lanes.num_rows))
+    return lanes.take(rows, ["target", *["weight"] * prepared.weighted, *["group"] * prepared.grouped])
+
+
+def _flat(said: np.ndarray) -> np.ndarray:
+    return said[..., 0] if said.shape[-1] == 1 else said
+
+
+def _epochs(job: Job, member: Member) -> int:
+    return int(member.params.get("train.epochs", job.train.epochs))
+
+
+def _spelled(found: Range, packable: bool) -> Json:
+    ends: Json = {"options": list(found.options)} if found.options else {"low": found.low, "high": found.high}
+    return {"kind": found.kind, **ends, "packable": packable}
+
+
+def _rung(trained: Sweep, epoch: int) -> Json:
+    scores = trained.rungs[epoch]
+    gone_on = [scores[member.index] for member in trained.members if member.index in scores and member.epochs > epoch]
+    return {"epoch": epoch, "reached": len(scores), "survived": len(gone_on), "cutoff": min(gone_on, default=None)}
+
+
+def _leader(trained: Sweep, member: Member, truth: Truth, metric: Metric, job: Job) -> Json:
+    said = _flat(trained.says([member.index])[0]).astype(np.float64)
+    found = interval(metric, (said, truth["target"], truth.get("weight")), truth.get("group"), job.evaluate.level)
+    return {"member": member.index, "score": member.val_score, "low": found.low, "high": found.high}
+
+
+def _selection(trained: Sweep, best: Sequence[Member], truth: Truth, metric: Metric, job: Job) -> Json:
+    said = _flat(trained.says([member.index for member in best]))
+    rest = (truth["target"], truth.get("weight"), truth.get("group"))
+    found = corrected(metric, said, *rest, seed=derive(job.train.seed, "selection"), level=job.evaluate.level)
+    return {**found.to_json(), "winner": best[found.winner].index}
+
+
+def _finalists(members: Sequence[Member]) -> list[Json]:
+    """Give the spread over seeds of each configuration that was trained again."""
+    scores, params = defaultdict[int, list[float]](list), dict[int, Json]()
+    for member in members:
+        if member.role == "finalist" and member.val_score is not None:
+            origin = member.params["finalist of"]
+            scores[origin].append(member.val_score)
+            own = ("finalist of", "train.seeds", "train.folds", "ensemble.bagging")
+            params[origin] = {name: value for name, value in member.params.items() if name not in own}
+    return [
+        {
+            "member": origin,
+            "params": params[origin],
+            "scores": found,
+            "mean": statistics.fmean(found),
+            "sd": statistics.stdev(found) if len(found) > 1 else None,
+        }
+        for origin, found in scores.items()
+    ]
+
+
+def _diversity(trained: Sweep, ensemble: Ensemble, truth: Truth, metric: Metric) -> Json:
+    """Compare the members that speak, or those of them that count most."""
+    if len(set(ensemble.members)) < 2 or ensemble.combine != "mean":
+        return {}
+    heavy = sorted(zip(ensemble.weights, ensemble.members, strict=True), reverse=True)[:MOST_COMPARED]
+    total = sum(weight for weight, _ in heavy)
+    shares, members = [weight / total for weight, _ in heavy], [member for _, member in heavy]
+    said = _flat(trained.says(members)).astype(np.float64)
+    return diversity(metric.kind, members, said, truth["target"], truth.get("weight"), shares).to_json()
