@@ -19,6 +19,7 @@ from fmray.ensemble.candidates import Candidates, candidates_of
 from fmray.ensemble.cost import cost_of
 from fmray.ensemble.folds import configurations, oof_candidates, with_folds
 from fmray.ensemble.keep import choose
+from fmray.ensemble.voting import refuse_numbers
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
@@ -95,6 +96,7 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
         task = decide(dataset, job.data, job.task)
         prepared = prepare(dataset, job, task, store, journal)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
+    refuse_numbers(job.ensemble.name, job.ensemble.params, prepared.target.kind)
     journal.note(f"training in {workers or 'this process'}{' workers' if elsewhere else ''} ({rule})")
     work = _Work(job, run, store, journal, task, prepared, metric, device, workers)
 
