@@ -103,6 +103,17 @@ def fold_of(entity: Tensor, num_folds: int, salt: int) -> Tensor:
     return (bits >> 1).bitwise_and_((1 << 62) - 1).remainder(num_folds)
 
 
+def folds_of(row_id: np.ndarray, group: np.ndarray | None, num_folds: int, salt: int) -> np.ndarray:
+    """Say which fold each row is in, from columns of the lanes; see `fold_of`.
+
+    Shapes:
+        row_id: (N, 2), uint64; group: (N,), uint64.
+        returns: (N,), int64.
+    """
+    entity = row_id[:, 0] if group is None else group
+    return fold_of(torch.from_numpy(np.ascontiguousarray(entity).view(np.int64)), num_folds, salt).numpy()
+
+
 def _known(identities: Tensor | None) -> Tensor:
     if identities is None:
         raise TrainError("plan.rows: weights follow from row identities, which were not read. Ask for identified rows.")
