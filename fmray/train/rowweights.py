@@ -68,9 +68,13 @@ class RowWeights:
         if drawn := self._who("bootstrap"):
             salts = [self._members[place]["bootstrap"] for place in drawn]
             weight_KB[drawn] *= bootstrap_weights(_known(batch.ids), salts)
+        folds: dict[tuple[int, int], Tensor] = {}  # members of one configuration share their folds
         for place in self._who("fold"):
             rows = self._members[place]
-            weight_KB[place] *= fold_of(_known(batch.entity), rows["of"], rows["salt"]) != rows["fold"]
+            key = rows["of"], rows["salt"]
+            if key not in folds:
+                folds[key] = fold_of(_known(batch.entity), *key)
+            weight_KB[place] *= folds[key] != rows["fold"]
         for place in self._who("weights"):
             weight_KB[place] *= _from_file(self._members[place]["weights"], batch.rows).to(weight_KB.device)
         return weight_KB
