@@ -15,6 +15,7 @@ from fmray.data.scan import Dataset, scan
 from fmray.data.session import run_here, run_over_ray, session
 from fmray.data.target import decide
 from fmray.ensemble.combine import combine
+from fmray.ensemble.voting import refuse_numbers
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
@@ -94,6 +95,7 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
         task = decide(dataset, job.data, job.task)
         prepared = prepare(dataset, job.at({}) if job.ranges else job, task, store, journal)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
+    refuse_numbers(job.ensemble.name, job.ensemble.params, prepared.target.kind)
     if not job.ranges:
         journal.note(f"training in {workers or 'this process'}{' workers' if elsewhere else ''} ({rule})")
     work = _Work(job, dataset, run, store, journal, task, prepared, metric, device, workers)

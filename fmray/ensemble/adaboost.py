@@ -32,7 +32,7 @@ def adaboost(candidates: Candidates, rounds: int = ROUNDS, learning_rate: float 
 
     Source: Zhu et al., "Multi-class AdaBoost", Statistics and Its Interface 2, 2009 (SAMME).
     """
-    refuse_numbers(candidates, "adaboost")
+    refuse_numbers("adaboost", {}, candidates.metric.kind)
     voters = [member for member in candidates.members if member.params.get(ALPHA)]
     if not voters:
         raise TrainError("ensemble.adaboost: no member was boosted. Members come from rounds of boosting.")

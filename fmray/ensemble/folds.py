@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from fmray.data.hashing import sample_of
 from fmray.data.lanes import Lanes
@@ -18,7 +17,7 @@ from fmray.metrics.metric import Metric
 from fmray.records import Ensemble, Json, Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.ref import Ref
-from fmray.train.rowweights import fold_of
+from fmray.train.rowweights import folds_of
 
 FOLD = "train.folds"
 """Parameter of a member: the fold it was kept from."""
@@ -66,7 +65,8 @@ def oof_outputs(
     Source: Wolpert, "Stacked Generalization", Neural Networks 5, 1992.
     """
     lanes, num_folds = Lanes(prepared, "train"), len(configuration)
-    fold = fold_of(_entity(lanes, rows, prepared), num_folds, derive(seed, "folds")).numpy()
+    known = lanes.take(rows, ["row_id", *["group"] * prepared.grouped])
+    fold = folds_of(known["row_id"], known.get("group"), num_folds, derive(seed, "folds"))
     found: np.ndarray | None = None
     for number, member in enumerate(configuration):
         own = np.flatnonzero(fold == number)
@@ -117,9 +117,3 @@ def with_folds(ensemble: Ensemble, chosen: Sequence[Configuration]) -> Ensemble:
         weights=tuple(ensemble.weights[number] / len(own[number]) for number in groups),
         params={**ensemble.params, "groups": groups} if ensemble.combine == "logistic" else ensemble.params,
     )
-
-
-def _entity(lanes: Lanes, rows: np.ndarray, prepared: Prepared) -> torch.Tensor:
-    if prepared.grouped:
-        return torch.from_numpy(lanes.take(rows, ["group"])["group"].view(np.int64))
-    return torch.from_numpy(np.ascontiguousarray(lanes.take(rows, ["row_id"])["row_id"][:, 0]).view(np.int64))

@@ -65,7 +65,7 @@ def simplex_weights(gram: np.ndarray) -> np.ndarray:
 
 
 def _logistic(candidates: Candidates, l2: float) -> Ensemble:
-    refuse_numbers(candidates, "stacking with kind: logistic")
+    refuse_numbers("stacking", {"kind": "logistic"}, candidates.metric.kind)
     if not l2 > 0:
         raise SpecError(f"{l2}. Give a number above 0.", "ensemble.stacking.l2")
     features, num_classes = log_features(candidates.outputs), candidates.outputs.shape[2]

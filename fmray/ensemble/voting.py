@@ -1,6 +1,7 @@
 """Let members vote: each names a class, or says how likely each class is."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from fmray.ensemble.averaging import average
 from fmray.ensemble.candidates import Candidates
@@ -8,6 +9,8 @@ from fmray.errors import SpecError
 from fmray.records import Ensemble
 
 BAGGED_MEMBERS = 10
+CLASSES_ONLY = {"adaboost": None, "bagging": "hard", "stacking": "logistic", "vote": None}
+"""Methods that need classes: of any kind, or of one."""
 
 
 def vote(candidates: Candidates, kind: Literal["hard", "soft"] = "hard") -> Ensemble:
@@ -16,7 +19,7 @@ def vote(candidates: Candidates, kind: Literal["hard", "soft"] = "hard") -> Ense
     Raises:
         SpecError: If numbers are predicted: they name no class.
     """
-    refuse_numbers(candidates, "vote")
+    refuse_numbers("vote", {"kind": kind}, candidates.metric.kind)
     num = len(candidates.members)
     if kind == "soft":
         return Ensemble("vote", candidates.indices, (1.0 / num,) * num, reason=f"soft vote of {num} members")
@@ -38,11 +41,19 @@ def bagging(candidates: Candidates, members: int = BAGGED_MEMBERS, kind: Literal
     return Ensemble("bagging", found.members, found.weights, reason=reason, combine=found.combine)
 
 
-def refuse_numbers(candidates: Candidates, where: str) -> None:
-    """Refuse to combine numbers as if they were probabilities.
+def refuse_numbers(name: str, params: Mapping[str, Any], kind: Literal["class", "number"]) -> None:
+    """Refuse to combine numbers as if they were probabilities; asked before anything is trained.
+
+    Args:
+        name, params: Of the method.
+        kind: What is predicted.
 
     Raises:
-        SpecError: If the metric judges numbers.
+        SpecError: If the method needs classes and numbers are predicted.
     """
-    if candidates.metric.kind != "class":
-        raise SpecError(f"{where} needs classes, and numbers are predicted. Take average or greedy.", "ensemble")
+    if kind == "class" or name not in CLASSES_ONLY:
+        return
+    needed = CLASSES_ONLY[name]
+    if needed is None or params.get("kind") == needed:
+        said = name if needed is None else f"{name} of kind {needed}"
+        raise SpecError(f"{said} needs classes, and numbers are predicted. Take average or greedy.", "ensemble")

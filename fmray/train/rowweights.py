@@ -68,9 +68,13 @@ class RowWeights:
         if drawn := self._who("bootstrap"):
             salts = [self._members[place]["bootstrap"] for place in drawn]
             weight_KB[drawn] *= bootstrap_weights(_known(batch.ids), salts)
+        folds: dict[tuple[int, int], Tensor] = {}  # members of one configuration share their folds
         for place in self._who("fold"):
             rows = self._members[place]
-            weight_KB[place] *= fold_of(_known(batch.entity), rows["of"], rows["salt"]) != rows["fold"]
+            key = rows["of"], rows["salt"]
+            if key not in folds:
+                folds[key] = fold_of(_known(batch.entity), *key)
+            weight_KB[place] *= folds[key] != rows["fold"]
         for place in self._who("weights"):
             weight_KB[place] *= _from_file(self._members[place]["weights"], batch.rows).to(weight_KB.device)
         return weight_KB
@@ -101,6 +105,17 @@ def fold_of(entity: Tensor, num_folds: int, salt: int) -> Tensor:
     """
     bits = keyed(torch.stack([entity, entity], 1), salt)
     return (bits >> 1).bitwise_and_((1 << 62) - 1).remainder(num_folds)
+
+
+def folds_of(row_id: np.ndarray, group: np.ndarray | None, num_folds: int, salt: int) -> np.ndarray:
+    """Say which fold each row is in, from columns of the lanes; see `fold_of`.
+
+    Shapes:
+        row_id: (N, 2), uint64; group: (N,), uint64.
+        returns: (N,), int64.
+    """
+    entity = row_id[:, 0] if group is None else group
+    return fold_of(torch.from_numpy(np.ascontiguousarray(entity).view(np.int64)), num_folds, salt).numpy()
 
 
 def _known(identities: Tensor | None) -> Tensor:

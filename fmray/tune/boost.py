@@ -13,6 +13,7 @@ import numpy as np
 from fmray.data.lanes import Lanes
 from fmray.ensemble.adaboost import ALPHA, LEARNING_RATE, ROUNDS, samme
 from fmray.ensemble.candidates import outputs_of
+from fmray.ensemble.voting import refuse_numbers
 from fmray.errors import SpecError, TrainError
 from fmray.metrics.metric import Metric
 from fmray.records import Member, Prepared
@@ -53,8 +54,7 @@ def boost(
     """
     if len(plans) != 1:
         raise SpecError(f"adaboost boosts one configuration, and {len(plans)} are asked for. Leave one.", "ensemble")
-    if prepared.target.kind != "class":
-        raise SpecError("adaboost needs classes, and numbers are predicted. Take average or greedy.", "ensemble")
+    refuse_numbers("adaboost", {}, prepared.target.kind)
     lanes = Lanes(prepared, "train")
     found = lanes.load(["target", *["weight"] * prepared.weighted])
     rows, rounds = np.arange(lanes.num_rows), list[Sweep]()

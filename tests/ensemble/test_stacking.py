@@ -72,7 +72,7 @@ def test_logistic_stacking_says_the_same_when_its_record_is_read_back():
 
 
 def test_numbers_are_not_learned_by_logistic_regression_and_a_penalty_is_above_zero():
-    with pytest.raises(SpecError, match="kind: logistic needs classes"):
+    with pytest.raises(SpecError, match="stacking of kind logistic needs classes"):
         stacking(candidates(*numbers(), "r2"), "logistic")
     with pytest.raises(SpecError, match="l2"):
         stacking(candidates(*classes()), "logistic", 0.0)

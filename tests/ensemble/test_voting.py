@@ -32,4 +32,6 @@ def test_numbers_have_no_vote():
     some = candidates(*numbers(), "r2")
     with pytest.raises(SpecError, match="vote needs classes"):
         vote(some)
+    with pytest.raises(SpecError, match="vote needs classes"):
+        bagging(some, kind="hard")
     assert bagging(some).combine == "mean"

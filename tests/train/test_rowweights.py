@@ -3,18 +3,26 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 import torch
 from sklearn.linear_model import LogisticRegression
+from train.conftest import write_rows
 
 from fmray.data.lanes import Lanes
+from fmray.data.prepare import prepare
+from fmray.data.scan import scan
 from fmray.errors import DataError, TrainError
+from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, Train
+from fmray.store import Store
 from fmray.tasks.task import Batch, Losses, mixed
+from fmray.train.ingest import Rows
 from fmray.train.loop import fit, train_step
-from fmray.train.rowweights import RowWeights, bootstrap_weights, fold_of
+from fmray.train.rowweights import RowWeights, bootstrap_weights, fold_of, folds_of
 
 TRAIN = Train(epochs=3, batch_rows=64, early_stop=None, order=Order(chunk_rows=4, window_chunks=3, num_lanes=5))
 FOLD = {"fold": 1, "of": 3, "salt": 5}
@@ -161,9 +169,9 @@ def test_a_batch_without_a_row_that_counts_moves_nothing_and_breaks_nothing(numb
     assert torch.equal(pack.population.flat.detach(), before)
 
 
-def linear(training, task, num_epochs, lr, decay=0.0):
+def linear(training, num_epochs, lr):
     plan = weighed(training, 0, {"bootstrap": 4}, name="linear", by="sgd")
-    optimizer = Ref("sgd", {"lr": lr, "weight_decay": decay, "momentum": 0.9})
+    optimizer = Ref("sgd", {"lr": lr, "momentum": 0.9})
     plan = replace(plan, model=Ref("linear"), optimizer=optimizer)
     lanes = Lanes(training.prepared, "train")
     train = replace(TRAIN, epochs=num_epochs, batch_rows=lanes.num_rows)
@@ -180,14 +188,61 @@ def linear(training, task, num_epochs, lr, decay=0.0):
 
 
 def test_a_bootstrap_fit_of_numbers_is_weighted_least_squares(numbers):
-    said, x, target, weight = linear(numbers, "number", 400, 0.1)
+    said, x, target, weight = linear(numbers, 150, 0.1)
     design = np.column_stack([x, np.ones(len(x))]) * np.sqrt(weight)[:, None]
     beta, *_ = np.linalg.lstsq(design, target * np.sqrt(weight), rcond=None)
     assert np.allclose(said[:, 0], np.column_stack([x, np.ones(len(x))]) @ beta, atol=1e-3 * target.std())
 
 
 def test_a_bootstrap_fit_of_classes_is_weighted_logistic_regression(classes):
-    said, x, target, weight = linear(classes, "class", 1500, 0.5)
+    said, x, target, weight = linear(classes, 600, 0.5)
     drawn = weight > 0
     model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=5000).fit(x[drawn], target[drawn], weight[drawn])
     assert np.allclose(said, model.predict_proba(x), atol=5e-3)
+
+
+def prepared_with(tmp_path, **data):
+    write_rows(tmp_path / "data", 300, "class")
+    table = pq.read_table(tmp_path / "data/a.parquet")
+    who = pa.array([f"g{i // 7}" for i in range(300)])
+    pq.write_table(table.append_column("who", who), tmp_path / "data/a.parquet")
+    ignore = [] if "group" in data else ["who"]
+    value = {"path": str(tmp_path / "data"), "target": "y", "key": "id", "ignore": ignore, **data}
+    job = Job.from_json({"name": "rows", "data": value, "steps": [], "run": {"prepare": "local"}})
+    store = Store(str(tmp_path / "store"))
+    return prepare(scan(job.data, ".", store), job, Ref("classification"), store)
+
+
+@pytest.mark.parametrize("memory", [None, 0], ids=["memory", "streaming"])
+@pytest.mark.parametrize("data", [{"group": "who"}, {"sample": {"over": 1.0}}], ids=["group", "copies"])
+def test_rows_of_a_group_and_copies_of_a_row_are_in_one_fold(tmp_path, data, memory):
+    prepared = prepared_with(tmp_path, **data)
+    rows = Rows(prepared, "train", "cpu", memory, identified=True)
+    found = list(rows.batches(TRAIN.order, 1, 0, 64))
+    places = torch.cat([one.rows for one in found]).numpy()
+    fold = torch.cat([fold_of(one.entity, 3, 5) for one in found]).numpy()
+    known = Lanes(prepared, "train").load(["row_id", *["group"] * prepared.grouped])
+    assert np.array_equal(folds_of(known["row_id"], known.get("group"), 3, 5)[places], fold)
+    together = known["group"] if prepared.grouped else known["row_id"][:, 0]
+    together = together[places]
+    assert len(np.unique(together)) < len(together)
+    assert all(len(set(fold[together == one].tolist())) == 1 for one in np.unique(together))
+    assert len(np.unique(fold)) == 3
+
+
+def test_copies_of_a_row_are_drawn_one_by_one(tmp_path):
+    rows = Rows(prepared_with(tmp_path, sample={"over": 1.0}), "train", "cpu", identified=True)
+    batch = next(rows.batches(TRAIN.order, 1, 0, rows.num_rows))
+    drawn = bootstrap_weights(batch.ids, [1])[0].numpy()
+    copies = [drawn[(batch.entity == one).numpy()] for one in batch.entity.unique()]
+    assert any(len(own) > 1 and len(set(own.tolist())) > 1 for own in copies)
+
+
+def test_members_packed_through_vmap_take_weights_too(classes, tmp_path):
+    """A module of one's own is packed by vmap, and alone it is called as it is."""
+    plans = [replace(weighed(classes, i, {"bootstrap": i}), model=Ref("train.own_net:Net")) for i in range(2)]
+    together = trained(classes, plans)
+    for place, plan in enumerate(plans):
+        torch.testing.assert_close(
+            together.state.best[place], trained(classes, [plan]).state.best[0], rtol=2e-3, atol=2e-4
+        )
