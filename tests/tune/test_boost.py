@@ -23,8 +23,9 @@ from fmray.store import Store
 from fmray.train.combine import combine_outputs
 from fmray.train.rowweights import fold_of
 from fmray.tune.boost import boost
+from fmray.tune.plans import plans_of
 from fmray.tune.resample import resampled
-from fmray.tune.sweep import plans_of, sweep
+from fmray.tune.sweep import sweep
 
 TASK = Ref("classification")
 
@@ -54,7 +55,7 @@ def test_every_round_learns_from_the_mistakes_of_those_before_it(setting):
     weights = np.ones(len(target)) / len(target)
     assert len(found.members) == 3
     for member in found.members:
-        wrong = outputs_of(member, prepared, lanes, rows, TASK, "cpu").argmax(1) != target
+        wrong = outputs_of(member, prepared, "train", rows, TASK, "cpu").argmax(1) != target
         error = weights @ wrong
         assert member.params[ALPHA] == pytest.approx(max(np.log((1 - error) / error), 0), abs=1e-9)
         weights *= np.exp(member.params[ALPHA] * wrong)
@@ -109,7 +110,7 @@ def test_on_each_training_row_the_member_speaks_that_never_saw_it(setting, folde
     salt = resampled(job, plans_of(job, TASK))[0].rows["salt"]
     fold = fold_of(torch.from_numpy(ids[:, 0].copy()), 3, salt).numpy()
     for number, member in enumerate(whole[1]):
-        said = outputs_of(member, prepared, lanes, rows, TASK, "cpu")
+        said = outputs_of(member, prepared, "train", rows, TASK, "cpu")
         assert np.allclose(found[fold == number], said[fold == number], atol=1e-6)
         assert not np.allclose(found[fold != number], said[fold != number], atol=1e-3)
 
