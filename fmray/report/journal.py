@@ -84,7 +84,7 @@ class Journal:
         """Drop the epochs of a pack that are about to be trained again."""
 
         def keep(event: Json) -> bool:
-            same = event["event"] == "epoch" and all(event.get(k) == resumed[k] for k in ("role", "pack"))
+            same = event["event"] == "epoch" and all(event.get(k) == resumed[k] for k in ("role", "trial", "pack"))
             return not (same and event["epoch"] > resumed["epoch"])
 
         self._store.rewrite_events(self._path, keep)

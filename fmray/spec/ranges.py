@@ -4,7 +4,6 @@ A job holds its ranges apart from its values, so everything that knows no search
 range. `Job.at` puts others in their place.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,11 +135,13 @@ def take_ranges(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Keys, Ra
 
 
 def put(value: Mapping[str, Any], values: Values) -> dict[str, Any]:
-    """Give a job as written with other values in these places."""
-    changed = copy.deepcopy(dict(value))
+    """Give a job as written with other values in these places; what is not on the way to them is shared."""
+    changed = dict(value)
     for keys, new in values.items():
         place: Any = changed
         for key in keys[:-1]:
+            inner = place[key]
+            place[key] = dict(inner) if isinstance(inner, Mapping) else list(inner)
             place = place[key]
         place[keys[-1]] = new
     return changed

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.logging import WARNING, set_verbosity
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
@@ -37,6 +38,7 @@ def write_study(
         DataError: If the disk is full.
         ClusterError: If the filesystem refuses.
     """
+    set_verbosity(WARNING)
     partial = f"{path}.partial"
     with named_errors(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)

@@ -31,7 +31,8 @@ def set_up(run: RunOptions, train: Train, threads: int | None = None) -> torch.d
     if train.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise SpecError(f"bfloat16, but {torch.cuda.get_device_name()} lacks it. Set float32.", "train.precision")
     torch.set_num_threads(threads or num_threads(run))
-    torch.use_deterministic_algorithms(run.deterministic)
+    if run.deterministic != torch.are_deterministic_algorithms_enabled():  # to set it takes two seconds of imports
+        torch.use_deterministic_algorithms(run.deterministic)
     if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _keep_heap()

@@ -62,6 +62,7 @@ class Pack:
         higher_is_better: Direction of the validation score.
         device: Where parameters and rows live.
         live: Steps that change training rows in every epoch.
+        fresh: Initialise every member; else a state is about to be restored, and one stands for all.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Pack:
         higher_is_better: bool,
         device: torch.device | str = "cpu",
         live: Sequence[Ref] = (),
+        *,
+        fresh: bool = True,
     ) -> None:
         self.plans, self.train, self.device = list(plans), train, torch.device(device)
         self.sign, self._schema, self._target = (1.0 if higher_is_better else -1.0), schema, target
@@ -80,7 +83,9 @@ class Pack:
         self.task: Task = TASKS.find(plans[0].task.name)(target, [plan.task.params for plan in plans])
         self.schedule: Schedule = SCHEDULES.find(train.schedule.name)(**train.schedule.params)
         self.row_weights = RowWeights([plan.rows for plan in plans])
-        self.population = enter([plan.blueprint for plan in plans], schema, self.task.num_outputs, device)
+        blueprints = [plan.blueprint for plan in plans]
+        modules = [] if fresh else [blueprints[0].module(schema, self.task.num_outputs)] * len(plans)
+        self.population = enter(blueprints, schema, self.task.num_outputs, device, modules)
         self.optimizer = Optimizer(plans[0].optimizer.name, [p.optimizer.params for p in plans], self.population)
         self.ones_K = torch.ones(len(plans), device=self.device)
         self.state = self._fresh_state()
@@ -164,7 +169,7 @@ class Pack:
     def at_best(self) -> "Pack":
         """Give a pack of all members as they were at their best, to predict with."""
         state = self.state
-        every = Pack(self.plans, self._schema, self._target, self.train, self.sign > 0, self.device)
+        every = Pack(self.plans, self._schema, self._target, self.train, self.sign > 0, self.device, fresh=False)
         every.population.load(state.best.to(self.device), {k: v.to(self.device) for k, v in state.best_buffers.items()})
         return every
 

@@ -49,14 +49,16 @@ class Blueprint:
         Raises:
             SpecError: If the class refuses its parameters.
         """
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            try:
-                return self.build(schema, num_outputs, **self.params)
-            except FmrayError:
-                raise
-            except TypeError as error:
-                raise SpecError(f"model: {error}. Parameters given: {dict(self.params)}.") from error
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed sees to every device, in a millisecond
+        try:
+            return self.build(schema, num_outputs, **self.params)
+        except FmrayError:
+            raise
+        except TypeError as error:
+            raise SpecError(f"model: {error}. Parameters given: {dict(self.params)}.") from error
+        finally:
+            torch.set_rng_state(before)
 
 
 class Population:

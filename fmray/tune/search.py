@@ -162,7 +162,7 @@ class _Hunt:
             if not Referee(self.store, training.home, rules, rungs).close():
                 names = ", ".join(str(trial.number) for trial in waiting)
                 raise TrainError(f"search: trials {names} wait for nobody. This is a bug of fmray.")
-            todo = Listed(waiting)
+            todo = Listed([replace(trial, waited=True) for trial in waiting])
 
     def rungs(self, training: Training) -> Table:
         """Give the scores at each rung."""

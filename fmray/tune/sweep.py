@@ -90,6 +90,7 @@ class Sweep:
             health=self.health + more.health,
             widths=self.widths + more.widths,
             said=self.said + more.said,
+            rungs={**self.rungs, **more.rungs},
             seconds=self.seconds + more.seconds,
         )
 

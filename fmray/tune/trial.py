@@ -51,6 +51,7 @@ class Trial:
         plans: One per member.
         prepared: The rows they learn from.
         total: Trials of the sweep, as far as known; for people.
+        waited: It goes on after a rung where all waited, which is no resuming to speak of.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Trial:
     plans: tuple[Plan, ...]
     prepared: Prepared
     total: int = 1
+    waited: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ class Training:
 
     def outcome(self, number: int) -> list[Json]:
         """Give what the packs of a finished trial came to: members, health, width, said."""
-        found: list[Json] = self.store.read_json(f"{self.folder(number)}/{RESULT}")["packs"]
-        return found
+        found = self.store.read_json(f"{self.folder(number)}/{RESULT}")
+        packs = [self.store.read_json(f"{self.folder(number)}/{pack:05d}/{RESULT}") for pack in found["packs"]]
+        return [*packs, *([found["lost"]] if found["lost"] else [])]
 
     def best(self, trial: Trial) -> float | None:
         """Give the best score of a finished trial, higher for better; None if nobody has one."""
@@ -116,12 +119,11 @@ class Training:
 
     def give_up(self, trial: Trial, reason: str, status: str = "failed") -> None:
         """Record that members were not trained to their end, and why; what finished packs gave stays."""
-        packs = [p for n in range(len(trial.plans)) if (p := self._pack_result(trial, n)) is not None]
-        done = {member["index"] for pack in packs for member in pack["members"]}
+        packs = {n: p for n in range(len(trial.plans)) if (p := self._pack_result(trial, n)) is not None}
+        done = {member["index"] for pack in packs.values() for member in pack["members"]}
         lost = [_untrained(plan, trial, self.role, status, reason) for plan in trial.plans if plan.index not in done]
-        if lost:
-            packs.append({"members": [m.to_json() for m in lost], "health": [], "width": len(lost), "said": ""})
-        self._finish(trial, packs)
+        shown = {"members": [m.to_json() for m in lost], "health": [], "width": len(lost), "said": ""}
+        self._finish(trial, list(packs), shown if lost else None)
 
     def folder(self, number: int) -> str:
         """Name the folder of a trial."""
@@ -144,7 +146,7 @@ class Training:
         if not all(finished):
             return False
         if worker.group.is_first:
-            self._finish(trial, [self._pack_result(trial, number) or {} for number in range(len(packs))])
+            self._finish(trial, list(range(len(packs))))
         return True
 
     def _carry(
@@ -157,14 +159,15 @@ class Training:
         folder, now = self._pack_folder(trial, number), circumstances(group.size, worker.device)
         seconds = trial.job.run.checkpoint_seconds
         states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
-        pack = self._build(trial, worker.device, plans)
         found = group.tell(states.newest() if group.is_first else None)
+        pack = self._build(trial, worker.device, plans, fresh=found is None)
         if found is not None:
             name, before = found
             state = states.read(name)
             same = "exact" if before == now else "same batches"
             event = {"event": "resumed", "epoch": state.epoch, "step": state.step, "class": same}
-            worker.report({**event, **place, "changed": _differences(before, now)})
+            if not (trial.waited and before == now):
+                worker.report({**event, **place, "changed": _differences(before, now)})
             pack.restore(state, group.rank)
         names = ["order", plans[0].index] if trial.job.train.seeds.order else ["order"]
         tell, judge = partial(_tell, worker.report, place), self._judge(trial, number, ask)
@@ -194,9 +197,10 @@ class Training:
         self.store.write_json(f"{folder}/{RESULT}", result)
         self.store.remove(f"{folder}/states")
 
-    def _finish(self, trial: Trial, packs: Sequence[Json]) -> None:
+    def _finish(self, trial: Trial, packs: Sequence[int], lost: Json | None = None) -> None:
+        """Complete a trial: name its packs, and hold the members that are in none."""
         self.fence.check()
-        self.store.write_json(f"{self.folder(trial.number)}/{RESULT}", {"packs": list(packs)})
+        self.store.write_json(f"{self.folder(trial.number)}/{RESULT}", {"packs": list(packs), "lost": lost})
 
     def _pack_folder(self, trial: Trial, number: int) -> str:
         return f"{self.folder(trial.number)}/{number:05d}"
@@ -211,9 +215,10 @@ class Training:
     def _metric(self, trial: Trial) -> Metric:
         return find_metric(self.metric, trial.prepared.target)
 
-    def _build(self, trial: Trial, device: torch.device, plans: Sequence[Plan]) -> Pack:
-        prepared, better = trial.prepared, self._metric(trial).higher_is_better
-        return Pack(plans, prepared.schema, prepared.target, trial.job.train, better, device, trial.job.live_steps)
+    def _build(self, trial: Trial, device: torch.device, plans: Sequence[Plan], fresh: bool = True) -> Pack:
+        prepared, job, better = trial.prepared, trial.job, self._metric(trial).higher_is_better
+        asked = (plans, prepared.schema, prepared.target, job.train, better, device, job.live_steps)
+        return Pack(*asked, fresh=fresh)
 
     def _packs(self, worker: Worker, trial: Trial, rows: Rows) -> list[list[Plan]]:
         """Cut the plans into packs; a width once chosen for a structure is replayed."""
