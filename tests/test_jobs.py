@@ -39,6 +39,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "adult",
         "bike_sharing",
         "california_housing",
+        "california_search",
         "mnist_linear",
         "mnist_mlp",
         "mnist_resnet",
@@ -69,7 +70,9 @@ def test_a_job_fits_its_data_without_a_doubt(real, name):
     job, _ = real(name)
     seen = preview(job)
     assert seen.inputs is not None
-    assert seen.task.name == ("regression" if name in ("bike_sharing", "california_housing") else "classification")
+    assert seen.task.name == (
+        "regression" if name in ("bike_sharing", "california_housing", "california_search") else "classification"
+    )
     assert not any("cannot settle" in note for note in seen.notes)
 
 

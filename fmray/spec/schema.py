@@ -5,7 +5,17 @@ from typing import Any
 from fmray import catalogue
 from fmray.registry import Registry
 from fmray.spec.job import ADAPTER
+from fmray.spec.ranges import NOT_SEARCHED
+from fmray.spec.ref import DISTRIBUTIONS
 
+RANGE = {
+    "type": "object",
+    "minProperties": 1,
+    "maxProperties": 1,
+    "properties": {name: {"type": "array", "minItems": 2} for name in DISTRIBUTIONS},
+    "additionalProperties": False,
+}
+"""A search range, which stands where the value would stand."""
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -13,7 +23,7 @@ def job_schema() -> dict[str, Any]:
     """Give the JSON schema of a job file, names of the catalogue included."""
     schema = ADAPTER.json_schema(mode="validation")
     parts = schema["properties"]
-    del parts["folder"]
+    del parts["folder"], parts["ranges"]
     schema["required"] = ["data"]  # the name is the file's
     parts["extends"] = {"type": "string", "description": "Another job file, whose keys this one changes."}
     parts["model"] = _reference(catalogue.MODELS)
@@ -24,6 +34,11 @@ def job_schema() -> dict[str, Any]:
     train["optimizer"] = _reference(catalogue.OPTIMIZERS)
     train["schedule"] = _reference(catalogue.SCHEDULES)
     train["seeds"] = {"anyOf": [{"type": "integer", "minimum": 1}, {"$ref": "#/$defs/Seeds"}]}
+    barred = {keys[1] for keys in NOT_SEARCHED}
+    for name in train.keys() - barred:
+        train[name] = {"anyOf": [train[name], RANGE]}
+    for name in ("model", "task"):
+        parts[name]["anyOf"].append(RANGE)
     for name in ("target", "key"):
         column = schema["$defs"]["Data"]["properties"][name]
         schema["$defs"]["Data"]["properties"][name] = {"anyOf": [{"type": "string"}, column]}

@@ -26,7 +26,18 @@ def test_every_job_fits_the_schema(path):
         {"train": {"epochs": "many"}},
         {"steps": [{"scael": {}}]},
         {"split": {"by": "x"}},
+        {"train": {"seeds": {"int": [1, 5]}}},
+        {"train": {"batch_rows": {"between": [1, 5]}}},
+        {"ranges": {}},
     ],
 )
 def test_what_an_editor_should_underline_does_not_fit(change):
     assert errors({"data": {"path": "x", "target": "y"}, **change})
+
+
+def test_ranges_fit_where_values_would_stand():
+    train = {"batch_rows": {"choice": [64, 128]}, "optimizer": {"adam": {"lr": {"log_uniform": [1e-4, 1e-1]}}}}
+    model = {"mlp": {"width": {"int": [8, 64]}}}
+    job = {"data": {"path": "x", "target": "y"}, "model": model, "train": train, "search": {"members": 8}}
+    assert errors(job) == []
+    assert errors({**job, "model": {"choice": ["linear", {"mlp": {"width": 8}}]}}) == []
