@@ -207,10 +207,16 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
 
 
 def _members(job: Any) -> str:
-    if not job.ranges:
-        return f"{job.train.seeds.n}, combined by {job.ensemble.name}; pack width after prepare"
-    again = f", each trained again with {job.train.seeds.n} seeds" if job.train.seeds.n > 1 else ""
-    return f"{job.search.finalists} finalists{again}, combined by {job.ensemble.name}"
+    name, params, seeds = job.ensemble.name, job.ensemble.params, job.train.seeds.n
+    times = [f"{job.train.folds} folds"] if job.train.folds else []
+    times += [f"{params.get('members', 10)} bags"] if name == "bagging" else []
+    if job.ranges:
+        times += [f"{seeds} seeds"] if seeds > 1 else []
+        again = f", each trained again with {' and '.join(times)}" if times else ""
+        return f"{job.search.finalists} finalists{again}, combined by {name}"
+    if name == "adaboost":
+        return f"one for each of {params.get('rounds', 'the')} rounds of adaboost"
+    return f"{' x '.join([str(seeds), *times])}, combined by {name}; pack width after prepare"
 
 
 def _searched(job: Any) -> dict[str, str]:

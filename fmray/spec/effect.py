@@ -40,6 +40,7 @@ def refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) ->
         *_in_judging(job),
         *_in_run(job),
         *_in_search(job, value),
+        *_in_ensemble(job),
     )
     for keys, message in refusals:
         raise SpecError(message, origin.where(keys))
@@ -239,4 +240,20 @@ def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
     if search.first_rung != "auto" and search.first_rung >= job.train.epochs:
         text = f"{search.first_rung} is never reached before the end at epoch {job.train.epochs}. Make it smaller."
         found.append((("search", "first_rung"), text))
+    return found
+
+
+def _in_ensemble(job: Job) -> list[Refusal]:
+    """Refuse what boosting, which trains one configuration round after round, cannot take up."""
+    if job.ensemble.name != "adaboost":
+        return []
+    found: list[Refusal] = []
+    if job.ranges:
+        text = "adaboost boosts one configuration, and a range asks for many. Leave the ranges out, or take greedy."
+        found.append((("ensemble",), text))
+    if job.train.folds is not None:
+        found.append((("train", "folds"), "has no effect with ensemble: adaboost. Leave one out."))
+    if job.train.seeds.n > 1:
+        text = f"{job.train.seeds.n} seeds are as many configurations, and adaboost boosts one. Leave them out."
+        found.append((("train", "seeds"), text))
     return found

@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
 }
 LIMITS = {
     "alpha": "[0, inf)",
+    "bags": "[1, inf)",
     "delta": "(0, inf)",
     "depth": "[1, inf)",
     "dropout": "[0, 1)",
@@ -41,12 +42,15 @@ LIMITS = {
     "final": "[0, 1]",
     "initial_accumulator_value": "[0, inf)",
     "label_smoothing": "[0, 1)",
+    "learning_rate": "(0, inf)",
     "lr": "(0, inf)",
     "lr_decay": "[0, inf)",
+    "members": "[1, inf)",
     "momentum": "[0, inf)",
     "padding": "[1, inf)",
     "patience": "[1, inf)",
     "rho": "[0, 1]",
+    "rounds": "[1, inf)",
     "pixels": "[1, inf)",
     "probability": "[0, 1]",
     "rate": "[0, 1)",
