@@ -31,7 +31,7 @@ from fmray.train.pack import Pack, Plan
 from fmray.train.predict import TENSORS
 from fmray.train.state import Checkpoints
 from fmray.train.workers import Worker
-from fmray.tune.width import choose_width
+from fmray.tune.width import WIDTHS, choose_threads, choose_width
 
 Role = Literal["member", "finalist", "baseline"]
 Report = Callable[[Json], None]
@@ -136,13 +136,15 @@ class Training:
             trial.prepared, "train", job.train.epochs, job.live_steps, job.train.order, identified=identified
         )
         val_rows = worker.rows(trial.prepared, "val", job.train.epochs)
-        finished = []
-        packs = self._packs(worker, trial, train_rows)
+        finished, before = [], torch.get_num_threads()
+        packs, threads = self._packs(worker, trial, train_rows)
+        torch.set_num_threads(threads)
         for number, plans in enumerate(packs):
             place = {"role": self.role, "trial": trial.number, "trials": trial.total, "pack": number}
             finished.append(
                 self._carry(worker, trial, plans, (train_rows, val_rows), place | {"packs": len(packs)}, ask)
             )
+        torch.set_num_threads(before)
         if not all(finished):
             return False
         if worker.group.is_first:
@@ -220,21 +222,26 @@ class Training:
         asked = (plans, prepared.schema, prepared.target, job.train, better, device, job.live_steps)
         return Pack(*asked, fresh=fresh)
 
-    def _packs(self, worker: Worker, trial: Trial, rows: Rows) -> list[list[Plan]]:
-        """Cut the plans into packs; a width once chosen for a structure is replayed."""
-        plans = trial.plans
-        if trial.job.train.seeds.order:
-            return [[plan] for plan in plans]
-        path, width = f"{self.home}/width-{trial.structure:05d}.json", None
+    def _packs(self, worker: Worker, trial: Trial, rows: Rows) -> tuple[list[list[Plan]], int]:
+        """Cut the plans into packs, and say with how many threads they train; once chosen for a structure, replayed."""
+        plans, exact, path = trial.plans, trial.job.run.deterministic, f"{self.home}/width-{trial.structure:05d}.json"
+        chosen: Json | None = None
         if worker.group.is_first:
             if self.store.exists(path):
-                width = self.store.read_json(path)["width"]
+                chosen = self.store.read_json(path)
             else:
-                build = partial(self._build, trial, worker.device)
-                width = choose_width(plans, build, rows, trial.job.run.deterministic)
-                self.store.write_json(path, {"width": width})
-        width = worker.group.tell(width)
-        return [list(plans[start : start + width]) for start in range(0, len(plans), width)]
+                build, most = partial(self._build, trial, worker.device), torch.get_num_threads()
+                free = most if trial.job.run.threads == "auto" and worker.device.type == "cpu" else 1
+                if choose_threads(plans[: WIDTHS[-1]], build, free) == 1 < free:
+                    torch.set_num_threads(1)  # no width needs more, so widths are compared with one
+                width = 1 if trial.job.train.seeds.order else choose_width(plans, build, rows, exact)
+                threads = choose_threads(plans[:width], build, free) if free > 1 else most
+                chosen = {"width": width, "threads": threads}
+                torch.set_num_threads(most)
+                self.store.write_json(path, chosen)
+        told: Json = worker.group.tell(chosen)
+        width, threads = told["width"], min(told["threads"], torch.get_num_threads())
+        return [list(plans[start : start + width]) for start in range(0, len(plans), width)], threads
 
 
 def what_members_say(pack: Pack, rows: Rows, group: Group) -> np.ndarray:

@@ -5,6 +5,7 @@ is recorded with the members and replayed on resume.
 """
 
 import logging
+import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -17,8 +18,10 @@ from fmray.train.population import packs
 log = logging.getLogger("fmray")
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
-TRIAL_STEPS = 6
+TRIAL_STEPS = 7
 CACHE_BYTES = 16 << 20
+THREADED_WORK = 5e8
+"""Floating-point operations of a step from which on it trains with several threads."""
 
 
 def choose_width(plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack], rows: Rows, exact: bool) -> int:
@@ -50,15 +53,33 @@ def choose_width(plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack],
     return min(seconds, key=lambda width: seconds[width])
 
 
+def choose_threads(plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack], most: int) -> int:
+    """Give the number of threads that a pack trains with: one for small steps, else as many as there are.
+
+    Threads wait for each other at every operation. Where another process holds a core, small steps take up to forty
+    times as long with two threads as with one; on a quiet machine they gain little.
+
+    Args:
+        plans: Of one pack.
+        most: How many threads there are.
+    """
+    if most == 1:
+        return 1
+    pack = build(plans)
+    return most if 6.0 * pack.population.flat.numel() * pack.train.batch_rows >= THREADED_WORK else 1
+
+
 def activations(pack: Pack) -> int:
     """Estimate the numbers one member keeps per row: the widths of its layers."""
     return sum(shape[-1] for shape in pack.population.shapes.values() if len(shape) > 1)
 
 
 def _step_seconds(pack: Pack, batch: Batch) -> float:
-    best = float("inf")
+    """Give the median, after one step to warm up: the best would not know of a machine that others use as well."""
+    train_step(pack, batch, 1.0)
+    found = []
     for _ in range(TRIAL_STEPS):
         started = time.perf_counter()
         train_step(pack, batch, 1.0)
-        best = min(best, time.perf_counter() - started)
-    return best
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
