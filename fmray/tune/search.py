@@ -19,6 +19,7 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.population import num_parameters
+from fmray.tune.pbt import Evolution, Population
 from fmray.tune.place import Table, carry_here, carry_on_ray, num_slots
 from fmray.tune.plans import job_at, plan_of, searched_plans
 from fmray.tune.proposals import Learning, Listed, Proposals
@@ -26,7 +27,7 @@ from fmray.tune.referee import Referee, Rules
 from fmray.tune.resample import resampled
 from fmray.tune.rungs import expected_epochs
 from fmray.tune.space import Lot, lots_of
-from fmray.tune.sweep import Report, Sweep, kept, key_of, ranked
+from fmray.tune.sweep import Report, Sweep, Work, kept, key_of, ranked
 from fmray.tune.tally import Tally
 from fmray.tune.trial import Training, Trial
 
@@ -69,8 +70,10 @@ def search(
     rules = Rules.of(job, waits=False)
     expected = expected_epochs(members, job.train.epochs, rules.rungs, rules.eta)
     tally = Tally(report, metric, members, expected, rules.rungs)
-    hunt = _Hunt(job, task, prepare, store, tally, key, before)
-    found = kept(key, metric, store, "member", report, hunt)
+    work: Work = _Hunt(job, task, prepare, store, tally, key, before)
+    if job.search.by == "pbt":
+        work = Evolution(Population(job, task, prepare(job.at({}))), tally, key)
+    found = kept(key, metric, store, "member", report, work)
     return before.joined(found) if before else found
 
 

@@ -24,7 +24,7 @@ from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.store import Fence, Store
 from fmray.train.device import circumstances
-from fmray.train.group import Group
+from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.loop import Judge, Verdict, fit, outputs
 from fmray.train.pack import Pack, Plan
@@ -110,7 +110,7 @@ class Training:
 
     def best(self, trial: Trial) -> float | None:
         """Give the best score of a finished trial, higher for better; None if nobody has one."""
-        sign = 1 if self._metric(trial).higher_is_better else -1
+        sign = 1 if self.metric_of(trial).higher_is_better else -1
         found = [member["val_score"] for pack in self.outcome(trial.number) for member in pack["members"]]
         return max((sign * score for score in found if score is not None), default=None)
 
@@ -122,6 +122,11 @@ class Training:
         if lost:
             packs.append({"members": [m.to_json() for m in lost], "health": [], "width": len(lost), "said": ""})
         self._finish(trial, packs)
+
+    def conclude(self, trial: Trial, pack: Pack, val_rows: Rows) -> None:
+        """Leave the outcome of a trial that is one pack, trained to its end on one worker."""
+        self._leave(trial, pack, 0, val_rows, ALONE)
+        self._finish(trial, [self._pack_result(trial, 0) or {}])
 
     def folder(self, number: int) -> str:
         """Name the folder of a trial."""
@@ -157,7 +162,7 @@ class Training:
         folder, now = self._pack_folder(trial, number), circumstances(group.size, worker.device)
         seconds = trial.job.run.checkpoint_seconds
         states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
-        pack = self._build(trial, worker.device, plans)
+        pack = self.build(trial, worker.device, plans)
         found = group.tell(states.newest() if group.is_first else None)
         if found is not None:
             name, before = found
@@ -169,7 +174,7 @@ class Training:
         names = ["order", plans[0].index] if trial.job.train.seeds.order else ["order"]
         tell, judge = partial(_tell, worker.report, place), self._judge(trial, number, ask)
         own = states if group.is_first else None
-        metric = self._metric(trial)
+        metric = self.metric_of(trial)
         if not fit(pack, *rows, metric, derive(trial.job.train.seed, *names), own, tell, group, judge):
             return False
         self._leave(trial, pack, number, rows[1], group)
@@ -208,11 +213,13 @@ class Training:
     def _judge(self, trial: Trial, number: int, ask: Ask | None) -> Judge | None:
         return None if ask is None else partial(ask, f"{trial.number}.{number}")
 
-    def _metric(self, trial: Trial) -> Metric:
+    def metric_of(self, trial: Trial) -> Metric:
+        """Give the primary metric."""
         return find_metric(self.metric, trial.prepared.target)
 
-    def _build(self, trial: Trial, device: torch.device, plans: Sequence[Plan]) -> Pack:
-        prepared, better = trial.prepared, self._metric(trial).higher_is_better
+    def build(self, trial: Trial, device: torch.device, plans: Sequence[Plan]) -> Pack:
+        """Build a pack of members of a trial, untrained."""
+        prepared, better = trial.prepared, self.metric_of(trial).higher_is_better
         return Pack(plans, prepared.schema, prepared.target, trial.job.train, better, device, trial.job.live_steps)
 
     def _packs(self, worker: Worker, trial: Trial, rows: Rows) -> list[list[Plan]]:
@@ -225,7 +232,7 @@ class Training:
             if self.store.exists(path):
                 width = self.store.read_json(path)["width"]
             else:
-                build = partial(self._build, trial, worker.device)
+                build = partial(self.build, trial, worker.device)
                 width = choose_width(plans, build, rows, trial.job.run.deterministic)
                 self.store.write_json(path, {"width": width})
         width = worker.group.tell(width)
