@@ -19,7 +19,8 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.population import num_parameters
-from fmray.tune.pbt import Evolution, Population
+from fmray.tune.heir import Cohort
+from fmray.tune.pbt import Evolution
 from fmray.tune.place import Table, carry_here, carry_on_ray, num_slots
 from fmray.tune.plans import job_at, plan_of, searched_plans
 from fmray.tune.proposals import Learning, Listed, Proposals
@@ -72,7 +73,7 @@ def search(
     tally = Tally(report, metric, members, expected, rules.rungs)
     work: Work = _Hunt(job, task, prepare, store, tally, key, before)
     if job.search.by == "pbt":
-        work = Evolution(Population(job, task, prepare(job.at({}))), tally, key)
+        work = Evolution(Cohort(job, task, prepare(job.at({}))), tally, key)
     found = kept(key, metric, store, "member", report, work)
     return before.joined(found) if before else found
 

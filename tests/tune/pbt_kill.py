@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tune.kill import prepared_rows, write_data
+from tune.kill import JOB, prepared_rows, write_data
 
 from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
@@ -17,9 +17,9 @@ from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.tune.search import search
 
-EPOCHS, MEMBERS, INTERVAL = 12, 5, 2
+EPOCHS, MEMBERS, INTERVAL = 10, 5, 2
 SEARCHED = {
-    "model": {"mlp": {"width": 8, "depth": 1, "dropout": {"uniform": [0, 0.5]}}},
+    "model": {"mlp": {"width": 16, "depth": 1, "dropout": {"uniform": [0, 0.5]}}},
     "train": {
         "epochs": EPOCHS,
         "early_stop": None,
@@ -40,11 +40,10 @@ def populated(job: Job) -> Job:
 
 
 def main(folder: Path) -> None:
-    job = write_data(folder) if not (folder / "data").exists() else None
-    if job is None:
-        (folder / "again").mkdir(exist_ok=True)
-        job = write_data(folder / "again")
-        job = replace(job, data=replace(job.data, path=str(folder / "data")))
+    if (folder / "data").exists():
+        job = Job.from_json({**JOB, "data": {"path": str(folder / "data"), "target": "y"}})
+    else:
+        job = write_data(folder)
     prepared = prepared_rows(job, folder)
     events = (folder / "events.jsonl").open("a")
 
