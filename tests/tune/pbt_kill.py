@@ -1,10 +1,12 @@
 """Search by population based training over Ray, perhaps until killed, and write down what came of it.
 
-Run as `python pbt_kill.py FOLDER`: in a folder that was used before, the search goes on. Events are appended as they
-come, so whoever watches them knows when to kill.
+Run as `python pbt_kill.py FOLDER [worker]`: in a folder that was used before, the search goes on. With `worker`, the one
+that carries the first exploit is killed at it. Drivers are killed from outside.
 """
 
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.tune.search import search
 
-EPOCHS, MEMBERS, INTERVAL = 10, 5, 2
+EPOCHS, MEMBERS, INTERVAL = 8, 5, 2
 SEARCHED = {
     "model": {"mlp": {"width": 16, "depth": 1, "dropout": {"uniform": [0, 0.5]}}},
     "train": {
@@ -39,17 +41,32 @@ def populated(job: Job) -> Job:
     return replace(Job.from_json(value), folder=job.folder)
 
 
-def main(folder: Path) -> None:
+def kill_workers() -> int:
+    from ray_kill import workers  # which is found where this file is run as a script
+
+    found = workers(b"ray::")
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
+    chosen = [pid for pid, title in titles.items() if b"ImplicitFunc" in title or b"_carry_member" in title]
+    for pid in chosen:
+        os.kill(pid, signal.SIGKILL)
+    return len(chosen)
+
+
+def main(folder: Path, kills_worker: bool) -> None:
     if (folder / "data").exists():
         job = Job.from_json({**JOB, "data": {"path": str(folder / "data"), "target": "y"}})
     else:
         job = write_data(folder)
     prepared = prepared_rows(job, folder)
+    pending = [kills_worker] if kills_worker else []
     events = (folder / "events.jsonl").open("a")
 
     def report(event: dict[str, object]) -> None:
         events.write(json.dumps(event) + "\n")
         events.flush()
+        if event["event"] == "exploit" and pending:
+            pending.clear()
+            report({"event": "killed", "workers": kill_workers()})
 
     metric, store = find_metric("roc_auc", prepared.target), Store(str(folder / "store"))
     found = search(populated(job), Ref("classification"), lambda job: prepared, metric, store, report=report)
@@ -58,4 +75,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] == ["worker"])

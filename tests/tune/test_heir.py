@@ -171,20 +171,20 @@ def test_the_record_of_an_heir_tells_its_own_parameters_its_lineage_and_every_ep
     (member,) = place[0].outcome(1)[0]["members"]
     assert lineage == ({"epoch": 4, "from": 3, "params": HEIR},)
     assert member["params"] == {**HEIR, LINEAGE: "epoch 4 from member 3"}
-    assert (member["index"], member["epochs"], member["status"]) == (1, 10, "finished")
+    assert (member["index"], member["epochs"], member["status"]) == (1, 8, "finished")
     values = [event["value"] for event in member["history"] if event["metric"] == "roc_auc"]
     before = [event["value"] for event in left.state.history if event["metric"] == "roc_auc"]
     assert values[:4] == before
-    assert len(values) == 10
+    assert len(values) == 8
     assert values[4] > before[-1] - 0.1  # from scratch it would be at 0.5
 
 
 def test_a_member_hands_in_what_it_has_after_every_interval_but_the_last(cohort, place):
     seen = []
-    train(place, cohort.trial(0, DONOR), lambda left, standing: seen.append(standing), interval=4)
+    train(place, cohort.trial(0, DONOR), lambda left, standing: seen.append(standing), interval=3)
     (member,) = place[0].outcome(0)[0]["members"]
     values = {event["epoch"]: event["value"] for event in member["history"] if event["metric"] == "roc_auc"}
-    assert seen == [{"epoch": epoch, "score": values[epoch]} for epoch in (4, 8)]
+    assert seen == [{"epoch": epoch, "score": values[epoch]} for epoch in (3, 6)]
 
 
 def test_a_member_that_diverges_is_offered_another_state_once_and_fails_if_none_is_given(cohort, place):
@@ -237,4 +237,4 @@ def test_a_preview_tells_when_members_are_compared_and_that_nobody_is_stopped(co
     told = describe(cohort.job)
     assert "5 members by pbt" in told["search"]
     assert "every 2 epochs the worst quarter goes on from the best" in told["search"]
-    assert told["epochs"] == "about 50 over all members, 50 if nobody stopped"
+    assert told["epochs"] == "about 40 over all members, 40 if nobody stopped"

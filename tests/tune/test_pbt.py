@@ -1,4 +1,4 @@
-"""Check a search by population based training over Ray, whole and killed."""
+"""Check a search by population based training over Ray, whose workers and driver are killed."""
 
 import json
 import os
@@ -19,18 +19,18 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 Json = dict[str, Any]
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
+def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
     folder.mkdir(exist_ok=True)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, str(SCRIPT), str(folder)]
+    command = [sys.executable, str(SCRIPT), str(folder), *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def finish(folder: Path) -> Json:
-    with start(folder) as process:
+def finish(folder: Path, *options: str) -> Json:
+    with start(folder, *options) as process:
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-4000:]
     return json.loads((folder / "result.json").read_text())
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def members(folder: Path) -> list[Json]:
-    return finish(folder)["members"]
+    return finish(folder, "worker")["members"]
 
 
 def test_every_member_is_accounted_for_once_and_has_trained_every_epoch(members):
@@ -60,6 +60,8 @@ def test_every_member_is_accounted_for_once_and_has_trained_every_epoch(members)
 
 
 def test_whoever_exploits_another_goes_on_from_its_epoch_and_close_to_its_score(members, folder):
+    """Among them is one whose worker was killed there, and which was carried on by another."""
+    assert [event["workers"] for event in events(folder) if event["event"] == "killed"] == [1]
     told = [event for event in events(folder) if event["event"] in ("exploit", "epoch")]
     exploits = [(place, event) for place, event in enumerate(told) if event["event"] == "exploit"]
     assert exploits
