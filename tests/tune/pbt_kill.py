@@ -1,7 +1,7 @@
 """Search by population based training over Ray, perhaps until killed, and write down what came of it.
 
-Run as `python pbt_kill.py FOLDER [worker]`: in a folder that was used before, the search goes on. With `worker`, the one
-that carries the first exploit is killed at it. Drivers are killed from outside.
+Run as `python pbt_kill.py FOLDER [worker|long]`: in a folder that was used before, the search goes on. With `worker`, the
+one that carries the first exploit is killed at it; `long` gives time to kill the driver from outside.
 """
 
 import json
@@ -20,6 +20,7 @@ from fmray.store import Store
 from fmray.tune.search import search
 
 EPOCHS, MEMBERS, INTERVAL = 8, 5, 2
+LONG = {"epochs": 48, "interval": 4}
 SEARCHED = {
     "model": {"mlp": {"width": 16, "depth": 1, "dropout": {"uniform": [0, 0.5]}}},
     "train": {
@@ -52,13 +53,13 @@ def kill_workers() -> int:
     return len(chosen)
 
 
-def main(folder: Path, kills_worker: bool) -> None:
+def main(folder: Path, way: str) -> None:
     if (folder / "data").exists():
         job = Job.from_json({**JOB, "data": {"path": str(folder / "data"), "target": "y"}})
     else:
         job = write_data(folder)
     prepared = prepared_rows(job, folder)
-    pending = [kills_worker] if kills_worker else []
+    pending = [way] if way == "worker" else []
     events = (folder / "events.jsonl").open("a")
 
     def report(event: dict[str, object]) -> None:
@@ -69,10 +70,14 @@ def main(folder: Path, kills_worker: bool) -> None:
             report({"event": "killed", "workers": kill_workers()})
 
     metric, store = find_metric("roc_auc", prepared.target), Store(str(folder / "store"))
-    found = search(populated(job), Ref("classification"), lambda job: prepared, metric, store, report=report)
+    job = populated(job)
+    if way == "long":
+        train, asked = replace(job.train, epochs=LONG["epochs"]), replace(job.search, interval=LONG["interval"])
+        job = replace(job, train=train, search=asked)
+    found = search(job, Ref("classification"), lambda job: prepared, metric, store, report=report)
     members = [member.to_json() for member in found.members]
     (folder / "result.json").write_text(json.dumps({"members": members, "reused": found.reused}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:] == ["worker"])
+    main(Path(sys.argv[1]), "".join(sys.argv[2:]))

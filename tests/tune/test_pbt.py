@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tune.pbt_kill import EPOCHS, INTERVAL, MEMBERS
+from tune.pbt_kill import EPOCHS, INTERVAL, LONG, MEMBERS
 
 from fmray.tune.heir import LINEAGE
 
@@ -89,7 +89,7 @@ def test_a_record_tells_the_last_parameters_and_where_the_weights_come_from(memb
 
 def test_a_search_whose_driver_was_killed_goes_on_and_trains_no_finished_member_again(folder):
     killed = folder.with_name("killed")
-    with start(killed) as process:
+    with start(killed, "long") as process:
         until = time.monotonic() + 300
         while time.monotonic() < until and not list(killed.glob("store/checkpoints/*/trials/*/result.json")):
             time.sleep(0.05)
@@ -97,9 +97,9 @@ def test_a_search_whose_driver_was_killed_goes_on_and_trains_no_finished_member_
         process.communicate(timeout=60)
     before = len(events(killed))
     done = {int(path.parent.name) for path in killed.glob("store/checkpoints/*/trials/*/result.json")}
-    members = finish(killed)["members"]
+    members = finish(killed, "long")["members"]
     assert [member["index"] for member in members] == list(range(MEMBERS))
-    assert {(member["status"], member["epochs"]) for member in members} == {("finished", EPOCHS)}
+    assert {(member["status"], member["epochs"]) for member in members} == {("finished", LONG["epochs"])}
     again = [event for event in events(killed)[before:] if event["event"] == "epoch"]
     firsts = {event["trial"]: event["epoch"] for event in reversed(again)}
     assert 0 < len(done) < MEMBERS
