@@ -228,7 +228,8 @@ class Search:
         structures: Structures to try; members are shared among them.
         eta: Of how many members one goes on.
         first_rung: Epoch of the first comparison; "auto" leaves room for three.
-        finalists: Members that are trained again with all of `train.seeds`, and from which the result is made.
+        finalists: Members that are trained again with all of `train.seeds`, and from which the result is made; with pbt
+            anew, with the parameters they had at last.
         epochs: Epochs to spend on all members together, beyond which none goes on.
         interval: Epochs after which pbt compares a member with the others; "auto" is a tenth of all.
         time: Time after which no member goes on, in seconds or as text, e.g. "2 h".

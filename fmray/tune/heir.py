@@ -47,17 +47,20 @@ class Left:
         state: Of its pack, which has no other member.
         member: Who left it.
         model: What it trained.
+        epoch: At whose end it was compared; one that failed trains no more, and is compared on.
         lineage: Of its weights.
     """
 
     state: State
     member: int
     model: Ref
+    epoch: int
     lineage: Lineage = ()
 
     def write(self, folder: str) -> None:
         """Write it to a folder."""
-        about = {"member": self.member, "model": [self.model.name, dict(self.model.params)], "lineage": self.lineage}
+        model = [self.model.name, dict(self.model.params)]
+        about = {"member": self.member, "model": model, "epoch": self.epoch, "lineage": list(self.lineage)}
         write_atomic_folder(folder, self.state.to_files(), about)
 
     @classmethod
@@ -69,7 +72,8 @@ class Left:
         """
         about, files = read_atomic_folder(folder)
         name, params = about["model"]
-        return cls(State.from_files(files), about["member"], Ref(name, params), tuple(about["lineage"]))
+        state, lineage = State.from_files(files), tuple(about["lineage"])
+        return cls(state, about["member"], Ref(name, params), about["epoch"], lineage)
 
     def heir(self, member: int, params: Json) -> Lineage:
         """Give the lineage of weights that go on with a member."""
@@ -163,16 +167,16 @@ def carry_member(
     pack, metric, last = training.build(trial, device, trial.plans), training.metric_of(trial), trial.job.train.epochs
     if left is not None:
         go_on(pack, left)
-    offered = not len(pack)  # it failed, said so, and nobody's state was given to it
+    epoch = 0 if left is None else left.epoch
     while True:
-        until = min((pack.state.epoch // interval + 1) * interval, last)
+        until = min((epoch // interval + 1) * interval, last)
         order_seed = derive(trial.job.train.seed, "order")
         ended = fit(pack, *rows, metric, order_seed, None, report, ALONE, partial(_wait, until, last))
         failed = any(end["status"] == "failed" for end in pack.state.ends.values())
-        if ended and (not failed or offered or until == last):
+        if ended and (not failed or until == last):  # one that failed may be given the state of another
             break
-        offered = failed
-        own = Left(pack.snapshot(), trial.number, trial.plans[0].model, lineage)
+        epoch = until
+        own = Left(pack.snapshot(), trial.number, trial.plans[0].model, epoch, lineage)
         hand_in(own, {"score": -math.inf if failed else _score(pack, metric), "epoch": until})
     training.conclude(trial, pack, rows[1])
 

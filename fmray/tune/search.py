@@ -19,7 +19,7 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.population import num_parameters
-from fmray.tune.heir import Cohort
+from fmray.tune.heir import LINEAGE, Cohort
 from fmray.tune.pbt import Evolution
 from fmray.tune.place import Table, carry_here, carry_on_ray, num_slots
 from fmray.tune.plans import job_at, plan_of, searched_plans
@@ -98,7 +98,8 @@ def finals(
     chosen = ranked(found.members, metric)[: job.search.finalists]
     for number, member in enumerate(chosen):
         concrete = job_at(job, member)
-        shown = {**member.params, "finalist of": member.index}
+        own_params = {name: value for name, value in member.params.items() if name != LINEAGE}  # it starts anew
+        shown = {**own_params, "finalist of": member.index}
         own = [plan_of(concrete, task, seed, {**shown, "train.seeds": seed}) for seed in range(seeds)]
         own = [
             replace(plan, seed=derive(plan.seed, member.index), index=first + i)

@@ -187,13 +187,17 @@ def test_a_member_hands_in_what_it_has_after_every_interval_but_the_last(cohort,
     assert seen == [{"epoch": epoch, "score": values[epoch]} for epoch in (3, 6)]
 
 
-def test_a_member_that_diverges_is_offered_another_state_once_and_fails_if_none_is_given(cohort, place):
+def test_a_member_that_diverges_may_be_given_the_state_of_another_until_the_end_and_fails_if_it_is_not(cohort, place):
     seen = []
     trial = cohort.trial(0, DONOR)
     wild = Ref("sgd", {"lr": 1e38})
     trial = replace(trial, plans=(replace(trial.plans[0], optimizer=wild),))
     train(place, trial, lambda left, standing: seen.append((left, standing)))
-    assert [standing for _, standing in seen] == [{"epoch": 2, "score": -math.inf}]
+    assert [standing for _, standing in seen] == [{"epoch": epoch, "score": -math.inf} for epoch in (2, 4, 6)]
+    place[0].store.remove(place[0].folder(0))
+    again = []
+    train(place, trial, lambda left, standing: again.append(standing["epoch"]), seen[1][0])  # after being paused at 4
+    assert again == [6]
     (member,) = place[0].outcome(0)[0]["members"]
     assert member["status"] == "failed"
     assert "the loss was not finite" in member["reason"]
