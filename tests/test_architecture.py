@@ -44,6 +44,7 @@ DOORS = {
         "train/mailbox.py",
         "train/stream.py",
         "train/workers.py",
+        "tune/pbt.py",
         "tune/place.py",
     },
     "PIL": {"data/image.py"},

@@ -5,7 +5,7 @@ Whoever wrote a key believes that it does something; a job that ignores it in si
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -240,6 +240,33 @@ def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
     if search.first_rung != "auto" and search.first_rung >= job.train.epochs:
         text = f"{search.first_rung} is never reached before the end at epoch {job.train.epochs}. Make it smaller."
         found.append((("search", "first_rung"), text))
+    return found + _in_pbt(job, structural, said)
+
+
+def _in_pbt(job: Job, structural: Collection[Keys], said: Collection[str]) -> list[Refusal]:
+    search, epochs = job.search, job.train.epochs
+    if search.by != "pbt":
+        text = f"has no effect with by: {search.by}. It goes with pbt."
+        return [(("search", "interval"), text)] if "interval" in said else []
+    found: list[Refusal] = []
+    for keys in structural:
+        text = f"pbt moves members of one structure, and {dotted(keys)} changes it. Give one value, or search by sobol."
+        found.append((("search", "by"), text))
+    for key in ("stop", "eta", "first_rung", "structures", "more", "epochs", "time"):
+        if key in said:
+            text = "has no effect with by: pbt, where every member trains to train.epochs. Leave it out."
+            found.append((("search", key), text))
+    if search.members < 2:
+        found.append((("search", "members"), f"{search.members} has nobody to go on from. Ask for at least 2."))
+    if search.interval_in(epochs) >= epochs:
+        text = f"{search.interval_in(epochs)} is never reached before the end at epoch {epochs}. Make it smaller."
+        found.append((("search", "interval"), text))
+    if job.run.workers == 0:
+        text = "0 trains in this process, and pbt is run by Ray Tune. Ask for workers, or search by sobol."
+        found.append((("run", "workers"), text))
+    if job.run.deterministic:
+        text = "true is more than pbt can hold: who goes on from whom depends on who has reported by then"
+        found.append((("run", "deterministic"), f"{text}. Search by sobol, or leave it out."))
     return found
 
 

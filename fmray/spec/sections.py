@@ -221,27 +221,36 @@ class Search:
 
     Args:
         members: Configurations to try; with `by: grid` all there are.
-        by: How they are drawn: "sobol" (scrambled), "random", "grid", or "optuna", whose TPE proposes structures.
+        by: How they are drawn: "sobol" (scrambled), "random", "grid", or "optuna", whose TPE proposes structures. With
+            "pbt" they are drawn by sobol, and those that fall behind go on from the state of one that leads, with its
+            parameters changed a little (population based training).
         stop: "asha" stops members that are not among the best 1/eta of those that reached an epoch; "none" none.
         structures: Structures to try; members are shared among them.
         eta: Of how many members one goes on.
         first_rung: Epoch of the first comparison; "auto" leaves room for three.
-        finalists: Members that are trained again with all of `train.seeds`, and from which the result is made.
+        finalists: Members that are trained again with all of `train.seeds`, and from which the result is made; with pbt
+            anew, with the parameters they had at last.
         epochs: Epochs to spend on all members together, beyond which none goes on.
+        interval: Epochs after which pbt compares a member with the others; "auto" is a tenth of all.
         time: Time after which no member goes on, in seconds or as text, e.g. "2 h".
         more: Members tried beyond `members`, once these are finished: `fmray run --more`.
     """
 
     members: Annotated[Whole, Field(ge=1)] = 32
-    by: Literal["sobol", "random", "grid", "optuna"] = "sobol"
+    by: Literal["sobol", "random", "grid", "optuna", "pbt"] = "sobol"
     stop: Literal["asha", "none"] = "asha"
     structures: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
     eta: Annotated[Whole, Field(ge=2)] = 3
     first_rung: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
     finalists: Annotated[Whole, Field(ge=1)] = 5
     epochs: Annotated[Whole, Field(ge=1)] | None = None
+    interval: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
     time: Annotated[Number, Field(gt=0), BeforeValidator(_as_seconds)] | None = None
     more: Annotated[Whole, Field(ge=0)] = 0
+
+    def interval_in(self, epochs: int) -> int:
+        """Give the epochs between two comparisons of pbt, in a training of so many."""
+        return max(1, epochs // 10) if self.interval == "auto" else self.interval
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)

@@ -5,7 +5,7 @@ Members never touch each other: dropping some changes nothing for the others.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -116,6 +116,22 @@ class Pack:
         for name in ("best", "best_buffers", "loss_sum", "weight_sum", "ema"):
             setattr(state, name, _to(getattr(state, name), self.device))
         self.state = state
+
+    def adopt(self, state: State, models: Sequence[Ref]) -> None:
+        """Let the members of an untrained pack go on from the state of others, with parameters of their own.
+
+        Learning rates, decays and smoothing stand in no state. Buffers may hold a parameter, such as a rate of dropout:
+        in those two members differ before any training, if only the parameters of their models do.
+
+        Args:
+            models: Of the members that left the state.
+        """
+        others = [replace(plan, model=model).blueprint for plan, model in zip(self.plans, models, strict=True)]
+        fresh = enter(others, self._schema, self.task.num_outputs, self.device).buffers
+        own = {name: v.clone() for name, v in self.population.buffers.items() if not torch.equal(v, fresh[name])}
+        alive = {name: value[state.alive] for name, value in own.items()}
+        buffers, best = {**state.buffers, **alive}, {**state.best_buffers, **own}
+        self.restore(replace(state, buffers=buffers, best_buffers=best))
 
     def step_optimizer(self, factor: float) -> None:
         """Move every member against its gradient, and let the averages of its parameters follow.

@@ -13,7 +13,8 @@ def describe(job: Job) -> dict[str, str]:
     lots, search, epochs = lots_of(job), job.search, job.train.epochs
     members = sum(len(lot.members) for lot in lots)
     first = None if search.first_rung == "auto" else search.first_rung
-    rungs = rung_epochs(epochs, search.eta, first) if search.stop == "asha" else ()
+    pbt = search.by == "pbt"
+    rungs = rung_epochs(epochs, search.eta, first) if search.stop == "asha" and not pbt else ()
     budgets = [f"{search.epochs:,} epochs"] if search.epochs else []
     budgets += [f"{search.time:,.0f} seconds"] if search.time else []
     spelled = {
@@ -21,6 +22,8 @@ def describe(job: Job) -> dict[str, str]:
         "packable": [f"{dotted(keys)} {found.to_json()}" for keys, found in packable.items()],
     }
     stop = f"1/{search.eta} go on at epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped"
+    if pbt:
+        stop = f"every {search.interval_in(epochs)} epochs the worst quarter goes on from the best"
     expected = expected_epochs(members, epochs, rungs, search.eta)
     return {
         "search": f"{members} members by {search.by} in {len(lots)} structures, {len(lots)} packs at least; {stop}",

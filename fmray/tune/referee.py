@@ -43,7 +43,8 @@ class Rules:
         """Read the rules of a job's search."""
         search = job.search
         first = None if search.first_rung == "auto" else search.first_rung
-        rungs = rung_epochs(job.train.epochs, search.eta, first) if search.stop == "asha" and job.ranges else ()
+        halves = search.stop == "asha" and search.by != "pbt" and job.ranges
+        rungs = rung_epochs(job.train.epochs, search.eta, first) if halves else ()
         return cls(rungs, search.eta, waits, job.run.deterministic, search.epochs, search.time)
 
     def ask_at(self, epoch: int) -> bool:

@@ -19,6 +19,8 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.population import num_parameters
+from fmray.tune.heir import LINEAGE, Cohort
+from fmray.tune.pbt import Evolution
 from fmray.tune.place import Table, carry_here, carry_on_ray, num_slots
 from fmray.tune.plans import job_at, plan_of, searched_plans
 from fmray.tune.proposals import Learning, Listed, Proposals
@@ -26,7 +28,7 @@ from fmray.tune.referee import Referee, Rules
 from fmray.tune.resample import resampled
 from fmray.tune.rungs import expected_epochs
 from fmray.tune.space import Lot, lots_of
-from fmray.tune.sweep import Report, Sweep, kept, key_of, ranked
+from fmray.tune.sweep import Report, Sweep, Work, kept, key_of, ranked
 from fmray.tune.tally import Tally
 from fmray.tune.trial import Training, Trial
 
@@ -69,8 +71,10 @@ def search(
     rules = Rules.of(job, waits=False)
     expected = expected_epochs(members, job.train.epochs, rules.rungs, rules.eta)
     tally = Tally(report, metric, members, expected, rules.rungs)
-    hunt = _Hunt(job, task, prepare, store, tally, key, before)
-    found = kept(key, metric, store, "member", report, hunt)
+    work: Work = _Hunt(job, task, prepare, store, tally, key, before)
+    if job.search.by == "pbt":
+        work = Evolution(Cohort(job, task, prepare(job.at({}))), tally, key)
+    found = kept(key, metric, store, "member", report, work)
     return before.joined(found) if before else found
 
 
@@ -94,7 +98,8 @@ def finals(
     chosen = ranked(found.members, metric)[: job.search.finalists]
     for number, member in enumerate(chosen):
         concrete = job_at(job, member)
-        shown = {**member.params, "finalist of": member.index}
+        own_params = {name: value for name, value in member.params.items() if name != LINEAGE}  # it starts anew
+        shown = {**own_params, "finalist of": member.index}
         own = [plan_of(concrete, task, seed, {**shown, "train.seeds": seed}) for seed in range(seeds)]
         own = [
             replace(plan, seed=derive(plan.seed, member.index), index=first + i)

@@ -24,7 +24,7 @@ from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.store import Fence, Store
 from fmray.train.device import circumstances
-from fmray.train.group import Group
+from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.loop import Judge, Verdict, fit, outputs
 from fmray.train.pack import Pack, Plan
@@ -113,7 +113,7 @@ class Training:
 
     def best(self, trial: Trial) -> float | None:
         """Give the best score of a finished trial, higher for better; None if nobody has one."""
-        sign = 1 if self._metric(trial).higher_is_better else -1
+        sign = 1 if self.metric_of(trial).higher_is_better else -1
         found = [member["val_score"] for pack in self.outcome(trial.number) for member in pack["members"]]
         return max((sign * score for score in found if score is not None), default=None)
 
@@ -124,6 +124,11 @@ class Training:
         lost = [_untrained(plan, trial, self.role, status, reason) for plan in trial.plans if plan.index not in done]
         shown = {"members": [m.to_json() for m in lost], "health": [], "width": len(lost), "said": ""}
         self._finish(trial, list(packs), shown if lost else None)
+
+    def conclude(self, trial: Trial, pack: Pack, val_rows: Rows) -> None:
+        """Leave the outcome of a trial that is one pack, trained to its end on one worker."""
+        self._leave(trial, pack, 0, val_rows, ALONE)
+        self._finish(trial, [0])
 
     def folder(self, number: int) -> str:
         """Name the folder of a trial."""
@@ -162,7 +167,7 @@ class Training:
         seconds = trial.job.run.checkpoint_seconds
         states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
         found = group.tell(states.newest() if group.is_first else None)
-        pack = self._build(trial, worker.device, plans, fresh=found is None)
+        pack = self.build(trial, worker.device, plans, fresh=found is None)
         if found is not None:
             name, before = found
             state = states.read(name)
@@ -174,7 +179,7 @@ class Training:
         names = ["order", plans[0].index] if trial.job.train.seeds.order else ["order"]
         tell, judge = partial(_tell, worker.report, place), self._judge(trial, number, ask)
         own = states if group.is_first else None
-        metric = self._metric(trial)
+        metric = self.metric_of(trial)
         if not fit(pack, *rows, metric, derive(trial.job.train.seed, *names), own, tell, group, judge):
             return False
         self._leave(trial, pack, number, rows[1], group)
@@ -214,11 +219,13 @@ class Training:
     def _judge(self, trial: Trial, number: int, ask: Ask | None) -> Judge | None:
         return None if ask is None else partial(ask, f"{trial.number}.{number}")
 
-    def _metric(self, trial: Trial) -> Metric:
+    def metric_of(self, trial: Trial) -> Metric:
+        """Give the primary metric."""
         return find_metric(self.metric, trial.prepared.target)
 
-    def _build(self, trial: Trial, device: torch.device, plans: Sequence[Plan], fresh: bool = True) -> Pack:
-        prepared, job, better = trial.prepared, trial.job, self._metric(trial).higher_is_better
+    def build(self, trial: Trial, device: torch.device, plans: Sequence[Plan], fresh: bool = True) -> Pack:
+        """Build a pack of members of a trial, untrained; see `Pack` for `fresh`."""
+        prepared, job, better = trial.prepared, trial.job, self.metric_of(trial).higher_is_better
         asked = (plans, prepared.schema, prepared.target, job.train, better, device, job.live_steps)
         return Pack(*asked, fresh=fresh)
 
@@ -230,7 +237,7 @@ class Training:
             if self.store.exists(path):
                 chosen = self.store.read_json(path)
             else:
-                build, most = partial(self._build, trial, worker.device), torch.get_num_threads()
+                build, most = partial(self.build, trial, worker.device), torch.get_num_threads()
                 free = most if trial.job.run.threads == "auto" and worker.device.type == "cpu" else 1
                 if choose_threads(plans[: WIDTHS[-1]], build, free) == 1 < free:
                     torch.set_num_threads(1)  # no width needs more, so widths are compared with one

@@ -26,8 +26,8 @@ from fmray.tune.sweep import sweep
 WORKERS = 3
 
 
-def workers() -> list[int]:
-    """List the training workers below this process."""
+def workers(title: bytes = b"TrainWorker") -> list[int]:
+    """List the processes below this one whose title holds this."""
     parents, names = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -38,7 +38,7 @@ def workers() -> list[int]:
     while len(below) > size:
         size = len(below)
         below |= {pid for pid, parent in parents.items() if parent in below}
-    return sorted(pid for pid in below if b"TrainWorker" in names.get(pid, b""))
+    return sorted(pid for pid in below if title in names.get(pid, b""))
 
 
 def kill_one(store: Path, way: str, killed: list[int]) -> None:
