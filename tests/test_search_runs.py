@@ -11,6 +11,8 @@ from fmray import job_from, run
 from fmray.report.card import read_card
 from fmray.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 def searched(**changes):
     value = {

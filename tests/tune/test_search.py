@@ -44,12 +44,19 @@ def hunt(rows, tmp_path):
     return go
 
 
+@pytest.fixture(scope="module")
+def found(rows, tmp_path_factory):
+    """Search once for all tests that only look."""
+    store, prepared = Store(str(tmp_path_factory.mktemp("found") / "store")), rows[1]
+    metric = find_metric("roc_auc", prepared.target)
+    return search(searched(rows[0], exact=True), TASK, lambda job: prepared, metric, store)
+
+
 def with_search(job, **search):
     return replace(job, search=replace(job.search, **search))
 
 
-def test_every_member_is_accounted_for_once_and_has_its_own_parameters(hunt, job):
-    found = hunt(job)
+def test_every_member_is_accounted_for_once_and_has_its_own_parameters(hunt, found):
     assert [member.index for member in found.members] == list(range(22))
     assert len({json.dumps(member.params, sort_keys=True) for member in found.members}) == 22
     assert {member.status for member in found.members} == {"finished", "stopped"}
@@ -58,16 +65,14 @@ def test_every_member_is_accounted_for_once_and_has_its_own_parameters(hunt, job
     )
 
 
-def test_members_train_as_long_as_the_rungs_let_them(hunt, job):
-    found = hunt(job)
+def test_members_train_as_long_as_the_rungs_let_them(hunt, found):
     rungs = rung_epochs(6, 2, 1)
     assert rungs == (1, 2, 4)
     assert [len(found.rungs[epoch]) for epoch in rungs] == [22, 11, 5]
     assert sorted(member.epochs for member in found.members) == [1] * 11 + [2] * 6 + [4] * 3 + [6] * 2
 
 
-def test_a_member_stopped_at_a_rung_was_not_among_the_best_there(hunt, job):
-    found = hunt(job)
+def test_a_member_stopped_at_a_rung_was_not_among_the_best_there(hunt, found):
     for epoch, scores in found.rungs.items():
         gone_on = [scores[m.index] for m in found.members if m.index in scores and m.epochs > epoch]
         stopped = [scores[m.index] for m in found.members if m.index in scores and m.epochs == epoch]
@@ -75,8 +80,7 @@ def test_a_member_stopped_at_a_rung_was_not_among_the_best_there(hunt, job):
         assert all(f"at epoch {epoch}" in m.reason for m in found.members if m.epochs == epoch)
 
 
-def test_a_members_rungs_are_written_in_its_record(hunt, job):
-    found = hunt(job)
+def test_a_members_rungs_are_written_in_its_record(hunt, found):
     best = found.best(hunt.metric)
     assert [(rung["epoch"], rung["survived"]) for rung in best.rungs] == [(1, True), (2, True), (4, True)]
 
@@ -108,10 +112,10 @@ def test_more_members_leave_those_before_as_they_were_and_are_compared_with_them
     assert not {json.dumps(m.params) for m in first.members} & {json.dumps(m.params) for m in more.members[22:]}
 
 
-def test_what_members_say_is_kept_and_scores_as_their_records_do(hunt, job, rows):
+def test_what_members_say_is_kept_and_scores_as_their_records_do(hunt, found, rows):
     from fmray.data.lanes import Lanes
 
-    found, target = hunt(job), Lanes(rows[1], "val").load(["target"])["target"]
+    target = Lanes(rows[1], "val").load(["target"])["target"]
     best = ranked(found.members, hunt.metric)[:5]
     said = found.says([member.index for member in best])
     assert said.shape == (5, len(target), 2)
