@@ -224,7 +224,8 @@ def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         found.append((("search", "by"), "optuna proposes structures, and no range changes one. Search by sobol."))
     without_effect = {
         "members": search.by == "grid" and "by: grid, which tries all",
-        "more": search.by == "grid" and "by: grid, which tries all",
+        "more": (search.by == "grid" and "by: grid, which tries all")
+        or (search.by == "optuna" and "by: optuna, which proposes anew for other search.members"),
         "structures": (not structural and "no range that changes a structure")
         or (search.by == "grid" and "by: grid, which tries all"),
         "eta": search.stop == "none" and "stop: none",

@@ -34,6 +34,7 @@ from fmray.tune.trial import Training, Trial
 
 Prepare = Callable[[Job], Prepared]
 """Job without ranges -> its rows, prepared."""
+CUT = "cut.json"
 FEWEST_PER_TRIAL = 8
 """Members below which a lot is not cut for the sake of an idle worker."""
 WORK_HERE = 5e11
@@ -179,7 +180,7 @@ class _Hunt:
         if learns:
             members = self.job.search.members
             return Learning(self.job, self._trial, self.store, training.home, members, first)
-        lots, trials = self._lots(slots), list[Trial]()
+        lots, trials = self._lots(training, slots), list[Trial]()
         for lot in lots:
             trials.append(replace(self._trial(len(trials), lot, first), total=len(lots)))
             first += len(lot.members)
@@ -190,13 +191,18 @@ class _Hunt:
         plans = searched_plans(self.job, self.task, lot.structural, lot.members, first)
         return Trial(number, lot.structure, concrete, tuple(plans), self.prepare(concrete))
 
-    def _lots(self, slots: int) -> list[Lot]:
-        """Give what is to be tried, cut so that no worker is idle; exactly as drawn where runs must be repeatable."""
-        lots = lots_of(self.job)
+    def _lots(self, training: Training, slots: int) -> list[Lot]:
+        """Give what is to be tried, cut so that no worker is idle; exactly as drawn where runs must be repeatable.
+
+        The cut is written down: a search that goes on elsewhere, with more workers or fewer, finds its trials again.
+        """
+        lots, path = lots_of(self.job), f"{training.home}/{CUT}"
         if self.before:
-            lots = lots[-(len(lots) - len(lots_of(replace(self.job, search=replace(self.job.search, more=0))))) :]
-        pieces = 1 if self.job.run.deterministic else max(1, slots // len(lots))
-        return [part for lot in lots for part in _cut(lot, pieces)]
+            lots = lots[len(lots_of(replace(self.job, search=replace(self.job.search, more=0)))) :]
+        if not self.store.exists(path):
+            pieces = 1 if self.job.run.deterministic else max(1, slots // len(lots))
+            self.store.write_json(path, {"pieces": pieces})
+        return [part for lot in lots for part in _cut(lot, self.store.read_json(path)["pieces"])]
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ MISTAKES = {
     "ensemble: {greedy: {bags: 0}}\n": r"ensemble\.greedy\.bags: 0\. Accepted: a number in \[1, inf\)",
     "model: {mlp: {dropout: {uniform: [0, 0.5]}}}\nsearch: {by: grid}\n": r"churn\.yaml:3 search\.by: grid tries every value, and model\.mlp\.dropout has no end",
     "model: {mlp: {dropout: {uniform: [0, 0.5]}}}\nsearch: {by: optuna}\n": r"optuna proposes structures, and no range changes one",
+    "model: {mlp: {width: {int: [8, 64]}}}\nsearch: {by: optuna, more: 3}\n": r"more: has no effect with by: optuna, which proposes",
     "model: {mlp: {dropout: {uniform: [0, 0.5]}}}\nsearch: {structures: 3}\n": r"structures: has no effect with no range that changes",
     "model: {mlp: {dropout: {uniform: [0, 0.5]}}}\nsearch: {stop: none, eta: 4}\n": r"search\.eta: has no effect with stop: none",
     "model: {mlp: {dropout: {uniform: [0, 0.5]}}}\nsearch: {stop: none, epochs: 40}\n": r"search\.epochs: has no effect",

@@ -11,8 +11,11 @@ from tune.search_kill import searched
 
 from fmray.errors import SpecError
 from fmray.metrics.find import find_metric
+from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
+from fmray.tune.proposals import Listed
+from fmray.tune.referee import Rules
 from fmray.tune.rungs import rung_epochs
 from fmray.tune.search import finals, search
 from fmray.tune.sweep import ranked
@@ -165,6 +168,28 @@ def test_structures_proposed_by_optuna_are_shared_and_counted_alike(hunt, job):
     found = hunt(with_search(job, by="optuna", structures=5))
     assert [member.index for member in found.members] == list(range(22))
     assert len({(m.params["model.mlp.width"], m.params["model.mlp.depth"]) for m in found.members}) >= 2
+
+
+def test_a_search_that_goes_on_with_other_workers_loses_nobody(hunt, rows, monkeypatch):
+    """Two trials of eleven are begun for two workers, and finished in one process, which would have cut one."""
+    from fmray.tune.search import _Placement
+
+    value = searched(rows[0], exact=False).to_json()
+    value["model"] = {"mlp": {"width": 4, "dropout": {"uniform": [0, 0.5]}}}
+    job = Job.from_json(value)
+    go_on = _Placement.carry
+
+    def interrupted(self, training, proposals, rules, before, slots, name):
+        go_on(self, training, Listed([proposals.ask()]), Rules(), before, 0, name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(_Placement, "slots", lambda self, members: 2)
+        patched.setattr(_Placement, "carry", interrupted)
+        hunt(job)
+    found = hunt(job)
+    assert [member.index for member in found.members] == list(range(22))
+    assert sum(found.widths) == 22
 
 
 @pytest.mark.slow
