@@ -165,7 +165,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_continues(fmray, tmp_path):
     ) as process:
         states = tmp_path / "fmray-store/checkpoints"
         until = time.monotonic() + 120
-        while time.monotonic() < until and not list(states.glob("*/*/states/*-*[1-9]*/manifest.json")):
+        while time.monotonic() < until and not list(states.glob("*/trials/*/*/states/*-*[1-9]*/manifest.json")):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)

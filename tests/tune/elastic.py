@@ -90,7 +90,7 @@ def farthest(one: list[Any], other: list[Any]) -> float:
 
 
 def states(folder: Path) -> int:
-    return len(list(folder.glob("checkpoints/*/*/states/*/manifest.json")))
+    return len(list(folder.glob("checkpoints/*/trials/*/*/states/*/manifest.json")))
 
 
 def main(folder: Path) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def main(folder: Path) -> Any:
 
     losing = threading.Thread(target=train, args=("lost",))  # nodes can be added from the main thread only
     losing.start()
-    while len(list((folder / "lost").glob("checkpoints/*/*/states/*/manifest.json"))) < 2:
+    while len(list((folder / "lost").glob("checkpoints/*/trials/*/*/states/*/manifest.json"))) < 2:
         time.sleep(0.02)
     cluster.remove_node(lost, allow_graceful=False)
     until = time.monotonic() + 120

@@ -43,11 +43,11 @@ def workers(title: bytes = b"TrainWorker") -> list[int]:
 
 def kill_one(store: Path, way: str, killed: list[int]) -> None:
     """Kill a worker once two checkpoints are there: the last one, or the one that is writing, inside a checkpoint."""
-    while len(list(store.glob("checkpoints/*/*/states/*/manifest.json"))) < 2:
+    while len(list(store.glob("checkpoints/*/trials/*/*/states/*/manifest.json"))) < 2:
         time.sleep(0.01)
     until = time.monotonic() + 30
     while way == "checkpoint" and time.monotonic() < until:
-        folders = sorted(store.glob("checkpoints/*/*/states/*"))
+        folders = sorted(store.glob("checkpoints/*/trials/*/*/states/*"))
         if folders and not (folders[-1] / "manifest.json").exists():
             break
     for pid in workers() if way == "checkpoint" else workers()[-1:]:

@@ -49,7 +49,9 @@ def test_a_killed_driver_leaves_no_trace_and_its_workers_write_no_more(folder, w
     with start(folder, "driver", "none") as process:
         until = time.monotonic() + 300
         states = folder / "data/store-driver-none"
-        while time.monotonic() < until and len(list(states.glob("checkpoints/*/*/states/*/manifest.json"))) < 2:
+        while (
+            time.monotonic() < until and len(list(states.glob("checkpoints/*/trials/*/*/states/*/manifest.json"))) < 2
+        ):
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
