@@ -59,7 +59,8 @@ def test_a_killed_driver_leaves_no_trace_and_its_workers_write_no_more(folder, w
         _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     again = results(folder, "driver")["none"]
-    assert [event["class"] for event in again["resumed"]] == ["exact"]
+    # workers that outlive their driver may come to the end while its lease still stands; then nothing is left to resume
+    assert {event["class"] for event in again["resumed"]} <= {"exact"}
     assert again["members"] == whole["none"]["members"]
 
 
