@@ -88,17 +88,14 @@ def _selection(trained: Sweep, best: Sequence[Member], truth: Truth, metric: Met
 
 def _finalists(members: Sequence[Member]) -> list[Json]:
     """Give the spread over seeds of each configuration that was trained again."""
-    scores, params = defaultdict[int, list[float]](list), dict[int, Json]()
+    scores, by_index = defaultdict[int, list[float]](list), {member.index: member for member in members}
     for member in members:
         if member.role == "finalist" and member.val_score is not None:
-            origin = member.params["finalist of"]
-            scores[origin].append(member.val_score)
-            own = ("finalist of", "train.seeds", "train.folds", "ensemble.bagging")
-            params[origin] = {name: value for name, value in member.params.items() if name not in own}
+            scores[member.params["finalist of"]].append(member.val_score)
     return [
         {
             "member": origin,
-            "params": params[origin],
+            "params": dict(by_index[origin].params),
             "scores": found,
             "mean": statistics.fmean(found),
             "sd": statistics.stdev(found) if len(found) > 1 else None,

@@ -55,7 +55,7 @@ def carry_here(
         elif not training.train(Worker(ALONE, device, report, run), trial, referee.judge):
             waiting.append(trial)
             continue
-        proposals.tell(trial, training.best(trial))
+        proposals.tell(trial)
     return waiting
 
 
@@ -151,7 +151,8 @@ def _carry_trial(config: Json, desk: Any) -> None:
     if ray.get(desk.refusal.remote()) is not None:
         tune.report({"finished": 0})
         return
-    training, trial, run, path = pickle.loads(ray.get(desk.open.remote(config["trial"])))
+    packed, (training, run, path) = ray.get(desk.open.remote(config["trial"]))
+    trial: Trial = pickle.loads(packed)
     sys.path += [folder for folder in path if folder not in sys.path]  # the user's own modules
     logging.getLogger("fmray").setLevel(logging.INFO)
     cores = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
@@ -176,18 +177,16 @@ class _Desk(Mailbox):
     def __init__(self, training: Training, rules: Rules, before: Table, run: RunOptions, path: list[str]) -> None:
         super().__init__()
         self._referee = Referee(training.store, training.home, rules, before)
-        self._common, self._trials = (training, run, path), dict[int, Trial]()
+        self._common, self._trials = (training, run, path), dict[int, bytes]()
 
-    def hand_in(self, trial: bytes) -> str:
+    def hand_in(self, number: int, trial: bytes) -> str:
         """Take a trial that is about to be placed; say which budget is spent, if one is."""
-        opened: Trial = pickle.loads(trial)
-        self._trials[opened.number] = opened
+        self._trials[number] = trial
         return self._referee.exhausted
 
-    def open(self, number: int) -> bytes:
-        """Give a trial and all it needs."""
-        training, run, path = self._common
-        return pickle.dumps((training, self._trials[number], run, path))
+    def open(self, number: int) -> tuple[bytes, tuple[Training, RunOptions, list[str]]]:
+        """Give a trial, as it was handed in, and what all of them need."""
+        return self._trials[number], self._common
 
     def judge(self, pack: str, epoch: int, scores: Mapping[int, float]) -> Verdict:
         """Say who of a pack goes on."""
@@ -208,12 +207,12 @@ class _Source:
 
         while (trial := self._proposals.ask()) is not None:
             if not self._training.is_finished(trial):
-                spent = ray.get(self._desk.hand_in.remote(ray.cloudpickle.dumps(trial)))
+                spent = ray.get(self._desk.hand_in.remote(trial.number, ray.cloudpickle.dumps(trial)))
                 if not spent:
                     self._placed[trial_id] = self._open[trial.number] = trial
                     return {"trial": trial.number}
                 self._training.give_up(trial, f"{spent} before it began", "stopped")
-            self._proposals.tell(trial, self._training.best(trial))
+            self._proposals.tell(trial)
         return None
 
     def completed(self, trial_id: str, error: bool) -> None:
@@ -223,7 +222,7 @@ class _Source:
             self._training.give_up(trial, "its worker died more often than run.max_failures")
         if self._training.is_finished(trial):
             del self._open[trial.number]
-            self._proposals.tell(trial, self._training.best(trial))
+            self._proposals.tell(trial)
 
     def close(self) -> list[Trial]:
         """Give the trials that wait."""

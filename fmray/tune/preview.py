@@ -3,7 +3,7 @@
 from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
-from fmray.tune.rungs import expected_epochs, rung_epochs
+from fmray.tune.rungs import expected_epochs, rungs_of
 from fmray.tune.space import lots_of
 
 
@@ -12,9 +12,7 @@ def describe(job: Job) -> dict[str, str]:
     structural, packable = split_ranges(job)
     lots, search, epochs = lots_of(job), job.search, job.train.epochs
     members = sum(len(lot.members) for lot in lots)
-    first = None if search.first_rung == "auto" else search.first_rung
-    pbt = search.by == "pbt"
-    rungs = rung_epochs(epochs, search.eta, first) if search.stop == "asha" and not pbt else ()
+    rungs = rungs_of(job)
     budgets = [f"{search.epochs:,} epochs"] if search.epochs else []
     budgets += [f"{search.time:,.0f} seconds"] if search.time else []
     spelled = {
@@ -22,7 +20,7 @@ def describe(job: Job) -> dict[str, str]:
         "packable": [f"{dotted(keys)} {found.to_json()}" for keys, found in packable.items()],
     }
     stop = f"1/{search.eta} go on at epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped"
-    if pbt:
+    if search.by == "pbt":
         stop = f"every {search.interval_in(epochs)} epochs the worst quarter goes on from the best"
     expected = expected_epochs(members, epochs, rungs, search.eta)
     return {

@@ -14,9 +14,8 @@ from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.ranges import Keys, Range
-from fmray.store import Store
 from fmray.tune.space import Lot, num_structures, packable_draws, shares
-from fmray.tune.trial import Trial
+from fmray.tune.trial import Training, Trial
 
 Build = Callable[[int, Lot, int], Trial]
 """(number of the trial, its lot, index of its first member) -> the trial."""
@@ -30,8 +29,8 @@ class Proposals(Protocol):
         """Give the next trial, or None if nothing is left to try."""
         ...
 
-    def tell(self, trial: Trial, score: float | None) -> None:
-        """Hear what a finished trial came to: its best score, higher for better."""
+    def tell(self, trial: Trial) -> None:
+        """Hear that a trial is finished."""
         ...
 
 
@@ -45,7 +44,7 @@ class Listed:
         """Give the next trial."""
         return self._left.pop(0) if self._left else None
 
-    def tell(self, trial: Trial, score: float | None) -> None:
+    def tell(self, trial: Trial) -> None:
         """Learn nothing."""
 
 
@@ -57,22 +56,23 @@ class Learning:
     Args:
         job: With its ranges.
         build: Makes trials.
-        store, home: Where proposals are written.
+        training: Knows where proposals are written, and what trials came to.
         members: In all.
         first: Index of the first member.
 
     Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011 (TPE).
     """
 
-    def __init__(self, job: Job, build: Build, store: Store, home: str, members: int, first: int) -> None:
-        self._job, self._build, self._store, self._path = job, build, store, f"{home}/{LOG}"
+    def __init__(self, job: Job, build: Build, training: Training, members: int, first: int) -> None:
+        self._job, self._build, self._training = job, build, training
+        self._store, self._path = training.store, f"{training.home}/{LOG}"
         self._structural, self._packable = split_ranges(job)
         self._shares = shares(members, num_structures(job, members))
         self._firsts = [first + sum(self._shares[:place]) for place in range(len(self._shares))]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(direction="maximize")
         self._kinds = {dotted(keys): _distribution(found) for keys, found in self._structural.items()}
-        self._written = store.events(self._path)
+        self._written = self._store.events(self._path)
         self._structures: list[Json] = []
         self._asked = 0
 
@@ -91,9 +91,9 @@ class Learning:
         self._asked += 1
         return self._build(number, self._lot(number, self._written[number]["drawn"]), self._firsts[number])
 
-    def tell(self, trial: Trial, score: float | None) -> None:
-        """Hear the best score of a trial."""
-        if score is not None:
+    def tell(self, trial: Trial) -> None:
+        """Learn from the best score of a trial."""
+        if (score := self._training.best(trial)) is not None:
             drawn = self._written[trial.number]["drawn"]
             self._study.add_trial(optuna.create_trial(params=drawn, distributions=self._kinds, value=score))
 

@@ -13,7 +13,7 @@ from fmray.records import Json
 from fmray.spec.job import Job
 from fmray.store import Store
 from fmray.train.loop import Verdict
-from fmray.tune.rungs import rung_epochs, survivors
+from fmray.tune.rungs import rungs_of, survivors
 
 LOG = "judgements.jsonl"
 
@@ -42,10 +42,7 @@ class Rules:
     def of(cls, job: Job, waits: bool) -> "Rules":
         """Read the rules of a job's search."""
         search = job.search
-        first = None if search.first_rung == "auto" else search.first_rung
-        halves = search.stop == "asha" and search.by != "pbt" and job.ranges
-        rungs = rung_epochs(job.train.epochs, search.eta, first) if halves else ()
-        return cls(rungs, search.eta, waits, job.run.deterministic, search.epochs, search.time)
+        return cls(rungs_of(job), search.eta, waits, job.run.deterministic, search.epochs, search.time)
 
     def ask_at(self, epoch: int) -> bool:
         """Tell whether there is anything to judge after this epoch."""
@@ -66,6 +63,8 @@ class Referee:
         self._scores: dict[int, dict[int, float]] = defaultdict(dict, {k: dict(v) for k, v in before.items()})
         self._said: dict[tuple[str, int], Json] = {}
         self._closed: dict[int, dict[int, str]] = {}
+        self._latest: dict[str, int] = defaultdict(int)
+        self.spent = 0  # epochs of members that were asked about
         self._seconds_before, self._opened = 0.0, time.monotonic()
         for event in store.events(self._path):
             self._learn(event)
@@ -111,19 +110,6 @@ class Referee:
         return False
 
     @property
-    def spent(self) -> int:
-        """Count the epochs of members that were asked about."""
-        latest: dict[str, dict[int, int]] = defaultdict(dict)
-        for (pack, epoch), said in self._said.items():
-            latest[pack][epoch] = len(said["scores"])
-        total = 0
-        for counts in latest.values():
-            before = 0
-            for epoch in sorted(counts):
-                total, before = total + counts[epoch] * (epoch - before), epoch
-        return total
-
-    @property
     def exhausted(self) -> str:
         """Say in words which budget is spent, or nothing."""
         rules, seconds = self.rules, self._seconds
@@ -167,5 +153,9 @@ class Referee:
         if "closed" in event:
             self._closed[event["closed"]] = {int(m): reason for m, reason in event["dropped"].items()}
             return
-        self._said[event["pack"], event["epoch"]] = {"dropped": None, **event}
-        self._scores[event["epoch"]] |= {int(m): float(score) for m, score in event["scores"].items()}
+        pack, epoch = event["pack"], event["epoch"]
+        if (pack, epoch) not in self._said:
+            self.spent += len(event["scores"]) * (epoch - self._latest[pack])
+            self._latest[pack] = epoch
+        self._said[pack, epoch] = {"dropped": None, **event}
+        self._scores[epoch] |= {int(m): float(score) for m, score in event["scores"].items()}

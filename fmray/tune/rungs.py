@@ -5,10 +5,20 @@ A rung is an epoch at which members are compared by their best score so far. Eac
 
 from collections.abc import Mapping, Sequence
 
+from fmray.spec.job import Job
+
 NUM_RUNGS = 3
 """Comparisons that an unsaid first rung leaves room for."""
 Scores = Mapping[int, float]
 """Member -> score, higher for better."""
+
+
+def rungs_of(job: Job) -> tuple[int, ...]:
+    """Give the epochs at which a job compares members to stop some; none where nobody is stopped."""
+    search = job.search
+    if not job.ranges or search.stop == "none" or search.by == "pbt":
+        return ()
+    return rung_epochs(job.train.epochs, search.eta, None if search.first_rung == "auto" else search.first_rung)
 
 
 def rung_epochs(epochs: int, eta: int, first: int | None = None) -> tuple[int, ...]:

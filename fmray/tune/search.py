@@ -26,7 +26,7 @@ from fmray.tune.plans import job_at, plan_of, searched_plans
 from fmray.tune.proposals import Learning, Listed, Proposals
 from fmray.tune.referee import Referee, Rules
 from fmray.tune.resample import resampled
-from fmray.tune.rungs import expected_epochs
+from fmray.tune.rungs import expected_epochs, rungs_of
 from fmray.tune.space import Lot, lots_of
 from fmray.tune.sweep import Report, Sweep, Work, kept, key_of, ranked
 from fmray.tune.tally import Tally
@@ -69,9 +69,9 @@ def search(
     who = [asked.to_json()[name] for name in ("model", "task", "steps", "train")]
     key = key_of(asked, [*who, replace(job.search, finalists=1)], prepare(job.at({})), metric, attempt, "member")
     members = job.search.more or sum(len(lot.members) for lot in lots_of(job))
-    rules = Rules.of(job, waits=False)
-    expected = expected_epochs(members, job.train.epochs, rules.rungs, rules.eta)
-    tally = Tally(report, metric, members, expected, rules.rungs)
+    rungs = rungs_of(job)
+    expected = expected_epochs(members, job.train.epochs, rungs, job.search.eta)
+    tally = Tally(report, metric, members, expected, rungs)
     work: Work = _Hunt(job, task, prepare, store, tally, key, before)
     if job.search.by == "pbt":
         work = Evolution(Cohort(job, task, prepare(job.at({}))), tally, key)
@@ -156,7 +156,7 @@ class _Hunt:
         slots = place.slots(job.search.more or job.search.members)
         learns = job.search.by == "optuna" and not self.before
         steady = (job.run.deterministic or not slots) and not learns
-        rules = replace(Rules.of(job, steady), waits=steady)
+        rules = Rules.of(job, steady)
         if learns and job.run.deterministic:
             slots = min(slots, 1)
         proposals = _Listening(self._proposals(training, slots, learns))
@@ -179,7 +179,7 @@ class _Hunt:
         first = len(self.before.members) if self.before else 0
         if learns:
             members = self.job.search.members
-            return Learning(self.job, self._trial, self.store, training.home, members, first)
+            return Learning(self.job, self._trial, training, members, first)
         lots, trials = self._lots(training, slots), list[Trial]()
         for lot in lots:
             trials.append(replace(self._trial(len(trials), lot, first), total=len(lots)))
@@ -258,8 +258,8 @@ class _Listening:
         self.heard += [trial] if trial is not None else []
         return trial
 
-    def tell(self, trial: Trial, score: float | None) -> None:
-        self._proposals.tell(trial, score)
+    def tell(self, trial: Trial) -> None:
+        self._proposals.tell(trial)
 
 
 def _cut(lot: Lot, pieces: int) -> list[Lot]:
