@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fmray.data.hashing import sample_of
 from fmray.data.order import WHOLE, Share, num_windows, partners, window_order, window_start
 from fmray.data.scratch import is_local, write_file
 from fmray.errors import DataError
@@ -22,6 +23,8 @@ from fmray.store import Store, verify
 from fmray.store.places import files_of
 
 KIND = "prepared"
+JUDGED = ("row_id", "target", "weight", "group")
+"""Columns beside what is predicted that a choice looks at."""
 """Kind of record that lanes lie in."""
 PIECE_BYTES = 32 << 20
 PARTNER = "partner "
@@ -108,6 +111,14 @@ class Lanes:
     def columns(self) -> list[str]:
         """Name the columns."""
         return list(self._arrays(0)) if self.parts else []
+
+    def sample(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Give the positions of the rows that choices are made by, and their identity, target, weight and group.
+
+        Which rows these are depends on their identities alone, see `hashing.sample_of`.
+        """
+        rows = np.flatnonzero(sample_of(self.load(["row_id"])["row_id"], self.num_rows))
+        return rows, self.take(rows, [name for name in self.columns() if name in JUDGED])
 
     def load(self, columns: Sequence[str], share: Share = WHOLE) -> Arrays:
         """Give whole columns, or a share of their rows, in sequence order."""

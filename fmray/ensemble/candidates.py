@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fmray.data.canonical import mix
-from fmray.data.hashing import mixed_ids, sample_of
+from fmray.data.hashing import mixed_ids
 from fmray.data.lanes import Lanes
 from fmray.errors import TrainError
 from fmray.metrics.metric import Metric, weights_of
@@ -170,9 +170,7 @@ def candidates_of(
     chosen, lanes = able(members), Lanes(prepared, "val")
     if not chosen:
         raise TrainError(f"ensemble: none of {len(members)} members has a validation score. See their reasons.")
-    rows = np.flatnonzero(sample_of(lanes.load(["row_id"])["row_id"], lanes.num_rows))
-    columns = ["row_id", "target", *["weight"] * prepared.weighted, *["group"] * prepared.grouped]
-    found = lanes.take(rows, columns)
+    rows, found = lanes.sample()
 
     def speak(ensemble: Ensemble) -> np.ndarray:
         by_index = {member.index: member for member in chosen}

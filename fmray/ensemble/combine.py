@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from fmray.ensemble.candidates import candidates_of
+from fmray.ensemble.candidates import able, candidates_of
 from fmray.ensemble.cost import cost_of
 from fmray.ensemble.folds import configurations, oof_candidates, with_folds
 from fmray.ensemble.keep import Gain, choose
-from fmray.metrics.metric import Metric
+from fmray.metrics.metric import Metric, ranked
 from fmray.records import Ensemble, Member, Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -58,12 +58,10 @@ def pool_of(job: Job, members: Sequence[Member], metric: Metric) -> list[Member]
 
     Methods that weigh members get all whose tensors are kept, unless members differ by fold.
     """
-    able = [member for member in members if member.val_score is not None and member.root]
-    again = [member for member in able if member.role == "finalist"]
     if not job.ranges:
         return list(members)
+    best = ranked(able(members), metric.higher_is_better)
     if job.ensemble.name in CHOOSY and job.train.folds is None:
-        return able
-    sign = 1 if metric.higher_is_better else -1
-    best = sorted(able, key=lambda member: (-sign * (member.val_score or 0.0), member.index))
+        return best
+    again = [member for member in best if member.role == "finalist"]
     return again or best[: job.search.finalists]

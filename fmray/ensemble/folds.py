@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from fmray.data.hashing import sample_of
 from fmray.data.lanes import Lanes
 from fmray.ensemble.candidates import Candidates, able, half_of, outputs_of
 from fmray.errors import TrainError
@@ -88,9 +87,7 @@ def oof_candidates(
         chosen: As `configurations` gives them.
         seed: As given to `fold_rows`.
     """
-    lanes = Lanes(prepared, "train")
-    rows = np.flatnonzero(sample_of(lanes.load(["row_id"])["row_id"], lanes.num_rows))
-    found = lanes.take(rows, ["row_id", "target", *["weight"] * prepared.weighted, *["group"] * prepared.grouped])
+    rows, found = Lanes(prepared, "train").sample()
     outputs = np.stack([oof_outputs(own, seed, prepared, rows, task, device) for own in chosen])
     group = found.get("group")
     half = half_of(found["row_id"], group)

@@ -4,12 +4,15 @@ Metrics are made of sums over rows wherever they can be, so that they add up ove
 that is undefined (one class only, constant target) is NaN, never an exception: it is a fact about the data.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, Protocol
 
 import numpy as np
+
+from fmray.records import Member
 
 Value = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
 Pull = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -86,6 +89,13 @@ class Metric:
         The number's variance is their sum of squares; a group counts by the sum of its rows.
         """
         return self.sums.slope(self.sums.partial(output, target, weight)).of(output, target, weight)
+
+
+def ranked(members: Sequence[Member], higher_is_better: bool) -> list[Member]:
+    """Give the members that have a finite validation score, best first; the earlier one where two are equal."""
+    sign = -1.0 if higher_is_better else 1.0
+    scored = [(m.val_score, m) for m in members if m.val_score is not None and math.isfinite(m.val_score)]
+    return [member for _, member in sorted(scored, key=lambda pair: (sign * pair[0], pair[1].index))]
 
 
 def weights_of(num_rows: int, weight: np.ndarray | None) -> np.ndarray:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import jinja2
 
+from fmray.metrics.metric import ranked
 from fmray.records import Ensemble, Json, Member, Prepared, Scores, SearchAccount
 from fmray.report import plots
 from fmray.report.plots import Figure, number, spell
-from fmray.report.sweep import ranked, section
+from fmray.report.sweep import section
 from fmray.store import Store, redact
 
 MOST_MEMBERS = 200

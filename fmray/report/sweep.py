@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fmray.metrics.metric import ranked
 from fmray.records import Json, Member, Scores, SearchAccount
 from fmray.report import sweep_plots
 from fmray.report.importance import importance
@@ -53,13 +54,6 @@ def section(account: SearchAccount, members: Sequence[Member], scores: Scores) -
         slices=tuple(sweep_plots.slices(metric, {path: account.space[path] for path in paths}, best)),
         failed=account.failed,
     )
-
-
-def ranked(members: Sequence[Member], higher_is_better: bool) -> list[Member]:
-    """Give the members that have scores, best first; the earlier one where two are equal."""
-    sign = -1.0 if higher_is_better else 1.0
-    scored = [(m.val_score, m) for m in members if m.val_score is not None and math.isfinite(m.val_score)]
-    return [member for _, member in sorted(scored, key=lambda pair: (sign * pair[0], pair[1].index))]
 
 
 def effort(account: SearchAccount) -> str:

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fmray.data.hashing import sample_of
 from fmray.data.lanes import Lanes
 from fmray.evaluate.diversity import diversity
 from fmray.evaluate.intervals import interval
 from fmray.evaluate.selection import corrected
-from fmray.metrics.metric import Metric
+from fmray.metrics.metric import Metric, ranked
 from fmray.records import Ensemble, Json, Member, Prepared, SearchAccount
 from fmray.seeding import derive
 from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.ranges import Range
-from fmray.tune.sweep import KEPT, Sweep, ranked
+from fmray.tune.sweep import KEPT, Sweep
 
 LEADERS = 20
 MOST_COMPARED = 30
@@ -29,7 +28,8 @@ Truth = dict[str, np.ndarray]
 def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ensemble: Ensemble) -> SearchAccount:
     """Bring together what a page says of a search, on the sample of validation rows that all members spoke of."""
     searched = [member for member in trained.members if member.role == "member"]
-    best, truth = ranked(searched, metric)[:KEPT], _truth(prepared)
+    best = ranked(searched, metric.higher_is_better)[:KEPT]
+    _, truth = Lanes(prepared, "val").sample()
     structural, _ = split_ranges(job)
     return SearchAccount(
         space={dotted(keys): _spelled(found, keys not in structural) for keys, found in job.ranges.items()},
@@ -46,12 +46,6 @@ def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ens
         diversity=_diversity(trained, ensemble, truth, metric),
         failed=tuple({"member": m.index, "reason": m.reason} for m in searched if m.status == "failed"),
     )
-
-
-def _truth(prepared: Prepared) -> Truth:
-    lanes = Lanes(prepared, "val")
-    rows = np.flatnonzero(sample_of(lanes.load(["row_id"])["row_id"], lanes.num_rows))
-    return lanes.take(rows, ["target", *["weight"] * prepared.weighted, *["group"] * prepared.grouped])
 
 
 def _flat(said: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from fmray.data.session import living_nodes, session
 from fmray.errors import TrainError
-from fmray.metrics.metric import Metric
+from fmray.metrics.metric import Metric, ranked
 from fmray.records import Prepared
 from fmray.seeding import derive
 from fmray.spec.job import Job
@@ -28,7 +28,7 @@ from fmray.tune.referee import Referee, Rules
 from fmray.tune.resample import resampled
 from fmray.tune.rungs import expected_epochs, rungs_of
 from fmray.tune.space import Lot, lots_of
-from fmray.tune.sweep import Report, Sweep, Work, kept, key_of, ranked
+from fmray.tune.sweep import Report, Sweep, Work, kept, key_of
 from fmray.tune.tally import Tally
 from fmray.tune.trial import Training, Trial
 
@@ -96,7 +96,7 @@ def finals(
         TrainError: If none could be trained.
     """
     trials, seeds, first = list[Trial](), job.train.seeds.n, len(found.members)
-    chosen = ranked(found.members, metric)[: job.search.finalists]
+    chosen = ranked(found.members, metric.higher_is_better)[: job.search.finalists]
     for number, member in enumerate(chosen):
         concrete = job_at(job, member)
         own_params = {name: value for name, value in member.params.items() if name != LINEAGE}  # it starts anew

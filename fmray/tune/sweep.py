@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from fmray.errors import TrainError
-from fmray.metrics.metric import Metric
+from fmray.metrics.metric import Metric, ranked
 from fmray.records import Json, Member, Prepared
 from fmray.spec.job import Job
 from fmray.store import Draft, Store, fingerprint, source_digest
@@ -64,7 +64,7 @@ class Sweep:
         Raises:
             TrainError: If none has one.
         """
-        found = ranked(self.members, metric)
+        found = ranked(self.members, metric.higher_is_better)
         if not found:
             raise TrainError(f"train: none of {len(self.members)} members has a validation score. See their reasons.")
         return found[0]
@@ -93,13 +93,6 @@ class Sweep:
             rungs={**self.rungs, **more.rungs},
             seconds=self.seconds + more.seconds,
         )
-
-
-def ranked(members: Sequence[Member], metric: Metric) -> list[Member]:
-    """Give the members that have a validation score, the best first, the earlier where two are equal."""
-    sign = 1 if metric.higher_is_better else -1
-    able = [member for member in members if member.val_score is not None]
-    return sorted(able, key=lambda member: (-sign * (member.val_score or 0.0), member.index))
 
 
 def sweep(
@@ -230,7 +223,7 @@ def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folde
     """Bring together what trials left: records of all members, tensors of those that are kept, and what all say."""
     packs = [(trial, place, pack) for trial in trials for place, pack in enumerate(training.outcome(trial.number))]
     members = [Member.from_json(member) for _, _, pack in packs for member in pack["members"]]
-    order = [member.index for member in ranked(members, metric)]
+    order = [member.index for member in ranked(members, metric.higher_is_better)]
     chosen = set(order[:KEPT]) if training.tolerant else {member.index for member in members}
     said = []
     for trial, place, pack in packs:

@@ -8,10 +8,11 @@ import pytest
 from fake_sweep import SPACE, fake_account, fake_members
 from report.test_card import HOSTILE, card, read
 
+from fmray.metrics.metric import ranked
 from fmray.records import SearchAccount
 from fmray.report import sweep_plots
 from fmray.report.card import read_card, render, write_card
-from fmray.report.sweep import believed, effort, ranked, section
+from fmray.report.sweep import believed, effort, section
 from fmray.store import Store
 
 

@@ -11,6 +11,7 @@ from tune.search_kill import searched
 
 from fmray.errors import SpecError
 from fmray.metrics.find import find_metric
+from fmray.metrics.metric import ranked
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
@@ -18,7 +19,6 @@ from fmray.tune.proposals import Listed
 from fmray.tune.referee import Rules
 from fmray.tune.rungs import rung_epochs
 from fmray.tune.search import finals, search
-from fmray.tune.sweep import ranked
 
 TASK = Ref("classification")
 
@@ -119,7 +119,7 @@ def test_what_members_say_is_kept_and_scores_as_their_records_do(hunt, found, ro
     from fmray.data.lanes import Lanes
 
     target = Lanes(rows[1], "val").load(["target"])["target"]
-    best = ranked(found.members, hunt.metric)[:5]
+    best = ranked(found.members, hunt.metric.higher_is_better)[:5]
     said = found.says([member.index for member in best])
     assert said.shape == (5, len(target), 2)
     scores = [hunt.metric.value(values.astype(np.float64), target, None) for values in said]
@@ -130,7 +130,7 @@ def test_finalists_are_the_best_members_trained_again_with_every_seed(hunt, job)
     job = with_search(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=3))), finalists=2)
     found = hunt(job)
     again = finals(job, TASK, hunt.prepare, found, hunt.metric, hunt.store)
-    best = ranked(found.members, hunt.metric)[:2]
+    best = ranked(found.members, hunt.metric.higher_is_better)[:2]
     assert [member.index for member in again.members] == list(range(22, 28))
     assert [member.params["finalist of"] for member in again.members] == [best[0].index] * 3 + [best[1].index] * 3
     assert {member.role for member in again.members} == {"finalist"}
