@@ -40,6 +40,7 @@ from fmray.train.room import num_workers, require_room
 from fmray.tune.account import account_of
 from fmray.tune.members import train_members
 from fmray.tune.plans import job_at, linear_job, linear_plans
+from fmray.tune.search import Hunt
 from fmray.tune.space import num_members
 from fmray.tune.sweep import Sweep, Workers, sweep
 
@@ -130,8 +131,9 @@ class _Work:
     workers: Workers
 
     def train(self) -> Sweep:
-        asked = (self.job, self.task, self.prepared, self._prepare, self.metric, self.store, self.workers)
-        return train_members(*asked, attempt=self._attempt, report=self.journal, device=self.device)
+        attempt = self.run.id.partition("-")[2]
+        hunt = Hunt(self.job, self.task, self._prepare, self.metric, self.store, attempt, self.journal)
+        return train_members(hunt, self.prepared, self.workers, self.device)
 
     def knowing(self, trained: Sweep) -> "_Work":
         """Know every way in which the rows of members that may speak were prepared."""
@@ -145,10 +147,6 @@ class _Work:
         plans = linear_plans(job, self.task) if "linear" in job.evaluate.baselines else []
         workers = 0 if self.job.ranges else self.workers
         return sweep(job, plans, self.prepared, self.metric, self.store, workers, role="baseline", report=self.journal)
-
-    @property
-    def _attempt(self) -> str:
-        return self.run.id.partition("-")[2]
 
     def _prepare(self, job: Job) -> Prepared:
         """Give the rows of a structure, which are those of the job unless it has steps of its own."""

@@ -1,7 +1,9 @@
 """Carry what happens on workers to the driver, which waits for them."""
 
+import logging
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +11,12 @@ from fmray.records import Json
 
 Report = Callable[[Json], None]
 POLL_SECONDS = 0.2
+
+
+def begin(path: Sequence[str]) -> None:
+    """Let a worker find the user's own modules where the driver does, and log what happens."""
+    sys.path += [folder for folder in path if folder not in sys.path]
+    logging.getLogger("fmray").setLevel(logging.INFO)
 
 
 class Mailbox:

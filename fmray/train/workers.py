@@ -4,7 +4,6 @@ What trains is handed in and knows no Ray; a worker gives it its group, its devi
 are found by every worker itself, so Ray is asked to restart workers, never to restore them.
 """
 
-import logging
 import os
 import pickle
 import sys
@@ -28,7 +27,7 @@ from fmray.store import Store, redact
 from fmray.train.device import set_up
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
-from fmray.train.mailbox import POLL_SECONDS, Mailbox, deliver, every, placed_here
+from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
 from fmray.train.room import Lookout, maps_lanes, room
 from fmray.train.stream import Stream
 
@@ -189,9 +188,8 @@ def _work_on_worker(config: Json) -> None:
     mailbox = config["mailbox"]
     if ray.get(mailbox.refusal.remote()) is not None:
         return  # a refusal is an answer: to ask again would give the same
-    sys.path += [folder for folder in config["path"] if folder not in sys.path]  # the user's own modules
+    begin(config["path"])
     work, job, threads = pickle.loads(config["work"])
-    logging.getLogger("fmray").setLevel(logging.INFO)
     group = Group.joined()
     set_up(job.run, job.train, threads)
 

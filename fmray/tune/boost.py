@@ -5,8 +5,9 @@ Every round is a sweep of its own, so a killed boosting goes on from the round i
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -15,37 +16,34 @@ from fmray.ensemble.adaboost import ALPHA, LEARNING_RATE, ROUNDS, samme
 from fmray.ensemble.candidates import outputs_of
 from fmray.ensemble.voting import refuse_numbers
 from fmray.errors import SpecError, TrainError
-from fmray.metrics.metric import Metric
 from fmray.records import Member, Prepared
 from fmray.seeding import derive
-from fmray.spec.job import Job
 from fmray.store import Store, fingerprint
 from fmray.train.pack import Plan
-from fmray.tune.sweep import Report, Sweep, Workers, sweep
+from fmray.tune.sweep import Sweep
 
 ROUND = "ensemble.adaboost.round"
 """Parameter of a member: its round."""
 KIND = "boost"
+Train = Callable[[Plan], Sweep]
 
 
 def boost(
-    job: Job,
     plans: Sequence[Plan],
     prepared: Prepared,
-    metric: Metric,
     store: Store,
-    workers: Workers = 0,
-    *,
-    attempt: str = "",
-    report: Report = lambda event: None,
+    train: Train,
+    params: Mapping[str, Any],
     device: str = "cpu",
 ) -> Sweep:
-    """Boost one configuration as `ensemble: adaboost` asks for; see `sweep`.
+    """Boost one configuration as `ensemble: adaboost` asks for.
 
     Weights of rows are held by the driver and pass through a file in the store, which every worker must see.
 
     Args:
         plans: The one configuration.
+        train: Trains one member, as a sweep of its own.
+        params: Of `ensemble: adaboost`.
         device: Where the driver lets members speak on the training rows.
 
     Raises:
@@ -62,11 +60,11 @@ def boost(
     def train_round(weights: np.ndarray) -> np.ndarray:
         plan, path = _plan(plans[0], len(rounds)), _written(weights, store)
         one = replace(plan, rows={**plan.rows, "weights": path})
-        rounds.append(sweep(job, [one], prepared, metric, store, workers, attempt=attempt, report=report))
+        rounds.append(train(one))
         store.remove(path)  # its name says what was in it, so a finished round is found again without it
         return outputs_of(_only(rounds[-1]), prepared, "train", rows, one.task, device)
 
-    params, num_classes = job.ensemble.params, len(prepared.target.classes)
+    num_classes = len(prepared.target.classes)
     asked = params.get("rounds", ROUNDS), params.get("learning_rate", LEARNING_RATE)
     alphas = samme(train_round, found["target"], num_classes, *asked, found.get("weight"))
     alphas += [0.0] * (len(rounds) - len(alphas))  # the last one may be no better than chance

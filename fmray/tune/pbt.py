@@ -26,13 +26,12 @@ from fmray.records import Json
 from fmray.spec.job import Job
 from fmray.spec.ranges import Keys, Range
 from fmray.store import Store
-from fmray.train.device import set_up
 from fmray.train.group import ALONE
 from fmray.train.ingest import Rows
-from fmray.train.mailbox import POLL_SECONDS, Mailbox, deliver, every, placed_here
+from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
 from fmray.train.workers import Worker
 from fmray.tune.heir import Cohort, Left, carry_member, mutations, within
-from fmray.tune.place import QUIET, num_slots, resources
+from fmray.tune.place import QUIET, num_slots, resources, set_up_trial
 from fmray.tune.trial import Training, Trial
 
 Report = Callable[[Json], None]
@@ -204,14 +203,10 @@ def _carry(index: int, given: Json, desk: Any) -> None:
 @lru_cache(maxsize=1)
 def _opened(common: bytes) -> tuple[Training, Cohort, torch.device, tuple[Rows, Rows]]:
     """Open what members share; a worker carries many of them, one after the other."""
-    import ray
-
     training, cohort, path = pickle.loads(common)
-    sys.path += [folder for folder in path if folder not in sys.path]  # the user's own modules
-    logging.getLogger("fmray").setLevel(logging.INFO)
+    begin(path)
     job, prepared = cohort.job.at({}), cohort.prepared
-    cores = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-    device = set_up(job.run, job.train, cores if job.run.threads == "auto" else job.run.threads)
+    device = set_up_trial(job.run, job.train)
     worker = Worker(ALONE, device, lambda event: None, job.run)
     train_rows = worker.rows(prepared, "train", job.train.epochs, job.live_steps, job.train.order)
     return training, cohort, device, (train_rows, worker.rows(prepared, "val", job.train.epochs))

@@ -13,15 +13,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
+
 from fmray.data.session import living_nodes, session
 from fmray.errors import ClusterError, FmrayError
 from fmray.records import Json
-from fmray.spec.sections import RunOptions
+from fmray.spec.sections import RunOptions, Train
 from fmray.store import Store
 from fmray.train.device import set_up
 from fmray.train.group import ALONE
 from fmray.train.loop import Verdict
-from fmray.train.mailbox import POLL_SECONDS, Mailbox, deliver, every, placed_here
+from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
 from fmray.train.workers import Worker
 from fmray.tune.proposals import Proposals
 from fmray.tune.referee import Referee, Rules
@@ -152,11 +154,9 @@ def _carry_trial(config: Json, desk: Any) -> None:
         tune.report({"finished": 0})
         return
     packed, (training, run, path) = ray.get(desk.open.remote(config["trial"]))
+    begin(path)
     trial: Trial = pickle.loads(packed)
-    sys.path += [folder for folder in path if folder not in sys.path]  # the user's own modules
-    logging.getLogger("fmray").setLevel(logging.INFO)
-    cores = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-    device = set_up(run, trial.job.train, cores if run.threads == "auto" else run.threads)
+    device = set_up_trial(run, trial.job.train)
 
     def ask(pack: str, epoch: int, scores: Mapping[int, float]) -> Verdict:
         found: Verdict = ray.get(desk.judge.remote(pack, epoch, scores))
@@ -169,6 +169,14 @@ def _carry_trial(config: Json, desk: Any) -> None:
     except FmrayError as error:
         ray.get(desk.refuse.remote(pickle.dumps(error)))
     tune.report({"finished": int(finished)})
+
+
+def set_up_trial(run: RunOptions, train: Train) -> torch.device:
+    """Make this process ready to train on what its trial has reserved."""
+    import ray
+
+    cores = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
+    return set_up(run, train, cores if run.threads == "auto" else run.threads)
 
 
 class _Desk(Mailbox):

@@ -57,18 +57,16 @@ class Learning:
         job: With its ranges.
         build: Makes trials.
         training: Knows where proposals are written, and what trials came to.
-        members: In all.
-        first: Index of the first member.
 
     Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011 (TPE).
     """
 
-    def __init__(self, job: Job, build: Build, training: Training, members: int, first: int) -> None:
+    def __init__(self, job: Job, build: Build, training: Training) -> None:
         self._job, self._build, self._training = job, build, training
         self._store, self._path = training.store, f"{training.home}/{LOG}"
         self._structural, self._packable = split_ranges(job)
-        self._shares = shares(members, num_structures(job, members))
-        self._firsts = [first + sum(self._shares[:place]) for place in range(len(self._shares))]
+        self._shares = shares(job.search.members, num_structures(job, job.search.members))
+        self._firsts = [sum(self._shares[:place]) for place in range(len(self._shares))]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(direction="maximize")
         self._kinds = {dotted(keys): _distribution(found) for keys, found in self._structural.items()}

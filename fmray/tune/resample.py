@@ -9,9 +9,13 @@ from dataclasses import replace
 from fmray.data.step import refuse_below
 from fmray.ensemble.folds import FOLD, fold_rows
 from fmray.ensemble.voting import BAGGED_MEMBERS
+from fmray.records import Member
 from fmray.seeding import derive
 from fmray.spec.job import Job
+from fmray.spec.ref import Ref
 from fmray.train.pack import Plan
+from fmray.tune.heir import LINEAGE
+from fmray.tune.plans import job_at, plan_of
 
 BAG = "ensemble.bagging"
 """Parameter of a member: which bootstrap sample it learns from."""
@@ -29,6 +33,25 @@ def resampled(job: Job, plans: Sequence[Plan]) -> list[Plan]:
     if job.ensemble.name == "bagging":
         found = bagging_plans(found, job.ensemble.params.get("members", BAGGED_MEMBERS), job.train.seed)
     return found
+
+
+def final_plans(job: Job, task: Ref, member: Member, first: int) -> list[Plan]:
+    """Give the members that train one of a search again: with every seed, on every fold and bag that the job asks for.
+
+    Args:
+        job: With its ranges.
+        task: The objective, decided.
+        member: Of the search.
+        first: Index of the first.
+    """
+    concrete = job_at(job, member)
+    shown = {name: value for name, value in member.params.items() if name != LINEAGE}  # its weights start anew
+    shown["finalist of"] = member.index
+    plans = [plan_of(concrete, task, seed, {**shown, "train.seeds": seed}) for seed in range(job.train.seeds.n)]
+    return [
+        replace(plan, seed=derive(plan.seed, member.index), index=index)
+        for index, plan in enumerate(resampled(concrete, plans), first)
+    ]
 
 
 def bagging_plans(plans: Sequence[Plan], n: int, seed: int) -> list[Plan]:

@@ -11,7 +11,7 @@ from tune.search_kill import searched
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.search import search
+from fmray.tune.search import Hunt
 
 
 def main(folder: Path, name: str, workers: int) -> None:
@@ -27,9 +27,8 @@ def main(folder: Path, name: str, workers: int) -> None:
     job = searched(job, exact=True)
     job = replace(job, run=replace(job.run, workers=workers))
     metric, events = find_metric("roc_auc", prepared.target), []
-    done = search(
-        job, Ref("classification"), lambda job: prepared, metric, Store(str(folder / name)), report=events.append
-    )
+    store = Store(str(folder / name))
+    done = Hunt(job, Ref("classification"), lambda job: prepared, metric, store, report=events.append).search()
     members = [{k: v for k, v in member.to_json().items() if k != "root"} for member in done.members]
     notes = [event["text"] for event in events if event["event"] == "note"]
     resumed = [event["class"] for event in events if event["event"] == "resumed"]

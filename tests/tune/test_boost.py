@@ -42,9 +42,14 @@ def setting(tmp_path_factory):
 
 
 def boosted(setting, rounds=3):
-    job, prepared, metric, store = setting
+    job, prepared, _, store = setting
     job = replace(job, model=Ref("linear"), ensemble=Ref("adaboost", {"rounds": rounds}))
-    return boost(job, plans_of(job, TASK), prepared, metric, store), job
+    return boost(plans_of(job, TASK), prepared, store, trained(setting, job), job.ensemble.params), job
+
+
+def trained(setting, job):
+    _, prepared, metric, store = setting
+    return lambda plan: sweep(job, [plan], prepared, metric, store)
 
 
 def test_every_round_learns_from_the_mistakes_of_those_before_it(setting):
@@ -73,15 +78,10 @@ def test_a_boosting_that_was_finished_is_read_back_and_one_that_was_not_goes_on(
 
 
 def test_boosting_is_of_one_configuration(setting):
-    job, prepared, metric, store = setting
+    job, prepared, _, store = setting
     with pytest.raises(SpecError, match="2 are asked for"):
-        boost(
-            job,
-            plans_of(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=2))), TASK),
-            prepared,
-            metric,
-            store,
-        )
+        two = plans_of(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=2))), TASK)
+        boost(two, prepared, store, trained(setting, job), {})
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from fmray.store import Store
 from fmray.tune.proposals import Listed
 from fmray.tune.referee import Rules
 from fmray.tune.rungs import rung_epochs
-from fmray.tune.search import finals, search
+from fmray.tune.search import Hunt
 
 TASK = Ref("classification")
 
@@ -41,7 +41,7 @@ def hunt(rows, tmp_path):
 
     def go(job, **options):
         prepared = rows[1]
-        return search(job, TASK, lambda job: prepared, find_metric("roc_auc", prepared.target), store, **options)
+        return Hunt(job, TASK, lambda job: prepared, find_metric("roc_auc", prepared.target), store, **options).search()
 
     go.store, go.metric, go.prepare = store, find_metric("roc_auc", rows[1].target), lambda job: rows[1]
     return go
@@ -52,7 +52,7 @@ def found(rows, tmp_path_factory):
     """Search once for all tests that only look."""
     store, prepared = Store(str(tmp_path_factory.mktemp("found") / "store")), rows[1]
     metric = find_metric("roc_auc", prepared.target)
-    return search(searched(rows[0], exact=True), TASK, lambda job: prepared, metric, store)
+    return Hunt(searched(rows[0], exact=True), TASK, lambda job: prepared, metric, store).search()
 
 
 def with_search(job, **search):
@@ -129,7 +129,7 @@ def test_what_members_say_is_kept_and_scores_as_their_records_do(hunt, found, ro
 def test_finalists_are_the_best_members_trained_again_with_every_seed(hunt, job):
     job = with_search(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=3))), finalists=2)
     found = hunt(job)
-    again = finals(job, TASK, hunt.prepare, found, hunt.metric, hunt.store)
+    again = Hunt(job, TASK, hunt.prepare, hunt.metric, hunt.store).finals(found)
     best = ranked(found.members, hunt.metric.higher_is_better)[:2]
     assert [member.index for member in again.members] == list(range(22, 28))
     assert [member.params["finalist of"] for member in again.members] == [best[0].index] * 3 + [best[1].index] * 3
@@ -172,20 +172,18 @@ def test_structures_proposed_by_optuna_are_shared_and_counted_alike(hunt, job):
 
 def test_a_search_that_goes_on_with_other_workers_loses_nobody(hunt, rows, monkeypatch):
     """Two trials of eleven are begun for two workers, and finished in one process, which would have cut one."""
-    from fmray.tune.search import _Placement
-
     value = searched(rows[0], exact=False).to_json()
     value["model"] = {"mlp": {"width": 4, "dropout": {"uniform": [0, 0.5]}}}
     job = Job.from_json(value)
-    go_on = _Placement.carry
+    go_on = Hunt.carry
 
     def interrupted(self, training, proposals, rules, before, slots, name):
         go_on(self, training, Listed([proposals.ask()]), Rules(), before, 0, name)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(_Placement, "slots", lambda self, members: 2)
-        patched.setattr(_Placement, "carry", interrupted)
+        patched.setattr(Hunt, "slots", lambda self, members: 2)
+        patched.setattr(Hunt, "carry", interrupted)
         hunt(job)
     found = hunt(job)
     assert [member.index for member in found.members] == list(range(22))
