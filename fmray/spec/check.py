@@ -11,9 +11,10 @@ from fmray import catalogue
 from fmray.errors import SpecError
 from fmray.registry import Registry, nearest
 from fmray.spec.effect import refuse_without_effect
-from fmray.spec.explain import Keys, Origin
+from fmray.spec.explain import Origin
 from fmray.spec.job import Job
 from fmray.spec.params import Params, params_of, refusal, source_of
+from fmray.spec.ranges import Keys
 from fmray.spec.ref import Ref
 
 OPTIMIZER_PARAMS: dict[str, Params] = {

@@ -11,9 +11,10 @@ from typing import Any
 
 from fmray.catalogue import LINEAR_MODELS
 from fmray.errors import SpecError
-from fmray.spec.explain import Keys, Origin, dotted
+from fmray.spec.explain import Origin, dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
+from fmray.spec.ranges import Keys
 from fmray.spec.sections import RunOptions, Search, Split
 from fmray.store import redact
 

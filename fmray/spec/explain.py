@@ -12,8 +12,7 @@ from fmray.errors import SpecError
 from fmray.registry import nearest
 from fmray.spec import sections
 from fmray.spec.job import Job
-
-Keys = tuple[str | int, ...]
+from fmray.spec.ranges import Keys
 
 LATER = {
     "promote": "promotion is not in this version",

@@ -21,9 +21,9 @@ from ruamel.yaml.reader import ReaderError
 
 from fmray.errors import SpecError
 from fmray.spec.check import check
-from fmray.spec.explain import Keys, Origin, dotted, explain
+from fmray.spec.explain import Origin, dotted, explain
 from fmray.spec.job import Job
-from fmray.spec.ranges import MisplacedRangeError
+from fmray.spec.ranges import Keys, MisplacedRangeError
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9]+(\.[0-9]*)?|[0-9]+(_[0-9]+)+(\.[0-9_]*)?)")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\$")

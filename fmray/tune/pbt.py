@@ -32,6 +32,7 @@ from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, pl
 from fmray.train.workers import Worker
 from fmray.tune.heir import Cohort, Left, carry_member, mutations, within
 from fmray.tune.place import QUIET, num_slots, resources, set_up_trial
+from fmray.tune.rungs import Table
 from fmray.tune.trial import Training, Trial
 
 Report = Callable[[Json], None]
@@ -75,7 +76,7 @@ class Evolution:
                 training.give_up(trial, "its worker died more often than run.max_failures")
         return trials
 
-    def rungs(self, training: Training) -> Mapping[int, Mapping[int, float]]:
+    def rungs(self, training: Training) -> Table:
         """Give nothing: nobody is stopped."""
         return {}
 

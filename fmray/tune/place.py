@@ -27,10 +27,10 @@ from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, pl
 from fmray.train.workers import Worker
 from fmray.tune.proposals import Proposals
 from fmray.tune.referee import Referee, Rules
+from fmray.tune.rungs import Table
 from fmray.tune.trial import Training, Trial
 
 Report = Callable[[Json], None]
-Table = Mapping[int, Mapping[int, float]]
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table whatever it is told
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -13,7 +13,7 @@ from fmray.records import Json
 from fmray.spec.job import Job
 from fmray.store import Store
 from fmray.train.loop import Verdict
-from fmray.tune.rungs import rungs_of, survivors
+from fmray.tune.rungs import Table, rungs_of, survivors
 
 LOG = "judgements.jsonl"
 
@@ -58,7 +58,7 @@ class Referee:
         before: Scores at each rung of members judged earlier, whose sweep this one extends.
     """
 
-    def __init__(self, store: Store, home: str, rules: Rules, before: Mapping[int, Mapping[int, float]]) -> None:
+    def __init__(self, store: Store, home: str, rules: Rules, before: Table) -> None:
         self.rules, self._store, self._path = rules, store, f"{home}/{LOG}"
         self._scores: dict[int, dict[int, float]] = defaultdict(dict, {k: dict(v) for k, v in before.items()})
         self._said: dict[tuple[str, int], Json] = {}

@@ -11,6 +11,8 @@ NUM_RUNGS = 3
 """Comparisons that an unsaid first rung leaves room for."""
 Scores = Mapping[int, float]
 """Member -> score, higher for better."""
+Table = Mapping[int, Scores]
+"""Epoch of a rung -> the scores there."""
 
 
 def rungs_of(job: Job) -> tuple[int, ...]:

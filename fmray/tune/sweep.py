@@ -6,7 +6,7 @@ read back.
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,11 @@ from fmray.store import Draft, Store, fingerprint, source_digest
 from fmray.train.pack import Plan
 from fmray.train.predict import TENSORS
 from fmray.train.workers import Worker, train
+from fmray.tune.rungs import Table
 from fmray.tune.trial import Role, Training, Trial
 
 Report = Callable[[Json], None]
 Workers = int | tuple[int, int]
-Table = Mapping[int, Mapping[int, float]]
 KIND = "members"
 FLOORS = ("train", "models", "tasks", "metrics", "tune")
 """Whose source decides what members become."""

@@ -31,9 +31,10 @@ from fmray.train.pack import Pack, Plan
 from fmray.train.predict import TENSORS
 from fmray.train.state import Checkpoints
 from fmray.train.workers import Worker
-from fmray.tune.width import WIDTHS, choose_threads, choose_width
+from fmray.tune.width import choose
 
 Role = Literal["member", "finalist", "baseline"]
+Status = Literal["finished", "stopped", "failed"]
 Report = Callable[[Json], None]
 Ask = Callable[[str, int, dict[int, float]], Verdict]
 """(pack, epochs finished, member -> best score) -> who goes on; see `tune.referee`."""
@@ -117,7 +118,7 @@ class Training:
         found = [member["val_score"] for pack in self.outcome(trial.number) for member in pack["members"]]
         return max((sign * score for score in found if score is not None), default=None)
 
-    def give_up(self, trial: Trial, reason: str, status: str = "failed") -> None:
+    def give_up(self, trial: Trial, reason: str, status: Status = "failed") -> None:
         """Record that members were not trained to their end, and why; what finished packs gave stays."""
         packs = {n: p for n in range(len(trial.plans)) if (p := self._pack_result(trial, n)) is not None}
         done = {member["index"] for pack in packs.values() for member in pack["members"]}
@@ -231,24 +232,17 @@ class Training:
 
     def _packs(self, worker: Worker, trial: Trial, rows: Rows) -> tuple[list[list[Plan]], int]:
         """Cut the plans into packs, and say with how many threads they train; once chosen for a structure, replayed."""
-        plans, exact, path = trial.plans, trial.job.run.deterministic, f"{self.home}/width-{trial.structure:05d}.json"
-        chosen: Json | None = None
+        path, chosen = f"{self.home}/width-{trial.structure:05d}.json", None
         if worker.group.is_first:
-            if self.store.exists(path):
-                chosen = self.store.read_json(path)
-            else:
-                build, most = partial(self.build, trial, worker.device), torch.get_num_threads()
-                free = most if trial.job.run.threads == "auto" and worker.device.type == "cpu" else 1
-                if choose_threads(plans[: WIDTHS[-1]], build, free) == 1 < free:
-                    torch.set_num_threads(1)  # no width needs more, so widths are compared with one
-                width = 1 if trial.job.train.seeds.order else choose_width(plans, build, rows, exact)
-                threads = choose_threads(plans[:width], build, free) if free > 1 else most
-                chosen = {"width": width, "threads": threads}
-                torch.set_num_threads(most)
-                self.store.write_json(path, chosen)
+            if not self.store.exists(path):
+                alike = trial.plans[:1] if trial.job.train.seeds.order else trial.plans  # in the order of their rows
+                width, threads = choose(alike, partial(self.build, trial, worker.device), rows, trial.job.run)
+                self.store.write_json(path, {"width": width, "threads": threads})
+            chosen = self.store.read_json(path)
         told: Json = worker.group.tell(chosen)
         width, threads = told["width"], min(told["threads"], torch.get_num_threads())
-        return [list(plans[start : start + width]) for start in range(0, len(plans), width)], threads
+        cuts = range(0, len(trial.plans), width)
+        return [list(trial.plans[start : start + width]) for start in cuts], threads
 
 
 def what_members_say(pack: Pack, rows: Rows, group: Group) -> np.ndarray:
@@ -280,14 +274,14 @@ def _tell(report: Report, place: Json, event: Json) -> None:
     report({**event, **place})
 
 
-def _untrained(plan: Plan, trial: Trial, role: Role, status: str, reason: str) -> Member:
-    member = Member(
+def _untrained(plan: Plan, trial: Trial, role: Role, status: Status, reason: str) -> Member:
+    return Member(
         index=plan.index,
         model={"name": plan.model.name, "params": dict(plan.model.params)},
         params=dict(plan.params),
         seed=plan.seed,
         root="",
-        status="failed",
+        status=status,
         best_epoch=0,
         epochs=0,
         val_score=None,
@@ -297,7 +291,6 @@ def _untrained(plan: Plan, trial: Trial, role: Role, status: str, reason: str) -
         structure=trial.structure,
         prepared=trial.prepared.fingerprint,
     )
-    return replace(member, status="stopped") if status == "stopped" else member
 
 
 def _write_member(pack: Pack, place: int, trial: Trial, role: Role, folder: Path, number: int) -> Member:

@@ -9,6 +9,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+import torch
+
+from fmray.spec.sections import RunOptions
 from fmray.tasks.task import Batch
 from fmray.train.ingest import Rows
 from fmray.train.loop import train_step
@@ -53,20 +56,29 @@ def choose_width(plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack],
     return min(seconds, key=lambda width: seconds[width])
 
 
-def choose_threads(plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack], most: int) -> int:
-    """Give the number of threads that a pack trains with: one for small steps, else as many as there are.
+def choose(
+    plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack], rows: Rows, run: RunOptions
+) -> tuple[int, int]:
+    """Give the number of members per pack, and of the threads that a pack trains with.
 
     Threads wait for each other at every operation. Where another process holds a core, small steps take up to forty
-    times as long with two threads as with one; on a quiet machine they gain little.
-
-    Args:
-        plans: Of one pack.
-        most: How many threads there are.
+    times as long with two threads as with one; on a quiet machine they gain little. So small steps train with one,
+    unless the job names a number.
     """
-    if most == 1:
-        return 1
-    pack = build(plans)
-    return most if 6.0 * pack.population.flat.numel() * pack.train.batch_rows >= THREADED_WORK else 1
+    threads = most = torch.get_num_threads()
+    if run.threads == "auto" and not _fills(build(plans[: WIDTHS[-1]])):
+        threads = 1  # no width needs more
+    try:
+        torch.set_num_threads(threads)
+        width = choose_width(plans, build, rows, run.deterministic)
+    finally:
+        torch.set_num_threads(most)
+    return width, threads if run.threads != "auto" or _fills(build(plans[:width])) else 1
+
+
+def _fills(pack: Pack) -> bool:
+    """Tell whether a step is large enough for several threads."""
+    return 6.0 * pack.population.flat.numel() * pack.train.batch_rows >= THREADED_WORK
 
 
 def activations(pack: Pack) -> int:

@@ -141,14 +141,14 @@ def test_finalists_are_the_best_members_trained_again_with_every_seed(hunt, job)
 def test_a_structure_that_turns_out_impossible_is_recorded_with_its_reason(hunt, job, monkeypatch):
     from fmray.tune import trial
 
-    real = trial.choose_width
+    real = trial.choose
 
     def refuse(plans, *rest):
         if plans[0].model.params["width"] == 8:
             raise SpecError("width 8 is not to be had", "model.mlp.width")
         return real(plans, *rest)
 
-    monkeypatch.setattr(trial, "choose_width", refuse)
+    monkeypatch.setattr(trial, "choose", refuse)
     found = hunt(job)
     failed = [member for member in found.members if member.status == "failed"]
     assert {member.params["model.mlp.width"] for member in failed} == {8}
