@@ -153,6 +153,7 @@ def test_more_seeds_reuse_the_rows(folder, store):
     assert store.list("prepared") == prepared
 
 
+@pytest.mark.slow
 def test_a_module_of_ones_own_trains_packed_and_changing_it_is_another_run(folder, store):
     first, _ = run(folder, store, model={"own_net:Net": {"width": 4}}, train={"seeds": 2})
     assert store.read_json(f"{first.root}/run.json")["pack_widths"] in ([2], [1, 1])

@@ -1,12 +1,9 @@
 """Say which searched parameters the scores of a sweep depend on."""
 
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import optuna
-from optuna.importance import MeanDecreaseImpurityImportanceEvaluator
 from optuna.trial import create_trial
 
 from fmray.records import Json, Member
@@ -38,11 +35,13 @@ def importance(space: Json, members: Sequence[Member]) -> dict[str, float]:
         )
         for member in scored
     ]
-    with _quiet():
-        study = optuna.create_study()
-        study.add_trials(trials)
-        evaluator = MeanDecreaseImpurityImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    from optuna.importance import MeanDecreaseImpurityImportanceEvaluator as Evaluator  # half a second of scikit-learn
+    from optuna.importance import get_param_importances
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    study.add_trials(trials)
+    found = get_param_importances(study, evaluator=Evaluator(seed=0))
     return {path: float(share) for path, share in found.items()}
 
 
@@ -61,14 +60,3 @@ def _distribution(range_: Json, values: Sequence[object]) -> optuna.distribution
 
 def _coded(range_: Json, value: object) -> object:
     return spelled(value) if range_["kind"] == "choice" else float(value)  # type: ignore[arg-type]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna from telling the terminal of a study nobody asked for."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

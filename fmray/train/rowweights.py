@@ -5,13 +5,13 @@ in any order and on any number of workers.
 Shape legend: K members, B rows.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -92,7 +92,8 @@ def bootstrap_weights(ids: Tensor, seeds: Sequence[int]) -> Tensor:
     """
     bits_KB = keyed(ids, torch.tensor(seeds, device=ids.device)[:, None])
     uniform_KB = (bits_KB >> 11).bitwise_and_((1 << 53) - 1).double() * 2.0**-53
-    edges = torch.from_numpy(scipy.stats.poisson.cdf(np.arange(MOST_COPIES), 1.0)).to(ids.device)
+    shares = [math.exp(-1) / math.factorial(copies) for copies in range(MOST_COPIES)]
+    edges = torch.tensor(shares, dtype=torch.float64, device=ids.device).cumsum(0)
     return torch.searchsorted(edges, uniform_KB, right=True).float()
 
 

@@ -61,6 +61,7 @@ def test_members_that_start_apart_each_follow_the_rule(classes):
         np.testing.assert_allclose(pack.population.flat[place].detach().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_perceptron_of_separable_rows_makes_no_mistake_in_the_end(classes):
     """Rosenblatt's convergence theorem, on classes that lie apart."""
     pack = classes.pack([plan(classes, 0)], replace(ROW_BY_ROW, epochs=40))

@@ -194,6 +194,7 @@ def test_a_bootstrap_fit_of_numbers_is_weighted_least_squares(numbers):
     assert np.allclose(said[:, 0], np.column_stack([x, np.ones(len(x))]) @ beta, atol=1e-3 * target.std())
 
 
+@pytest.mark.slow
 def test_a_bootstrap_fit_of_classes_is_weighted_logistic_regression(classes):
     said, x, target, weight = linear(classes, 600, 0.5)
     drawn = weight > 0
