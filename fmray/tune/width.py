@@ -65,20 +65,18 @@ def choose(
     times as long with two threads as with one; on a quiet machine they gain little. So small steps train with one,
     unless the job names a number.
     """
-    threads = most = torch.get_num_threads()
-    if run.threads == "auto" and not _fills(build(plans[: WIDTHS[-1]])):
-        threads = 1  # no width needs more
+    most, one = torch.get_num_threads(), build(plans[:1])
+    work = 6.0 * one.population.flat.numel() * one.train.batch_rows  # of a step of one member
+
+    def threads(width: int) -> int:
+        return most if run.threads != "auto" or work * width >= THREADED_WORK else 1
+
     try:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads(min(len(plans), WIDTHS[-1])))
         width = choose_width(plans, build, rows, run.deterministic)
     finally:
         torch.set_num_threads(most)
-    return width, threads if run.threads != "auto" or _fills(build(plans[:width])) else 1
-
-
-def _fills(pack: Pack) -> bool:
-    """Tell whether a step is large enough for several threads."""
-    return 6.0 * pack.population.flat.numel() * pack.train.batch_rows >= THREADED_WORK
+    return width, threads(width)
 
 
 def activations(pack: Pack) -> int:

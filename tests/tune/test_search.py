@@ -35,9 +35,10 @@ def job(rows):
     return searched(rows[0], exact=True)
 
 
-@pytest.fixture
-def hunt(rows, tmp_path):
-    store = Store(str(tmp_path / "store"))
+@pytest.fixture(scope="module")
+def hunt(rows, tmp_path_factory):
+    """Search in one store, so that what was done is done once for all tests; another `attempt` is done anew."""
+    store = Store(str(tmp_path_factory.mktemp("searches") / "store"))
 
     def go(job, **options):
         prepared = rows[1]
@@ -48,11 +49,8 @@ def hunt(rows, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def found(rows, tmp_path_factory):
-    """Search once for all tests that only look."""
-    store, prepared = Store(str(tmp_path_factory.mktemp("found") / "store")), rows[1]
-    metric = find_metric("roc_auc", prepared.target)
-    return Hunt(searched(rows[0], exact=True), TASK, lambda job: prepared, metric, store).search()
+def found(rows, hunt):
+    return hunt(searched(rows[0], exact=True))
 
 
 def with_search(job, **search):
@@ -149,7 +147,7 @@ def test_a_structure_that_turns_out_impossible_is_recorded_with_its_reason(hunt,
         return real(plans, *rest)
 
     monkeypatch.setattr(trial, "choose", refuse)
-    found = hunt(job)
+    found = hunt(job, attempt="impossible")
     failed = [member for member in found.members if member.status == "failed"]
     assert {member.params["model.mlp.width"] for member in failed} == {8}
     assert {member.reason for member in failed} == {"model.mlp.width: width 8 is not to be had"}
