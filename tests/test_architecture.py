@@ -5,6 +5,7 @@ import importlib
 import statistics
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,16 +63,22 @@ def unit_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """Give the dotted modules a file imports, wherever in it the import stands."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             full = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else node.module for name in full}
-    return found
+    return frozenset(found)
 
 
 def imported_units(path: Path) -> set[str]:
@@ -79,7 +86,7 @@ def imported_units(path: Path) -> set[str]:
 
 
 def functions_of(path: Path) -> list[ast.FunctionDef]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
@@ -160,7 +167,7 @@ def test_files_and_functions_stay_small(capsys):
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_modules_and_public_names_say_what_they_are(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     assert ast.get_docstring(tree), "no module docstring"
     public = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
     assert [node.name for node in public if not ast.get_docstring(node)] == []
@@ -174,7 +181,7 @@ def test_every_parameter_and_return_is_typed_and_nothing_is_asserted(path):
         ]
         assert [a.arg for a in arguments if a.annotation is None] == [], node.name
         assert node.returns is not None or node.name == "__init__", node.name
-    assert not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree_of(path)))
 
 
 TABLES = [table for table in vars(catalogue).values() if isinstance(table, Registry)]

@@ -61,7 +61,7 @@ FITS = [
     ([], "Mapping[str, float]", False),
     ("mean", "Literal['mean', 'median']", True),
     ("mode", "Literal['mean', 'median']", False),
-    (object(), "SomethingOfTheirs", True),
+    (..., "SomethingOfTheirs", True),
 ]
 
 
