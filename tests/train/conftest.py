@@ -103,13 +103,13 @@ def training(request: pytest.FixtureRequest, prepared_rows: Callable[[str], Prep
     return Training(prepared_rows(request.param))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def classes(prepared_rows: Callable[[str], Prepared]) -> Training:
     """Train on three classes."""
     return Training(prepared_rows("class"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def numbers(prepared_rows: Callable[[str], Prepared]) -> Training:
     """Train on a number."""
     return Training(prepared_rows("number"))

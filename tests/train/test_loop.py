@@ -220,14 +220,20 @@ def _freshened(state, fresh, name):
 TOUCHED = [f.name for f in fields(State) if f.name not in ("buffers", "best_buffers", "rng", "health")]
 
 
-@pytest.mark.parametrize("name", TOUCHED)
-def test_leaving_out_any_field_of_the_state_is_noticed(classes, name):
-    """A mutant that forgets one field must end in another state, or fail; buffers, rng and health have tests below."""
+@pytest.fixture(scope="module")
+def uninterrupted(classes):
+    """Train once for all mutants; give every state on the way, and the last."""
     keep = Keep()
     whole = classes.fit(members(classes), BUSY, checkpoints=keep)
-    expected = whole.snapshot().to_files()
+    return keep.states, whole.snapshot().to_files()
+
+
+@pytest.mark.parametrize("name", TOUCHED)
+def test_leaving_out_any_field_of_the_state_is_noticed(classes, uninterrupted, name):
+    """A mutant that forgets one field must end in another state, or fail; buffers, rng and health have tests below."""
+    states, expected = uninterrupted
     noticed = False
-    for files in keep.states[5 :: max(1, len(keep.states) // 8)]:
+    for files in states[5 :: max(1, len(states) // 8)]:
         pack = classes.pack(members(classes), BUSY)
         fresh = State.from_files(copy.deepcopy(pack.snapshot().to_files()))
         fresh.optimizer = {} if name == "optimizer" else fresh.optimizer
