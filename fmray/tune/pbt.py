@@ -31,7 +31,7 @@ from fmray.train.ingest import Rows
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
 from fmray.train.workers import Worker
 from fmray.tune.heir import Cohort, Left, carry_member, mutations, within
-from fmray.tune.place import QUIET, num_slots, resources, set_up_trial
+from fmray.tune.place import DIED, QUIET, num_slots, resources, set_up_trial
 from fmray.tune.rungs import Table
 from fmray.tune.trial import Training, Trial
 
@@ -73,7 +73,7 @@ class Evolution:
                 self._over_ray(training)
         for trial in trials:
             if not training.is_finished(trial):
-                training.give_up(trial, "its worker died more often than run.max_failures")
+                training.give_up(trial, DIED)
         return trials
 
     def rungs(self, training: Training) -> Table:
@@ -92,7 +92,12 @@ class Evolution:
         os.environ.update(PLACING)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         with every(POLL_SECONDS, partial(deliver, desk, self.report)), warnings.catch_warnings(action="ignore"):
-            self._tuner(desk, needed, store).fit()
+            for left in range(run.max_failures, -1, -1):
+                given_up = self._tuner(desk, needed, store).fit().num_errors
+                if not given_up or not left:
+                    break
+                # Ray Tune gives up members whose worker died before they ran, as one does that is to be used again.
+                self.report({"event": "note", "text": f"{given_up} members lost their workers, and go on"})
         refused = ray.get(desk.refusal.remote())
         store.remove(store.path("ray", self.key))
         if refused is not None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -38,6 +39,9 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nobody restores what Ray Tune remembers of itself
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+
+DIED = "its worker died more often than run.max_failures"
 
 
 def carry_here(
@@ -86,10 +90,10 @@ def carry_on_ray(
 
         needed = resources(living_nodes(), slots, run.gpu)
         desk = placed_here(_Desk).remote(training, rules, dict(before), run, list(sys.path))
-        source = _Source(training, proposals, desk)
+        source = _Source(training, proposals, desk, run.max_failures)
         os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
         with every(POLL_SECONDS, partial(deliver, desk, report)), warnings.catch_warnings(action="ignore"):
-            _fit(source.as_searcher(), desk, needed, slots, run, training.store, name)
+            _fit(source.as_searcher(), desk, needed, slots, training.store, name)
         refused = ray.get(desk.refusal.remote())
         training.store.remove(training.store.path("ray", name))
     if refused is not None:
@@ -125,9 +129,9 @@ def num_slots(nodes: list[Json], run: RunOptions) -> int:
     return gpus if gpus and run.gpu is not False else max(1, sum(int(node.get("CPU", 0)) for node in nodes))
 
 
-def _fit(searcher: Any, desk: Any, needed: Json, slots: int, run: RunOptions, store: Store, name: str) -> None:
+def _fit(searcher: Any, desk: Any, needed: Json, slots: int, store: Store, name: str) -> None:
     from ray import tune
-    from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+    from ray.tune import RunConfig, TuneConfig, Tuner
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_resources(tune.with_parameters(_carry_trial, desk=desk), needed)
@@ -137,10 +141,7 @@ def _fit(searcher: Any, desk: Any, needed: Json, slots: int, run: RunOptions, st
             search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True,
             metric="finished", mode="max",
         ),
-        run_config=RunConfig(
-            name=name, storage_path=store.path("ray"), verbose=0,
-            failure_config=FailureConfig(max_failures=run.max_failures),
-        ),
+        run_config=RunConfig(name=name, storage_path=store.path("ray"), verbose=0),
     )  # fmt: skip
     tuner.fit()
 
@@ -202,32 +203,44 @@ class _Desk(Mailbox):
 
 
 class _Source:
-    """Feed Ray Tune from proposals, and hear from it what became of them."""
+    """Feed Ray Tune from proposals, and hear from it what became of them.
 
-    def __init__(self, training: Training, proposals: Proposals, desk: Any) -> None:
-        self._training, self._proposals, self._desk = training, proposals, desk
+    Trials whose worker died are placed again from here: Ray Tune itself gives up those whose worker died before they
+    ran, as one does that is to be used again.
+    """
+
+    def __init__(self, training: Training, proposals: Proposals, desk: Any, max_failures: int) -> None:
+        self._training, self._proposals, self._desk, self._max_failures = training, proposals, desk, max_failures
         self._placed: dict[str, Trial] = {}
         self._open: dict[int, Trial] = {}
+        self._again: list[Trial] = []
+        self._failures = Counter[int]()
 
-    def suggest(self, trial_id: str) -> Json | None:
-        """Give the next trial, or None if nothing is left."""
+    def suggest(self, trial_id: str) -> Json | str | None:
+        """Give the next trial, None if one may come back, or Ray Tune's word for the end."""
         import ray
+        from ray.tune.search import Searcher
 
-        while (trial := self._proposals.ask()) is not None:
+        while (trial := self._again.pop(0) if self._again else self._proposals.ask()) is not None:
             if not self._training.is_finished(trial):
                 spent = ray.get(self._desk.hand_in.remote(trial.number, ray.cloudpickle.dumps(trial)))
                 if not spent:
                     self._placed[trial_id] = self._open[trial.number] = trial
                     return {"trial": trial.number}
                 self._training.give_up(trial, f"{spent} before it began", "stopped")
+            self._open.pop(trial.number, None)
             self._proposals.tell(trial)
-        return None
+        return None if self._placed else str(Searcher.FINISHED)
 
     def completed(self, trial_id: str, error: bool) -> None:
         """Take note that a trial has ended."""
-        trial = self._placed[trial_id]
+        trial = self._placed.pop(trial_id)
+        self._failures[trial.number] += error
+        if error and self._failures[trial.number] <= self._max_failures:
+            self._again.append(trial)
+            return
         if error:
-            self._training.give_up(trial, "its worker died more often than run.max_failures")
+            self._training.give_up(trial, DIED)
         if self._training.is_finished(trial):
             del self._open[trial.number]
             self._proposals.tell(trial)
@@ -244,7 +257,7 @@ class _Source:
 
         class Asked(Searcher):  # type: ignore[misc]  # Ray has no types
             def suggest(self, trial_id: str) -> Any:
-                return source.suggest(trial_id) or Searcher.FINISHED
+                return source.suggest(trial_id)
 
             def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
                 source.completed(trial_id, error)

@@ -14,16 +14,16 @@ SCRIPT = Path(__file__).with_name("search_on_ray.py")
 pytestmark = pytest.mark.cluster
 
 
-def start(folder, name, workers):
+def start(folder, name, workers, *more):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])}
-    command = [sys.executable, str(SCRIPT), str(folder), name, str(workers)]
+    command = [sys.executable, str(SCRIPT), str(folder), name, str(workers), *more]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
-def finish(folder, name, workers):
-    with start(folder, name, workers) as process:
+def finish(folder, name, workers, *more):
+    with start(folder, name, workers, *more) as process:
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return json.loads((folder / f"{name}.json").read_text())
@@ -43,6 +43,12 @@ def test_trials_of_ray_tune_come_to_the_same_bits_as_trials_one_after_the_other(
     there = finish(folder, "there", 2)
     assert any("2 at a time over Ray Tune" in note for note in there["notes"])
     assert there["members"] == here["members"]
+
+
+def test_killed_workers_leave_no_trace(folder, here):
+    hurt = finish(folder, "hurt", 2, "kill")
+    assert hurt["killed"] == 3
+    assert hurt["members"] == here["members"]
 
 
 def test_a_driver_killed_below_ray_tune_leaves_no_trace(folder, here):
