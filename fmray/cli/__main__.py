@@ -1,0 +1,5 @@
+"""Answer `python -m fmray.cli`."""
+
+from fmray.cli import main
+
+main()

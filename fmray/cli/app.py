@@ -1,0 +1,95 @@
+"""Answer the command line: what commands share, and how each of them ends.
+
+Exit codes: 0 done, 2 a gate failed, 5 bad input, 130 interrupted and resumable, 1 anything else. With `--json` the last
+line on stdout is one JSON object, whatever happens. Heavy libraries are imported inside the commands that need them.
+"""
+
+import json
+import logging
+import math
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fmray.errors import DataError, FmrayError, SpecError
+from fmray.store import redact
+
+# Typer brings its own click or uses the installed one; its exceptions tell which.
+USAGE_ERROR: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+DONE, FAILED, GATE_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 5, 130
+DEFAULT_STORE = "fmray-store"
+
+app = typer.Typer(
+    name="fmray",
+    help="Train populations of PyTorch models from sharded Parquet on Ray, and prove what is reported.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+error_console = Console(stderr=True)
+
+JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file, e.g. jobs/quickstart.yaml.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run.")]
+StorePath = Annotated[str, typer.Option("--store", envvar="FMRAY_STORE", help="Folder that keeps records and runs.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. train.epochs=3.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and leave with its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    known: dict[str, Any] = {}
+    code, answer = _answer(given, known)
+    if answer is not None and "--json" in given:
+        print(json.dumps(redact(_strict({**known, **answer}))), flush=True)
+    sys.exit(code)
+
+
+def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+    """Run a command; give its exit code and what it answers.
+
+    Args:
+        known: Takes what a command knows before it ends, however it ends: the directory of the run.
+    """
+    try:
+        found = app(arguments, standalone_mode=False, obj=known)
+        if isinstance(found, tuple):
+            return found
+        if found == INTERRUPTED:  # as typer answers Ctrl-C
+            raise KeyboardInterrupt
+        return (found if isinstance(found, int) else DONE), None
+    except USAGE_ERROR as error:
+        hint = f"{error.format_message()} Try 'fmray --help'."
+        return BAD_INPUT, _failure("usage", "", hint)
+    except (KeyboardInterrupt, typer.Abort):
+        error_console.print("interrupted; run the same command again to continue")
+        return INTERRUPTED, {"status": "interrupted"}
+    except FmrayError as error:
+        code = BAD_INPUT if isinstance(error, SpecError | DataError) else FAILED
+        return code, _failure(type(error).__name__, error.where, error.message)
+    except OSError as error:
+        return FAILED, _failure(type(error).__name__, str(error.filename or ""), error.strerror or str(error))
+    except Exception as error:  # the last line of defence: whatever it is, the caller gets JSON and exit code 1
+        error_console.print(redact(traceback.format_exc()), markup=False, highlight=False)
+        return FAILED, _failure(type(error).__name__, "", str(error))
+
+
+def _failure(kind: str, where: str, message: str) -> dict[str, Any]:
+    text = redact(f"{where}: {message}" if where else message)
+    error_console.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
+    return {"status": "failed", "error": {"kind": kind, "where": where, "message": message}}
+
+
+def _strict(value: Any) -> Any:
+    """Spell numbers that JSON lacks as null."""
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+logging.getLogger("fmray").addHandler(logging.NullHandler())

@@ -1,0 +1,160 @@
+"""Check a job before it runs, and describe what job files may say."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, JobFile, Overrides, StorePath, app, error_console
+from fmray.errors import SpecError
+from fmray.store import redact
+
+
+@app.command()
+def check(
+    job_file: JobFile,
+    store: StorePath = DEFAULT_STORE,
+    set_: Overrides = [],  # noqa: B006
+    deep: Annotated[bool, typer.Option("--deep", help="Prepare the data and show the exact plan.")] = False,
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
+    """Show the resolved plan of a job in about a second, or what is wrong with it."""
+    from fmray.data.preview import preview
+    from fmray.spec.load import load_job
+
+    job = load_job(job_file, set_)
+    seen = preview(job)
+    _refuse_metrics(job, seen.task.name)
+    plan = _plan(job, seen)
+    if deep:
+        plan |= _exact(job, store)
+    plan = redact(plan)
+    if not as_json:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for name, text in plan.items():
+            table.add_row(f"[bold]{name}[/bold]", text.replace("[", r"\["))
+        Console().print(table)
+    return DONE, {"status": "checked", "plan": plan, "job": job.to_json()}
+
+
+def _refuse_metrics(job: Any, task: str) -> None:
+    """Refuse metrics that judge the other kind of target."""
+    named = [name for name in (job.evaluate.primary, *(job.evaluate.metrics or ())) if name]
+    if not named or ":" in task:
+        return  # of a user's own task, only the task can tell what it predicts
+    from fmray.catalogue import METRICS
+    from fmray.metrics.find import find_metric
+    from fmray.records import Target
+
+    target = Target(tuple(job.data.target), "number" if task == "regression" else "class")
+    for name in named:
+        if name in METRICS:
+            find_metric(name, target)
+        elif name.startswith("f1[") and target.kind == "number":
+            raise SpecError(f"'{name}' judges a class, the target is a number. Name another metric.", "evaluate")
+
+
+def _exact(job: Any, store: str) -> dict[str, str]:
+    """Prepare the data, as a run would, and give what only values tell."""
+    from fmray.data.prepare import prepare
+    from fmray.data.scan import scan
+    from fmray.data.target import decide
+    from fmray.metrics.find import find_metric
+    from fmray.progress import Watch
+    from fmray.store import Store
+
+    opened = Store(store)
+    dataset = scan(job.data, job.folder, opened)
+    with Watch(error_console) as watch:
+        prepared = prepare(dataset, job, decide(dataset, job.data, job.task), opened, watch)
+    for name in (job.evaluate.primary, *(job.evaluate.metrics or ())):
+        if name:
+            find_metric(name, prepared.target)
+    target, rows = prepared.target, prepared.rows
+    classes = ", ".join(f"{name} {count:,}" for name, count in zip(target.classes, target.counts, strict=True))
+    moments = ", ".join(f"mean {m:.6g}, deviation {s:.6g}" for m, s in zip(target.mean, target.scale, strict=True))
+    steps = -(-prepared.num_rows("train") // job.train.batch_rows)
+    exact = {
+        "data": f"{job.data.path}: {dataset.num_rows:,} rows in {len(dataset.files)} files",
+        "rows": ", ".join(f"{name} {count:,}" for name, count in rows.items()),
+        "target": f"{', '.join(target.columns)}: {classes or moments} (training rows)",
+        "inputs": f"{prepared.schema.width} numbers per row",
+        "batches": f"{steps:,} per epoch",
+        "prepared": prepared.root,
+    }
+    return exact | ({"notes": "\n".join(prepared.notes)} if prepared.notes else {})
+
+
+def _plan(job: Any, seen: Any) -> dict[str, str]:
+    data, columns = job.data, seen.columns.columns
+    kinds = {kind: [c.name for c in columns if c.kind == kind] for kind in dict.fromkeys(c.kind for c in columns)}
+    from fmray.data.preview import FOOTERS
+
+    num_files = len(seen.dataset.files)
+    more = "" if num_files < FOOTERS else f" (the first {FOOTERS} files; the rest after prepare)"
+    split = f"by {job.split.by}" + (f" column '{job.split.column}'" if job.split.column else "")
+    stop = job.train.early_stop
+    inputs = (
+        f"{seen.inputs.width} numbers per row, judged by {seen.num_rows:,} rows" if seen.inputs else "after prepare"
+    )
+    target = ", ".join(data.target)
+    if seen.target is not None and seen.target.classes:
+        target += f": {len(seen.target.classes)} classes" + (
+            f", positive '{seen.target.classes[seen.target.positive]}'" if seen.target.positive >= 0 else ""
+        )
+    written = job.to_json()
+    plan = {
+        "job": f"{job.name}",
+        "data": f"{data.path}: {seen.dataset.num_rows:,} rows in {num_files} files{more}",
+        "columns": "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
+            for kind, names in kinds.items()
+        ),
+        "target": target,
+        "task": seen.task.name,
+        "split": f"{split}, val {job.split.val:g}" + ("" if job.split.by == "given" else f", test {job.split.test:g}"),
+        "steps": ", ".join(step.name for step in job.steps),
+        "inputs": inputs,
+        "model": str(written["model"]),
+        "train": f"{written['train']['epochs']} epochs at most, batches of {written['train']['batch_rows']} rows, "
+        f"{written['train']['optimizer']}, "
+        + (f"stops after {stop.patience} epochs without gain" if stop else "never stops early"),
+        **(_searched(job) if job.ranges else {}),
+        "members": _members(job),
+        "judged by": (job.evaluate.primary or "the task's first metric")
+        + f", against {', '.join(job.evaluate.baselines) or 'nothing'}",
+    }
+    if data.sample is not None:
+        given = {name: value for name, value in job.to_json()["data"]["sample"].items() if value is not None}
+        plan["sample"] = f"{given}: training rows by class, probabilities shifted back"
+    return plan | ({"notes": "\n".join(seen.notes)} if seen.notes else {})
+
+
+def _members(job: Any) -> str:
+    name, params, seeds = job.ensemble.name, job.ensemble.params, job.train.seeds.n
+    times = [f"{job.train.folds} folds"] if job.train.folds else []
+    times += [f"{params.get('members', 10)} bags"] if name == "bagging" else []
+    if job.ranges:
+        times += [f"{seeds} seeds"] if seeds > 1 else []
+        again = f", each trained again with {' and '.join(times)}" if times else ""
+        return f"{job.search.finalists} finalists{again}, combined by {name}"
+    if name == "adaboost":
+        return f"one for each of {params.get('rounds', 'the')} rounds of adaboost"
+    return f"{' x '.join([str(seeds), *times])}, combined by {name}; pack width after prepare"
+
+
+def _searched(job: Any) -> dict[str, str]:
+    from fmray.tune.preview import describe
+
+    return describe(job)
+
+
+@app.command()
+def schema(as_json: AsJson = False) -> int:
+    """Write the JSON schema of job files, for editors."""
+    from fmray.spec.schema import job_schema
+
+    print(json.dumps(job_schema(), indent=None if as_json else 1))
+    return DONE

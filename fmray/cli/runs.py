@@ -1,0 +1,150 @@
+"""Carry jobs to their reports, and look at what came out."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fmray.cli.app import (
+    DEFAULT_STORE,
+    DONE,
+    GATE_FAILED,
+    AsJson,
+    JobFile,
+    Overrides,
+    RunFolder,
+    StorePath,
+    app,
+    error_console,
+)
+from fmray.errors import DataError
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    job_file: JobFile,
+    store: StorePath = DEFAULT_STORE,
+    set_: Overrides = [],  # noqa: B006
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train anew, beside what is there.")] = False,
+    more: Annotated[int, typer.Option("--more", min=0, help="Try so many members beyond what the job says.")] = 0,
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
+    """Carry a job to its report, or continue it where it stopped; with --more, extend its search."""
+    from fmray.spec.load import load_job
+
+    job = load_job(job_file, [*set_, f"search.more={more}"] if more else set_)
+    console = error_console if as_json else Console()
+    console.print(f"fmray · {job.name} · {job_file}", markup=False, highlight=False)
+    from fmray.progress import Watch
+    from fmray.workflow import run as carry
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with Watch(console) as watch:
+
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "run":
+                context.obj["run_dir"] = event["root"]
+            watch(event)
+
+        done = carry(job, store, fresh=fresh, report=report)
+    answer = {
+        "status": done.status,
+        "run_id": done.id,
+        "run_dir": done.root,
+        "report": done.report,
+        "failed_gates": list(done.failed_gates),
+        "scores": done.scores.to_json() if done.scores else {},
+    }
+    if not as_json:
+        _show(done, console)
+    return (GATE_FAILED if done.failed_gates else DONE), answer
+
+
+def _show(done: Any, console: Console) -> None:
+    from fmray.report.card import verdict
+    from fmray.report.plots import spell
+
+    scores = done.scores
+    found = scores.test[scores.primary]
+    pieces = "groups" if "grouped" in found.method else "rows"
+    lines = [
+        f"{scores.primary} {spell(found)} on {found.n:,} test {pieces}, look {scores.looks}",
+        verdict(scores),
+        *([f"gates that failed: {', '.join(done.failed_gates)}"] if done.failed_gates else []),
+        done.report,
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    run_folder: RunFolder, store: StorePath = DEFAULT_STORE, as_json: AsJson = False
+) -> tuple[int, dict[str, Any]]:
+    """Make the report of a finished run again."""
+    from fmray.report.card import read_card, write_card
+
+    opened, root = _open_run(run_folder, store)
+    path = write_card(read_card(root, opened), opened)
+    if not as_json:
+        print(path)
+    return DONE, {"status": "finished", "run_dir": root, "report": path}
+
+
+@app.command()
+def ledger(
+    run_folder: RunFolder, store: StorePath = DEFAULT_STORE, as_json: AsJson = False
+) -> tuple[int, dict[str, Any]]:
+    """Show who looked at the test set of a run, and make sure that no look was removed."""
+    from fmray.report.card import read_card
+    from fmray.rigour.ledger import Ledger
+
+    opened, root = _open_run(run_folder, store)
+    entries = Ledger(opened).verify(read_card(root, opened).prepared.test_identity)
+    if not as_json:
+        for entry in entries:
+            print(f"look {entry['look']}  {entry['when']}  {entry['who']}  run {entry['run']}  {entry['purpose']}")
+    return DONE, {"status": "verified", "looks": entries}
+
+
+def _open_run(run_folder: str, store: str) -> tuple[Any, str]:
+    """Open the store that a run's directory lies in."""
+    from fmray.store import Store
+
+    folder = Path(run_folder).resolve()
+    if not (folder / "run.json").exists():
+        raise DataError(f"{run_folder} holds no run.json. Give the directory of a run.", "RUN")
+    inside = next((str(parent) for parent in folder.parents if (parent / "store.json").exists()), store)
+    return Store(inside), str(folder)
+
+
+@app.command()
+def gc(
+    store: StorePath = DEFAULT_STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
+    """Remove what no run needs any more."""
+    from fmray.store import Store
+
+    if not Path(store).is_dir() and "://" not in store:
+        raise DataError(f"'{store}' is no store. Give --store or set FMRAY_STORE.", "--store")
+    removed = Store(store).gc(dry_run=dry_run)
+    if not as_json:
+        for path in removed:
+            print(path)
+        print(f"{len(removed)} {'would go' if dry_run else 'removed'}")
+    return DONE, {"status": "done", "removed": removed, "dry_run": dry_run}
+
+
+@app.command()
+def version(as_json: AsJson = False) -> tuple[int, dict[str, Any]]:
+    """Say which fmray this is."""
+    from fmray import __version__
+
+    if not as_json:
+        print(__version__)
+    return DONE, {"status": "done", "version": __version__}
