@@ -5,7 +5,7 @@ is named in it by path relative to `root`.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from fmray.schema import Schema
@@ -201,7 +201,7 @@ class Member:
 
     def to_json(self) -> Json:
         """Give the record as plain values."""
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # asdict copies histories, at length
 
     @classmethod
     def from_json(cls, value: Json) -> "Member":

@@ -26,6 +26,8 @@ Plain = dict[str, Any] | list[Any] | str | int | float | bool | None
 """What JSON holds."""
 
 _SPECIAL = re.compile(r"\\*(NaN|-?Infinity)")
+_ENDS = ("NaN", "Infinity")
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -44,9 +46,11 @@ def to_plain(value: object, where: str = "value") -> Plain:
     if isinstance(value, Mapping):
         if odd := next((key for key in value if not isinstance(key, str)), None):
             raise DataError(f"{where}: key {odd!r} is not text. JSON keys are.")
-        return {str(key): to_plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            str(key): item if type(item) in _PLAIN else to_plain(item, f"{where}.{key}") for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [to_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [item if type(item) in _PLAIN else to_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, np.ndarray):
         return to_plain(value.tolist(), where)
     if is_dataclass(value) and not isinstance(value, type):
@@ -148,24 +152,22 @@ def _canonical(value: object, where: str) -> str:
 
 
 def _escape(value: object) -> object:
-    match value:
-        case float() if not math.isfinite(value):
-            return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-        case str() if _SPECIAL.fullmatch(value):
-            return f"\\{value}"
-        case dict():
-            return {key: _escape(item) for key, item in value.items()}
-        case list():
-            return [_escape(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _escape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, str) and value.endswith(_ENDS) and _SPECIAL.fullmatch(value):
+        return f"\\{value}"
     return value
 
 
 def _unescape(value: object) -> object:
-    match value:
-        case str() if _SPECIAL.fullmatch(value):
-            return _NUMBERS.get(value, value[1:])
-        case dict():
-            return {key: _unescape(item) for key, item in value.items()}
-        case list():
-            return [_unescape(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _unescape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unescape(item) for item in value]
+    if isinstance(value, str) and value.endswith(_ENDS) and _SPECIAL.fullmatch(value):
+        return _NUMBERS.get(value, value[1:])
     return value

@@ -7,6 +7,7 @@ environment is an allow-list.
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -55,6 +56,7 @@ def redact(value: T) -> T:
     return cast(T, _redacted(value))
 
 
+@lru_cache(maxsize=1 << 14)
 def is_secret_name(name: str) -> bool:
     """Tell whether what goes by this name must not be written."""
     words = [word.lower() for word in _WORDS.findall(name)]
@@ -103,7 +105,7 @@ def _redact_text(text: str) -> str:
         text = _QUOTED.sub(_hide_assigned, text)
     if "\n" in text:
         text = _LINE.sub(_hide_assigned, text)
-    return _BEARER.sub(rf"\1 {HIDDEN}", text)
+    return _BEARER.sub(rf"\1 {HIDDEN}", text) if "bearer" in text.lower() else text
 
 
 def _hide_assigned(match: re.Match[str]) -> str:

@@ -15,6 +15,7 @@ from fmray.tasks.task import Batch, Losses, Model, Task, per_member
 
 ClassWeights = str | Mapping[str, float] | None
 LOSSES = ("cross_entropy", "perceptron")
+FEW_CLASSES = 16
 
 
 class Classification:
@@ -74,7 +75,7 @@ class Classification:
         target_KB1 = batch.target.expand(len(logits_KBC), -1)[:, :, None]
         if self.name == "perceptron":
             return Losses(perceptron_loss(logits_KBC.float(), target_KB1), self._weight(batch))
-        log_p_KBC = logits_KBC.float().log_softmax(-1)
+        log_p_KBC = log_softmax(logits_KBC.float())
         nll_KB = -log_p_KBC.gather(-1, target_KB1).squeeze(-1)
         if self.smoothing_K1 is not None:
             smoothing = self.smoothing_K1.to(nll_KB.device)
@@ -104,6 +105,17 @@ class Classification:
             return batch.weight
         weight_KB = self.weight_KC.to(batch.target.device)[:, batch.target]
         return weight_KB if batch.weight is None else weight_KB * batch.weight
+
+
+def log_softmax(logits_KBC: Tensor) -> Tensor:
+    """Give log probabilities (K, B, C).
+
+    On a CPU torch takes row by row where a row has fewer numbers than it takes at once: over laid-out classes it is two
+    to six times as fast.
+    """
+    if logits_KBC.shape[-1] >= FEW_CLASSES or logits_KBC.device.type != "cpu":
+        return logits_KBC.log_softmax(-1)
+    return logits_KBC.transpose(1, 2).contiguous().log_softmax(1).transpose(1, 2)
 
 
 def perceptron_loss(scores_KBC: Tensor, target_KB1: Tensor) -> Tensor:

@@ -73,5 +73,5 @@ def _keep_heap() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30) or libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most old ones take
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)

@@ -13,7 +13,7 @@ import torch
 
 from fmray.spec.sections import RunOptions
 from fmray.tasks.task import Batch
-from fmray.train.ingest import Rows
+from fmray.train.ingest import Rows, num_steps
 from fmray.train.loop import train_step
 from fmray.train.pack import Pack, Plan
 from fmray.train.population import packs
@@ -21,7 +21,10 @@ from fmray.train.population import packs
 log = logging.getLogger("fmray")
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
-TRIAL_STEPS = 7
+TRIAL_STEPS = (2, 7)
+"""Fewest and most steps that are timed per width."""
+TRIAL_SHARE = 0.02
+"""Of all steps to come, what trials may take; a short training is not timed for longer than it takes."""
 CACHE_BYTES = 16 << 20
 THREADED_WORK = 5e8
 """Floating-point operations of a step from which on it trains with several threads."""
@@ -51,7 +54,10 @@ def choose_width(plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack],
     if exact:
         per_member = 4 * (first.population.flat.shape[1] * 6 + len(batch) * activations(first))
         return max([width for width in widths if width * per_member <= CACHE_BYTES], default=1)
-    seconds = {width: _step_seconds(build(plans[:width]), batch) / width for width in widths}
+    to_come = len(plans) * first.train.epochs * num_steps(rows.num_rows, first.train.batch_rows)
+    fewest, most = TRIAL_STEPS
+    steps = min(most, max(fewest, int(TRIAL_SHARE * to_come / sum(widths)) - 1))
+    seconds = {width: _step_seconds(build(plans[:width]), batch, steps) / width for width in widths}
     log.info("seconds per member and step by pack width: %s", {w: f"{s:.2e}" for w, s in seconds.items()})
     return min(seconds, key=lambda width: seconds[width])
 
@@ -84,11 +90,11 @@ def activations(pack: Pack) -> int:
     return sum(shape[-1] for shape in pack.population.shapes.values() if len(shape) > 1)
 
 
-def _step_seconds(pack: Pack, batch: Batch) -> float:
+def _step_seconds(pack: Pack, batch: Batch, steps: int) -> float:
     """Give the median, after one step to warm up: the best would not know of a machine that others use as well."""
     train_step(pack, batch, 1.0)
     found = []
-    for _ in range(TRIAL_STEPS):
+    for _ in range(steps):
         started = time.perf_counter()
         train_step(pack, batch, 1.0)
         found.append(time.perf_counter() - started)
