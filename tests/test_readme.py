@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from fmray import cli
+from fmray.cli import app as cli
 from fmray.spec.load import job_from
 
 ROOT = Path(__file__).resolve().parents[1]
