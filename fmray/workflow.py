@@ -10,11 +10,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 
+from fmray.data.folds import Fold
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
 from fmray.data.session import run_here, run_over_ray, session
 from fmray.data.target import decide
 from fmray.ensemble.combine import combine
+from fmray.ensemble.folds import FOLD
 from fmray.ensemble.voting import refuse_numbers
 from fmray.errors import FmrayError
 from fmray.evaluate.baselines import dummy
@@ -138,8 +140,8 @@ class _Work:
     def knowing(self, trained: Sweep) -> "_Work":
         """Know every way in which the rows of members that may speak were prepared."""
         used = {member.prepared: member for member in trained.members if member.root and member.prepared}
-        others = used.keys() - {self.prepared.fingerprint}
-        variants = {name: self._prepare(job_at(self.job, used[name])) for name in sorted(others)}
+        others = [used[name] for name in sorted(used.keys() - {self.prepared.fingerprint})]
+        variants = {one.prepared: self._prepare(*self._way_of(one)) for one in others}
         return replace(self, prepared=replace(self.prepared, variants=variants)) if variants else self
 
     def train_linear(self) -> Sweep:
@@ -148,10 +150,18 @@ class _Work:
         workers = 0 if self.job.ranges else self.workers
         return sweep(job, plans, self.prepared, self.metric, self.store, workers, role="baseline", report=self.journal)
 
-    def _prepare(self, job: Job) -> Prepared:
-        """Give the rows of a structure, which are those of the job unless it has steps of its own."""
-        same = job.prepared_steps == self.job.at({}).prepared_steps
-        return self.prepared if same else prepare(self.dataset, job, self.task, self.store, self.journal)
+    def _way_of(self, member: Member) -> tuple[Job, int | None]:
+        """Say how the rows of a member were prepared: by which steps, and what fold these learned nothing from."""
+        folds = self.job.train.folds
+        return job_at(self.job, member), member.params.get(FOLD) if folds and folds.strict else None
+
+    def _prepare(self, job: Job, fold: int | None = None) -> Prepared:
+        """Give the rows of a structure, which are those of the job unless it has steps of its own, or a fold has."""
+        if fold is None and job.prepared_steps == self.job.at({}).prepared_steps:
+            return self.prepared
+        folds = self.job.train.folds
+        left_out = None if folds is None or fold is None else Fold.of(fold, folds.n, self.job.train.seed)
+        return prepare(self.dataset, job, self.task, self.store, self.journal, fold=left_out)
 
     def combine(self, trained: Sweep) -> Ensemble:
         asked = (self.job, trained.members, self.prepared, self.task, self.metric, self._gain, self.device)

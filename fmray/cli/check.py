@@ -134,7 +134,8 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
 
 def _members(job: Any) -> str:
     name, params, seeds = job.ensemble.name, job.ensemble.params, job.train.seeds.n
-    times = [f"{job.train.folds} folds"] if job.train.folds else []
+    folds = job.train.folds
+    times = [f"{folds.n} folds" + (" (steps learn anew for each)" if folds.strict else "")] if folds else []
     times += [f"{params.get('members', 10)} bags"] if name == "bagging" else []
     if job.ranges:
         times += [f"{seeds} seeds"] if seeds > 1 else []

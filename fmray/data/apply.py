@@ -35,9 +35,14 @@ def fit_item(recipe: Recipe, pipeline: Pipeline, with_target: bool, item: WorkIt
     data = recipe.dataset.data
     inputs = [] if pipeline.is_complete else [column.name for column in recipe.schema.columns]
     targets = [name for name in data.target if with_target]
-    sides, _ = kept_rows(recipe, item.index)
-    table = read_item(recipe.dataset, item, [*inputs, *targets])
-    return summarise(recipe, pipeline, some(table, sides == TRAIN), with_target)
+    groups = [data.group] if recipe.fold and data.group else []
+    sides, occurrence = kept_rows(recipe, item.index)
+    rows = some(read_item(recipe.dataset, item, [*inputs, *targets, *groups]), sides == TRAIN)
+    if recipe.fold is None:
+        return summarise(recipe, pipeline, rows, with_target)
+    ids = row_ids(np.asarray(hashes_of(recipe, item.index))[sides == TRAIN], occurrence[sides == TRAIN])
+    held_out = recipe.fold.holds(ids, row_hash(rows, groups)[:, 0] if groups else None)
+    return summarise(recipe, pipeline, rows, with_target, ~held_out)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fmray.data.folds import Fold
 from fmray.data.hashing import row_hashes
 from fmray.data.levels import Levels, levels_of
 from fmray.data.pipeline import Pipeline
@@ -41,6 +42,7 @@ class Recipe:
         num_lanes: V.
         num_buckets: Into how many parts rows are cut to find equal ones; a power of two.
         folder: Of the record that is made.
+        fold: Training rows that steps do not learn from.
     """
 
     dataset: Dataset
@@ -51,11 +53,17 @@ class Recipe:
     num_lanes: int
     num_buckets: int
     folder: str
+    fold: Fold | None = None
 
     @property
     def scratch(self) -> str:
         """Folder for what one pass leaves to the next."""
         return f"{self.folder}/scratch"
+
+    @property
+    def learns_at_once(self) -> bool:
+        """Whether all rows of train are learned from: no copies go, and none is held out by its id."""
+        return self.dataset.data.dedup == "report" and self.fold is None
 
     @property
     def quarantine(self) -> str:
@@ -78,10 +86,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Summary:
-    """Hold what training rows of a work item say about the target, and for the next step; None if not asked."""
+    """Hold what training rows of a work item say about the target, and for the next step; None if not asked.
+
+    Args:
+        num_rows: That the step sees.
+    """
 
     target: Partial
     step: Partial
+    num_rows: int
 
 
 @dataclass(frozen=True)
@@ -118,18 +131,25 @@ def identify(recipe: Recipe, pipeline: Pipeline, item: WorkItem) -> Identified:
         (train, val, test),
         {reason: int(count) for reason, count in zip(reasons, counts, strict=True) if count and reason},
         {name: levels_of(kept.column(name), name, recipe.dataset.data.null_values) for name in recipe.slices},
-        summarise(recipe, pipeline, some(table, sides == TRAIN)) if recipe.dataset.data.dedup == "report" else None,
+        summarise(recipe, pipeline, some(table, sides == TRAIN)) if recipe.learns_at_once else None,
         labels_seen(table, recipe.dataset.data),
     )
 
 
-def summarise(recipe: Recipe, pipeline: Pipeline, rows: pa.Table, with_target: bool = True) -> Summary:
-    """Summarise training rows for the target and for the step that learns next."""
+def summarise(
+    recipe: Recipe, pipeline: Pipeline, rows: pa.Table, with_target: bool = True, seen: np.ndarray | None = None
+) -> Summary:
+    """Summarise training rows for the target and for the step that learns next.
+
+    Args:
+        seen: Which of them the step may see (n,), bool; None for all.
+    """
     data = recipe.dataset.data
     target = fit_target(rows, data, recipe.task) if with_target else None
+    rows = rows if seen is None else some(rows, seen)
     if pipeline.is_complete:
-        return Summary(target, None)
-    return Summary(target, pipeline.fit_next(as_frame(rows, recipe.schema, data.null_values)))
+        return Summary(target, None, len(rows))
+    return Summary(target, pipeline.fit_next(as_frame(rows, recipe.schema, data.null_values)), len(rows))
 
 
 def some(table: pa.Table, mask: np.ndarray) -> pa.Table:

@@ -180,6 +180,7 @@ class Preparation:
         merged = first[0].target
         for summary in first[1:]:
             merged = merge_target(merged, summary.target)
+        self._refuse_empty_fold(sum(summary.num_rows for summary in first))
         target, said = learn_target(merged, self.recipe.dataset.data)
         notes = list(said)
         while not steps.is_complete:
@@ -188,6 +189,15 @@ class Preparation:
             if not steps.is_complete:
                 first = self.run("learn the steps", fit_item, (self.recipe, steps, False), self._own)
         return target, notes
+
+    def _refuse_empty_fold(self, num_rows: int) -> None:
+        fold = self.recipe.fold
+        if fold is not None and not num_rows:
+            raise DataError(
+                f"fold {fold.number + 1} of {fold.num_folds} holds every training row: steps have none to learn from. "
+                "Give more rows, or groups; where groups are few, they go one way whole.",
+                "train.folds",
+            )
 
     def _idle_labels(self, found: Sequence[Identified]) -> list[str]:
         idle = set(self.recipe.dataset.data.labels).difference(*(f.labels for f in found))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from fmray.data.folds import Fold
 from fmray.data.identify import Recipe
 from fmray.data.lanes import KIND, verify_lanes
 from fmray.data.occurrences import num_buckets
@@ -43,6 +44,7 @@ def prepare(
     store: Store,
     report: Report = lambda event: None,
     item_bytes: int = ITEM_BYTES,
+    fold: Fold | None = None,
 ) -> Prepared:
     """Make the lanes of a job's data, or read them back if they are there.
 
@@ -50,6 +52,8 @@ def prepare(
         task: The objective, decided.
         report: Gets notes and progress.
         item_bytes: Rows are read in pieces of about this size; it decides into which files they are written.
+        fold: Training rows that steps do not learn from. They stand in the lanes as all others do, and count for the
+            target, whose classes and scale are those of all training rows.
 
     Raises:
         DataError: If rows do not add up, too many are set aside, a split is empty, or the disk is too small.
@@ -62,6 +66,7 @@ def prepare(
     key = fingerprint(
         KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],
         task.name, job.train.order.num_lanes, job.evaluate.slices, source_digest("fmray.data", *job.modules()),
+        *([fold] if fold else []),
     )  # fmt: skip
     report({"event": "record", "kind": KIND, "fingerprint": key})
     with store.create(KIND, key) as draft:
@@ -72,7 +77,7 @@ def prepare(
                 raise SpecError(f"no column is left to learn from in {', '.join(dataset.schema.names)}.", "data")
             recipe = Recipe(
                 dataset, definition, schema, task.name, job.evaluate.slices, job.train.order.num_lanes,
-                num_buckets(dataset.num_rows), draft.folder,
+                num_buckets(dataset.num_rows), draft.folder, fold,
             )  # fmt: skip
             for folder in (recipe.scratch, recipe.quarantine):
                 if is_local(folder):

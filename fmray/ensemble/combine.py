@@ -44,7 +44,7 @@ def combine(
     pool, folds, seed = pool_of(job, members, metric), job.train.folds, job.train.seed
     named = job.ensemble.name, job.ensemble.params
     if folds is not None and job.ensemble.name == "stacking":
-        whole = configurations(pool, folds)
+        whole = configurations(pool, folds.n)
         found = with_folds(choose(*named, oof_candidates(whole, seed, prepared, task, metric, device), gain), whole)
     else:
         found = choose(*named, candidates_of(pool, prepared, task, metric, device, says), gain)

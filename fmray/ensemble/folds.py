@@ -9,14 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from fmray.data.folds import Fold, folds_of
 from fmray.data.lanes import Lanes
 from fmray.ensemble.candidates import Candidates, able, half_of, outputs_of
 from fmray.errors import TrainError
 from fmray.metrics.metric import Metric
 from fmray.records import Ensemble, Json, Member, Prepared
-from fmray.seeding import derive
 from fmray.spec.ref import Ref
-from fmray.train.rowweights import folds_of
 
 FOLD = "train.folds"
 """Parameter of a member: the fold it was kept from."""
@@ -26,7 +25,8 @@ Configuration = tuple[Member, ...]
 
 def fold_rows(fold: int, num_folds: int, seed: int) -> Json:
     """Say which rows count for a member that is kept from a fold; see `train.rowweights`."""
-    return {"fold": fold, "of": num_folds, "salt": derive(seed, "folds")}
+    own = Fold.of(fold, num_folds, seed)
+    return {"fold": own.number, "of": own.num_folds, "salt": own.salt}
 
 
 def configurations(members: Sequence[Member], num_folds: int) -> tuple[Configuration, ...]:
@@ -65,7 +65,7 @@ def oof_outputs(
     """
     lanes, num_folds = Lanes(prepared, "train"), len(configuration)
     known = lanes.take(rows, ["row_id", *["group"] * prepared.grouped])
-    fold = folds_of(known["row_id"], known.get("group"), num_folds, derive(seed, "folds"))
+    fold = folds_of(known["row_id"], known.get("group"), num_folds, Fold.of(0, num_folds, seed).salt)
     found: np.ndarray | None = None
     for number, member in enumerate(configuration):
         own = np.flatnonzero(fold == number)

@@ -152,6 +152,9 @@ def _in_train(job: Job) -> list[Refusal]:
     if schedule.name == "plateau" and stop is not None and patience >= stop.patience:
         text = f"patience {patience} is never reached: early_stop.patience is {stop.patience}. Make it smaller."
         found.append((("train", "schedule"), text))
+    if train.folds is not None and train.folds.strict and not job.prepared_steps:
+        text = "has no effect without steps, which alone learn from rows before a training. Leave it out."
+        found.append((("train", "folds", "strict"), text))
     params = train.optimizer.params
     if (
         train.optimizer.name == "sgd"

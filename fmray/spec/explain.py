@@ -41,6 +41,7 @@ SECTIONS: dict[Keys, type] = {
     ("train",): sections.Train,
     ("train", "early_stop"): sections.EarlyStop,
     ("train", "seeds"): sections.Seeds,
+    ("train", "folds"): sections.Folds,
     ("train", "order"): sections.Order,
     ("search",): sections.Search,
     ("evaluate",): sections.Evaluate,
@@ -118,7 +119,7 @@ def _message(findings: Sequence[Any], keys: Keys) -> str:
             return f"{keys[-1] if keys else given!r} is no text. Put the key in quotes."
     spelled = json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
     accepted = dict.fromkeys(map(_accepted, findings))
-    if keys == ("train", "seeds"):  # a number there is short for {n: number}
+    if keys in (("train", "seeds"), ("train", "folds")):  # a number there is short for {n: number}
         accepted = {"a whole number": None, **accepted}
     return f"{spelled}. Accepted: {' or '.join(accepted)}."
 

@@ -34,6 +34,8 @@ def job_schema() -> dict[str, Any]:
     train["optimizer"] = _reference(catalogue.OPTIMIZERS)
     train["schedule"] = _reference(catalogue.SCHEDULES)
     train["seeds"] = {"anyOf": [{"type": "integer", "minimum": 1}, {"$ref": "#/$defs/Seeds"}]}
+    folds = [{"type": "integer", "minimum": 2}, {"$ref": "#/$defs/Folds"}, {"type": "null"}]
+    train["folds"] = {"anyOf": folds, "default": None}
     barred = {keys[1] for keys in NOT_SEARCHED}
     for name in train.keys() - barred:
         train[name] = {"anyOf": [train[name], RANGE]}

@@ -45,7 +45,7 @@ def _as_range(value: object) -> object:
     return value
 
 
-def _as_seeds(value: object) -> object:
+def _as_number(value: object) -> object:
     return {"n": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -152,6 +152,20 @@ class Seeds:
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
+class Folds:
+    """Say how training rows are cut into folds, each of which one member of every configuration is kept from.
+
+    Args:
+        n: Folds.
+        strict: Also keep what steps learn from a fold: rows are prepared once more for each, and folds train one after
+            the other. Otherwise steps learn from all training rows, once, and folds train side by side.
+    """
+
+    n: Annotated[Whole, Field(ge=2)] = 5
+    strict: Flag = False
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
 class Order:
     """Say how rows are shuffled: chunks of a lane are permuted, then rows within windows of chunks.
 
@@ -184,7 +198,8 @@ class Train:
         seed: Root of every random stream of the training.
         seeds: Number of members that differ in seed only, or `{n: 5, order: true}`.
         order: Shuffling.
-        folds: Train every configuration this many times, each without the training rows of one fold.
+        folds: Number of times that every configuration is trained, each without the training rows of one fold, or
+            `{n: 5, strict: true}`.
     """
 
     epochs: Annotated[Whole, Field(ge=1)] = 20
@@ -198,9 +213,9 @@ class Train:
     ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Whole = 0
-    seeds: Annotated[Seeds, BeforeValidator(_as_seeds)] = Seeds()
+    seeds: Annotated[Seeds, BeforeValidator(_as_number)] = Seeds()
     order: Order = Order()
-    folds: Annotated[Whole, Field(ge=2)] | None = None
+    folds: Annotated[Folds, BeforeValidator(_as_number)] | None = None
 
 
 def _as_seconds(value: object) -> object:

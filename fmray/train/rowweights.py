@@ -100,23 +100,14 @@ def bootstrap_weights(ids: Tensor, seeds: Sequence[int]) -> Tensor:
 def fold_of(entity: Tensor, num_folds: int, salt: int) -> Tensor:
     """Say which fold each row is in: a function of its group, or its identity where rows are not grouped.
 
+    `data.folds.folds_of` says the same of columns of the lanes.
+
     Shapes:
         entity: (B,), int64, as `Batch.entity`.
         returns: (B,), int64, below `num_folds`.
     """
     bits = keyed(torch.stack([entity, entity], 1), salt)
     return (bits >> 1).bitwise_and_((1 << 62) - 1).remainder(num_folds)
-
-
-def folds_of(row_id: np.ndarray, group: np.ndarray | None, num_folds: int, salt: int) -> np.ndarray:
-    """Say which fold each row is in, from columns of the lanes; see `fold_of`.
-
-    Shapes:
-        row_id: (N, 2), uint64; group: (N,), uint64.
-        returns: (N,), int64.
-    """
-    entity = row_id[:, 0] if group is None else group
-    return fold_of(torch.from_numpy(np.ascontiguousarray(entity).view(np.int64)), num_folds, salt).numpy()
 
 
 def _known(identities: Tensor | None) -> Tensor:

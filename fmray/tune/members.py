@@ -1,14 +1,12 @@
 """Train all members a job asks for: by search, by seeds, by folds and bags, or one boosted after the other."""
 
-from collections.abc import Sequence
-
 from fmray.records import Prepared
 from fmray.train.pack import Plan
 from fmray.tune.boost import boost
 from fmray.tune.plans import plans_of
-from fmray.tune.resample import resampled
+from fmray.tune.resample import resampled, trials_of
 from fmray.tune.search import Hunt
-from fmray.tune.sweep import Sweep, Workers, sweep
+from fmray.tune.sweep import Sweep, Workers, sweep, sweep_trials
 
 
 def train_members(hunt: Hunt, prepared: Prepared, workers: Workers, device: str) -> Sweep:
@@ -30,10 +28,11 @@ def train_members(hunt: Hunt, prepared: Prepared, workers: Workers, device: str)
             return found
         return found.joined(hunt.finals(found))
 
-    def train(plans: Sequence[Plan]) -> Sweep:
-        return sweep(job, plans, prepared, hunt.metric, store, workers, attempt=hunt.attempt, report=hunt.report)
+    def train(plan: Plan) -> Sweep:
+        return sweep(job, [plan], prepared, hunt.metric, store, workers, attempt=hunt.attempt, report=hunt.report)
 
     plans = plans_of(job, hunt.task)
     if job.ensemble.name == "adaboost":
-        return boost(plans, prepared, store, lambda plan: train([plan]), job.ensemble.params, device)
-    return train(resampled(job, plans))
+        return boost(plans, prepared, store, train, job.ensemble.params, device)
+    trials = trials_of(job, resampled(job, plans), hunt.prepare)
+    return sweep_trials(trials, hunt.metric, store, workers, attempt=hunt.attempt, report=hunt.report)

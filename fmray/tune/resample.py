@@ -1,21 +1,24 @@
 """Multiply the members of a job: one per bootstrap sample, one per fold.
 
-They differ in how much each training row counts, which changes no shape, so they train in one pack over one pass.
+They differ in how much each training row counts, which changes no shape, so they train in one pack over one pass; but
+for strict folds, where each has inputs of its own.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from fmray.data.step import refuse_below
 from fmray.ensemble.folds import FOLD, fold_rows
 from fmray.ensemble.voting import BAGGED_MEMBERS
-from fmray.records import Member
+from fmray.records import Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.train.pack import Plan
 from fmray.tune.heir import LINEAGE
 from fmray.tune.plans import job_at, plan_of
+from fmray.tune.trial import Trial
 
 BAG = "ensemble.bagging"
 """Parameter of a member: which bootstrap sample it learns from."""
@@ -29,7 +32,7 @@ def resampled(job: Job, plans: Sequence[Plan]) -> list[Plan]:
     """
     found = list(plans)
     if job.train.folds is not None:
-        found = fold_plans(found, job.train.folds, job.train.seed)
+        found = fold_plans(found, job.train.folds.n, job.train.seed)
     if job.ensemble.name == "bagging":
         found = bagging_plans(found, job.ensemble.params.get("members", BAGGED_MEMBERS), job.train.seed)
     return found
@@ -52,6 +55,26 @@ def final_plans(job: Job, task: Ref, member: Member, first: int) -> list[Plan]:
         replace(plan, seed=derive(plan.seed, member.index), index=index)
         for index, plan in enumerate(resampled(concrete, plans), first)
     ]
+
+
+class Prepare(Protocol):
+    """Give the rows of a job without ranges, as its steps prepare them."""
+
+    def __call__(self, job: Job, fold: int | None = None) -> Prepared:
+        """Give them.
+
+        Args:
+            fold: That the steps do not learn from.
+        """
+        ...
+
+
+def trials_of(job: Job, plans: Sequence[Plan], prepare: Prepare) -> list[Trial]:
+    """Give the trials of one configuration: a single one, or with strict folds one per fold on rows of its own."""
+    if job.train.folds is None or not job.train.folds.strict:
+        return [Trial(0, 0, job, tuple(plans), prepare(job))]
+    of_fold = [tuple(plan for plan in plans if plan.params[FOLD] == fold) for fold in range(job.train.folds.n)]
+    return [Trial(fold, 0, job, own, prepare(job, fold), len(of_fold)) for fold, own in enumerate(of_fold)]
 
 
 def bagging_plans(plans: Sequence[Plan], n: int, seed: int) -> list[Plan]:

@@ -6,13 +6,11 @@ on, and one that is finished can be extended.
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fmray.data.session import living_nodes, session
 from fmray.errors import TrainError
 from fmray.metrics.metric import Metric, ranked
-from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
@@ -24,15 +22,13 @@ from fmray.tune.place import carry_here, carry_on_ray, num_slots
 from fmray.tune.plans import job_at, searched_plans
 from fmray.tune.proposals import Learning, Listed, Proposals
 from fmray.tune.referee import Referee, Rules
-from fmray.tune.resample import final_plans
+from fmray.tune.resample import Prepare, final_plans, trials_of
 from fmray.tune.rungs import Table, expected_epochs, rungs_of
 from fmray.tune.space import Lot, lots_of
-from fmray.tune.sweep import Report, Sweep, Work, kept, key_of
+from fmray.tune.sweep import Report, Sweep, Work, described, kept, key_of
 from fmray.tune.tally import Tally
 from fmray.tune.trial import Role, Training, Trial
 
-Prepare = Callable[[Job], Prepared]
-"""Job without ranges -> its rows, prepared."""
 CUT = "cut.json"
 FEWEST_PER_TRIAL = 8
 """Members below which a lot is not cut for the sake of an idle worker."""
@@ -47,7 +43,7 @@ class Hunt:
     Args:
         job: With its ranges.
         task: The objective, decided.
-        prepare: Gives the rows of each structure.
+        prepare: Gives the rows of each structure, and of each strict fold.
         metric: The primary one.
         attempt: Sets a repeated search apart from the first.
         report: Gets every event.
@@ -92,8 +88,9 @@ class Hunt:
         for number, member in enumerate(chosen):
             concrete, plans = job_at(job, member), final_plans(job, self.task, member, first)
             first += len(plans)
-            trials.append(Trial(number, number, concrete, tuple(plans), self.prepare(concrete), total=len(chosen)))
-        key = self._key(job.at({}), [vars(plan) for trial in trials for plan in trial.plans], "finalist")
+            trials += [replace(trial, structure=number) for trial in trials_of(concrete, plans, self.prepare)]
+        trials = [replace(trial, number=number, total=len(trials)) for number, trial in enumerate(trials)]
+        key = self._key(job.at({}), described(trials), "finalist")
         return kept(key, self.metric, self.store, "finalist", self.report, _Finals(self, key, trials))
 
     def carry(

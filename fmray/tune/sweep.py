@@ -122,10 +122,33 @@ def sweep(
     """
     if not plans:
         return Sweep("", (), (), (), reused=True)
-    key = key_of(job, [vars(plan) for plan in plans], prepared, metric, attempt, role)
-    return kept(
-        key, metric, store, role, report, _Plain(Trial(0, 0, job, tuple(plans), prepared), workers, key, report)
-    )
+    trials = [Trial(0, 0, job, tuple(plans), prepared)]
+    return sweep_trials(trials, metric, store, workers, attempt=attempt, role=role, report=report)
+
+
+def sweep_trials(
+    trials: Sequence[Trial],
+    metric: Metric,
+    store: Store,
+    workers: Workers = 0,
+    *,
+    attempt: str = "",
+    role: Role = "member",
+    report: Report = lambda event: None,
+) -> Sweep:
+    """Train members that are known in advance, each trial's on rows of its own, one after the other; see `sweep`.
+
+    Raises:
+        TrainError: If no member could be trained.
+    """
+    first = trials[0]
+    key = key_of(first.job, described(trials), first.prepared, metric, attempt, role)
+    return kept(key, metric, store, role, report, _Plain(tuple(trials), workers, key, report))
+
+
+def described(trials: Sequence[Trial]) -> list[object]:
+    """Describe the members of trials and the rows they learn from, as `key_of` wants it."""
+    return [(trial.prepared.fingerprint, *map(vars, trial.plans)) for trial in trials]
 
 
 class Work(Protocol):
@@ -147,25 +170,26 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class _Plain:
-    """Train one trial, on as many workers as the job says."""
+    """Train trials of one job, all on the same workers, as many as it says."""
 
-    trial: Trial
+    trials: tuple[Trial, ...]
     workers: Workers
     key: str
     report: Report
     tolerant = False
 
     def carry(self, training: Training) -> list[Trial]:
-        trial = self.trial
-        train(partial(_carry, training, trial), trial.job, self.workers, self.key, training.store, self.report)
-        return [trial]
+        work = partial(_carry, training, self.trials)
+        train(work, self.trials[0].job, self.workers, self.key, training.store, self.report)
+        return list(self.trials)
 
     def rungs(self, training: Training) -> Table:
         return {}
 
 
-def _carry(training: Training, trial: Trial, worker: Worker) -> None:
-    training.train(worker, trial)
+def _carry(training: Training, trials: Sequence[Trial], worker: Worker) -> None:
+    for trial in trials:
+        training.train(worker, trial)
 
 
 def key_of(job: Job, who: object, prepared: Prepared, metric: Metric, attempt: str, role: Role) -> str:

@@ -11,6 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from train.conftest import write_rows
 
+from fmray.data.folds import folds_of
 from fmray.data.lanes import Lanes
 from fmray.data.prepare import prepare
 from fmray.data.scan import scan
@@ -22,7 +23,7 @@ from fmray.store import Store
 from fmray.tasks.task import Batch, Losses, mixed
 from fmray.train.ingest import Rows
 from fmray.train.loop import fit, train_step
-from fmray.train.rowweights import RowWeights, bootstrap_weights, fold_of, folds_of
+from fmray.train.rowweights import RowWeights, bootstrap_weights, fold_of
 
 TRAIN = Train(epochs=3, batch_rows=64, early_stop=None, order=Order(chunk_rows=4, window_chunks=3, num_lanes=5))
 FOLD = {"fold": 1, "of": 3, "salt": 5}

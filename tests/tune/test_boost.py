@@ -19,6 +19,7 @@ from fmray.metrics.find import find_metric
 from fmray.records import Ensemble
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
+from fmray.spec.sections import Folds
 from fmray.store import Store
 from fmray.train.combine import combine_outputs
 from fmray.train.rowweights import fold_of
@@ -156,4 +157,4 @@ def test_costs_are_counted_and_measured(setting, folded):
 
 def test_a_job_is_known_by_its_folds():
     value = {"name": "j", "data": {"path": "x", "target": "y"}, "train": {"folds": 5}}
-    assert Job.from_json(value).train.folds == 5
+    assert Job.from_json(value).train.folds == Folds(n=5)
