@@ -40,6 +40,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "bike_sharing",
         "california_housing",
         "california_search",
+        "letter_ensemble",
         "mnist_linear",
         "mnist_mlp",
         "mnist_resnet",
