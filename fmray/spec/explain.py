@@ -33,6 +33,7 @@ ACCEPTED = {
     "dict_type": "a map of keys",
     "dataclass_type": "a map of keys",
 }
+SHORT = (("train", "seeds"), ("train", "folds"))
 SECTIONS: dict[Keys, type] = {
     (): Job,
     ("data",): sections.Data,
@@ -119,7 +120,7 @@ def _message(findings: Sequence[Any], keys: Keys) -> str:
             return f"{keys[-1] if keys else given!r} is no text. Put the key in quotes."
     spelled = json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
     accepted = dict.fromkeys(map(_accepted, findings))
-    if keys in (("train", "seeds"), ("train", "folds")):  # a number there is short for {n: number}
+    if keys in SHORT and kind == "dataclass_type":  # a number there is short for {n: number}
         accepted = {"a whole number": None, **accepted}
     return f"{spelled}. Accepted: {' or '.join(accepted)}."
 

@@ -21,6 +21,7 @@ IDLE = {
     "split.val: has no effect beside val_from: 2024-01-01": {"split": {**TIMES, "val": 0.1}, "data": {"time": "t"}},
     "split.test: has no effect beside test_from": {"split": {**TIMES, "test": 0.2}, "data": {"time": "t"}},
     "train.seeds.order: has no effect with one seed": {"train": {"seeds": {"order": True}}},
+    "train.folds.strict: has no effect without steps": {"train": {"folds": {"strict": True}}, "steps": ["noise"]},
     "task.regression.delta: has no effect with loss: mse. It goes with huber.": {"task": {"regression": {"delta": 2}}},
     "task.auto.delta: has no effect with loss: mse": {"task": {"auto": {"delta": 2}}},
     "task.classification.label_smoothing: has no effect with loss: perceptron. It goes with cross_entropy.": {
@@ -117,6 +118,8 @@ FINE = [
     {"model": "linear", "rigour": {"prefer": "simple", "waive": {"G22": "a floor for others"}}},
     {"split": {"by": "hash", "val": 0.1, "test": 0.2}},
     {**PERCEPTRON, "train": {"seeds": {"n": 3, "order": True}}, "rigour": {"prefer": "simple"}},
+    {"train": {"folds": {"strict": True}}, "steps": ["standardise", "noise"]},
+    {"train": {"folds": 2}, "steps": []},
     {"model": "perceptron", "task": {"auto": {"loss": "perceptron"}}},
     {"model": "mlp", "task": {"classification": {"loss": "perceptron"}}},
     {"task": {"classification": {"loss": "cross_entropy", "label_smoothing": 0.1}}},

@@ -20,6 +20,7 @@ SECTIONS = st.fixed_dictionaries(
             {"epochs": st.integers(1, 99)},
             optional={
                 "seeds": st.integers(1, 9) | st.builds(dict, n=st.integers(2, 9), order=st.booleans()),
+                "folds": st.none() | st.integers(2, 9) | st.builds(dict, n=st.integers(2, 9)),
                 "early_stop": st.none() | st.builds(dict, patience=st.integers(1, 9)),
                 "optimizer": st.sampled_from(["sgd", {"adam": {"lr": 0.1, "betas": [0.9, 0.99]}}]),
                 "clip_norm": st.none() | st.floats(0.1, 10),

@@ -27,6 +27,8 @@ def test_every_job_fits_the_schema(path):
         {"steps": [{"scael": {}}]},
         {"split": {"by": "x"}},
         {"train": {"seeds": {"int": [1, 5]}}},
+        {"train": {"folds": 1}},
+        {"train": {"folds": {"n": 3, "strikt": True}}},
         {"train": {"batch_rows": {"between": [1, 5]}}},
         {"ranges": {}},
     ],
@@ -35,9 +37,11 @@ def test_what_an_editor_should_underline_does_not_fit(change):
     assert errors({"data": {"path": "x", "target": "y"}, **change})
 
 
-def test_ranges_fit_where_values_would_stand():
+def test_ranges_and_both_spellings_of_folds_fit_where_values_would_stand():
     train = {"batch_rows": {"choice": [64, 128]}, "optimizer": {"adam": {"lr": {"log_uniform": [1e-4, 1e-1]}}}}
     model = {"mlp": {"width": {"int": [8, 64]}}}
     job = {"data": {"path": "x", "target": "y"}, "model": model, "train": train, "search": {"members": 8}}
     assert errors(job) == []
+    assert errors({**job, "train": {**train, "folds": 5}}) == []
+    assert errors({**job, "train": {**train, "folds": {"n": 5, "strict": True}}}) == []
     assert errors({**job, "model": {"choice": ["linear", {"mlp": {"width": 8}}]}}) == []

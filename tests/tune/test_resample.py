@@ -7,7 +7,7 @@ from fmray.errors import SpecError
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.tune.plans import plans_of
-from fmray.tune.resample import bagging_plans, fold_plans, resampled
+from fmray.tune.resample import bagging_plans, fold_plans, resampled, trials_of
 
 JOB = {"name": "j", "data": {"path": "x", "target": "y"}, "train": {"seeds": 2}}
 
@@ -45,3 +45,20 @@ def test_a_job_asks_for_folds_and_bags_together_or_for_neither():
 
 def test_seeds_of_bags_fit_into_sixty_four_bits():
     torch.tensor([plan.rows["bootstrap"] for plan in bagging_plans(plans(), 5, 7)], dtype=torch.int64)
+
+
+def test_strict_folds_are_trials_of_their_own_on_rows_of_their_own():
+    def rows(job, fold=None):
+        return f"rows without {fold}"
+
+    value = {**JOB, "train": {"seeds": 2, "folds": {"n": 3, "strict": True}}}
+    for strict in (True, False):
+        value["train"]["folds"]["strict"] = strict
+        job = Job.from_json(value)
+        trials = trials_of(job, resampled(job, plans()), rows)
+        assert sorted(plan.index for trial in trials for plan in trial.plans) == list(range(6))
+        if strict:
+            assert [trial.prepared for trial in trials] == ["rows without 0", "rows without 1", "rows without 2"]
+            assert [{plan.rows["fold"] for plan in trial.plans} for trial in trials] == [{0}, {1}, {2}]
+        else:
+            assert [trial.prepared for trial in trials] == ["rows without None"]
