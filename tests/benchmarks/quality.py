@@ -1,6 +1,6 @@
 """Compare what fmray's search finds with what Optuna's TPE and ASHA find in plain Ray Tune, for the same epochs.
 
-Run as `python tests/benchmarks/quality.py [--data adult california] [--seeds 10] [--only rivals|fmray] [--cache FILE]`;
+Run as `python tests/benchmarks/quality.py [--data adult california] [--seeds 10 [--first 0]] [--only rivals|fmray] [--cache FILE]`;
 FMRAY_DATA names the folder of real data sets. Paired over seeds: a seed fixes the rows, which both sides read from the
 same prepared arrays, and what is drawn. Both choose among MLPs of the same ranges by the same validation rows; the score
 is on rows that neither selects by. The rival is taken where it had trained as many member-epochs as fmray did in all.
@@ -154,11 +154,11 @@ def key_of(name: str, seed: int) -> str:
     return f"{name}-{seed}-{hashlib.sha256(asked.encode() + rival).hexdigest()[:12]}"
 
 
-def compare(name: str, seeds: int, only: str, cache: Cache) -> None:
+def compare(name: str, seeds: Sequence[int], only: str, cache: Cache) -> None:
     """Print scores, epochs and seconds per seed, then the mean difference and its lower bound."""
     case, differences = CASES[name], []
     print(f"\n{name}: {case.metric} on {ROWS['test']} rows that neither side selects by; rival / fmray")
-    for seed in range(seeds):
+    for seed in seeds:
         with tempfile.TemporaryDirectory() as place:
             folder, store = Path(place) / "rows", f"{place}/store"
             write_subset(case, seed, folder)
@@ -203,12 +203,13 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--data", nargs="+", choices=list(CASES), default=list(CASES))
     asked.add_argument("--seeds", type=int, default=10)
+    asked.add_argument("--first", type=int, default=0, help="Seed to begin with.")
     asked.add_argument("--only", choices=["rivals", "fmray", "both"], default="both")
     asked.add_argument("--cache", type=Path, default=Path.home() / ".cache/fmray-benchmarks/quality.json")
     given = asked.parse_args()
     with started_ray():
         for name in given.data:
-            compare(name, given.seeds, given.only, Cache(given.cache))
+            compare(name, range(given.first, given.seeds), given.only, Cache(given.cache))
 
 
 if __name__ == "__main__":
