@@ -85,6 +85,7 @@ class Prepared:
         split: The split definition used: {by, columns, salt, hash_version, cut_points ...}.
         manifest: Data files as scanned: [{path, bytes, rows, modified/etag}].
         variants: The same rows, in the same sequence, as other steps of a search prepare them, by fingerprint.
+        raw: Columns that the steps are given, as read.
     """
 
     fingerprint: str
@@ -104,6 +105,7 @@ class Prepared:
     split: Json = field(default_factory=dict)
     manifest: tuple[Json, ...] = ()
     variants: Mapping[str, "Prepared"] = field(default_factory=dict)
+    raw: Schema = field(default_factory=lambda: Schema(()))
 
     def for_member(self, member: "Member") -> "Prepared":
         """Give the rows as a member learned from them."""
@@ -116,7 +118,8 @@ class Prepared:
     def to_json(self) -> Json:
         """Give the record as plain values."""
         variants = {name: variant.to_json() for name, variant in self.variants.items()}
-        return {**asdict(self), "schema": self.schema.to_json(), "variants": variants}
+        schemas = {"schema": self.schema.to_json(), "raw": self.raw.to_json()}
+        return {**asdict(self), **schemas, "variants": variants}
 
     @classmethod
     def from_json(cls, value: Json) -> "Prepared":
@@ -125,6 +128,7 @@ class Prepared:
             **{
                 **value,
                 "schema": Schema.from_json(value["schema"]),
+                "raw": Schema.from_json(value.get("raw", [])),
                 "target": Target.from_json(value["target"]),
                 "parts": {split: tuple(Part(**p) for p in parts) for split, parts in value["parts"].items()},
                 "steps": tuple(value["steps"]),

@@ -26,7 +26,7 @@ from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
 from fmray.report.card import Card, write_card
-from fmray.report.folder import environment, finish_run, open_run, start_run, write_members, write_model
+from fmray.report.folder import environment, finish_run, open_run, start_run, write_members
 from fmray.report.journal import Journal, Report, log_to
 from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
@@ -39,6 +39,7 @@ from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
 from fmray.train.predict import predict
 from fmray.train.room import num_workers, require_room
+from fmray.train.saved import write_model
 from fmray.tune.account import account_of
 from fmray.tune.members import train_members
 from fmray.tune.plans import job_at, linear_job, linear_plans
@@ -215,7 +216,8 @@ class _Work:
         searched = (self.job, trained, prepared, self.metric, ensemble)
         account = account_of(*searched) if self.job.ranges else None
         write_members(root, [*trained.members, *linear.members])
-        write_model(root, [trained.members[index] for index in ensemble.members], ensemble, prepared, self.store)
+        chosen = [trained.members[index] for index in ensemble.members]
+        write_model(f"{root}/model", chosen, ensemble, prepared, self.task, self.dataset, self.job)
         self.store.write_json(f"{root}/scores.json", scores.to_json())
         self.store.write_json(f"{root}/gates.json", list(gates))
         card = Card(

@@ -25,7 +25,7 @@ FLOORS = (
     ("cli",),
     ("progress",),
     ("workflow",),
-    ("report",),
+    ("report", "inference"),
     ("tune",),
     ("rigour",),
     ("ensemble", "evaluate"),

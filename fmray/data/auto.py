@@ -238,7 +238,8 @@ def _text(name: str, counts: dict[str, int], partial: Partial) -> tuple[list[Jso
     num_rare = len(counts) - len(common)
     levels = kept_levels(common, MOST_LEVELS, partial["nulls"][name] > 0, other=num_rare > 0)
     notes = [f"auto puts {num_rare} levels of '{name}' with fewer than {least:g} rows into {OTHER}"] if num_rare else []
-    return [_indicator_entry(name, name, levels)], notes
+    rare = sorted(set(counts) - set(common))
+    return [_indicator_entry(name, name, levels, rare)], notes
 
 
 def _number(name: str, partial: Partial) -> tuple[list[Json], list[str]]:
@@ -249,7 +250,7 @@ def _number(name: str, partial: Partial) -> tuple[list[Json], list[str]]:
     counts = partial["levels"].get(name, (None, None))[0] or {}
     if 3 <= len(counts) <= FEW_INTEGERS:
         levels = kept_levels(counts, FEW_INTEGERS, missing=False, other=False)
-        entries.append(_indicator_entry(name, f"{name}_level", levels))
+        entries.append(_indicator_entry(name, f"{name}_level", levels, []))
         notes.append(f"auto gives '{name}' indicators of its {len(counts)} levels beside the number")
     elif max(moment[4] - mean, mean - moment[3]) > HEAVY_TAIL * scale:
         edges = moments.quantiles(partial["points"][name], np.linspace(0, 1, RANKS).tolist())
@@ -264,8 +265,10 @@ def _number(name: str, partial: Partial) -> tuple[list[Json], list[str]]:
     return entries, notes
 
 
-def _indicator_entry(of: str, name: str, levels: Sequence[str]) -> Json:
-    return {"by": "levels", "of": of, "name": name, "kind": "one_hot", "width": len(levels), "levels": list(levels)}
+def _indicator_entry(of: str, name: str, levels: Sequence[str], rare: Sequence[str]) -> Json:
+    """Describe indicators; rare levels share one, and are kept apart from those never seen."""
+    places = {"width": len(levels), "levels": list(levels), "rare": list(rare)}
+    return {"by": "levels", "of": of, "name": name, "kind": "one_hot", **places}
 
 
 def _expression(frame: pl.DataFrame, entry: Json) -> pl.Expr:

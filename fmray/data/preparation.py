@@ -104,6 +104,7 @@ class Preparation:
             grouped=recipe.dataset.data.group is not None,
             notes=(*notes, *self._idle_labels(found), *_about(repeats, rows)),
             split=recipe.definition.to_json(),
+            raw=recipe.schema,
             manifest=tuple(
                 {"path": f.path, "bytes": f.size, "rows": f.num_rows, "version": f.version}
                 for f in recipe.dataset.files

@@ -230,9 +230,10 @@ class OneHot:
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Fix the levels."""
-        levels, notes = {}, []
+        levels, rest, notes = {}, {}, []
         for name, (counts, more, nulls) in partial.items():
             levels[name] = kept_levels(counts, self.max_levels, nulls > 0, self.other)
+            rest[name] = sorted(set(map(moments.spell, counts)) - set(levels[name]))
             if more or len(counts) > self.max_levels:
                 number = f"more than {MOST_LEVELS}" if more else str(len(counts))
                 notes.append(
@@ -240,7 +241,8 @@ class OneHot:
                 )
         made = {name: Column(name, "one_hot", len(kept), tuple(kept)) for name, kept in levels.items()}
         columns = tuple(made.get(column.name, column) for column in schema.columns)
-        return Fitted({"levels": levels}, Schema(columns), tuple(notes))
+        # What is left out is remembered, so that levels never seen can be told apart from it.
+        return Fitted({"levels": levels, "rest": rest}, Schema(columns), tuple(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Set the indicators."""

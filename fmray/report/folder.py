@@ -8,19 +8,16 @@ import io
 import json
 import os
 import platform
-import shutil
 import string
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from fmray.errors import DataError
-from fmray.records import Ensemble, Json, Member, Prepared, Run, Scores
+from fmray.records import Json, Member, Run, Scores
 from fmray.report.card import Card
 from fmray.rigour.gates import failed
 from fmray.spec.job import Job
@@ -156,28 +153,6 @@ def write_members(root: str, members: Sequence[Member]) -> None:
         for member in members
     ]
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(MEMBER_COLUMNS.items()))), f"{root}/members.parquet")
-
-
-def write_model(root: str, chosen: Sequence[Member], ensemble: Ensemble, prepared: Prepared, store: Store) -> None:
-    """Copy the chosen members' tensors to `model/`, with all that turns new rows into their inputs."""
-    for member in chosen:
-        home = Path(root) / "model" / f"{member.index:05d}"
-        home.mkdir(parents=True, exist_ok=True)
-        for file in sorted(Path(member.root).iterdir()):
-            shutil.copyfile(file, home / file.name)
-    names = ("index", "model", "seed", "tensor_hash", "prepared")
-    members = [{name: getattr(member, name) for name in names} for member in chosen]
-    used = {own.fingerprint: own for own in map(prepared.for_member, chosen) if own is not prepared}
-    description: dict[str, Any] = {
-        "ensemble": ensemble.to_json(),
-        "members": redact(members),
-        "schema": prepared.schema.to_json(),
-        "target": asdict(prepared.target),
-        "steps": list(prepared.steps),
-        "variants": {name: {"schema": v.schema.to_json(), "steps": list(v.steps)} for name, v in used.items()},
-    }
-    # Not redacted as a whole: a column may be called `token`, and its step must not forget what it learned.
-    store.write_bytes(f"{root}/model/model.json", json.dumps(description, indent=1, allow_nan=False).encode())
 
 
 def _yaml(value: Json) -> str:

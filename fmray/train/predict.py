@@ -1,7 +1,8 @@
 """Turn trained members into a table of predictions, each row of a split exactly once."""
 
+import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -228,6 +229,18 @@ def load_member(member: Member, prepared: Prepared, num_outputs: int, device: to
     population = enter([blueprint], prepared.schema, num_outputs, device, [module])
     population.prepare_step(0, None)
     return population
+
+
+def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Digest tensors by name, type, shape and bits (SHA-256)."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(
+            tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode()
+        )
+    return digest.hexdigest()
 
 
 def output_names(prepared: Prepared) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ A trial leaves its outcome as files in its own folder, pack by pack, and a pack 
 trial may be killed at any instant, and be carried on by another process.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +27,7 @@ from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.loop import Judge, Verdict, fit, outputs
 from fmray.train.pack import Pack, Plan
-from fmray.train.predict import TENSORS
+from fmray.train.predict import TENSORS, tensor_hash
 from fmray.train.state import Checkpoints
 from fmray.train.workers import Worker
 from fmray.tune.width import choose
@@ -315,15 +314,3 @@ def _write_member(pack: Pack, place: int, trial: Trial, role: Role, folder: Path
         ),
         pack=number,
     )
-
-
-def tensor_hash(tensors: dict[str, torch.Tensor]) -> str:
-    """Digest tensors by name, type, shape and bits (SHA-256)."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(
-            tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode()
-        )
-    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Let a trained model speak about rows it has never seen."""

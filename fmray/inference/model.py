@@ -1,0 +1,155 @@
+"""Open the folder of a trained model, and let it speak about new rows.
+
+What a model says of a row is what the run that made it would have said: the same fitted steps, the same ensemble.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmray.errors import DataError, FmrayError
+from fmray.inference.rows import Reader, Unseen, as_trained
+from fmray.records import Target
+from fmray.schema import Schema
+from fmray.store import Store
+from fmray.train.predict import Voice
+from fmray.train.saved import CODE, EXAMPLE, FILE, Saved, read_model, refuse_other_code
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PREDICTION = "prediction"
+MODEL_FOLDER = "model"
+
+
+def open_model(folder: str | Path, store: Store | None = None) -> "SavedModel":
+    """Open a trained model.
+
+    Args:
+        folder: Directory of a run, or of a model, wherever it was moved to.
+        store: Store that a relative folder lies in; by default it is relative to the working directory.
+
+    Raises:
+        DataError: If there is no model, or it is damaged.
+        SpecError: If it needs a module of the user's that cannot be found, or is another by now.
+    """
+    root = Path(store.path(str(folder)) if store is not None else folder)
+    if not (root / FILE).exists():
+        root = root / MODEL_FOLDER
+    saved = read_model(str(root))
+    code = str(root / CODE)
+    if saved.modules and Path(code).is_dir() and code not in sys.path:
+        sys.path.insert(0, code)
+    refuse_other_code(saved)
+    return SavedModel(saved, str(root))
+
+
+class SavedModel:
+    """Turn rows as they are read into predictions.
+
+    Args:
+        saved: What the folder holds.
+        folder: Where it lies.
+        device: Where members compute.
+    """
+
+    def __init__(self, saved: Saved, folder: str, device: str = "cpu") -> None:
+        self.saved, self.folder = saved, folder
+        self._reader = Reader(saved)
+        try:
+            self._voice = Voice(saved.members, saved.ensemble, saved.prepared, saved.task, device)
+        except FmrayError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{folder} does not fit together: {error!r}. Copy the model folder again.") from error
+
+    @property
+    def input_schema(self) -> Schema:
+        """Columns that rows must have: names and kinds."""
+        return self._reader.schema
+
+    @property
+    def input_types(self) -> pa.Schema:
+        """The same columns, as the types that training rows had."""
+        return self._reader.types
+
+    @property
+    def target(self) -> Target:
+        """What is predicted."""
+        return self.saved.prepared.target
+
+    @property
+    def identity(self) -> str:
+        """Name of the content of the folder."""
+        return self.saved.identity
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Columns of the predictions: `prediction`, `p_<class>` ...; or `prediction`; or `y_<target>` ..."""
+        if self.target.kind == "class":
+            return (PREDICTION, *(f"p_{name}" for name in self.target.classes))
+        targets = self.target.columns
+        return (PREDICTION,) if len(targets) == 1 else tuple(f"y_{name}" for name in targets)
+
+    @property
+    def example(self) -> pa.Table:
+        """A few validation rows as they were read, with the columns that rows must have."""
+        try:
+            return pq.read_table(f"{self.folder}/{EXAMPLE}").select(self.input_types.names)
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise DataError(f"{self.folder}/{EXAMPLE} cannot be read: {error}. Copy the model folder again.") from error
+
+    def predict(self, table: "pa.Table | pd.DataFrame") -> pa.Table:
+        """Say something of every row, in order; null where a row cannot be an input, e.g. for an infinite number.
+
+        Args:
+            table: Rows with the columns of `input_schema`; others are not looked at.
+
+        Raises:
+            DataError: If a column is missing or holds another kind of value.
+        """
+        rows = table if isinstance(table, pa.Table) else _from_pandas(table, self.input_types)
+        said, faulty, _, _ = self.speak(as_trained(rows, self.input_schema.columns, self.input_types))
+        return self.as_table(said, faulty > 0)
+
+    def speak(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray, list[str], Unseen]:
+        """Give outputs, why rows are faulty, and the levels that no training row has.
+
+        Args:
+            table: As `rows.as_trained` gives it.
+
+        Shapes:
+            returns: (N, C) or (N, T), float64; (N,), places in the list of reasons, whose first is "" for sound rows.
+        """
+        width = len(self.target.classes) or len(self.target.columns)
+        said, faulty = np.zeros((table.num_rows, width)), np.zeros(table.num_rows, np.uint16)
+        reasons: list[str] = [""]
+        unseen: Unseen = {}
+        for part in self._reader.slices(table, reasons, unseen):
+            rows = slice(part.start, part.start + len(part.faults))
+            said[rows], faulty[rows] = self._voice(dict(part.x)), part.faults
+        return said, faulty, reasons, unseen
+
+    def as_table(self, said: np.ndarray, is_null: np.ndarray) -> pa.Table:
+        """Lay outputs (N, C) or (N, T) out in columns named for people; rows that are null (N,) have none."""
+        mask = is_null if is_null.any() else None
+        columns = [pa.array(column, mask=mask) for column in said.T]
+        if self.target.kind == "class":
+            best = pa.array(said.argmax(1).astype(np.int32), mask=mask)
+            columns = [pa.array(self.target.classes, pa.string()).take(best), *columns]
+        return pa.table(columns, names=list(self.output_names))
+
+
+def _from_pandas(frame: "pd.DataFrame", types: pa.Schema) -> pa.Table:
+    """Read the columns a model needs; errors name the column, as pandas lets one hold anything."""
+    columns = {}
+    for name in (name for name in types.names if name in frame.columns):
+        try:
+            columns[name] = pa.array(frame[name], from_pandas=True)
+        except (pa.ArrowException, TypeError) as error:
+            raise DataError(f"the rows: column '{name}' holds values of several kinds: {error}.") from error
+    return pa.table(columns)

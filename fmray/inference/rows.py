@@ -1,0 +1,203 @@
+"""Bring rows that a model has never seen to its inputs, exactly as training rows were brought there.
+
+No row is dropped: one that cannot be an input keeps its place and gets a reason.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from fmray.data import pipeline as pipelines
+from fmray.data.auto import Auto
+from fmray.data.evolve import normal, wider
+from fmray.data.moments import spell
+from fmray.data.pipeline import Pipeline
+from fmray.data.raw import as_frame, block, faults
+from fmray.data.step import Fitted, Step
+from fmray.data.tabular import MISSING, OneHot
+from fmray.errors import DataError
+from fmray.records import Json, Prepared
+from fmray.schema import Column, Schema
+from fmray.spec.ref import Ref
+from fmray.train.saved import Saved
+
+SLICE_BYTES, LEAST_ROWS = 8 << 20, 1024
+SOUND, MISSING_INPUT, TOO_LARGE = "", "an input is missing, and no step fills it", "an input is not a finite float32"
+Unseen = dict[str, Counter[str]]
+"""Column -> level that no training row has -> its rows."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Hold a few consecutive rows as inputs.
+
+    Args:
+        start: Of the first row.
+        x: Inputs (n, D) for each way that members' rows were prepared, by fingerprint; zeros where a row is faulty.
+        faults: Reason why a row cannot be an input (n,), as a place in `REASONS` of the reader; 0 where it can.
+    """
+
+    start: int
+    x: Mapping[str, np.ndarray]
+    faults: np.ndarray
+
+
+class Reader:
+    """Apply the steps of a model, for each way in which its members' rows were prepared.
+
+    Args:
+        saved: The model.
+
+    Raises:
+        SpecError: If a step is of the user's own code and cannot be found.
+    """
+
+    def __init__(self, saved: Saved) -> None:
+        self.ways = saved.ways()
+        self.null_values = saved.data.null_values
+        self.pipelines = {name: fitted(own) for name, own in self.ways.items()}
+        columns = {column.name: column for own in self.ways.values() for column in own.raw.columns}
+        self.schema = Schema(tuple(columns.values()))
+        self.types = pa.schema([saved.types.field(name) for name in columns])
+        width = sum(own.schema.width for own in self.ways.values())
+        self._slice_rows = max(LEAST_ROWS, SLICE_BYTES // (4 * width))
+
+    def slices(self, table: pa.Table, reasons: list[str], unseen: Unseen) -> Iterator[Slice]:
+        """Give the inputs of rows a few at a time: fresh memory costs more than the work on it.
+
+        Args:
+            table: As `as_trained` gives it.
+            reasons: Takes why rows are faulty, in words; its first entry is "".
+            unseen: Takes the levels that no training row has.
+        """
+        codes, found = faults(table, self.schema, [])
+        reasons[:] = [*found, MISSING_INPUT, TOO_LARGE]
+        missing, large = len(reasons) - 2, len(reasons) - 1
+        for start in range(0, table.num_rows, self._slice_rows):
+            rows = table.slice(start, self._slice_rows)
+            own = codes[start : start + len(rows)].copy()
+            x = {}
+            for number, (name, steps) in enumerate(self.pipelines.items()):
+                x[name], holes = self._inputs(rows, own == 0, self.ways[name], steps, {} if number else unseen)
+                own[holes & (own == 0)] = missing
+                own[~np.isfinite(x[name]).all(1) & (own == 0)] = large
+            for values in x.values():
+                values[own > 0] = 0
+            yield Slice(start, x, own)
+
+    def _inputs(
+        self, rows: pa.Table, sound: np.ndarray, way: Prepared, steps: Pipeline, unseen: Unseen
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Give the inputs (n, D) of sound rows, zeros for others, and which sound rows have holes after the steps."""
+        x, holes = np.zeros((len(rows), way.schema.width), np.float32), np.zeros(len(rows), bool)
+        table = rows if sound.all() else rows.filter(pa.array(sound))
+        frame = as_frame(table, way.raw, self.null_values)
+        for step, learned in zip(steps.steps, steps.fitted, strict=True):
+            count_unseen(frame, step, learned.state, unseen)
+            frame = step.apply(frame, learned.state)
+        places = np.flatnonzero(sound)
+        empty = _with_holes(frame)
+        if empty.any():
+            holes[places[empty]] = True
+            frame, places = frame.filter(pl.Series(~empty)), places[~empty]
+        with np.errstate(over="ignore"):  # what no float32 holds is named by the caller
+            x[places] = block(frame, way.schema)
+        return x, holes
+
+
+def _with_holes(frame: pl.DataFrame) -> np.ndarray:
+    holed = [name for name in frame.columns if frame[name].null_count()]
+    if not holed:
+        return np.zeros(frame.height, bool)
+    return frame.select(pl.any_horizontal(pl.col(holed).is_null())).to_series().to_numpy()
+
+
+def fitted(prepared: Prepared) -> Pipeline:
+    """Build the steps of a record again, with what they learned."""
+    refs = [Ref(step["name"], step["params"]) for step in prepared.steps]
+    learned = [Fitted(step["state"], prepared.schema) for step in prepared.steps]
+    return Pipeline(pipelines.build(refs), prepared.raw, learned)
+
+
+def count_unseen(frame: pl.DataFrame, step: Step, state: Json, unseen: Unseen) -> None:
+    """Count the levels of a frame that a step has no place for and that no training row has."""
+    for name, known in _known_levels(step, state).items():
+        counts = frame[name].alias("level").value_counts(name="rows")
+        is_text = frame.schema[name] == pl.String
+        for level, rows in counts.iter_rows():  # one per distinct level, not per row
+            spelled = MISSING if level is None else spell(level)
+            if spelled not in known and (level is not None or is_text):
+                unseen.setdefault(name, Counter())[spelled] += rows
+
+
+def _known_levels(step: Step, state: Json) -> dict[str, set[str]]:
+    if isinstance(step, OneHot):
+        return {name: {*levels, *state["rest"][name]} for name, levels in state["levels"].items()}
+    if isinstance(step, Auto):
+        entries = [entry for entry in state["plan"] if entry["by"] == "levels"]
+        return {entry["of"]: {*entry["levels"], *entry["rare"]} for entry in entries}
+    return {}
+
+
+def as_trained(table: pa.Table, columns: Sequence[Column], types: pa.Schema, where: str = "the rows") -> pa.Table:
+    """Give the named columns, as the type they had in training wherever that type holds the values given.
+
+    Args:
+        types: As in training.
+        where: What the rows are called in an error.
+
+    Raises:
+        DataError: If columns are missing, or hold another kind of value.
+    """
+    if absent := [column.name for column in columns if column.name not in table.column_names]:
+        known = ", ".join(table.column_names[:20])
+        raise DataError(f"{where}: column {_quoted(absent)} is missing, which the model reads. It has: {known}.")
+    made, wrong = [], []
+    for column in columns:
+        given, trained = table.column(column.name), types.field(column.name).type
+        kind = accepted(given.type, trained, column)
+        if kind is None:
+            wrong.append(f"'{column.name}' holds {given.type} where training rows held {trained}")
+        else:
+            made.append(given if given.type == kind else _cast(given, kind, column.name, where))
+    if wrong:
+        raise DataError(f"{where}: {'; '.join(wrong)}. Convert the column.")
+    return pa.table(made, names=[column.name for column in columns])
+
+
+def accepted(given: pa.DataType, trained: pa.DataType, column: Column) -> pa.DataType | None:
+    """Give the type a column is read as, None if its values are of another kind than in training."""
+    kind = normal(given)
+    if kind == trained or pa.types.is_null(kind):
+        return trained
+    if column.kind == "number":
+        both = wider(trained, kind)
+        if both is None and pa.types.is_boolean(trained) != pa.types.is_boolean(kind):
+            both = kind if _is_plain_number(kind) or pa.types.is_boolean(kind) else None
+        return both
+    if column.kind == "bytes" and (pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)):
+        return kind
+    if (column.kind == "image" and pa.types.is_fixed_size_binary(kind)) or (
+        column.kind == "vector" and pa.types.is_list(kind)
+    ):
+        return trained
+    return wider(trained, kind)
+
+
+def _is_plain_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(kind)
+    except pa.ArrowException as error:
+        raise DataError(f"{where}: column '{name}' cannot be read as {kind}: {error}. Convert the column.") from error
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
