@@ -173,7 +173,7 @@ def bucket_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
     Shapes:
         returns: (5, n), uint64: row, and hashes of its inputs, its targets, all that makes rows equal, and its id.
     """
-    return _bucket(f"{recipe.scratch}/{index:06d}.rows", bucket)
+    return load_bucket(f"{recipe.scratch}/{index:06d}.rows", bucket)
 
 
 def keys_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
@@ -182,7 +182,7 @@ def keys_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
     Shapes:
         returns: (3, n), uint64: row, and both words of its key.
     """
-    return _bucket(f"{recipe.scratch}/{index:06d}.keys", bucket)
+    return load_bucket(f"{recipe.scratch}/{index:06d}.keys", bucket)
 
 
 def _judge(recipe: Recipe, table: pa.Table, sides: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -222,13 +222,13 @@ def _leave(recipe: Recipe, index: int, table: pa.Table, sides: np.ndarray) -> No
     save(f"{prefix}.hashes.npy", hashes["id"])
     save(f"{prefix}.sides.npy", sides)
     # A row that nobody sees has no copies; a key must be unique even where the label is missing.
-    _save_buckets(f"{prefix}.rows", np.flatnonzero(sides < OUT), [h[:, 0] for h in hashes.values()], recipe.num_buckets)
+    save_buckets(f"{prefix}.rows", np.flatnonzero(sides < OUT), [h[:, 0] for h in hashes.values()], recipe.num_buckets)
     if data.key:
-        _save_buckets(f"{prefix}.keys", np.arange(len(sides)), list(hashes["id"].T), recipe.num_buckets)
+        save_buckets(f"{prefix}.keys", np.arange(len(sides)), list(hashes["id"].T), recipe.num_buckets)
 
 
-def _save_buckets(path: str, rows: np.ndarray, words: Sequence[np.ndarray], num_buckets: int) -> None:
-    """Sort rows by the upper bits of their first word, and remember where each bucket begins."""
+def save_buckets(path: str, rows: np.ndarray, words: Sequence[np.ndarray], num_buckets: int) -> None:
+    """Sort rows by the upper bits of their first word, and remember where each bucket begins; see `load_bucket`."""
     bits = num_buckets.bit_length() - 1
     bucket = np.zeros(len(rows), np.uint16)
     if bits:
@@ -242,7 +242,8 @@ def _save_buckets(path: str, rows: np.ndarray, words: Sequence[np.ndarray], num_
     save(f"{path}-begin.npy", np.r_[0, np.cumsum(np.bincount(bucket, minlength=num_buckets))])
 
 
-def _bucket(path: str, bucket: int) -> np.ndarray:
+def load_bucket(path: str, bucket: int) -> np.ndarray:
+    """Give what `save_buckets` left of a bucket: rows, ascending, and their words (1 + words, n), uint64."""
     begin = load(f"{path}-begin.npy")
     return load(f"{path}.npy")[:, begin[bucket] : begin[bucket + 1]]
 

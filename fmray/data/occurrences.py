@@ -50,9 +50,9 @@ def find_repeats(recipe: Recipe, items: Sequence[int], drop: bool, bucket: int) 
     Args:
         drop: Whether training copies go: of equal training rows the first stays, unless val or test has one too.
     """
-    item, row, x, y, content, identity = _suspects([bucket_of(recipe, index, bucket) for index in items], items)
+    item, row, x, y, content, identity = suspects([bucket_of(recipe, index, bucket) for index in items], items)
     side = _sides(recipe, item, row)
-    equal, occurrence = _Groups(x, content), _Groups(x, identity).places()
+    equal, occurrence = Groups(x, content), Groups(x, identity).places()
     is_train = side == TRAIN
     again = is_train & (equal.places(is_train) > 0)
     dropped = (again | (is_train & equal.any(~is_train))) & drop
@@ -60,20 +60,20 @@ def find_repeats(recipe: Recipe, items: Sequence[int], drop: bool, bucket: int) 
     # Suspects come in the order of items, and so do the exceptions among them.
     save(_path(recipe, bucket), np.stack([item[told], row[told], occurrence[told], dropped[told]], 1).astype(np.int64))
     in_train = equal.any(is_train)
-    inputs = _Groups(x)
+    inputs = Groups(x)
     return Repeats(
         {int(i): int(n) for i, n in zip(*np.unique(item[dropped], return_counts=True), strict=True)},
         int(again.sum()),
         int((in_train & (side == VAL)).sum()),
         int((in_train & (side == TEST)).sum()),
-        int((_Groups(x, y).sizes() < inputs.sizes()).sum()),
+        int((Groups(x, y).sizes() < inputs.sizes()).sum()),
     )
 
 
 def find_key_repeats(recipe: Recipe, items: Sequence[int], bucket: int) -> tuple[int, list[tuple[Place, Place]]]:
     """Count the rows of a bucket whose key an earlier row has, and give a few with that earlier row."""
-    item, row, first, second = _suspects([keys_of(recipe, index, bucket) for index in items], items)
-    groups = _Groups(first, second)
+    item, row, first, second = suspects([keys_of(recipe, index, bucket) for index in items], items)
+    groups = Groups(first, second)
     again = np.flatnonzero(groups.places() > 0)
     places = [(int(i), int(r)) for i, r in zip(item, row, strict=True)]
     return len(again), [(places[a], places[b]) for a, b in zip(groups.firsts()[again], again, strict=True)][:SHOWN]
@@ -95,7 +95,7 @@ def kept_rows(recipe: Recipe, index: int) -> tuple[np.ndarray, np.ndarray]:
     return sides, occurrence
 
 
-class _Groups:
+class Groups:
     """Group rows whose words are all equal; answers are in the order of the rows.
 
     Shapes:
@@ -140,7 +140,7 @@ def _path(recipe: Recipe, bucket: int) -> str:
     return f"{recipe.scratch}/repeats-{bucket:05d}.npy"
 
 
-def _suspects(parts: Sequence[np.ndarray], items: Sequence[int]) -> tuple[np.ndarray, ...]:
+def suspects(parts: Sequence[np.ndarray], items: Sequence[int]) -> tuple[np.ndarray, ...]:
     """Give the item, the row and the words of rows whose first word is not unique, in the order of items and rows.
 
     Nearly all are unique, and sorting bare words is fast.

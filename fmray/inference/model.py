@@ -4,6 +4,7 @@ What a model says of a row is what the run that made it would have said: the sam
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,20 @@ def open_model(folder: str | Path, store: Store | None = None) -> "SavedModel":
         sys.path.insert(0, code)
     refuse_other_code(saved)
     return SavedModel(saved, str(root))
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Hold what a model says of rows.
+
+    Shapes:
+        said: (N, C) probabilities or (N, T) numbers, float64; without meaning where a row is faulty.
+        faulty: (N,), why a row cannot be an input, as a place in `reasons`, whose first is "" for sound rows.
+    """
+
+    said: np.ndarray
+    faulty: np.ndarray
+    reasons: list[str]
 
 
 class SavedModel:
@@ -113,26 +128,23 @@ class SavedModel:
             DataError: If a column is missing or holds another kind of value.
         """
         rows = table if isinstance(table, pa.Table) else _from_pandas(table, self.input_types)
-        said, faulty, _, _ = self.speak(as_trained(rows, self.input_schema.columns, self.input_types))
-        return self.as_table(said, faulty > 0)
+        spoken = self.speak(as_trained(rows, self.input_schema.columns, self.input_types), {})
+        return self.as_table(spoken.said, spoken.faulty > 0)
 
-    def speak(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray, list[str], Unseen]:
-        """Give outputs, why rows are faulty, and the levels that no training row has.
+    def speak(self, table: pa.Table, unseen: Unseen) -> "Spoken":
+        """Give the outputs of rows, and why some have none.
 
         Args:
             table: As `rows.as_trained` gives it.
-
-        Shapes:
-            returns: (N, C) or (N, T), float64; (N,), places in the list of reasons, whose first is "" for sound rows.
+            unseen: Takes the levels that no training row has.
         """
         width = len(self.target.classes) or len(self.target.columns)
         said, faulty = np.zeros((table.num_rows, width)), np.zeros(table.num_rows, np.uint16)
         reasons: list[str] = [""]
-        unseen: Unseen = {}
         for part in self._reader.slices(table, reasons, unseen):
             rows = slice(part.start, part.start + len(part.faults))
             said[rows], faulty[rows] = self._voice(dict(part.x)), part.faults
-        return said, faulty, reasons, unseen
+        return Spoken(said, faulty, reasons)
 
     def as_table(self, said: np.ndarray, is_null: np.ndarray) -> pa.Table:
         """Lay outputs (N, C) or (N, T) out in columns named for people; rows that are null (N,) have none."""

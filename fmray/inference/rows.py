@@ -3,9 +3,10 @@
 No row is dropped: one that cannot be an input keeps its place and gets a reason.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -27,8 +28,34 @@ from fmray.train.saved import Saved
 
 SLICE_BYTES, LEAST_ROWS = 8 << 20, 1024
 SOUND, MISSING_INPUT, TOO_LARGE = "", "an input is missing, and no step fills it", "an input is not a finite float32"
-Unseen = dict[str, Counter[str]]
-"""Column -> level that no training row has -> its rows."""
+MOST_LEVELS = 20
+
+
+@dataclass
+class Strangers:
+    """Count rows of a column whose level no training row has.
+
+    Args:
+        rows: All of them.
+        levels: Level -> its rows, the most frequent ones of every slice that was counted.
+    """
+
+    rows: int = 0
+    levels: Counter[str] = field(default_factory=Counter)
+
+    def add(self, rows: int, levels: Mapping[str, int]) -> None:
+        """Count more rows."""
+        self.rows += rows
+        self.levels.update(levels)
+        self.levels = Counter(dict(self.levels.most_common(MOST_LEVELS)))
+
+    def to_json(self) -> Json:
+        """Give the counts as plain values."""
+        return {"rows": self.rows, "levels": dict(self.levels)}
+
+
+Unseen = dict[str, Strangers]
+"""Column -> rows whose level no training row has."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +153,28 @@ def fitted(prepared: Prepared) -> Pipeline:
 def count_unseen(frame: pl.DataFrame, step: Step, state: Json, unseen: Unseen) -> None:
     """Count the levels of a frame that a step has no place for and that no training row has."""
     for name, known in _known_levels(step, state).items():
-        counts = frame[name].alias("level").value_counts(name="rows")
-        is_text = frame.schema[name] == pl.String
-        for level, rows in counts.iter_rows():  # one per distinct level, not per row
-            spelled = MISSING if level is None else spell(level)
-            if spelled not in known and (level is not None or is_text):
-                unseen.setdefault(name, Counter())[spelled] += rows
+        column, nulls = frame[name].alias("level"), frame[name].null_count()
+        if column.dtype == pl.String:
+            spelled = pl.Series(sorted(known), dtype=pl.String)
+        else:
+            column, spelled = column.cast(pl.Float64), pl.Series(_numbers(known), dtype=pl.Float64)
+        distinct = column.drop_nulls().unique()
+        strange = distinct.filter(~distinct.is_in(spelled.implode()))
+        found: dict[str, int] = {}
+        if len(strange):
+            counts = column.filter(column.is_in(strange.implode())).value_counts(name="rows").sort("rows", "level")
+            found = {spell(level): rows for level, rows in counts.tail(MOST_LEVELS).iter_rows()}
+            unseen.setdefault(name, Strangers()).add(int(counts["rows"].sum()), found)
+        if nulls and frame.schema[name] == pl.String and MISSING not in known:
+            unseen.setdefault(name, Strangers()).add(nulls, {MISSING: nulls})
+
+
+def _numbers(spelled: Iterable[str]) -> list[float]:
+    found = []
+    for level in spelled:
+        with contextlib.suppress(ValueError):  # what stands for missing and for other levels is no number
+            found.append(float(level))
+    return found
 
 
 def _known_levels(step: Step, state: Json) -> dict[str, set[str]]:

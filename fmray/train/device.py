@@ -6,6 +6,8 @@ What is chosen here is recorded with the run, because another choice gives other
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,6 +55,17 @@ def num_threads(run: RunOptions) -> int:
 def num_cores() -> int:
     """Count the cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def share_cores(num_threads: int) -> Iterator[None]:
+    """Let so many threads compute side by side: each leaves cores to the others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, num_cores() // max(1, num_threads)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def free_bytes(device: torch.device) -> int:

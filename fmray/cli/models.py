@@ -1,0 +1,36 @@
+"""Use trained models: let one speak about new rows, hand one to other tools."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from fmray.cli.app import DONE, AsJson, app, error_console
+
+ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a run, or of a model.")]
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    model: ModelFolder,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Parquet file, folder, glob or URI; needs no targets.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder that predictions go to.")],
+    place: Annotated[
+        Literal["auto", "local", "ray"], typer.Option("--place", help="This process or Ray; auto decides by size.")
+    ] = "auto",
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
+    """Write what a model says of every row, or continue where that was interrupted."""
+    console = error_console if as_json else Console()
+    console.print(f"fmray · predict · {data}", markup=False, highlight=False)
+    from fmray.inference.predict import predict as carry
+    from fmray.inference.predict import spell_summary
+    from fmray.progress import Watch
+
+    context.obj["out"] = out
+    with Watch(console) as watch:
+        summary = carry(model, data, out, place=place, report=watch)
+    for line in [] if as_json else spell_summary(summary):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return DONE, {"status": "finished", **summary}

@@ -1,0 +1,215 @@
+"""Predict the rows of one work item into one Parquet file, which is there whole or not at all.
+
+What was counted while it was written stands in the file's own footer, so a finished file needs no second look.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmray.data.hashing import row_hash
+from fmray.data.scan import Dataset, WorkItem, read_item
+from fmray.data.scratch import is_local, write_file
+from fmray.errors import DataError
+from fmray.inference.model import SavedModel, open_model
+from fmray.inference.rowids import ids_of, leave_hashes
+from fmray.inference.rows import Strangers, as_trained
+from fmray.records import Json
+from fmray.store.files import TEMPORARY
+from fmray.store.places import files_of
+
+WRITE_ROWS = 1 << 17
+COUNTS = b"fmray"
+FILE, ROW, ROW_ID, FAULT = "file", "row", "row_id", "fault"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Hold what every work item needs.
+
+    Args:
+        folder: Of the model.
+        identity: Of its content.
+        dataset: The rows, as found.
+        out: Folder that predictions go to.
+        keys: Columns that tell rows apart, which are carried along.
+        hashed: Columns whose values make up a row's id.
+        num_buckets: Into how many parts rows are cut to find equal ones.
+    """
+
+    folder: str
+    identity: str
+    dataset: Dataset
+    out: str
+    keys: tuple[str, ...]
+    hashed: tuple[str, ...]
+    num_buckets: int
+
+    @property
+    def scratch(self) -> str:
+        """Folder for what one pass leaves to the next; its name hides it from whoever reads the predictions."""
+        return f"{self.out}/_state/scratch"
+
+    def part(self, index: int) -> str:
+        """Name the file of a work item."""
+        return f"{self.out}/part-{index:06d}.parquet"
+
+    def is_done(self, item: WorkItem) -> bool:
+        """Tell whether the predictions of a work item are there."""
+        path = self.part(item.index)
+        return files_of(path).exists(path)
+
+
+def predict_item(work: Work, item: WorkItem) -> None:
+    """Write the predictions of all rows of a work item.
+
+    Raises:
+        DataError: If a file is damaged or has changed since it was found.
+    """
+    model = _opened(work.folder, work.identity)
+    names = list(dict.fromkeys([*model.input_types.names, *work.keys, *work.hashed]))
+    table = read_item(work.dataset, item, names) if item.pieces else work.dataset.schema.empty_table().select(names)
+    hashes = row_hash(table, work.hashed)
+    leave_hashes(work.scratch, item.index, hashes, work.num_buckets)
+    rows = as_trained(table, model.input_schema.columns, model.input_types)
+    beside = _provenance(work.dataset, item) | {ROW_ID: _binary(hashes)} | _carried(table, work.keys, model)
+    counts: Json = {"rows": table.num_rows, "faults": {}, "unseen": {}}
+    strangers: dict[str, Strangers] = {}
+    with _whole_file(work.part(item.index)) as sink:
+        writer: pq.ParquetWriter | None = None
+        for start in range(0, max(1, table.num_rows), WRITE_ROWS):
+            spoken = model.speak(rows.slice(start, WRITE_ROWS), strangers)
+            reasons = pa.array([None, *spoken.reasons[1:]], pa.string()).take(pa.array(spoken.faulty))
+            _count(counts["faults"], spoken.faulty, spoken.reasons)
+            said = model.as_table(spoken.said, spoken.faulty > 0)
+            held = {name: column.slice(start, WRITE_ROWS) for name, column in beside.items()}
+            made = pa.table({**held, **dict(zip(said.column_names, said.columns, strict=True)), FAULT: reasons})
+            writer = writer or _writer(sink, made.schema)
+            writer.write_table(made)
+        if writer is not None:
+            counts["unseen"] = {name: found.to_json() for name, found in strangers.items()}
+            writer.add_key_value_metadata({COUNTS: json.dumps(counts).encode()})
+            writer.close()
+
+
+def mend_item(work: Work, item: WorkItem) -> None:
+    """Tell rows of a work item that equal earlier ones apart; done twice, it changes nothing."""
+    ids = _binary(ids_of(work.scratch, item.index, work.num_buckets))
+    path = work.part(item.index)
+    start = 0
+    with _opened_part(path) as part, _whole_file(path) as sink:
+        writer = _writer(sink, part.schema_arrow)
+        for group in range(part.num_row_groups):
+            table = part.read_row_group(group)
+            place = table.schema.get_field_index(ROW_ID)
+            writer.write_table(table.set_column(place, ROW_ID, ids.slice(start, len(table))))
+            start += len(table)
+        writer.add_key_value_metadata({COUNTS: part.metadata.metadata[COUNTS]})
+        writer.close()
+
+
+def counts_of(work: Work, item: WorkItem) -> Json:
+    """Read what was counted while the file of a work item was written.
+
+    Raises:
+        DataError: If the file is damaged, or has not the rows of the item.
+    """
+    path = work.part(item.index)
+    try:
+        with _opened_part(path) as part:
+            counts: Json = json.loads(part.metadata.metadata[COUNTS])
+            num_rows = part.metadata.num_rows
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}. Remove it and run the same command again.") from error
+    if num_rows != item.num_rows:
+        raise DataError(f"{path} has {num_rows} rows, its input {item.num_rows}. Remove it and run the command again.")
+    return counts
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(folder: str, identity: str) -> SavedModel:
+    """Open a model once per process."""
+    model = open_model(folder)
+    if model.identity != identity:
+        raise DataError(f"{folder}: the model has changed since the command began. Run it again with another --out.")
+    return model
+
+
+def _provenance(dataset: Dataset, item: WorkItem) -> dict[str, pa.Array]:
+    """Say for every row in which file, and where in it, it stands."""
+    sizes = [piece[4] for piece in item.pieces]
+    names = pa.array([dataset.files[piece[0]].path for piece in item.pieces], pa.string())
+    places = [np.arange(first, first + num_rows) for _, _, _, first, num_rows in item.pieces]
+    rows = np.concatenate(places) if places else np.zeros(0, np.int64)
+    return {FILE: names.take(pa.array(np.repeat(np.arange(len(sizes)), sizes))), ROW: pa.array(rows)}
+
+
+def _carried(table: pa.Table, keys: tuple[str, ...], model: SavedModel) -> dict[str, pa.ChunkedArray]:
+    taken = {FILE, ROW, ROW_ID, FAULT, *model.output_names}
+    return {(f"key_{name}" if name in taken else name): table.column(name) for name in keys}
+
+
+def _binary(ids: np.ndarray) -> pa.Array:
+    flat = np.ascontiguousarray(ids).view(np.uint8).reshape(-1)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, pa.py_buffer(flat)])
+
+
+def _count(faults: dict[str, int], codes: np.ndarray, reasons: list[str]) -> None:
+    for reason, number in zip(reasons[1:], np.bincount(codes, minlength=len(reasons)).tolist()[1:], strict=True):
+        if number:
+            faults[reason] = faults.get(reason, 0) + number
+
+
+def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    # Numbers and ids hardly repeat, so a dictionary of them costs time and saves nothing.
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    return pq.ParquetWriter(sink, schema, use_dictionary=texts, write_statistics=False)
+
+
+@contextlib.contextmanager
+def _whole_file(path: str) -> Iterator[Any]:
+    """Give a place to write to that becomes the file at the end."""
+    if not is_local(path):
+        held = pa.BufferOutputStream()
+        yield held
+        write_file(path, memoryview(held.getvalue()))
+        return
+    folder, name = os.path.split(path)
+    temporary = f"{folder}/{TEMPORARY}{name}-{secrets.token_hex(4)}"
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def _opened_part(path: str) -> Iterator[pq.ParquetFile]:
+    with files_of(path).open(path) as file, pq.ParquetFile(file) as part:
+        yield part
+
+
+def merged(counts: list[Json]) -> tuple[dict[str, int], dict[str, Json]]:
+    """Add up the faults and the unseen levels of work items."""
+    faults: dict[str, int] = {}
+    strangers: dict[str, Strangers] = {}
+    for part in counts:
+        for reason, number in part["faults"].items():
+            faults[reason] = faults.get(reason, 0) + number
+        for name, found in part["unseen"].items():
+            strangers.setdefault(name, Strangers()).add(found["rows"], found["levels"])
+    unseen: Mapping[str, Strangers] = dict(sorted(strangers.items()))
+    return faults, {name: found.to_json() for name, found in unseen.items()}

@@ -1,0 +1,183 @@
+"""Let a model speak about every row of a data set, exactly once, however often it is interrupted.
+
+One Parquet file per work item is put in place whole; what is there is not done again. The manifest comes last, so a
+folder without one is unfinished.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from fmray.data.occurrences import num_buckets
+from fmray.data.preparation import Run as RunPass
+from fmray.data.scan import ITEM_BYTES, WorkItem, work_items
+from fmray.data.scratch import is_local
+from fmray.data.session import run_here, run_over_ray, session
+from fmray.errors import DataError
+from fmray.inference.intake import find_rows
+from fmray.inference.model import SavedModel, open_model
+from fmray.inference.parts import Work, counts_of, mend_item, merged, predict_item
+from fmray.inference.rowids import find_equal
+from fmray.records import Json
+from fmray.store import redact
+from fmray.store.lease import hold
+from fmray.store.places import files_of
+from fmray.store.plain import read_text, write_text
+from fmray.train.device import share_cores
+
+Report = Callable[[Json], None]
+Place = Literal["auto", "local", "ray"]
+MANIFEST, BEGUN = "predictions.json", "_state/begun.json"
+FORMAT = 1
+SMALL_BYTES = 256 << 20
+
+
+def predict(
+    model_folder: str,
+    data: str,
+    out: str,
+    *,
+    place: Place = "auto",
+    report: Report = lambda event: None,
+    item_bytes: int = ITEM_BYTES,
+) -> Json:
+    """Write what a model says of every row, and give a summary; an interrupted call is continued by the same call.
+
+    Args:
+        model_folder: Directory of a run, or of a model.
+        data: File, folder, glob or URI of the rows.
+        out: Folder for `part-<n>.parquet` and, last, `predictions.json`. Columns of a part: `file` and `row` it stands
+            in, `row_id`, the key, those of `SavedModel.output_names`, and `fault`, why a row has no prediction.
+        place: Where work items are done: "local" in this process, "ray" as tasks of Ray Data; "auto" decides by size.
+        item_bytes: Rows are read in pieces of about this size.
+
+    Raises:
+        DataError: If model or data are not as they must be, or `out` holds something else.
+        ClusterError: If Ray fails, or another process writes to `out`.
+    """
+    report({"event": "stage", "stage": "model", "text": model_folder})
+    model = open_model(model_folder)
+    work, num_bytes = _plan(model, data, out)
+    items = work_items(work.dataset, target_bytes=item_bytes) or [WorkItem(0, (), 0)]
+    begun = {"format": FORMAT, "model": work.identity, "data": work.dataset.fingerprint, "item_bytes": item_bytes}
+    _refuse_strange(work.out, begun)
+    files = files_of(work.out)
+    with hold(f"{work.out}/_state", wait_seconds=0):
+        _refuse_strange(work.out, begun)  # again, since another may have begun meanwhile
+        files.write(f"{work.out}/{BEGUN}", write_text(begun).encode())
+        if files.exists(f"{work.out}/{MANIFEST}"):
+            report({"event": "stage", "stage": "found", "text": f"{work.out} is complete"})
+            found: Json = read_text(files.read(f"{work.out}/{MANIFEST}"))
+            return found
+        for path in files.temporaries(work.out):
+            files.remove(path)
+        files.make(work.scratch)
+        summary = _carry(work, items, num_bytes, place, report)
+        files.write(f"{work.out}/{MANIFEST}", write_text(summary, indent=1).encode())
+        files.remove(work.scratch)
+        return summary
+
+
+def _plan(model: SavedModel, data: str, out: str) -> tuple[Work, int]:
+    """Look at the data; give what work items need, and the bytes to read."""
+    dataset = find_rows(data, model.saved, model.input_schema.columns)
+    place = str(Path(out).resolve()) if is_local(out) else out.rstrip("/")
+    if f"{place}/".startswith(f"{dataset.root.rstrip('/')}/") and place != dataset.root:
+        raise DataError(f"{out} lies inside {dataset.root}, so it would be read as data. Give another folder.", "--out")
+    keys = model.saved.data.key
+    hashed = keys or tuple(name for name in model.saved.types.names if name in dataset.schema.names)
+    folder = str(Path(model.folder).resolve())
+    buckets = num_buckets(dataset.num_rows)
+    num_bytes = sum(sum(file.group_bytes) for file in dataset.files)
+    return Work(folder, model.identity, dataset, place, keys, hashed, buckets), num_bytes
+
+
+def _refuse_strange(out: str, begun: Json) -> None:
+    """Refuse a folder that holds anything but the beginning of the same predictions."""
+    files = files_of(out)
+    path = f"{out}/{BEGUN}"
+    if not files.exists(path):
+        held = [name for name in files.names(out) if name != "_state"]
+        if held:
+            raise DataError(f"{out} holds {', '.join(held[:3])} and no predictions. Give an empty folder.", "--out")
+        return
+    found = read_text(files.read(path))
+    for name, what in {"model": "another model", "data": "other data", "item_bytes": "other pieces"}.items():
+        if found.get(name) != begun[name]:
+            raise DataError(f"{out} holds predictions of {what}. Give an empty folder.", "--out")
+
+
+def _carry(work: Work, items: Sequence[WorkItem], num_bytes: int, place: Place, report: Report) -> Json:
+    started = time.monotonic()
+    dataset = work.dataset
+    open_items = [item for item in items if not work.is_done(item)]
+    done = len(items) - len(open_items)
+    text = f"{dataset.num_rows:,} rows in {len(dataset.files)} files, {len(items)} work items"
+    report({"event": "stage", "stage": "predict", "text": text + (f", {done} of them done before" if done else "")})
+    with _runner(place, num_bytes, len(open_items), report) as (run, rule):
+        if open_items:
+            run("predict", predict_item, (work,), [(item,) for item in open_items])
+        repeats = _repeats(work, items, run)
+    counts = [counts_of(work, item) for item in items]
+    num_rows = sum(part["rows"] for part in counts)
+    if num_rows != dataset.num_rows:
+        raise DataError(f"{num_rows} of the {dataset.num_rows} rows were predicted. This is a bug of fmray.")
+    faults, unseen = merged(counts)
+    return {
+        "format": FORMAT,
+        "model": {"folder": work.folder, "identity": work.identity},
+        "data": {"path": redact(dataset.data.path), "fingerprint": dataset.fingerprint, "files": len(dataset.files)},
+        "rows": num_rows,
+        "repeats": repeats,
+        "faults": faults,
+        "unseen": unseen,
+        "parts": [
+            {"file": Path(work.part(item.index)).name, "rows": part["rows"]}
+            for item, part in zip(items, counts, strict=True)
+        ],
+        "key": list(work.keys),
+        "place": rule,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _repeats(work: Work, items: Sequence[WorkItem], run: RunPass) -> int:
+    """Count rows that equal an earlier one, and tell them apart; rows that share a key share an id."""
+    common = (work.scratch, [item.index for item in items])
+    found = run("find equal rows", find_equal, common, [(bucket,) for bucket in range(work.num_buckets)])
+    holding = {index for counts in found for index in counts}
+    if holding and not work.keys:
+        run("tell equal rows apart", mend_item, (work,), [(item,) for item in items if item.index in holding])
+    return sum(sum(counts.values()) for counts in found)
+
+
+@contextmanager
+def _runner(place: Place, num_bytes: int, num_items: int, report: Report) -> Iterator[tuple[RunPass, str]]:
+    """Choose where work items are done, and open and close what they need."""
+    rule = f"over {SMALL_BYTES >> 20} MB goes to Ray" if place == "auto" else f"asked for {place}"
+    here = place == "local" or (place == "auto" and num_bytes <= SMALL_BYTES)
+    text = f"{'in this process' if here else 'over Ray Data'}: {num_bytes / 1e6:,.1f} MB ({rule})"
+    report({"event": "note", "text": text})
+    if here:
+        with share_cores(num_items):
+            yield partial(run_here, report), text
+        return
+    with session():
+        yield partial(run_over_ray, report), text
+
+
+def spell_summary(summary: Json) -> list[str]:
+    """Say in a few lines what a person should know of predictions."""
+    lines = [f"{summary['rows']:,} rows in {len(summary['parts'])} files, {summary['place']}"]
+    for reason, number in summary["faults"].items():
+        lines.append(f"{number:,} rows have no prediction: {reason}")
+    for name, found in summary["unseen"].items():
+        shown = ", ".join(f"{level!r} {rows:,}" for level, rows in list(found["levels"].items())[:5])
+        lines.append(f"{found['rows']:,} rows have a level of '{name}' that no training row has: {shown}")
+    if summary["repeats"]:
+        what = "key" if summary["key"] else "values"
+        lines.append(f"{summary['repeats']:,} rows have the {what} of an earlier row")
+    return lines
