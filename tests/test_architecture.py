@@ -49,7 +49,7 @@ DOORS = {
         "tune/place.py",
     },
     "PIL": {"data/image.py"},
-    "torch": {"models/*", "tasks/*", "train/*", "tune/*", "ensemble/folds.py"},
+    "torch": {"models/*", "tasks/*", "train/*", "tune/*", "ensemble/folds.py", "inference/export.py"},
     "typer": {"cli/*"},
     "rich": {"cli/*", "progress.py"},
     "jinja2": {"report/card.py"},

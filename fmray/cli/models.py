@@ -34,3 +34,23 @@ def predict(
     for line in [] if as_json else spell_summary(summary):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return DONE, {"status": "finished", **summary}
+
+
+@app.command()
+def export(
+    model: ModelFolder,
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder to make.")],
+    kind: Annotated[
+        Literal["torch", "onnx"], typer.Option("--format", help="A program of torch.export, or of ONNX.")
+    ] = "torch",
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
+    """Write a model as one program that other tools run, and compare it with the model on golden rows."""
+    from fmray.inference.export import export as write
+
+    summary = write(model, kind, out)
+    if not as_json:
+        golden = summary["golden"]
+        text = f"differs from the model by {golden['difference']:.2g} at most on {golden['rows']} golden rows"
+        print(f"{text}, {golden['tolerance']:g} is accepted\n{summary['out']}")
+    return DONE, {"status": "finished", **summary}

@@ -74,9 +74,9 @@ class SavedModel:
 
     def __init__(self, saved: Saved, folder: str, device: str = "cpu") -> None:
         self.saved, self.folder = saved, folder
-        self._reader = Reader(saved)
+        self.reader = Reader(saved)
         try:
-            self._voice = Voice(saved.members, saved.ensemble, saved.prepared, saved.task, device)
+            self.voice = Voice(saved.members, saved.ensemble, saved.prepared, saved.task, device)
         except FmrayError:
             raise
         except (KeyError, TypeError, ValueError) as error:
@@ -85,12 +85,12 @@ class SavedModel:
     @property
     def input_schema(self) -> Schema:
         """Columns that rows must have: names and kinds."""
-        return self._reader.schema
+        return self.reader.schema
 
     @property
     def input_types(self) -> pa.Schema:
         """The same columns, as the types that training rows had."""
-        return self._reader.types
+        return self.reader.types
 
     @property
     def target(self) -> Target:
@@ -141,9 +141,9 @@ class SavedModel:
         width = len(self.target.classes) or len(self.target.columns)
         said, faulty = np.zeros((table.num_rows, width)), np.zeros(table.num_rows, np.uint16)
         reasons: list[str] = [""]
-        for part in self._reader.slices(table, reasons, unseen):
+        for part in self.reader.slices(table, reasons, unseen):
             rows = slice(part.start, part.start + len(part.faults))
-            said[rows], faulty[rows] = self._voice(dict(part.x)), part.faults
+            said[rows], faulty[rows] = self.voice(dict(part.x)), part.faults
         return Spoken(said, faulty, reasons)
 
     def as_table(self, said: np.ndarray, is_null: np.ndarray) -> pa.Table:
