@@ -21,7 +21,7 @@ from fmray.data.scan import Dataset, WorkItem, read_item
 from fmray.data.scratch import is_local, write_file
 from fmray.errors import DataError
 from fmray.inference.model import SavedModel, open_model
-from fmray.inference.rowids import ids_of, leave_hashes
+from fmray.inference.rowids import hashes_file, ids_of, leave_hashes
 from fmray.inference.rows import Strangers, as_trained
 from fmray.records import Json
 from fmray.store.files import TEMPORARY
@@ -64,9 +64,9 @@ class Work:
         return f"{self.out}/part-{index:06d}.parquet"
 
     def is_done(self, item: WorkItem) -> bool:
-        """Tell whether the predictions of a work item are there."""
-        path = self.part(item.index)
-        return files_of(path).exists(path)
+        """Tell whether the predictions of a work item are there, and what finds equal rows."""
+        files = files_of(self.out)
+        return files.exists(self.part(item.index)) and files.exists(hashes_file(self.scratch, item.index))
 
 
 def predict_item(work: Work, item: WorkItem) -> None:

@@ -1,6 +1,6 @@
 """Train a few members, from which models of every kind are put together without training again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,16 +73,27 @@ class Trained:
         return read(predict(chosen, ensemble, self.prepared, split, self.task, str(folder / f"{split}.parquet")))
 
 
-def train(folder: Path, seeds: int = 2, **sections) -> Trained:
+def train(folder: Path, seeds: int = 2, name: str = "small", **sections) -> Trained:
     """Train a few members on the rows of a folder."""
-    job = job_from({"name": "small", "train": {"epochs": 2, "batch_rows": 64}, **sections}, folder)
+    job = job_from({"name": name, "train": {"epochs": 2, "batch_rows": 64}, **sections}, folder)
     store = Store(str(folder / "store"))
     dataset = scan(job.data, job.folder, store)
     task = Ref("regression" if "y" not in job.data.target else "classification")
     prepared = prepare(dataset, job, task, store)
     metric = find_metric("accuracy" if task.name == "classification" else "r2", prepared.target)
-    plans = [Plan(i, i, Ref("mlp", {"width": 6}), Ref("adamw", {"lr": 0.01}), task, {}) for i in range(seeds)]
+    model = job.model if job.model.name != "mlp" else Ref("mlp", {"width": 6})
+    plans = [Plan(i, i, model, Ref("adamw", {"lr": 0.01}), task, {}) for i in range(seeds)]
     return Trained(folder, job, dataset, prepared, task, sweep(job, plans, prepared, metric, store).members)
+
+
+def with_other_steps(trained: Trained, steps: list) -> Trained:
+    """Train as many members again, on the same rows prepared in another way, and let all of them speak."""
+    other = train(trained.folder, name="other", data=trained.job.to_json()["data"], steps=steps)
+    number = len(trained.members)
+    more = tuple(replace(member, index=number + member.index) for member in other.members)
+    variants = {other.prepared.fingerprint: other.prepared}
+    prepared = replace(trained.prepared, variants=variants)
+    return replace(trained, prepared=prepared, members=trained.members + more)
 
 
 def mean(*weights: float) -> Ensemble:

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
-from inference.made import NUM_ROWS, mean, rows, train, write_data
+from inference.made import NUM_ROWS, mean, rows, train, with_other_steps, write_data
 
 from fmray.data.hashing import row_hash
 from fmray.errors import DataError
@@ -50,6 +50,14 @@ def test_an_opened_model_says_what_the_run_said_of_the_same_rows(classes, model,
 def test_every_kind_of_ensemble_speaks_as_in_its_run(classes, tmp_path, ensemble):
     model = classes.open(ensemble, tmp_path / "model")
     assert difference(model, classes, ensemble, tmp_path) < 1e-6
+
+
+def test_members_whose_rows_were_prepared_in_other_ways_speak_together(classes, tmp_path):
+    steps = [{"drop": {"columns": ["day"]}}, {"one_hot": {}}, {"quantile": {"columns": ["f0"]}}, "standardise"]
+    both, ensemble = with_other_steps(classes, steps), mean(0.3, 0.2, 0.4, 0.1)
+    model = both.open(ensemble, tmp_path / "model")
+    assert len(model.saved.ways()) == 2
+    assert difference(model, both, ensemble, tmp_path) < 1e-6
 
 
 def test_outputs_are_named_for_people(classes, numbers, model, tmp_path):
