@@ -1,10 +1,15 @@
 """Check that an opened model says what the run said, wherever it lies, of rows however they come."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from inference.made import NUM_ROWS, mean, rows, train, with_other_steps, write_data
 
@@ -206,39 +211,33 @@ class Net(nn.Module):
 
 
 @pytest.mark.slow
-def test_the_users_own_network_comes_along_and_another_of_its_name_is_refused(tmp_path):
+def test_the_users_own_network_comes_along_and_another_of_its_name_is_refused(tmp_path, monkeypatch):
     """In processes of their own: a module is loaded once per process."""
-    import os
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    root = Path(__file__).resolve().parents[2]
     write_data(tmp_path / "data", rows())
     (tmp_path / "net_of_mine.py").write_text(OWN)
-    (tmp_path / "own.yaml").write_text(
-        "data: {path: data, target: y, key: id, ignore: [z, w]}\nmodel: net_of_mine:Net\n"
-        "train: {epochs: 1}\nrigour: {profile: draft}\nevaluate: {baselines: []}\n"
-    )
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(str(tmp_path))
+        data = {"path": "data", "target": "y", "key": "id", "ignore": ["z", "w"]}
+        trained, alone = train(tmp_path, 1, data=data, model="net_of_mine:Net"), Ensemble("single", (0,), (1.0,))
+        trained.write(alone, tmp_path / "alone")
+        expected = trained.said(alone, tmp_path)
+    (tmp_path / "net_of_mine.py").unlink()
 
     def call(*arguments):
-        environment = {**os.environ, "PYTHONPATH": str(root)}
-        command = [sys.executable, "-m", "fmray.cli", *map(str, arguments), "--json"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        command = [sys.executable, "-m", "fmray.cli", "predict", *arguments, "--json"]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
-    code, found = call("run", "own.yaml")
-    assert code == 0, found
-    shutil.move(f"{found['run_dir']}/model", tmp_path / "alone")
-    shutil.rmtree(found["run_dir"])
-    (tmp_path / "net_of_mine.py").unlink()
-    assert call("predict", "alone", "data", "--out", "out")[1]["rows"] == NUM_ROWS
+    assert call("alone", "data", "--out", "out")[1]["rows"] == NUM_ROWS
+    said = pq.read_table(tmp_path / "out/part-000000.parquet")
+    place = {value: row for row, value in enumerate(said["row_id"].to_pylist())}
+    same = said.take(pa.array([place[value.tobytes()] for value in expected.row_id]))
+    assert np.abs(same["p_yes"].to_numpy() - expected.output[:, 1]).max() < 1e-6
     (tmp_path / "alone/code/net_of_mine.py").write_text(OWN.replace("Linear(", "Linear(in_features="))
-    code, answer = call("predict", "alone", "data", "--out", "other")
+    code, answer = call("alone", "data", "--out", "other")
     assert (code, answer["error"]["kind"]) == (5, "SpecError")
     assert "'net_of_mine' is not the one this model was trained with" in answer["error"]["message"]
-    shutil.rmtree(tmp_path / "alone/code")
-    assert "no module 'net_of_mine'" in call("predict", "alone", "data", "--out", "other")[1]["error"]["message"]
 
 
 def test_steps_that_fill_nothing_leave_a_row_with_a_hole_unanswered(tmp_path):
