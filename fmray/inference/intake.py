@@ -3,12 +3,12 @@
 Targets need not be there; every column the model reads, and the key, must be, in every file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
 
-from fmray.data.evolve import normal, unify
+from fmray.data.evolve import Schemas, normal, unify
 from fmray.data.files import File, find_files, read_footers
 from fmray.data.scan import SAMPLE, SAMPLES, Dataset
 from fmray.errors import DataError, SpecError
@@ -18,7 +18,7 @@ from fmray.store import fingerprint
 from fmray.train.saved import Saved
 
 WHERE = "DATA"
-SHOWN = 3
+SHOWN, MOST_NAMES = 3, 20
 
 
 def find_rows(path: str, saved: Saved, inputs: Sequence[Column]) -> Dataset:
@@ -45,43 +45,45 @@ def find_rows(path: str, saved: Saved, inputs: Sequence[Column]) -> Dataset:
 def _schema(files: Sequence[File], schemas: Sequence[pa.Schema], saved: Saved, inputs: Sequence[Column]) -> pa.Schema:
     needed = {column.name: column for column in inputs}
     names = list(dict.fromkeys([*needed, *saved.data.key]))
-    # Writers type the columns of an empty table at random, so files without rows have no say.
-    told = {file.path: schema for file, schema in zip(files, schemas, strict=True) if file.num_rows}
+    told: dict[pa.Schema, list[str]] = {}
+    for file, schema in zip(files, schemas, strict=True):
+        if file.num_rows:  # writers type the columns of an empty table at random, so files without rows have no say
+            told.setdefault(schema, []).append(file.path)
     for name in names:
         role = "the model reads it" if name in needed else "it is data.key of the model"
-        _refuse_absent(name, {path: schema.names for path, schema in told.items()}, role)
+        _refuse_absent(name, told, role, may_lack=saved.data.schema == "union" and name in needed)
     for column in needed.values():
         _refuse_other_kind(column, told, saved.types.field(column.name).type)
     kinds: dict[pa.Schema, list[str]] = {}
-    for path, schema in told.items():
+    for schema, paths in told.items():
         kept = [field for field in schema if field.name in saved.types.names]
-        kinds.setdefault(pa.schema([(field.name, normal(field.type)) for field in kept]), []).append(path)
+        kinds.setdefault(pa.schema([(field.name, normal(field.type)) for field in kept]), []).extend(paths)
     if not kinds:
         return pa.schema([saved.types.field(name) for name in names])
     beside = [name for name in saved.types.names if name not in names]
-    return unify(kinds, union=True, required=dict.fromkeys(names, "read by the model"), ignore=beside)
+    return unify(kinds, union=True, required={}, ignore=beside)
 
 
-def _refuse_absent(name: str, columns: Mapping[str, Sequence[str]], role: str) -> None:
-    lacking = sorted(path for path, names in columns.items() if name not in names)
-    if lacking:
-        held = ", ".join(columns[lacking[0]][:20])
-        raise DataError(
-            f"column '{name}' is missing from {_some(lacking)}, and {role}. {lacking[0]} has: {held}. Add it."
-        )
+def _refuse_absent(name: str, told: Schemas, role: str, may_lack: bool) -> None:
+    """Refuse files that lack a column; a model of `data.schema: union` reads it as missing where only some do."""
+    lacking = {path: schema.names for schema, paths in told.items() if name not in schema.names for path in paths}
+    if lacking and not (may_lack and any(name in schema.names for schema in told)):
+        first = min(lacking)
+        held = ", ".join(lacking[first][:MOST_NAMES])
+        raise DataError(f"column '{name}' is missing from {_some(lacking)}, and {role}. {first} has: {held}. Add it.")
 
 
-def _refuse_other_kind(column: Column, told: Mapping[str, pa.Schema], trained: pa.DataType) -> None:
+def _refuse_other_kind(column: Column, told: Schemas, trained: pa.DataType) -> None:
     wrong: dict[str, list[str]] = {}
-    for path, schema in told.items():
-        kind = schema.field(column.name).type
-        if accepted(kind, trained, column) is None:
-            wrong.setdefault(str(kind), []).append(path)
+    for schema, paths in told.items():
+        for kind in [field.type for field in schema if field.name == column.name]:
+            if accepted(kind, trained, column) is None:
+                wrong.setdefault(str(kind), []).extend(paths)
     if wrong:
-        held = " and ".join(f"{kind} in {_some(sorted(paths))}" for kind, paths in wrong.items())
+        held = " and ".join(f"{kind} in {_some(paths)}" for kind, paths in wrong.items())
         raise DataError(f"column '{column.name}' holds {held}, where training rows held {trained}. Convert it.")
 
 
-def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - SHOWN} more files" if len(paths) > SHOWN else ""
-    return ", ".join(paths[:SHOWN]) + more
+def _some(paths: Iterable[str]) -> str:
+    names = sorted(paths)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more files" if len(names) > SHOWN else "")

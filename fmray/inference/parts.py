@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,9 @@ from fmray.records import Json
 from fmray.store.files import TEMPORARY
 from fmray.store.places import files_of
 
-WRITE_ROWS = 1 << 17
+WRITE_ROWS, WRITE_BYTES, LEAST_ROWS = 1 << 17, 64 << 20, 1024
 COUNTS = b"fmray"
+_OPENING = threading.Lock()
 FILE, ROW, ROW_ID, FAULT = "file", "row", "row_id", "fault"
 
 
@@ -80,18 +82,20 @@ def predict_item(work: Work, item: WorkItem) -> None:
     table = read_item(work.dataset, item, names) if item.pieces else work.dataset.schema.empty_table().select(names)
     hashes = row_hash(table, work.hashed)
     leave_hashes(work.scratch, item.index, hashes, work.num_buckets)
-    rows = as_trained(table, model.input_schema.columns, model.input_types)
+    where = ", ".join(dict.fromkeys(work.dataset.files[piece[0]].path for piece in item.pieces[:3]))
+    rows = as_trained(table, model.input_schema.columns, model.input_types, where)
     beside = _provenance(work.dataset, item) | {ROW_ID: _binary(hashes)} | _carried(table, work.keys, model)
     counts: Json = {"rows": table.num_rows, "faults": {}, "unseen": {}}
     strangers: dict[str, Strangers] = {}
     with _whole_file(work.part(item.index)) as sink:
         writer: pq.ParquetWriter | None = None
-        for start in range(0, max(1, table.num_rows), WRITE_ROWS):
-            spoken = model.speak(rows.slice(start, WRITE_ROWS), strangers)
+        num_rows = max(LEAST_ROWS, min(WRITE_ROWS, WRITE_BYTES // (8 * len(model.output_names))))
+        for start in range(0, max(1, table.num_rows), num_rows):
+            spoken = model.speak(rows.slice(start, num_rows), strangers)
             reasons = pa.array([None, *spoken.reasons[1:]], pa.string()).take(pa.array(spoken.faulty))
             _count(counts["faults"], spoken.faulty, spoken.reasons)
             said = model.as_table(spoken.said, spoken.faulty > 0)
-            held = {name: column.slice(start, WRITE_ROWS) for name, column in beside.items()}
+            held = {name: column.slice(start, num_rows) for name, column in beside.items()}
             made = pa.table({**held, **dict(zip(said.column_names, said.columns, strict=True)), FAULT: reasons})
             writer = writer or _writer(sink, made.schema)
             writer.write_table(made)
@@ -135,9 +139,14 @@ def counts_of(work: Work, item: WorkItem) -> Json:
     return counts
 
 
-@functools.lru_cache(maxsize=1)
 def _opened(folder: str, identity: str) -> SavedModel:
-    """Open a model once per process."""
+    """Open a model once per process, also where several threads ask for it at once."""
+    with _OPENING:
+        return _open(folder, identity)
+
+
+@functools.lru_cache(maxsize=1)
+def _open(folder: str, identity: str) -> SavedModel:
     model = open_model(folder)
     if model.identity != identity:
         raise DataError(f"{folder}: the model has changed since the command began. Run it again with another --out.")

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from inference.made import mean, rows, write_data
+from inference.made import mean, rows, train, write_data
 
 from fmray.cli import main
 from fmray.data.hashing import row_hash
@@ -127,6 +127,30 @@ def test_a_file_that_lacks_a_column_or_holds_another_kind_is_named(model, tmp_pa
         go(model, tmp_path / "data", tmp_path / "out")
     assert caught.value.where == "DATA"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_a_union_of_schemas_reads_a_column_that_some_files_lack_as_missing(tmp_path):
+    write_data(tmp_path / "data", rows(200), rows(50, seed=2).drop(["f1"]))
+    data = {"path": "data", "target": "y", "ignore": ["z", "w", "id"], "schema": "union"}
+    trained = train(tmp_path, 1, data=data)
+    trained.write(mean(1.0), tmp_path / "model")
+    assert go(tmp_path / "model", tmp_path / "data", tmp_path / "out")["rows"] == 250
+    found = read(tmp_path / "out")
+    said = trained.said(mean(1.0), tmp_path)
+    place = {value: row for row, value in enumerate(found["row_id"].to_pylist())}
+    mine = found["p_yes"].to_numpy()[[place[value.tobytes()] for value in said.row_id]]
+    assert np.abs(mine - said.output[:, 1]).max() < 1e-6
+    write_data(tmp_path / "without", rows(5).drop(["f1"]))
+    with pytest.raises(DataError, match=r"column 'f1' is missing from 0\.parquet"):
+        go(tmp_path / "model", tmp_path / "without", tmp_path / "other")
+
+
+def test_two_columns_of_one_name_are_refused(model, tmp_path):
+    (tmp_path / "data").mkdir()
+    table = rows(5)
+    pq.write_table(pa.table([*table.columns, table["f0"]], [*table.column_names, "f0"]), tmp_path / "data/a.parquet")
+    with pytest.raises(DataError, match="several columns are called 'f0'"):
+        go(model, tmp_path / "data", tmp_path / "out")
 
 
 def test_one_row_is_predicted_and_a_file_without_rows_is_fine(model, tmp_path):
