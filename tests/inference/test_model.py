@@ -2,10 +2,12 @@
 
 import json
 import os
+import pickle
 import pickletools
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -191,12 +193,19 @@ def test_a_damaged_folder_is_refused(model, tmp_path, damage, words):
         open_model(tmp_path / "damaged")
 
 
+def is_pickle(data):
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return bool(list(pickletools.genops(data)))
+    except (ValueError, UnicodeError, IndexError):
+        return False
+
+
 def test_no_file_of_a_model_is_a_pickle(model):
     files = [path for path in model.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".parquet", ".safetensors"}
-    for path in files:
-        with pytest.raises(ValueError):
-            list(pickletools.genops(path.read_bytes()))
+    assert [path for path in files if is_pickle(path.read_bytes())] == []
+    assert is_pickle(pickle.dumps({"a": 1}))
 
 
 OWN = """
