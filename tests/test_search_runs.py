@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import optuna
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from fmray import job_from, run
+from fmray.inference.predict import predict
 from fmray.report.card import read_card
 from fmray.store import Store
 
@@ -47,6 +50,20 @@ def test_a_search_over_steps_and_packable_parameters_ends_in_a_scored_report(fou
     assert len({member.prepared for member in card.members if member.role == "member"}) == 2
     assert done.scores.looks == 1
     assert ">The sweep<" in Path(done.report).read_text()
+
+
+def test_its_model_says_the_same_of_the_same_rows_by_their_ids(found, tmp_path):
+    done, _ = found
+    predict(done.root, "sample:iris", str(tmp_path / "out"))
+    said, sealed = (
+        pq.read_table(p) for p in (tmp_path / "out/part-000000.parquet", f"{done.root}/sealed/test.parquet")
+    )
+    place = {value: row for row, value in enumerate(said["row_id"].to_pylist())}
+    same = said.take(pa.array([place[value] for value in sealed["row_id"].to_pylist()]))
+    for mine, theirs in zip(
+        [name for name in same.column_names if name[:2] == "p_"], ("p_0", "p_1", "p_2"), strict=True
+    ):
+        assert np.abs(same[mine].to_numpy() - sealed[theirs].to_numpy()).max() < 1e-6
 
 
 def test_the_account_adds_up(found):
