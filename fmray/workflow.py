@@ -6,7 +6,7 @@ is to resuming, to retraining cheaply, and to running the same job twice.
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -18,10 +18,11 @@ from fmray.data.target import decide
 from fmray.ensemble.combine import combine
 from fmray.ensemble.folds import FOLD
 from fmray.ensemble.voting import refuse_numbers
-from fmray.errors import FmrayError
+from fmray.errors import ClusterError, FmrayError
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
+from fmray.inference.serving import served
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
@@ -32,8 +33,11 @@ from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
-from fmray.store import Store, fingerprint
+from fmray.store import Store, fingerprint, redact
+from fmray.track.address import Address, address_of
+from fmray.track.live import Live
 from fmray.track.optuna import write_study
+from fmray.track.publish import MOST_SECONDS, begin, is_told, publish, publish_untold
 from fmray.track.tensorboard import write_events
 from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
@@ -67,6 +71,8 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
     Raises:
         FmrayError: If anything is not as it must be; once that is mended, the run can be continued.
     """
+    address = address_of(job.track.mlflow, store) if job.track.mlflow else None
+    job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))  # nobody else gets the password
     with _modules_of(job):
         report({"event": "stage", "stage": "scan", "text": f"looking at {job.data.path}"})
         dataset = scan(job.data, job.folder, store)
@@ -76,16 +82,43 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
             report(
                 {"event": "stage", "stage": "found", "text": f"run {run.id}, finished before; --fresh trains it anew"}
             )
+            if address is not None and not is_told(run, store, address):
+                with suppress(ClusterError), store.lease(run.root, wait_seconds=0):  # held: its holder tells
+                    begin(run, job.to_json(), job.modules(), store, address)
+                    _tell(run, store, address, Journal(run.root, store, report))
             return run
         with store.lease(run.root, wait_seconds=0), log_to(f"{run.root}/driver.log"):
-            journal = Journal(run.root, store, report)
             start_run(run, job, store)
+            notice = None if address is None else begin(run, job.to_json(), job.modules(), store, address)
+            live = Live(run.root, store, address, notice, report) if address and notice else None
+            journal = Journal(run.root, store, live or report)
             try:
                 with session() if job.run.workers not in ("auto", 0) else nullcontext():  # one for all stages
-                    return _carry(job, dataset, run, store, journal)
+                    done = _carry(job, dataset, run, store, journal)
             except FmrayError as error:
                 journal.fail(error)
                 raise
+            finally:
+                if live is not None:
+                    live.close()
+                    _tell(run, store, live.address, journal)
+            return done
+
+
+def _tell(run: Run, store: Store, address: Address, journal: Journal) -> None:
+    """Tell MLflow of a run that has ended, and of those that ended while it was away; the run is none the worse."""
+    if store.status(run.root) not in ("failed", "finished"):
+        return
+    with journal.stage("publish", f"MLflow: {address.shown}"):
+        try:
+            publish(run.root, store, address, served, MOST_SECONDS)
+        except FmrayError as error:
+            journal.note(f"{error} Told later: by the next run of this store, or by `fmray track {run.root}`.")
+            return
+        try:
+            publish_untold(store, address, served, MOST_SECONDS)
+        except FmrayError as error:
+            journal.note(f"earlier runs, which MLflow missed: {error}")
 
 
 def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal) -> Run:

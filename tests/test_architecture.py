@@ -53,6 +53,7 @@ DOORS = {
     "typer": {"cli/*"},
     "rich": {"cli/*", "progress.py"},
     "jinja2": {"report/card.py"},
+    "mlflow": {"inference/pyfunc.py", "track/mlflow.py"},
     "tensorboardX": {"track/tensorboard.py"},
     "optuna": {"track/optuna.py", "tune/*", "report/importance.py"},
     "ruamel": {"spec/load.py", "report/folder.py"},

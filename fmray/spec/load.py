@@ -27,6 +27,8 @@ from fmray.spec.ranges import Keys, MisplacedRangeError
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9]+(\.[0-9]*)?|[0-9]+(_[0-9]+)+(\.[0-9_]*)?)")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\$")
+INTERPOLATED: tuple[tuple[str, str], ...] = (("data", "path"), ("track", "mlflow"))
+"""Where variables of the environment stand: in paths and addresses."""
 TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 MOST_DEPTH, MOST_VALUES = 50, 100_000
 MOST_CORNERS = 50
@@ -237,16 +239,17 @@ def _override(source: Source, override: str) -> None:
 
 
 def _interpolate(value: dict[str, Any], origin: Origin) -> None:
-    data = value.get("data")
-    if isinstance(data, Mapping) and isinstance(data.get("path"), str):
-        path = VARIABLE.sub(lambda m: _variable(m, origin), data["path"])
-        if "${" in VARIABLE.sub("", data["path"]):
-            raise SpecError(
-                f"'{data['path']}' holds a ${{ that is no variable. Accepted: ${{NAME}} and ${{NAME:-default}}.",
-                origin.where(("data", "path")),
-            )
-        value["data"] = {**data, "path": path}
+    for section, key in INTERPOLATED:
+        part = value.get(section)
+        if isinstance(part, Mapping) and isinstance(part.get(key), str):
+            value[section] = {**part, key: _filled(part[key], origin.where((section, key)))}
     _refuse_variables(value, (), origin)
+
+
+def _filled(text: str, where: str) -> str:
+    if "${" in VARIABLE.sub("", text):
+        raise SpecError(f"'{text}' holds a ${{ that is no variable. Accepted: ${{NAME}} and ${{NAME:-default}}.", where)
+    return VARIABLE.sub(lambda matched: _variable(matched, where), text)
 
 
 def _refuse_variables(value: Any, keys: Keys, origin: Origin) -> None:
@@ -254,17 +257,16 @@ def _refuse_variables(value: Any, keys: Keys, origin: Origin) -> None:
     inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in inside:
         _refuse_variables(inner, (*keys, key), origin)
-    if isinstance(value, str) and keys != ("data", "path") and re.search(r"\$\{[A-Za-z_]", value):
-        raise SpecError(f"'{value}' holds a variable. Variables stand in data.path only.", origin.where(keys))
+    if isinstance(value, str) and keys not in INTERPOLATED and re.search(r"\$\{[A-Za-z_]", value):
+        places = " and ".join(map(dotted, INTERPOLATED))
+        raise SpecError(f"'{value}' holds a variable. Variables stand in {places} only.", origin.where(keys))
 
 
-def _variable(matched: re.Match[str], origin: Origin) -> str:
+def _variable(matched: re.Match[str], where: str) -> str:
     if matched.group() == "$$":
         return "$"
     name, default = matched.groups()
     found = os.environ.get(name) or default
     if found is None:
-        raise SpecError(
-            f"${{{name}}} is not set. Set it, or write ${{{name}:-default}}.", origin.where(("data", "path"))
-        )
+        raise SpecError(f"${{{name}}} is not set. Set it, or write ${{{name}:-default}}.", where)
     return found

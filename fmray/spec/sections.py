@@ -45,6 +45,13 @@ def _as_range(value: object) -> object:
     return value
 
 
+def _as_tracker(value: object) -> object:
+    address = r"default|(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://\S+"
+    if value is None or (isinstance(value, str) and re.fullmatch(address, value)):
+        return value
+    raise ValueError(f"{value!r}. Accepted: default, or the URI of an MLflow server or of its database")
+
+
 def _as_number(value: object) -> object:
     return {"n": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -313,9 +320,12 @@ class Track:
 
     Args:
         tensorboard: Write the members' histories as event files to `tensorboard/` in the run directory.
+        mlflow: Tell MLflow of the run, give it the model and register that: "default" is SQLite in the store
+            (`mlflow.db`), else a server (http, https) or the database of one; null tells nobody.
     """
 
     tensorboard: Flag = False
+    mlflow: Annotated[Text | None, BeforeValidator(_as_tracker)] = None
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)

@@ -196,7 +196,7 @@ ODD_FILES = {
     "model: " + "[" * 3000 + "]" * 3000 + "\n": r"churn\.yaml:2: is nested more than 50 deep",
     "model: &a\n  mlp: *a\n": r"churn\.yaml:3: \*a stands inside of &a",
     "run: {deterministic: on}\n": r"run\.deterministic: 'on'\. Accepted: true or false",
-    "data2: '${HOME}'\n": r"churn\.yaml:2 data2: '\$\{HOME\}' holds a variable\. Variables stand in data\.path only",
+    "data2: '${HOME}'\n": r"churn\.yaml:2 data2: '\$\{HOME\}' holds a variable\. Variables stand in data\.path and track\.mlflow only",
     "model: a\x07b\n": r"holds a character that YAML does not allow",
     "api_token: hunter2\n": r"churn\.yaml:2 api_token: unknown key 'api_token'",
 }

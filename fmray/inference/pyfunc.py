@@ -1,0 +1,30 @@
+"""Let MLflow serve a model: its "models from code" copy this file beside the model folder, and run it to load that.
+
+So nothing is pickled. fmray itself is not copied; where the model is served, it is installed.
+"""
+
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pyarrow as pa
+
+from fmray.inference.model import open_model
+
+
+class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is untyped here
+    """Say of rows what `open_model(folder).predict` says of them."""
+
+    def load_context(self, context: Any) -> None:
+        """Open the model folder."""
+        self.model = open_model(context.artifacts["model"])
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Give predictions of rows, in which booleans come as numbers; see `fmray.inference.serving`."""
+        booleans = [field.name for field in self.model.input_types if pa.types.is_boolean(field.type)]
+        model_input = model_input.astype({name: "boolean" for name in booleans if name in model_input})
+        answer: pd.DataFrame = self.model.predict(model_input).to_pandas()
+        return answer
+
+
+mlflow.models.set_model(Model())
