@@ -46,6 +46,9 @@ class Watch:
                 self._console.print(
                     f"          {event['text']}", markup=False, highlight=False, style="dim", soft_wrap=True
                 )
+            case "promotion":
+                for text in (f"{event['verdict']}: {event['text']}", *event["notes"]):
+                    self._console.print(f"          {text}", markup=False, highlight=False, soft_wrap=True)
             case "resumed":
                 text = f"          resumed at epoch {event['epoch'] + 1}, step {event['step']} ({event['class']})"
                 self._console.print(text, markup=False, highlight=False)

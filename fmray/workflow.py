@@ -25,6 +25,7 @@ from fmray.evaluate.score import score
 from fmray.inference.serving import served
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
+from fmray.promote import promote
 from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
 from fmray.report.card import Card, write_card
 from fmray.report.folder import environment, finish_run, open_run, start_run, write_members
@@ -38,6 +39,7 @@ from fmray.track.address import Address, address_of
 from fmray.track.live import Live
 from fmray.track.optuna import write_study
 from fmray.track.publish import MOST_SECONDS, begin, is_told, publish, publish_untold
+from fmray.track.registry import Registry
 from fmray.track.tensorboard import write_events
 from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
@@ -62,7 +64,8 @@ def run(
 def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lambda event: None) -> Run:
     """Carry a job from its file to its report; finished stages are read back, not redone.
 
-    A finished run of the same job on the same data is returned as it is; an unfinished one is continued.
+    A finished run of the same job on the same data is returned as it is; an unfinished one is continued. In the end it
+    is decided whether the run becomes champion, if the job asks for it.
 
     Args:
         fresh: Start anew, beside what is there.
@@ -74,35 +77,43 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
     address = address_of(job.track.mlflow, store) if job.track.mlflow else None
     job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))  # nobody else gets the password
     with _modules_of(job):
-        report({"event": "stage", "stage": "scan", "text": f"looking at {job.data.path}"})
-        dataset = scan(job.data, job.folder, store)
-        run = open_run(job, dataset.fingerprint, store, fresh)
-        report({"event": "run", "id": run.id, "root": run.root})
-        if run.status == "finished":
-            report(
-                {"event": "stage", "stage": "found", "text": f"run {run.id}, finished before; --fresh trains it anew"}
-            )
-            if address is not None and not is_told(run, store, address):
-                with suppress(ClusterError), store.lease(run.root, wait_seconds=0):  # held: its holder tells
-                    begin(run, job.to_json(), job.modules(), store, address)
-                    _tell(run, store, address, Journal(run.root, store, report))
-            return run
-        with store.lease(run.root, wait_seconds=0), log_to(f"{run.root}/driver.log"):
-            start_run(run, job, store)
-            notice = None if address is None else begin(run, job.to_json(), job.modules(), store, address)
-            live = Live(run.root, store, address, notice, report) if address and notice else None
-            journal = Journal(run.root, store, live or report)
-            try:
-                with session() if job.run.workers not in ("auto", 0) else nullcontext():  # one for all stages
-                    done = _carry(job, dataset, run, store, journal)
-            except FmrayError as error:
-                journal.fail(error)
-                raise
-            finally:
-                if live is not None:
-                    live.close()
-                    _tell(run, store, live.address, journal)
-            return done
+        run = _finish(job, store, fresh, report, address)
+        if job.promote is not None:
+            report({"event": "stage", "stage": "promote", "text": f"{run.id} against the champion of {run.job}"})
+            registry = Registry(run.job, store, address) if address else None
+            report({"event": "promotion", **promote(run, store, job.promote, registry).to_json()})
+        return run
+
+
+def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Address | None) -> Run:
+    """Carry a job to its report, or find the run that was, and tell MLflow of it."""
+    report({"event": "stage", "stage": "scan", "text": f"looking at {job.data.path}"})
+    dataset = scan(job.data, job.folder, store)
+    run = open_run(job, dataset.fingerprint, store, fresh)
+    report({"event": "run", "id": run.id, "root": run.root})
+    if run.status == "finished":
+        report({"event": "stage", "stage": "found", "text": f"run {run.id}, finished before; --fresh trains it anew"})
+        if address is not None and not is_told(run, store, address):
+            with suppress(ClusterError), store.lease(run.root, wait_seconds=0):  # held: its holder tells
+                begin(run, job.to_json(), job.modules(), store, address)
+                _tell(run, store, address, Journal(run.root, store, report))
+        return run
+    with store.lease(run.root, wait_seconds=0), log_to(f"{run.root}/driver.log"):
+        start_run(run, job, store)
+        notice = None if address is None else begin(run, job.to_json(), job.modules(), store, address)
+        live = Live(run.root, store, address, notice, report) if address and notice else None
+        journal = Journal(run.root, store, live or report)
+        try:
+            with session() if job.run.workers not in ("auto", 0) else nullcontext():  # one for all stages
+                done = _carry(job, dataset, run, store, journal)
+        except FmrayError as error:
+            journal.fail(error)
+            raise
+        finally:
+            if live is not None:
+                live.close()
+                _tell(run, store, live.address, journal)
+        return done
 
 
 def _tell(run: Run, store: Store, address: Address, journal: Journal) -> None:

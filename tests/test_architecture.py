@@ -25,6 +25,7 @@ FLOORS = (
     ("cli",),
     ("progress",),
     ("workflow",),
+    ("promote",),
     ("report", "inference"),
     ("tune",),
     ("rigour",),

@@ -126,6 +126,8 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
         "judged by": (job.evaluate.primary or "the task's first metric")
         + f", against {', '.join(job.evaluate.baselines) or 'nothing'}",
     }
+    if job.promote is not None:
+        plan["promote"] = ", ".join(f"{key} {value}" for key, value in written["promote"].items() if value is not None)
     if data.sample is not None:
         given = {name: value for name, value in job.to_json()["data"]["sample"].items() if value is not None}
         plan["sample"] = f"{given}: training rows by class, probabilities shifted back"

@@ -47,6 +47,8 @@ def run(
         def report(event: dict[str, Any]) -> None:
             if event["event"] == "run":
                 context.obj["run_dir"] = event["root"]
+            if event["event"] == "promotion":
+                context.obj["promotion"] = event
             watch(event)
 
         done = carry(job, store, fresh=fresh, report=report)

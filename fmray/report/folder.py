@@ -24,8 +24,8 @@ from fmray.spec.job import Job
 from fmray.store import Store, captured_environment, fingerprint, redact, source_digest
 
 RUN = "run.json"
-NOT_ASKED = ("track", "run", "folder")
-"""Parts of a job that say how and where it runs and who hears of it; another run would give the same."""
+NOT_ASKED = ("track", "run", "promote", "folder")
+"""Parts of a job that say how and where it runs, who hears of it and what follows; another run would give the same."""
 MEMBER_COLUMNS = {"member": pa.int64(), "role": pa.string(), "model": pa.string(), "structure": pa.int64(),
                   "pack": pa.int64(), "params": pa.string(), "seed": pa.int64(), "status": pa.string(),
                   "reason": pa.string(), "epochs": pa.int64(), "best_epoch": pa.int64(), "val_score": pa.float64(),

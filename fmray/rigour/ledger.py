@@ -47,8 +47,8 @@ class Ledger:
                 "run": run_id,
                 "purpose": purpose,
                 "subject": subject,
-                "who": _who(),
-                "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "who": who(),
+                "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
                 "previous": entries[-1]["hash"] if entries else FIRST,
             }
             entry["hash"] = fingerprint(entry)
@@ -59,6 +59,15 @@ class Ledger:
     def looks(self, test_identity: str) -> list[Json]:
         """Give the entries of a test set, oldest first; none if nobody has looked."""
         return self._store.events(self._path(test_identity))
+
+    def first_looks(self) -> dict[str, str]:
+        """Give the time of the first look of each run at any test set, as ISO text in UTC."""
+        found: dict[str, str] = {}
+        for name in self._store.list(self._store.path("ledger")):
+            if name.endswith(".jsonl"):
+                for entry in self._store.events(self._store.path("ledger", name)):
+                    found[entry["run"]] = min(entry["when"], found.get(entry["run"], entry["when"]))
+        return found
 
     def verify(self, test_identity: str) -> list[Json]:
         """Give the entries, after making sure that none was changed or removed.
@@ -93,7 +102,8 @@ class Ledger:
         return self._store.path("ledger", f"{test_identity}.head.json")
 
 
-def _who() -> str:
+def who() -> str:
+    """Name the person and machine behind this process."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):

@@ -14,6 +14,7 @@ from fmray.errors import SpecError
 from fmray.spec.explain import Origin, dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
+from fmray.spec.promotion import Promote
 from fmray.spec.ranges import Keys
 from fmray.spec.sections import RunOptions, Search, Split
 from fmray.store import redact
@@ -39,6 +40,7 @@ def refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) ->
         *_in_train(job),
         *_in_task(job),
         *_in_judging(job),
+        *_in_promotion(job),
         *_in_run(job),
         *_in_search(job, value),
         *_in_ensemble(job),
@@ -198,6 +200,36 @@ def _in_judging(job: Job) -> list[Refusal]:
     if job.rigour.prefer == "simple" and not linear:
         text = f"simple has no effect on model '{job.model.name}'. It goes with linear."
         found.append((("rigour", "prefer"), text))
+    return found
+
+
+def _in_promotion(job: Job) -> list[Refusal]:
+    rule, plain = job.promote, Promote()
+    if rule is None:
+        return []
+    found: list[Refusal] = []
+    for key, only, value in (
+        ("horizon", "evidence", "sealed"),
+        ("promotions", "evidence", "sealed"),
+        ("margin", "mode", "refresh"),
+        ("min_effect", "mode", "superior"),
+    ):
+        if getattr(rule, key) != getattr(plain, key) and getattr(rule, only) != value:
+            text = f"has no effect with promote.{only}: {getattr(rule, only)}. It goes with {value}."
+            found.append((("promote", key), text))
+    if rule.mode == "refresh" and rule.margin is None:
+        found.append((("promote", "margin"), "is missing; promote.mode: refresh reads it. Say what may be lost."))
+    if rule.slice_margin is not None and not job.evaluate.slices:
+        found.append(
+            (("promote", "slice_margin"), "has no effect without evaluate.slices. Name columns, or leave it out.")
+        )
+    if rule.promotions > rule.attempts:
+        text = f"{rule.promotions} promotions of {rule.attempts} decisions. Give at most promote.horizon."
+        found.append((("promote", "promotions"), text))
+    if job.rigour.profile == "draft":
+        found.append(
+            (("promote",), "has no effect with rigour.profile: draft, which is never promoted. Leave one out.")
+        )
     return found
 
 

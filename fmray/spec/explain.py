@@ -12,10 +12,10 @@ from fmray.errors import SpecError
 from fmray.registry import nearest
 from fmray.spec import sections
 from fmray.spec.job import Job
+from fmray.spec.promotion import Promote
 from fmray.spec.ranges import Keys
 
 LATER = {
-    "promote": "promotion is not in this version",
     "schedule": "scheduling is not in this version; use cron",
 }
 ACCEPTED = {
@@ -47,6 +47,7 @@ SECTIONS: dict[Keys, type] = {
     ("search",): sections.Search,
     ("evaluate",): sections.Evaluate,
     ("rigour",): sections.Rigour,
+    ("promote",): Promote,
     ("track",): sections.Track,
     ("run",): sections.RunOptions,
 }

@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fmray.catalogue import LIVE
+from fmray.spec.promotion import Promote
 from fmray.spec.ranges import Values, put, take_ranges
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data, Evaluate, Reference, Rigour, RunOptions, Search, Split, Track, Train, strict
@@ -23,6 +24,7 @@ class Job:
         task: Objective; "auto" decides by the target's type.
         model: What learns.
         train, ensemble, evaluate, rigour, track, run: How it is trained, combined, judged, told of and executed.
+        promote: When its model takes the place of the one in use; never, if left out.
         search: How the ranges in `model`, `steps`, `task` and `train` are searched.
         folder: Folder of the job file; relative paths and the user's own modules are looked up there.
         ranges: What is searched, by the keys where it stands; those places hold the first value of each.
@@ -39,6 +41,7 @@ class Job:
     ensemble: Reference = Ref("auto")
     evaluate: Evaluate = Evaluate()
     rigour: Rigour = Rigour()
+    promote: Promote | None = None
     track: Track = Track()
     run: RunOptions = RunOptions()
     folder: str = "."

@@ -251,7 +251,7 @@ class Store:
     def gc(self, *, dry_run: bool) -> builtins.list[str]:
         """Remove records that no run lists, abandoned drafts and temporary files, and give their paths.
 
-        Runs, samples, split definitions and the ledger are never removed, nor anything that a living process holds.
+        Runs, samples, split definitions, promotions and the ledger are never removed, nor what a living process holds.
         While a run goes on that has not listed its records yet, records stay.
         """
         self._writable(self.root)

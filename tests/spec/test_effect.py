@@ -34,6 +34,14 @@ IDLE = {
         **PERCEPTRON,
         "train": {"seeds": 3},
     },
+    "promote.horizon: has no effect with promote.evidence: fresh. It goes with sealed.": {"promote": {"horizon": 9}},
+    "promote.promotions: has no effect with promote.evidence: fresh": {"promote": {"promotions": 2}},
+    "promote.margin: has no effect with promote.mode: superior. It goes with refresh.": {"promote": {"margin": 0.1}},
+    "promote.min_effect: has no effect with promote.mode: refresh": {
+        "promote": {"mode": "refresh", "margin": 0.1, "min_effect": 0.1}
+    },
+    "promote.slice_margin: has no effect without evaluate.slices": {"promote": {"slice_margin": 0.1}},
+    "promote: has no effect with rigour.profile: draft": {"promote": {}, "rigour": {"profile": "draft"}},
     "evaluate.min_effect: has no effect without baselines": {"evaluate": {"min_effect": 0.1, "baselines": []}},
     "rigour.prefer: simple has no effect on model 'mlp'": {"rigour": {"prefer": "simple"}},
     "data.labels: {'a': 'b'} goes with classification": {"data": {"labels": {"a": "b"}}, "task": "regression"},
@@ -93,6 +101,11 @@ CONTRADICTIONS = {
         "model": "perceptron",
         "task": {"auto": {"loss": "cross_entropy"}},
     },
+    "promote.margin: is missing; promote.mode: refresh reads it": {"promote": {"mode": "refresh"}},
+    "promote.promotions: 27 promotions of 26 decisions": {"promote": {"evidence": "sealed", "promotions": 27}},
+    "promote.alpha: 0.5. Accepted: a number less than 0.5": {"promote": {"alpha": 0.5}},
+    "promote.evidence: 'open'. Accepted: 'fresh', 'sealed'": {"promote": {"evidence": "open"}},
+    "promote.aproval: unknown key 'aproval'. Did you mean 'approval'?": {"promote": {"aproval": "required"}},
     "rigour.waive.G22: gives no reason": {"rigour": {"waive": {"G22": " "}}},
 }
 
@@ -117,6 +130,9 @@ FINE = [
     {"data": {"sample": {"rates": {"a": 2.5, "b": 1}, "salt": 1}}, "task": "classification"},
     {"model": "linear", "rigour": {"prefer": "simple", "waive": {"G22": "a floor for others"}}},
     {"split": {"by": "hash", "val": 0.1, "test": 0.2}},
+    {"promote": {}},
+    {"promote": {"evidence": "sealed", "horizon": 4, "promotions": 2, "min_effect": 0.01, "approval": "required"}},
+    {"promote": {"mode": "refresh", "margin": 0.01, "slice_margin": 0.1}, "evaluate": {"slices": ["city"]}},
     {**PERCEPTRON, "train": {"seeds": {"n": 3, "order": True}}, "rigour": {"prefer": "simple"}},
     {"train": {"folds": {"strict": True}}, "steps": ["standardise", "noise"]},
     {"train": {"folds": 2}, "steps": []},

@@ -8,6 +8,7 @@ from fmray.spec import sections
 from fmray.spec.explain import LATER, SECTIONS, Origin, dotted
 from fmray.spec.job import Job
 from fmray.spec.load import job_from
+from fmray.spec.promotion import Promote
 
 SMALL = {"path": "sample:iris", "target": "target"}
 
@@ -80,7 +81,7 @@ def test_an_unknown_key_of_any_section_is_answered_with_the_nearest(keys):
 def test_every_section_can_name_its_keys():
     kinds = {kind for kind in vars(sections).values() if getattr(kind, "__module__", "") == sections.__name__}
     kinds = {kind for kind in kinds if dataclasses.is_dataclass(kind)}
-    assert set(SECTIONS.values()) == {Job, *kinds}
+    assert set(SECTIONS.values()) == {Job, Promote, *kinds}
     assert all(typing.get_type_hints(kind) for kind in SECTIONS.values())
 
 

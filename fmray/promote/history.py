@@ -1,0 +1,101 @@
+"""Keep what was decided about the champion of a job, one line after the other; none is changed or removed.
+
+Who is champion follows from the lines, so a move is one line: it is there or it is not, whenever a process is killed.
+"""
+
+import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fmray.errors import ClusterError
+from fmray.records import Json
+from fmray.rigour.ledger import who
+from fmray.store import Lease, Store
+
+FOLDER = "promotions"
+CHAMPION, ANCHOR = "champion", "anchor"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Say which runs of a job speak now.
+
+    Args:
+        champion: The run in use.
+        anchor: The last run that was shown to be better than one before it; losses are counted from it.
+        before: Champions and anchors underneath, the oldest first; a rollback brings the last one back.
+    """
+
+    champion: str | None = None
+    anchor: str | None = None
+    before: tuple[tuple[str, str], ...] = ()
+
+
+class History:
+    """Read and continue the history of one job.
+
+    Args:
+        job: Name of the job.
+    """
+
+    def __init__(self, store: Store, job: str) -> None:
+        self.store, self.job = store, job
+        self.folder = store.path(FOLDER, job)
+        self._path = f"{self.folder}/log.jsonl"
+        self._lease: Lease | None = None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one who decides about this job; waits for another living process."""
+        with self.store.lease(self.folder) as lease:
+            self._lease = lease
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def events(self, kind: str = "", **values: Any) -> list[Json]:
+        """Give the lines of a kind that have these values, oldest first."""
+        return [
+            event
+            for event in self.store.events(self._path)
+            if kind in ("", event["event"]) and all(event.get(name) == value for name, value in values.items())
+        ]
+
+    def add(self, kind: str, **values: Any) -> Json:
+        """Write a line.
+
+        Raises:
+            ClusterError: If this process is not, or no longer, the only one who decides.
+        """
+        if self._lease is None:
+            raise ClusterError(f"{self.folder}: lines are written under `alone` only.")
+        self._lease.check()
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        event = {"event": kind, "when": now, "who": who(), **values}
+        self.store.append(self._path, event)
+        return event
+
+    def move(self, expected: str | None, to: str, anchor: str, why: str, by: str = "") -> bool:
+        """Make another run champion, unless the champion is no longer the expected one: then False."""
+        if self.standing().champion != expected:
+            return False
+        self.add("move", **{"from": expected, "to": to, "anchor": anchor, "why": why, "by": by})
+        return True
+
+    def standing(self) -> Standing:
+        """Give who speaks now."""
+        stack: list[tuple[str, str]] = []
+        for event in self.events("move"):
+            if event["why"] == "rollback":
+                stack.pop()
+            else:
+                stack.append((event["to"], event["anchor"]))
+        return Standing(*stack[-1], before=tuple(stack[:-1])) if stack else Standing()
+
+
+def champion_of(job: str, store: Store) -> str | None:
+    """Give the id of the run in use, None if there is none yet."""
+    return History(store, job).standing().champion
