@@ -6,7 +6,9 @@ start empty, find the same code. A name with a colon is such a path itself: that
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fmray.errors import SpecError
@@ -64,3 +66,13 @@ class Registry:
                 f"{self.noun} '{name}' could not be loaded from {path}: {error}. "
                 "Install its package or put its folder on PYTHONPATH."
             ) from error
+
+
+@contextmanager
+def importable(folder: str) -> Iterator[None]:
+    """Let the user's own modules be found beside the job file."""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

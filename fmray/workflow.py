@@ -4,9 +4,8 @@ Every stage reads records and writes one; a stage whose inputs are unchanged is 
 is to resuming, to retraining cheaply, and to running the same job twice.
 """
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -27,6 +26,7 @@ from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
 from fmray.promote import promote
 from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
+from fmray.registry import importable
 from fmray.report.card import Card, write_card
 from fmray.report.folder import environment, finish_run, open_run, start_run, write_members
 from fmray.report.journal import Journal, Report, log_to
@@ -76,7 +76,7 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
     """
     address = address_of(job.track.mlflow, store) if job.track.mlflow else None
     job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))  # nobody else gets the password
-    with _modules_of(job):
+    with importable(job.folder):
         run = _finish(job, store, fresh, report, address)
         if job.promote is not None:
             report({"event": "stage", "stage": "promote", "text": f"{run.id} against the champion of {run.job}"})
@@ -295,13 +295,3 @@ class _Work:
     def _table(self, subject: str, split: Split) -> str:
         folder = "sealed" if split == "test" else "predictions"
         return f"{self.run.root}/{folder}/{split}{'' if subject == 'model' else f'-{subject}'}.parquet"
-
-
-@contextmanager
-def _modules_of(job: Job) -> Iterator[None]:
-    """Let the user's own modules be found beside the job file."""
-    sys.path.insert(0, job.folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(job.folder)

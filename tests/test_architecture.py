@@ -24,6 +24,7 @@ MOST_LINES, MOST_CODE_LINES = 400, 50
 FLOORS = (
     ("cli",),
     ("progress",),
+    ("submit", "preflight"),
     ("workflow",),
     ("promote",),
     ("report", "inference"),
@@ -43,6 +44,8 @@ DOORS = {
     "ray": {
         "data/prepare.py",
         "data/session.py",
+        "preflight/probe.py",
+        "submit/cluster.py",
         "train/mailbox.py",
         "train/stream.py",
         "train/workers.py",
@@ -50,7 +53,15 @@ DOORS = {
         "tune/place.py",
     },
     "PIL": {"data/image.py"},
-    "torch": {"models/*", "tasks/*", "train/*", "tune/*", "ensemble/folds.py", "inference/export.py"},
+    "torch": {
+        "preflight/probe.py",
+        "models/*",
+        "tasks/*",
+        "train/*",
+        "tune/*",
+        "ensemble/folds.py",
+        "inference/export.py",
+    },
     "typer": {"cli/*"},
     "rich": {"cli/*", "progress.py"},
     "jinja2": {"report/card.py"},

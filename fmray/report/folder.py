@@ -1,6 +1,6 @@
 """Lay out the directory of a run, and say what belongs into it.
 
-A run's id follows from what was asked and from the data, so asking again finds the same directory.
+A run's id follows from what was asked and from the data (`identity`), so asking again finds the same directory.
 """
 
 import importlib.metadata
@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import string
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,13 +18,12 @@ from ruamel.yaml import YAML
 from fmray.errors import DataError
 from fmray.records import Json, Member, Run, Scores
 from fmray.report.card import Card
+from fmray.report.identity import name_run
 from fmray.rigour.gates import failed
 from fmray.spec.job import Job
-from fmray.store import Store, captured_environment, fingerprint, redact, source_digest
+from fmray.store import Store, captured_environment, redact
 
 RUN = "run.json"
-NOT_ASKED = ("track", "run", "promote", "folder")
-"""Parts of a job that say how and where it runs, who hears of it and what follows; another run would give the same."""
 MEMBER_COLUMNS = {"member": pa.int64(), "role": pa.string(), "model": pa.string(), "structure": pa.int64(),
                   "pack": pa.int64(), "params": pa.string(), "seed": pa.int64(), "status": pa.string(),
                   "reason": pa.string(), "epochs": pa.int64(), "best_epoch": pa.int64(), "val_score": pa.float64(),
@@ -40,11 +38,7 @@ def open_run(job: Job, data_fingerprint: str, store: Store, fresh: bool) -> Run:
         data_fingerprint: Of the files as scanned.
         fresh: Start anew, beside what is there.
     """
-    asked = {key: value for key, value in job.to_json().items() if key not in NOT_ASKED}
-    first = fingerprint(asked, data_fingerprint, source_digest(*job.modules()))[:12]
-    taken = [name for name in store.list(store.path("runs", job.name)) if name.split("-")[0] == first]
-    newest = max(taken, key=lambda name: (len(name), name), default=first)
-    identity = f"{first}-{_letters(len(taken))}" if fresh and taken else newest
+    identity = name_run(job, data_fingerprint, store, fresh)
     root = store.path("runs", job.name, identity)
     return read_run(root, store) if store.exists(f"{root}/{RUN}") else Run(identity, job.name, root, "interrupted")
 
@@ -159,12 +153,6 @@ def _yaml(value: Json) -> str:
     text = io.StringIO()
     YAML(typ="safe", pure=True).dump(value, text)
     return text.getvalue()
-
-
-def _letters(number: int) -> str:
-    """Spell an attempt: b, c ... z, ab, ac ..."""
-    rest, last = divmod(number, 26)
-    return ("" if rest == 0 else _letters(rest - 1)) + string.ascii_lowercase[last]
 
 
 def _cpu_model() -> str:

@@ -27,9 +27,13 @@ def num_workers(run: RunOptions) -> tuple[int | tuple[int, int], str]:
     if not os.environ.get("RAY_ADDRESS"):
         return 0, "no cluster address, so in this process"
     with session():
-        nodes = living_nodes()
+        return auto_workers(living_nodes(), run.gpu)
+
+
+def auto_workers(nodes: Sequence[Json], gpu: object) -> tuple[int, str]:
+    """Give the number of workers for a cluster where the job does not say, and the rule behind it."""
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    if gpus and run.gpu is not False:
+    if gpus and gpu is not False:
         return gpus, f"one per GPU of the cluster, {gpus} in all"
     return len(nodes), f"one per node of the cluster, {len(nodes)} in all"
 

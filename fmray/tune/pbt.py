@@ -31,8 +31,9 @@ from fmray.train.ingest import Rows
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
 from fmray.train.workers import Worker
 from fmray.tune.heir import Cohort, Left, carry_member, mutations, within
-from fmray.tune.place import DIED, QUIET, num_slots, resources, set_up_trial
+from fmray.tune.place import DIED, QUIET, set_up_trial
 from fmray.tune.rungs import Table
+from fmray.tune.slots import num_slots, resources
 from fmray.tune.trial import Training, Trial
 
 Report = Callable[[Json], None]

@@ -18,12 +18,13 @@ from fmray.store import Store
 from fmray.train.population import num_parameters
 from fmray.tune.heir import Cohort
 from fmray.tune.pbt import Evolution
-from fmray.tune.place import carry_here, carry_on_ray, num_slots
+from fmray.tune.place import carry_here, carry_on_ray
 from fmray.tune.plans import job_at, searched_plans
 from fmray.tune.proposals import Learning, Listed, Proposals
 from fmray.tune.referee import Referee, Rules
 from fmray.tune.resample import Prepare, final_plans, trials_of
 from fmray.tune.rungs import Table, expected_epochs, rungs_of
+from fmray.tune.slots import num_slots
 from fmray.tune.space import Lot, lots_of
 from fmray.tune.sweep import Report, Sweep, Work, described, kept, key_of
 from fmray.tune.tally import Tally

@@ -4,7 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fmray.records import Member
-from fmray.report.folder import NOT_ASKED, open_run, write_members
+from fmray.report.folder import open_run, write_members
+from fmray.report.identity import NOT_ASKED
 from fmray.spec.job import Job
 from fmray.spec.load import job_from
 from fmray.store import Store

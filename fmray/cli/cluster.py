@@ -1,0 +1,217 @@
+"""Send jobs to a cluster, look at it first, and see what becomes of them."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fmray.cli.app import (
+    BAD_INPUT,
+    DEFAULT_STORE,
+    DONE,
+    FAILED,
+    AsJson,
+    JobFile,
+    Overrides,
+    StorePath,
+    app,
+    error_console,
+)
+
+Address = Annotated[
+    str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
+]
+WithFmray = Annotated[bool, typer.Option("--with-fmray", help="Send fmray along, for images that lack it.")]
+Submission = Annotated[str, typer.Argument(metavar="ID", help="Submission, or run, whose newest attempt is meant.")]
+LOCAL = "http://127.0.0.1:8265"
+LOOK_SECONDS = 60.0
+
+
+@app.command()
+def submit(
+    job_file: JobFile,
+    address: Address = LOCAL,
+    store: StorePath = DEFAULT_STORE,
+    set_: Overrides = [],  # noqa: B006
+    with_fmray: WithFmray = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Show its progress, and end as the run ends.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be sent.")] = False,
+    look_first: Annotated[bool, typer.Option("--preflight/--no-preflight", help="Look at the nodes first.")] = True,
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
+    """Send a job to a cluster; sent again, attach to it while it is alive, else continue it."""
+    from fmray.spec.load import load_job
+    from fmray.submit import Cluster, plan
+
+    console = error_console if as_json else Console()
+    request = plan(load_job(job_file, set_), store, with_fmray=with_fmray)
+    if dry_run:
+        shown = request.to_json(1)
+        if not as_json:
+            print(json.dumps(shown, indent=1, ensure_ascii=False))
+        return DONE, {"status": "dry run", "request": shown}
+    cluster = Cluster(address)
+    with ThreadPoolExecutor(1) as pool:  # the data are looked at here while the nodes answer there
+        asked = pool.submit(_ask, cluster, request) if look_first else None
+        notes = request.notes
+        alive = any(one.run_id == request.run_id and one.is_alive for one in cluster.attempts())
+        if asked is not None and not alive and (found := _judge(asked.result(), request, console))[0]:
+            return found
+    for note in notes:
+        _say(console, note)
+    attempt, is_new = cluster.submit(request)
+    _say(console, f"{'submitted' if is_new else 'attached to'} {attempt.id} · run {attempt.run_id} of {attempt.job}")
+    answer = {"status": "submitted" if is_new else "attached", **_told(attempt), "notes": list(notes)}
+    return _follow(cluster, attempt.id, console, answer) if wait else (DONE, answer)
+
+
+@app.command()
+def preflight(
+    job_file: Annotated[str, typer.Option("--job", help="Job file.")],
+    address: Address = LOCAL,
+    store: StorePath = DEFAULT_STORE,
+    set_: Overrides = [],  # noqa: B006
+    with_fmray: WithFmray = False,
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
+    """Look whether a job finds on every node of a cluster what it needs."""
+    from fmray.spec.load import load_job
+    from fmray.submit import Cluster, plan
+
+    request = plan(load_job(job_file, set_), store, with_fmray=with_fmray)
+    return _judge(_ask(Cluster(address), request), request, error_console if as_json else Console())
+
+
+def _ask(cluster: Any, request: Any) -> dict[str, Any]:
+    from fmray.preflight import MARK, probe_command
+
+    command = probe_command(request.store, request.data, request.package.installed)
+    return dict(cluster.ask(command, MARK, LOOK_SECONDS))
+
+
+def _judge(facts: dict[str, Any], request: Any, console: Console) -> tuple[int, dict[str, Any]]:
+    """Say what stands in the way, and give the exit code."""
+    from fmray.preflight import LEAST_FREE, Needs, judge
+    from fmray.store import source_digest
+
+    files = request.dataset.files if request.dataset else ()
+    needs = Needs(
+        run=request.job.run,
+        searched=bool(request.job.ranges),
+        store=request.store,
+        data=request.data,
+        seen=(len(files), sum(file.size for file in files)) if files and request.data else None,
+        source="" if request.fmray else source_digest("fmray"),
+        # lanes take about what rows do in memory, and the passes before them as much again
+        free_bytes=max(LEAST_FREE, 2 * sum(sum(file.group_bytes) for file in files)),
+    )
+    failures = judge(facts, needs)
+    names = [node["name"] for node in facts["nodes"]]
+    _say(console, f"preflight {'failed' if failures else 'passed'} · {len(names)} nodes, {facts['seconds']} s")
+    answer: dict[str, Any] = {"status": "passed", "nodes": names, "seconds": facts["seconds"], "failures": []}
+    if not failures:
+        return DONE, answer
+    for failure in failures:
+        _say(error_console, str(failure))
+    error = {"kind": "ClusterError", "where": "preflight", "message": str(failures[0])}
+    answer |= {"status": "failed", "error": error, "failures": [failure.to_json() for failure in failures]}
+    return (BAD_INPUT if any(failure.is_bad_input for failure in failures) else FAILED), answer
+
+
+@app.command()
+def jobs(address: Address = LOCAL, as_json: AsJson = False) -> tuple[int, dict[str, Any]]:
+    """List what was submitted to a cluster."""
+    from rich.table import Table
+
+    from fmray.submit import Cluster
+
+    attempts = Cluster(address).attempts()
+    if not as_json:
+        table = Table("submission", "job", "status", "started", "seconds", box=None, pad_edge=False)
+        for one in attempts:
+            started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.started)) if one.started else ""
+            table.add_row(one.id, one.job, one.status.lower(), started, f"{one.seconds:g}")
+        Console().print(table)
+    return DONE, {"status": "done", "jobs": [one.to_json() for one in attempts]}
+
+
+@app.command()
+def logs(
+    submission: Submission,
+    address: Address = LOCAL,
+    follow: Annotated[bool, typer.Option("--follow", help="Show more as it comes, and end as the run ends.")] = False,
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
+    """Show what a submitted run has printed."""
+    from fmray.submit import Cluster
+
+    cluster = Cluster(address)
+    attempt = cluster.find(submission)
+    console = error_console if as_json else Console()
+    if follow:
+        return _follow(cluster, attempt.id, console, _told(attempt))
+    text = cluster.logs(attempt.id)
+    if not as_json:
+        _say(console, text.rstrip("\n"))
+    return DONE, {"status": "done", **_told(attempt), "log": text}
+
+
+@app.command()
+def stop(submission: Submission, address: Address = LOCAL, as_json: AsJson = False) -> tuple[int, dict[str, Any]]:
+    """Stop a submitted run; submitted again, it goes on from its checkpoints."""
+    from fmray.submit import Cluster
+
+    cluster = Cluster(address)
+    attempt = cluster.stop(cluster.find(submission).id)
+    if not as_json:
+        _say(Console(), f"{attempt.id}: {attempt.status.lower()}")
+    return DONE, {"status": attempt.status.lower(), **_told(attempt)}
+
+
+def _told(attempt: Any) -> dict[str, Any]:
+    return {"submission_id": attempt.id, "run_id": attempt.run_id, "attempt": attempt.number, "store": attempt.store}
+
+
+def _follow(cluster: Any, name: str, console: Console, answer: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Show the run's lines but for its own answer, which becomes part of this one."""
+    lines = _Lines(console)
+    ended = cluster.follow(name, lines)
+    own = lines.answer()
+    if ended.status == "STOPPED":
+        _say(error_console, f"{name} was stopped; submit the job again to continue")
+        own |= {"status": "interrupted"}
+    elif ended.exit_code and not own:  # it ended without a word of its own
+        said = (ended.message.splitlines() or ["no reason given"])[0]
+        own |= {"status": "failed", "error": {"kind": "ClusterError", "where": name, "message": said}}
+        _say(error_console, f"{name}: {said}")
+    return ended.exit_code, {**answer, **own}
+
+
+class _Lines:
+    """Show whole lines as they come, but for one that is the answer of the command that prints them."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._rest, self._answer = console, "", ""
+
+    def __call__(self, chunk: str) -> None:
+        *lines, self._rest = (self._rest + chunk).split("\n")
+        for line in lines:
+            if line.startswith('{"') and line.endswith("}"):
+                self._answer = line
+            else:
+                _say(self._console, line)
+
+    def answer(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._answer or "{}"))
+        except ValueError:
+            return {}
+
+
+def _say(console: Console, text: str) -> None:
+    from fmray.store import redact
+
+    console.print(redact(text), markup=False, highlight=False, soft_wrap=True)

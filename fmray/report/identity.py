@@ -1,0 +1,31 @@
+"""Name a run by what was asked and by the data, so that asking again finds the same directory."""
+
+import string
+
+from fmray.spec.job import Job
+from fmray.store import Store, fingerprint, source_digest
+
+NOT_ASKED = ("track", "run", "promote", "folder")
+"""Parts of a job that say how and where it runs, who hears of it and what follows; another run would give the same."""
+
+
+def name_run(job: Job, data_fingerprint: str, store: Store | None, fresh: bool = False) -> str:
+    """Give the id of the newest run of this job on this data, or of the first.
+
+    Args:
+        data_fingerprint: Of the files as scanned.
+        store: That holds the runs; None if there are none.
+        fresh: Name one beside those that are there.
+    """
+    asked = {key: value for key, value in job.to_json().items() if key not in NOT_ASKED}
+    first = fingerprint(asked, data_fingerprint, source_digest(*job.modules()))[:12]
+    names = store.list(store.path("runs", job.name)) if store else []
+    taken = [name for name in names if name.split("-")[0] == first]
+    newest = max(taken, key=lambda name: (len(name), name), default=first)
+    return f"{first}-{_letters(len(taken))}" if fresh and taken else newest
+
+
+def _letters(number: int) -> str:
+    """Spell an attempt: b, c ... z, ab, ac ..."""
+    rest, last = divmod(number, 26)
+    return ("" if rest == 0 else _letters(rest - 1)) + string.ascii_lowercase[last]
