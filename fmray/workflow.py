@@ -98,7 +98,7 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
                 begin(run, job.to_json(), job.modules(), store, address)
                 _tell(run, store, address, Journal(run.root, store, report))
         return run
-    with store.lease(run.root, wait_seconds=0), log_to(f"{run.root}/driver.log"):
+    with store.lease(run.root, wait_seconds=0), log_to(f"{run.root}/driver.log", store):
         start_run(run, job, store)
         notice = None if address is None else begin(run, job.to_json(), job.modules(), store, address)
         live = Live(run.root, store, address, notice, report) if address and notice else None

@@ -131,6 +131,8 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
     if data.sample is not None:
         given = {name: value for name, value in job.to_json()["data"]["sample"].items() if value is not None}
         plan["sample"] = f"{given}: training rows by class, probabilities shifted back"
+    if job.schedule is not None:
+        plan["schedule"] = ", ".join(f"{name}: {value}" for name, value in written["schedule"].items())
     return plan | ({"notes": "\n".join(seen.notes)} if seen.notes else {})
 
 

@@ -116,6 +116,8 @@ def _open_run(run_folder: str, store: str) -> tuple[Any, str]:
     """Open the store that a run's directory lies in."""
     from fmray.store import Store
 
+    if "://" in run_folder:
+        return Store(run_folder.rpartition("/runs/")[0] or store), run_folder.rstrip("/")
     folder = Path(run_folder).resolve()
     if not (folder / "run.json").exists():
         raise DataError(f"{run_folder} holds no run.json. Give the directory of a run.", "RUN")

@@ -1,12 +1,11 @@
 """Answer without looking at a row: what any model must beat."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow.parquet as pq
 
 from fmray.data.lanes import Lanes
 from fmray.records import Predictions, Prepared, Split
+from fmray.store.copies import to_write
 from fmray.train.predict import CHUNK_ROWS, as_table, output_names
 
 
@@ -16,14 +15,15 @@ def dummy(prepared: Prepared, split: Split, path: str) -> Predictions:
     answer = np.asarray(target.counts) / sum(target.counts) if target.kind == "class" else np.asarray(target.mean)
     columns = ["target", "row_id", *(["weight"] if prepared.weighted else []), *(["group"] if prepared.grouped else [])]
     columns += [f"slice_{name}" for name in prepared.slices]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    writer, num_rows = None, 0
-    for arrays in Lanes(prepared, split).sequence(CHUNK_ROWS, columns):
-        outputs = {name: np.full(len(arrays["target"]), value) for name, value in zip(names, answer, strict=True)}
-        table = as_table(arrays, outputs, prepared)
-        writer = writer or pq.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-        num_rows += len(table)
-    if writer is not None:
-        writer.close()
+    num_rows = 0
+    with to_write(path) as here:
+        writer = None
+        for arrays in Lanes(prepared, split).sequence(CHUNK_ROWS, columns):
+            outputs = {name: np.full(len(arrays["target"]), value) for name, value in zip(names, answer, strict=True)}
+            table = as_table(arrays, outputs, prepared)
+            writer = writer or pq.ParquetWriter(here, table.schema)
+            writer.write_table(table)
+            num_rows += len(table)
+        if writer is not None:
+            writer.close()
     return Predictions(path, split, names, num_rows)

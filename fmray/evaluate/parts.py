@@ -8,10 +8,8 @@ Rows of a group may lie in many parts: the second pass leaves sums per group bes
 group numbers of which each fits a task; a third adds them up.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,8 @@ from fmray.evaluate.intervals import Rows, Squares, squares, wins
 from fmray.evaluate.table import Table, read, require_same_rows
 from fmray.metrics.metric import Metric, Slope
 from fmray.records import Json, Predictions
+from fmray.store.copies import source_of, to_read, to_write
+from fmray.store.places import files_of
 
 PART_ROWS = 1 << 18
 """Rows that one task looks at; a table with no more is judged in one piece."""
@@ -195,18 +195,16 @@ def pull(board: Board, slopes: Slopes, scratch: str, run: Pass) -> Squared:
     """
     cuts = _cuts(board.num_rows)
     keys = [*slopes, *(("versus", subject, 0) for subject in board.tables if subject != "model")]
-    if len(cuts) == 1 or "group" not in pq.read_schema(board.tables["model"].path).names:
+    if len(cuts) == 1 or "group" not in pq.read_schema(source_of(board.tables["model"].path)).names:
         return _add(run(_silent, "score", _pull_part, (board, slopes), cuts))
     num_sets = len({key[:2] for key in keys})  # levels of a column share the rows
     num_buckets = -(-board.num_rows * num_sets * (1 + len(board.metrics)) * 8 // BUCKET_BYTES)
     own = [(f"{scratch}/{bucket}",) for bucket in range(num_buckets)]
     try:
-        for (folder,) in own:
-            Path(folder).mkdir(parents=True)
         run(_silent, "score", _write_groups, (board, slopes, keys, scratch, num_buckets), cuts)
         return _add(run(_silent, "score", _add_groups, (keys,), own))  # a group lies in one bucket
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        files_of(scratch).remove(scratch)
 
 
 def _silent(event: Json) -> None:
@@ -273,14 +271,15 @@ def _write_groups(
             mine = place == bucket
             held |= {f"groups {number}": groups[mine], f"sums {number}": sums[mine]}
     for bucket, held in enumerate(buckets):
-        np.savez(f"{scratch}/{bucket}/{start:015d}.npz", allow_pickle=False, **held)
+        with to_write(f"{scratch}/{bucket}/{start:015d}.npz") as path:
+            np.savez(path, allow_pickle=False, **held)
 
 
 def _add_groups(keys: Sequence[Key], folder: str) -> Squared:
     """Add up a bucket of groups over all parts."""
     found: dict[str, list[np.ndarray]] = {}
-    for path in sorted(Path(folder).glob("*.npz")):
-        with np.load(path) as held:
+    for piece in files_of(folder).names(folder):
+        with to_read(f"{folder}/{piece}") as path, np.load(path) as held:
             for name in held.files:
                 found.setdefault(name, []).append(held[name])
     squared: dict[Key, tuple[Squares, ...]] = {}

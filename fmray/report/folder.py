@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from fmray.report.identity import name_run
 from fmray.rigour.gates import failed
 from fmray.spec.job import Job
 from fmray.store import Store, captured_environment, redact
+from fmray.store.copies import to_write
 
 RUN = "run.json"
 MEMBER_COLUMNS = {"member": pa.int64(), "role": pa.string(), "model": pa.string(), "structure": pa.int64(),
@@ -66,7 +68,15 @@ def start_run(run: Run, job: Job, store: Store) -> None:
     asked = {key: value for key, value in redact(job.to_json()).items() if key != "folder"}
     store.write_bytes(f"{run.root}/job.yaml", _yaml(asked).encode())
     store.write_json(
-        path, {"run_id": run.id, "job": run.job, "status": "running", "records": records, "failed_gates": []}
+        path,
+        {
+            "run_id": run.id,
+            "job": run.job,
+            "status": "running",
+            "time": round(time.time(), 3),
+            "records": records,
+            "failed_gates": [],
+        },
     )
 
 
@@ -76,9 +86,12 @@ def finish_run(run: Run, card: Card, widths: Sequence[int], store: Store) -> Run
     Args:
         widths: Members per pack, as they were trained.
     """
-    path, prepared = f"{run.root}/{RUN}", card.prepared
+    path, prepared, scores = f"{run.root}/{RUN}", card.prepared, card.scores
+    found = scores.test[scores.primary]
     facts = {
         "status": "finished",
+        "time": round(time.time(), 3),
+        "primary": {"metric": scores.primary, "value": found.value, "low": found.low, "high": found.high},
         "failed_gates": list(failed(card.gates)),
         "data": {"manifest": list(prepared.manifest), "split": prepared.split, "test_identity": prepared.test_identity},
         "rows": dict(prepared.rows),
@@ -126,7 +139,8 @@ def write_members(root: str, members: Sequence[Member]) -> None:
         "metric": pa.string(),
         "value": pa.float64(),
     }
-    pq.write_table(pa.Table.from_pylist(history, pa.schema(list(columns.items()))), f"{root}/history.parquet")
+    with to_write(f"{root}/history.parquet") as path:
+        pq.write_table(pa.Table.from_pylist(history, pa.schema(list(columns.items()))), path)
     rows = [
         {
             "member": member.index,
@@ -146,7 +160,8 @@ def write_members(root: str, members: Sequence[Member]) -> None:
         }
         for member in members
     ]
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(MEMBER_COLUMNS.items()))), f"{root}/members.parquet")
+    with to_write(f"{root}/members.parquet") as path:
+        pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(MEMBER_COLUMNS.items()))), path)
 
 
 def _yaml(value: Json) -> str:

@@ -5,8 +5,8 @@ import string
 from fmray.spec.job import Job
 from fmray.store import Store, fingerprint, source_digest
 
-NOT_ASKED = ("track", "run", "promote", "folder")
-"""Parts of a job that say how and where it runs, who hears of it and what follows; another run would give the same."""
+NOT_ASKED = ("track", "run", "promote", "schedule", "folder")
+"""Parts of a job that say how, where and when it runs and what follows; another run would give the same."""
 
 
 def name_run(job: Job, data_fingerprint: str, store: Store | None, fresh: bool = False) -> str:

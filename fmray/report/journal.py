@@ -3,6 +3,7 @@
 `events.jsonl` holds the one true course of the run: what a resumed training redoes is cut before it is written again.
 """
 
+import io
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ class Journal:
     def fail(self, error: FmrayError) -> None:
         """Write down why the run ended."""
         self({"event": "failed", "kind": type(error).__name__, "text": str(error)})
-        self._update({"status": "failed", "error": str(error)})
+        self._update({"status": "failed", "time": round(time.time(), 3), "error": str(error)})
 
     def _list_record(self, record: list[str]) -> None:
         """Say in run.json that the run uses a record, before it is made: garbage collection spares it from then on."""
@@ -91,9 +92,10 @@ class Journal:
 
 
 @contextmanager
-def log_to(path: str) -> Iterator[None]:
+def log_to(path: str, store: Store) -> Iterator[None]:
     """Copy what fmray logs to a file, without secrets."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    is_local = "://" not in path
+    handler = logging.FileHandler(path, encoding="utf-8") if is_local else logging.StreamHandler(io.StringIO())
     handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("fmray")
     level = log.level
@@ -105,6 +107,8 @@ def log_to(path: str) -> Iterator[None]:
         log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
+        if isinstance(handler.stream, io.StringIO):  # objects cannot grow: it is written when the run ends
+            store.write_bytes(path, handler.stream.getvalue().encode())
 
 
 class _Redacting(logging.Formatter):

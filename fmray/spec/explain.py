@@ -10,14 +10,12 @@ from pydantic import ValidationError
 
 from fmray.errors import SpecError
 from fmray.registry import nearest
-from fmray.spec import sections
+from fmray.spec import schedule, sections
 from fmray.spec.job import Job
 from fmray.spec.promotion import Promote
 from fmray.spec.ranges import Keys
 
-LATER = {
-    "schedule": "scheduling is not in this version; use cron",
-}
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 ACCEPTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -50,6 +48,7 @@ SECTIONS: dict[Keys, type] = {
     ("promote",): Promote,
     ("track",): sections.Track,
     ("run",): sections.RunOptions,
+    ("schedule",): schedule.Schedule,
 }
 
 
@@ -81,7 +80,8 @@ def dotted(keys: Keys) -> str:
 
 def explain(error: ValidationError, value: Mapping[str, Any], origin: Origin) -> SpecError:
     """Turn what pydantic found into one error; of several findings the first, and how many more."""
-    findings = error.errors()
+    # a key that is misspelt and therefore missing is first of all misspelt
+    findings = sorted(error.errors(), key=lambda finding: finding["type"] not in UNKNOWN)
     keys = _keys(findings[0], value)
     together = [finding for finding in findings if _keys(finding, value) == keys]
     more = len({_keys(finding, value) for finding in findings}) - 1
@@ -100,7 +100,7 @@ def _keys(finding: Any, value: Mapping[str, Any]) -> Keys:
             isinstance(place, list) and isinstance(part, int) and part < len(place)
         ):
             place = place[part]
-        elif finding["type"] not in ("missing", "missing_argument", "unexpected_keyword_argument", "extra_forbidden"):
+        elif finding["type"] not in ("missing", "missing_argument", *UNKNOWN):
             continue
         keys.append(part)
     return tuple(keys)
@@ -111,9 +111,11 @@ def _message(findings: Sequence[Any], keys: Keys) -> str:
     first = findings[0]
     kind, given = first["type"], first.get("input")
     match kind:
-        case "unexpected_keyword_argument" | "extra_forbidden":
+        case _ if kind in UNKNOWN:
             return _unknown(keys)
         case "missing" | "missing_argument":
+            if keys == ("schedule", "cron"):
+                return f"is missing. Give {schedule.FIELDS}."
             return "is missing. Only data.path and data.target must be given."
         case "value_error":
             return f"{first['ctx']['error']}."
@@ -141,7 +143,5 @@ def _unknown(keys: Keys) -> str:
     if section is None:
         return f"unknown key '{keys[-1]}'."
     name = str(keys[-1])
-    if keys[:-1] == () and name in LATER:
-        return f"{LATER[name]}. Leave the key out."
     known = [f.name for f in dataclasses.fields(section) if f.name not in ("folder", "ranges")]
     return f"unknown key '{name}'. {nearest(name, known)}"

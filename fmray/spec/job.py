@@ -11,6 +11,7 @@ from fmray.catalogue import LIVE
 from fmray.spec.promotion import Promote
 from fmray.spec.ranges import Values, put, take_ranges
 from fmray.spec.ref import Ref
+from fmray.spec.schedule import Schedule
 from fmray.spec.sections import Data, Evaluate, Reference, Rigour, RunOptions, Search, Split, Track, Train, strict
 
 
@@ -25,6 +26,7 @@ class Job:
         model: What learns.
         train, ensemble, evaluate, rigour, track, run: How it is trained, combined, judged, told of and executed.
         promote: When its model takes the place of the one in use; never, if left out.
+        schedule: When it runs by itself; never, if unsaid.
         search: How the ranges in `model`, `steps`, `task` and `train` are searched.
         folder: Folder of the job file; relative paths and the user's own modules are looked up there.
         ranges: What is searched, by the keys where it stands; those places hold the first value of each.
@@ -44,6 +46,7 @@ class Job:
     promote: Promote | None = None
     track: Track = Track()
     run: RunOptions = RunOptions()
+    schedule: Schedule | None = None
     folder: str = "."
     ranges: Mapping[Any, Any] = Field(default_factory=dict, exclude=True)
 

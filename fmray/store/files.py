@@ -61,6 +61,9 @@ class Files(Protocol):
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading."""
 
+    def put(self, here: str, path: str) -> None:
+        """Put a copy of a local file in place, whole or not at all."""
+
     def sync(self, folder: str, names: Sequence[str]) -> None:
         """Bring files that others wrote to the disk."""
 

@@ -18,7 +18,7 @@ from fmray.store.redaction import redact
 DRAFT = "data-"
 """How the names of data folders begin; one that no manifest names is a draft."""
 
-KEPT = frozenset({"runs", "samples", "splits", "ledger", "sealed", "promotions", "mlflow"})
+KEPT = frozenset({"runs", "samples", "splits", "ledger", "sealed", "promotions", "mlflow", "schedules"})
 """Folders of a store in which nothing but temporary files is garbage."""
 
 STATES = {"checkpoints": "members"}

@@ -181,12 +181,7 @@ def acquire(place: str, *, wait_seconds: float | None = None, single_writer: boo
     if place.endswith((".json", ".jsonl")):
         place += ".lease"  # a file cannot hold the lease files
     files = files_of(place)
-    exclusive = files.can_exclude(place)
-    if not exclusive and not single_writer:
-        raise ClusterError(
-            f"{redact(place)}: this filesystem cannot create a file exclusively. Use a local disk or S3, "
-            "or run with --single-writer if no other process writes to this store."
-        )
+    exclusive = require_exclusive(files, place, single_writer)
     watch = _Watch(place, wait_seconds, trusting=not exclusive)
     while True:
         holder = newest_holder(files, place)
@@ -194,6 +189,21 @@ def acquire(place: str, *, wait_seconds: float | None = None, single_writer: boo
             watch.wait(holder)
         elif lease := _take(files, place, _myself(1 if holder is None else holder.fence + 1)):
             return lease
+
+
+def require_exclusive(files: Files, folder: str, single_writer: bool) -> bool:
+    """Tell whether the filesystem lets one process through when several create a file.
+
+    Raises:
+        ClusterError: If it does not, and other processes may write here.
+    """
+    exclusive = files.can_exclude(folder)
+    if not exclusive and not single_writer:
+        raise ClusterError(
+            f"{redact(folder)}: this filesystem cannot create a file exclusively. Use a local disk or S3, "
+            "or run with --single-writer if no other process writes to this store."
+        )
+    return exclusive
 
 
 def newest_holder(files: Files, place: str) -> Holder | None:

@@ -128,6 +128,18 @@ class LocalFiles:
         with named_errors(path):
             return open(path, "rb")
 
+    def put(self, here: str, path: str) -> None:
+        """Put a copy of a local file in place, whole or not at all."""
+        partial = os.path.join(os.path.dirname(path), f"{TEMPORARY}{machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+        with named_errors(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            try:
+                shutil.copyfile(here, partial)
+                os.replace(partial, path)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(partial)
+
     def sync(self, folder: str, names: Sequence[str]) -> None:
         """Bring files that others wrote to the disk."""
         with named_errors(folder):

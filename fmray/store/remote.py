@@ -136,6 +136,18 @@ class RemoteFiles:
         with _errors(path):
             return cast(BinaryIO, self._fs.open(path, "rb"))
 
+    def put(self, here: str, path: str) -> None:
+        """Put a copy of a local file in place, whole or not at all."""
+        with _errors(path, os.path.getsize(here)):
+            if self._whole_puts:
+                self._fs.put_file(here, path)
+                return
+            folder, _, name = path.rpartition("/")
+            temporary = f"{folder}/{TEMPORARY}{machine()}-{os.getpid()}-{name}"
+            self._fs.makedirs(folder, exist_ok=True)
+            self._fs.put_file(here, temporary)
+            self._fs.mv(temporary, path)
+
     def sync(self, folder: str, names: Sequence[str]) -> None:
         """Do nothing: what a put has accepted is durable."""
 

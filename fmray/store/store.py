@@ -17,8 +17,8 @@ from typing import Any, Literal
 from fmray.errors import ClusterError, DataError, FmrayError, SpecError
 from fmray.records import Json
 from fmray.store import garbage
-from fmray.store.files import MANIFEST, is_disk_full
-from fmray.store.lease import Lease, hold, is_held
+from fmray.store.files import MANIFEST, is_disk_full, machine
+from fmray.store.lease import Lease, hold, is_held, newest_holder, require_exclusive
 from fmray.store.manifest import measure, seal, unseal
 from fmray.store.places import files_of
 from fmray.store.plain import read_text, to_plain, write_text
@@ -136,6 +136,18 @@ class Store:
         text = write_text(redact(to_plain(value, path)), indent=1)
         self._files.write(self._writable(path), text.encode())
 
+    def create_json(self, path: str, value: object) -> bool:
+        """Put plain values in place as `write_json` does, unless a file is there; False if another was first.
+
+        Values must tell their writers apart: where equal ones lie there already, they count as the caller's own.
+
+        Raises:
+            ClusterError: If the filesystem cannot tell who was first, and other processes may write here.
+        """
+        path = self._writable(path)
+        require_exclusive(self._files, path.rpartition("/")[0], self.single_writer)
+        return self._files.create(path, write_text(redact(to_plain(value, path)), indent=1).encode())
+
     def exists(self, path: str) -> bool:
         """Tell whether a file or folder is there."""
         return self._files.exists(self.path(path))
@@ -247,6 +259,12 @@ class Store:
                 case "failed":
                     return "failed"
         return "running" if is_held(self._files, self.path(run_root)) else "interrupted"
+
+    def holder_pid(self, path: str) -> int | None:
+        """Give the process that holds a folder, if it lives on this machine."""
+        holder = newest_holder(self._files, self.path(path))
+        is_here = holder is not None and holder.machine == machine() and not holder.released and not holder.is_gone()
+        return holder.pid if holder is not None and is_here else None
 
     def gc(self, *, dry_run: bool) -> builtins.list[str]:
         """Remove records that no run lists, abandoned drafts and temporary files, and give their paths.

@@ -4,7 +4,6 @@ The file is made anew from the records each time and put in place whole. fmray n
 """
 
 import json
-import os
 from collections.abc import Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from fmray.records import Json, Member
 from fmray.store import named_errors, redact
+from fmray.store.copies import to_write
 
 SCALARS = bool | int | float | str | None
 
@@ -39,17 +39,12 @@ def write_study(
         ClusterError: If the filesystem refuses.
     """
     set_verbosity(WARNING)
-    partial = f"{path}.partial"
-    with named_errors(path):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        if os.path.exists(partial):
-            os.remove(partial)
+    with named_errors(path), to_write(path) as partial:
         storage = JournalStorage(JournalFileBackend(partial))
         direction = StudyDirection.MAXIMIZE if higher_is_better else StudyDirection.MINIMIZE
         study = storage.create_new_study([direction], name)
         for member in members:
             storage.create_new_trial(study, trial_of(member, metric, space))
-        os.replace(partial, path)
 
 
 def trial_of(member: Member, metric: str, space: Json) -> FrozenTrial:

@@ -6,7 +6,6 @@ twice, however often a training was interrupted.
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from tensorboardX.summary import hparams, text
 
 from fmray.records import Json, Member
 from fmray.store import named_errors, redact
+from fmray.store.copies import folder_to_write
 
 
 def write_events(folder: str, members: Sequence[Member], primary: str = "") -> None:
@@ -33,17 +33,11 @@ def write_events(folder: str, members: Sequence[Member], primary: str = "") -> N
         DataError: If the disk is full.
         ClusterError: If the filesystem refuses.
     """
-    partial = f"{folder}.partial"
-    with named_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        os.makedirs(partial)
+    with named_errors(folder), folder_to_write(folder) as partial:
         for member in members:
             home = f"{partial}/{member.role}-{member.index:05d}"
             os.makedirs(home)
             _write_member(home, member, primary)
-        if os.path.isdir(folder):
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
 
 
 def _write_member(home: str, member: Member, primary: str) -> None:

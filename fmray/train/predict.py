@@ -1,10 +1,8 @@
 """Turn trained members into a table of predictions, each row of a split exactly once."""
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,8 @@ from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
 from fmray.records import Ensemble, Member, Predictions, Prepared, Split
 from fmray.spec.ref import Ref
+from fmray.store.copies import to_read, to_write
+from fmray.store.places import files_of
 from fmray.tasks.task import Batch, Task
 from fmray.train.combine import combine_outputs
 from fmray.train.population import Blueprint, Population, enter
@@ -54,22 +54,21 @@ def predict(
         DataError: If a member's tensors are missing or do not fit, or a row was lost.
         ClusterError: If Ray fails.
     """
-    total, partial_path = Lanes(prepared, split).num_rows, f"{path}.partial"
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    total = Lanes(prepared, split).num_rows
     speaker = _Speaker(tuple(members), ensemble, prepared, split, task, str(device))
     tables = _over_ray(speaker, total, f"{path}.parts") if over_ray and total > TASK_ROWS else speaker.tables(0, total)
     num_rows = 0
-    writer: pq.ParquetWriter | None = None
-    for table in tables:
-        writer = writer or pq.ParquetWriter(partial_path, table.schema)
-        writer.write_table(table)
-        num_rows += len(table)
-    if writer is None:
-        raise DataError(f"predict: the {split} split has no rows. See the row accounting.")
-    writer.close()
-    if num_rows != total:
-        raise DataError(f"predict: {num_rows} of the {total} rows of {split} were predicted. Run the job again.")
-    Path(partial_path).replace(path)
+    with to_write(path) as here:
+        writer: pq.ParquetWriter | None = None
+        for table in tables:
+            writer = writer or pq.ParquetWriter(here, table.schema)
+            writer.write_table(table)
+            num_rows += len(table)
+        if writer is None:
+            raise DataError(f"predict: the {split} split has no rows. See the row accounting.")
+        writer.close()
+        if num_rows != total:
+            raise DataError(f"predict: {num_rows} of the {total} rows of {split} were predicted. Run the job again.")
     return Predictions(path, split, output_names(prepared), num_rows)
 
 
@@ -197,20 +196,21 @@ def _over_ray(speaker: _Speaker, num_rows: int, folder: str) -> Iterator[pa.Tabl
     own = [
         (f"{folder}/{number:06d}.parquet", start, min(start + TASK_ROWS, num_rows)) for number, start in enumerate(cuts)
     ]
-    Path(folder).mkdir(parents=True, exist_ok=True)
     try:
         with session():
             run_over_ray(lambda event: None, "predict", _write_part, (replace(speaker, device="cpu"),), own)
         for path, _, _ in own:
-            yield pq.read_table(path)
+            with to_read(path) as here:
+                yield pq.read_table(here)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        files_of(folder).remove(folder)
 
 
 def _write_part(speaker: _Speaker, path: str, start: int, stop: int) -> None:
     """Predict some rows in a task, which has one core."""
     torch.set_num_threads(1)
-    pq.write_table(pa.concat_tables(speaker.tables(start, stop)), path)
+    with to_write(path) as here:
+        pq.write_table(pa.concat_tables(speaker.tables(start, stop)), here)
 
 
 def load_member(member: Member, prepared: Prepared, num_outputs: int, device: torch.device | str) -> Population:
@@ -223,7 +223,8 @@ def load_member(member: Member, prepared: Prepared, num_outputs: int, device: to
     blueprint = Blueprint(MODELS.find(member.model["name"]), member.model["params"], member.seed)
     module = blueprint.module(prepared.schema, num_outputs)
     try:
-        module.load_state_dict(load_file(path))
+        with to_read(path) as here:
+            module.load_state_dict(load_file(here))
     except Exception as error:  # safetensors raises its own errors, of several kinds
         raise DataError(f"{path} cannot be read as member {member.index}: {error}.") from error
     population = enter([blueprint], prepared.schema, num_outputs, device, [module])

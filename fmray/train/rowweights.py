@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmray.data.scratch import load
 from fmray.errors import DataError, TrainError
 from fmray.tasks.task import Batch
 from fmray.train.live import keyed
@@ -126,7 +127,6 @@ def _from_file(path: str, rows: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def _opened(path: str) -> np.ndarray:
     try:
-        values: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return values
+        return load(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as weights of rows: {error}.") from error

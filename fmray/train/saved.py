@@ -31,6 +31,8 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
 from fmray.store import fingerprint, redact, source_digest
+from fmray.store.copies import copy_file, folder_to_write
+from fmray.store.places import files_of
 from fmray.train.predict import TENSORS, tensor_hash
 
 FORMAT = 1
@@ -78,14 +80,7 @@ def write_model(
         chosen: Members that the ensemble names, in its order.
         dataset, job: What was learned from, and how it was asked for.
     """
-    for member in chosen:
-        home = Path(root) / f"{member.index:05d}"
-        home.mkdir(parents=True, exist_ok=True)
-        for file in sorted(Path(member.root).iterdir()):
-            shutil.copyfile(file, home / file.name)
     ways = {own.fingerprint: own for own in map(prepared.for_member, chosen)} | {prepared.fingerprint: prepared}
-    pq.write_table(_example(dataset, prepared, list(ways.values())), f"{root}/{EXAMPLE}")
-    _copy_code(job, Path(root) / CODE)
     names = ("index", "model", "seed", "tensor_hash", "prepared")
     members = [{name: getattr(member, name) for name in names} for member in chosen]
     types = pa.schema([field for field in dataset.schema if field.name not in dataset.data.ignore])
@@ -105,9 +100,13 @@ def write_model(
     # Not redacted as a whole: a column may be called `token`, and its step must not forget what it learned.
     plain: Json = json.loads(json.dumps(description, allow_nan=False))
     text = json.dumps({**plain, "checksum": fingerprint(plain)}, indent=1, allow_nan=False)
-    partial = Path(root) / f"{FILE}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(Path(root) / FILE)
+    with folder_to_write(root) as home:
+        for member in chosen:
+            for name in files_of(member.root).sizes(member.root):
+                copy_file(f"{member.root}/{name}", f"{home}/{member.index:05d}/{name}")
+        pq.write_table(_example(dataset, prepared, list(ways.values())), f"{home}/{EXAMPLE}")
+        _copy_code(job, Path(home) / CODE)
+        (Path(home) / FILE).write_text(text, encoding="utf-8")
 
 
 def read_model(root: str) -> Saved:

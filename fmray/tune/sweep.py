@@ -4,21 +4,21 @@ A plain training is a sweep of one trial. A killed sweep goes on from the newest
 read back.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from fmray.data.scratch import load
 from fmray.errors import TrainError
 from fmray.metrics.metric import Metric, ranked
 from fmray.records import Json, Member, Prepared
 from fmray.spec.job import Job
 from fmray.store import Draft, Store, fingerprint, source_digest
+from fmray.store.copies import copy_file
 from fmray.train.pack import Plan
 from fmray.train.predict import TENSORS
 from fmray.train.workers import Worker, train
@@ -79,7 +79,7 @@ class Sweep:
             returns: (M, n, C or T), float32.
         """
         places = {index: (path, row) for path, indices in self.said for row, index in enumerate(indices)}
-        files = {path: np.load(path, mmap_mode="r") for path in {places[index][0] for index in members}}
+        files = {path: load(path) for path in {places[index][0] for index in members}}
         return np.stack([files[places[index][0]][places[index][1]] for index in members])
 
     def joined(self, more: "Sweep") -> "Sweep":
@@ -237,13 +237,13 @@ def _made(key: str, metric: Metric, store: Store, role: Role, draft: Draft, work
     with store.lease(home) as lease:
         training = Training(metric.name, store, home, role, lease.fence, work.tolerant)
         trials = work.carry(training)
-        facts = _assemble(training, trials, metric, Path(draft.folder), work.rungs(training))
+        facts = _assemble(training, trials, metric, draft.folder, work.rungs(training))
         manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
     store.remove(home)
     return manifest
 
 
-def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folder: Path, rungs: Table) -> Json:
+def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folder: str, rungs: Table) -> Json:
     """Bring together what trials left: records of all members, tensors of those that are kept, and what all say."""
     packs = [(trial, place, pack) for trial in trials for place, pack in enumerate(training.outcome(trial.number))]
     members = [Member.from_json(member) for _, _, pack in packs for member in pack["members"]]
@@ -253,7 +253,7 @@ def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folde
     for trial, place, pack in packs:
         if pack["said"]:
             name = f"said-{trial.number:05d}-{place:05d}.npy"
-            shutil.copyfile(pack["said"], folder / name)
+            copy_file(pack["said"], f"{folder}/{name}")
             said.append([name, [member["index"] for member in pack["members"]]])
     stored = [_stored(member, folder, rungs, member.index in chosen) for member in members]
     return {
@@ -265,13 +265,12 @@ def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folde
     }
 
 
-def _stored(member: Member, folder: Path, rungs: Table, is_kept: bool) -> Member:
+def _stored(member: Member, folder: str, rungs: Table, is_kept: bool) -> Member:
     """Move a member's tensors into the record, if they are kept, and note where it was compared."""
     compared = [(epoch, scores[member.index]) for epoch, scores in sorted(rungs.items()) if member.index in scores]
     seen = tuple({"epoch": e, "score": score, "survived": member.epochs > e} for e, score in compared)
     if not (is_kept and member.root):
         return replace(member, root="", rungs=seen)
-    home = folder / f"{member.index:05d}"
-    home.mkdir()
-    shutil.copyfile(f"{member.root}/{TENSORS}", home / TENSORS)
-    return replace(member, root=home.name, rungs=seen)
+    name = f"{member.index:05d}"
+    copy_file(f"{member.root}/{TENSORS}", f"{folder}/{name}/{TENSORS}")
+    return replace(member, root=name, rungs=seen)

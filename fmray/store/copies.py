@@ -1,0 +1,76 @@
+"""Give libraries that know only local files a way to write to a store and read from it, wherever it lies.
+
+In a local store nothing is copied; elsewhere a file is made here and put in place when it is whole.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from fmray.store.files import TEMPORARY, machine
+from fmray.store.places import files_of
+
+
+@contextmanager
+def to_write(path: str) -> Iterator[str]:
+    """Give a local path to make a file at; when the block ends well, it lies at `path`, whole."""
+    folder, _, name = path.rpartition("/")
+    if "://" not in path:
+        os.makedirs(folder or ".", exist_ok=True)
+        partial = os.path.join(folder, f"{TEMPORARY}{machine()}-{os.getpid()}-{name}")
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            if os.path.exists(partial):
+                os.unlink(partial)
+        return
+    with tempfile.TemporaryDirectory(prefix="fmray-") as here:
+        yield f"{here}/{name}"
+        files_of(path).put(f"{here}/{name}", path)
+
+
+@contextmanager
+def folder_to_write(path: str) -> Iterator[str]:
+    """Give a local folder to make files in; when the block ends well, they lie in the folder `path`, and no others."""
+    if "://" not in path:
+        partial = f"{path}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        os.makedirs(partial)
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, path)
+        return
+    with tempfile.TemporaryDirectory(prefix="fmray-") as here:
+        yield here
+        files = files_of(path)
+        files.remove(path)
+        for name in files_of(here).sizes(here):
+            files.put(f"{here}/{name}", f"{path}/{name}")
+
+
+@contextmanager
+def to_read(path: str) -> Iterator[str]:
+    """Give a local path with the content of a file."""
+    if "://" not in path:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="fmray-") as here:
+        copy = f"{here}/{path.rpartition('/')[2]}"
+        with open(copy, "wb") as file:
+            file.write(files_of(path).read(path))
+        yield copy
+
+
+def copy_file(source: str, path: str) -> None:
+    """Copy a file of a store to another place in it."""
+    with to_read(source) as here:
+        files_of(path).put(here, path)
+
+
+def source_of(path: str) -> str | BinaryIO:
+    """Give what Arrow reads a file from: its path, or where it lies elsewhere an open file that is read in part."""
+    return files_of(path).open(path) if "://" in path else path

@@ -1,0 +1,153 @@
+"""Rows and store on S3, from a server on this machine that speaks its language."""
+
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+
+from fmray.report.card import read_card
+from fmray.report.listing import list_runs
+from fmray.schedule.book import Book, Decision
+from fmray.schedule.ticks import moment
+from fmray.spec.load import job_from
+from fmray.store import Store
+from fmray.store.places import files_of
+from fmray.workflow import run
+
+NOW = moment("2026-05-01T03:00:00Z")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """A bucket of a server that is started for this file, and stopped by its process id."""
+    port = free_port()
+    call = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as server,
+    ):
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", "key"),
+            ("AWS_SECRET_ACCESS_KEY", "hidden"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"),
+        ):
+            patch.setenv(name, value)
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("fmray")
+        yield "s3://fmray"
+        server.terminate()
+
+
+def rows(number):
+    random = np.random.default_rng(number)
+    x = random.normal(size=(400, 3))
+    label = np.where(x @ [1, 1, 0] + random.normal(size=400) > 0, "yes", "no")
+    return pa.table({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "g": random.integers(0, 50, 400), "y": label})
+
+
+def files_below(root):
+    """Name the files of a run, but for its lease and what TensorBoard names by the time."""
+    names = files_of(root).sizes(root)
+    return sorted({name.partition("events.out")[0] for name in names if "lease-" not in name})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"train": {"epochs": 2, "seeds": 2}, "track": {"tensorboard": True}},
+        {
+            "model": {"mlp": {"width": {"choice": [4, 8]}}},
+            "search": {"members": 4, "finalists": 2},
+            "ensemble": "greedy",
+        },
+    ],
+    ids=["a training", "a search"],
+)
+def test_rows_and_store_on_s3_give_what_a_local_disk_gives(bucket, tmp_path, more):
+    remote = s3fs.S3FileSystem(skip_instance_cache=True)
+    (tmp_path / "rows").mkdir()
+    for number in range(2):
+        local = tmp_path / "rows" / f"part-{number}.parquet"
+        pq.write_table(rows(number), local)
+        remote.put_file(str(local), f"fmray/rows/part-{number}.parquet")
+    asked = {"train": {"epochs": 3}, "rigour": {"profile": "draft"}, **more}
+
+    def carry(folder, store):
+        data = {"path": f"{folder}/rows", "target": "y", "group": "g"}
+        return run(job_from({"name": f"job{len(more)}", "data": data, **asked}), store)
+
+    here, there = carry(tmp_path, str(tmp_path / "store")), carry(bucket, f"{bucket}/store")
+    assert there.status == "finished"
+    assert replace(there.scores, looks=1) == here.scores
+    store = Store(f"{bucket}/store")
+    hashes = [
+        held.read_json(f"{one.root}/run.json")["tensor_hashes"]
+        for held, one in ((store, there), (Store(str(tmp_path / "store")), here))
+    ]
+    assert hashes[0] == hashes[1]
+    assert files_below(there.root) == files_below(here.root)
+    assert not Path("s3:").exists()  # a path that was taken for a local one
+    assert read_card(there.root, store).run_id == there.id
+    assert carry(bucket, f"{bucket}/store").root == there.root
+    assert there.id in [line.run_id for line in list_runs(store)]
+    store.gc(dry_run=False)
+    assert store.status(there.root) == "finished"
+
+
+@pytest.mark.cluster
+def test_workers_train_from_and_to_s3(bucket):
+    s3fs.S3FileSystem(skip_instance_cache=True).pipe_file("fmray/few/part-0.parquet", as_parquet(rows(0)))
+    asked = {
+        "data": {"path": f"{bucket}/few", "target": "y"},
+        "train": {"epochs": 2},
+        "evaluate": {"baselines": ["dummy"]},
+        "rigour": {"profile": "draft"},
+        "run": {"workers": 2, "threads": 1},
+    }
+    events: list[dict] = []
+    done = run(job_from({"name": "wide", **asked}), f"{bucket}/workers", report=events.append)
+    assert done.status == "finished"
+    assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2]
+    assert Store(f"{bucket}/workers").list("ray") == []
+
+
+def as_parquet(table):
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.slow
+def test_of_many_schedulers_on_s3_one_is_heard(bucket):
+    books = [Book(Store(f"{bucket}/books"), "job") for _ in range(6)]
+    with ThreadPool(6) as pool:
+        for tick in map(str, range(5)):
+            pool.map(lambda book: book.open(NOW), books)
+            heard = pool.map(
+                lambda book, tick=tick: book.write(Decision("skipped", tick, "no"), book.newest.state, NOW), books
+            )
+            assert sum(heard) == 1
+    assert [entry.decision.tick for entry in books[0].entries(5)] == [str(n) for n in range(5)]
