@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import s3fs
 
 from fmray.report.card import read_card
 from fmray.report.listing import list_runs
@@ -23,6 +22,7 @@ from fmray.store import Store
 from fmray.store.places import files_of
 from fmray.workflow import run
 
+s3fs = pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
 NOW = moment("2026-05-01T03:00:00Z")
 
 

@@ -100,6 +100,8 @@ def _refuse_strange(out: str, begun: Json) -> None:
     files = files_of(out)
     path = f"{out}/{BEGUN}"
     if not files.exists(path):
+        if is_local(out) and Path(out).is_file():
+            raise DataError(f"{out} is a file. Give an empty folder.", "--out")
         held = [name for name in files.names(out) if name != "_state"]
         if held:
             raise DataError(f"{out} holds {', '.join(held[:3])} and no predictions. Give an empty folder.", "--out")

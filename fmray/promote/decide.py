@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from fmray.data.session import run_here, run_over_ray, session
-from fmray.errors import DataError, SpecError
+from fmray.errors import ClusterError, DataError, SpecError
 from fmray.inference.model import open_model
 from fmray.metrics.find import find_metric
 from fmray.promote.evidence import Evidence, compare, fresh_rows, sealed_rows
@@ -125,7 +125,7 @@ def rollback(job: str, store: Store, by: str, registry: Registry | None = None) 
             )
         to, anchor = standing.before[-1]
         open_model(f"{_folder(history)}/{to}/model")
-        history.move(standing.champion, to, anchor, "rollback", by)
+        _move(history, standing.champion, to, anchor, "rollback", by)
         text = f"run {standing.champion} was champion; {to} is again, said {by}"
         return _told(Outcome(job, to, "rolled back", to, text), history, registry)
 
@@ -326,8 +326,13 @@ def _moved(
     run = decision["run"]
     open_model(f"{_folder(history)}/{run}/model")  # a damaged one must not come into use
     anchor = standing.anchor if decision["mode"] == "refresh" and standing.anchor else run
-    history.move(decision["champion"], run, anchor, decision["verdict"], by)
+    _move(history, decision["champion"], run, anchor, decision["verdict"], by)
     return Outcome(history.job, run, "promoted", run, text, evidence or {}, tuple(decision["notes"]))
+
+
+def _move(history: History, expected: str | None, to: str, anchor: str, why: str, by: str) -> None:
+    if not history.move(expected, to, anchor, why, by):
+        raise ClusterError(f"'{history.job}': another process moved the champion meanwhile. Repeat the command.")
 
 
 def _told(outcome: Outcome, history: History, registry: Registry | None) -> Outcome:

@@ -130,7 +130,8 @@ def without_looking(rule: Promote, metric: Metric, allowed: float, challenger: T
     what = "rows" if challenger.group is None else "groups"
     if pieces < FEWEST:
         return f"there are {pieces} {what} to decide by; {FEWEST} or more are needed."
-    if rule.mode == "refresh" or metric.rate is None or challenger.group is not None or challenger.weight is not None:
+    is_exact = metric.rate is not None and challenger.group is None and challenger.weight is None
+    if rule.mode == "refresh" or not is_exact or metric.kind != "class":
         return ""
     apart = int((challenger.output.argmax(1) != champion.output.argmax(1)).sum())
     least = math.log2(1 / allowed)
@@ -203,6 +204,8 @@ def require_same_evidence(one: Table, other: Table) -> None:
 
 
 def _superior(rule: Promote, gain: Gain, allowed: float) -> list[str]:
+    if math.isnan(gain.value):
+        return [f"the metric is undefined on these {gain.pieces:,}"]
     reasons = []
     if not gain.p < allowed:
         size = f"{gain.value:+.4f}, p = {gain.p:.2g}, where less than {allowed:.2g} is asked for"
@@ -223,6 +226,8 @@ def _needed(gain: Gain, allowed: float) -> str:
 
 def _loses(name: str, gain: Gain, allowed: float, margin: float) -> str:
     low = gain.lower(allowed)
+    if math.isnan(low):
+        return f"against the {name} the metric is undefined on these {gain.pieces:,}"
     return "" if low > -margin else f"it may lose {-low:.4f} against the {name}, and {margin:g} is allowed"
 
 

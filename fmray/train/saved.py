@@ -155,7 +155,7 @@ def refuse_other_code(saved: Saved) -> None:
 def _description(path: Path) -> Json:
     try:
         value = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path} is missing. Give the directory of a finished run, or a model folder.") from error
     except ValueError as error:
         raise DataError(f"{path} is damaged: it is not JSON ({error}).") from error

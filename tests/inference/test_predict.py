@@ -192,6 +192,10 @@ def test_a_folder_with_other_files_or_inside_the_data_is_refused(model, data, tm
     (tmp_path / "mine/notes.txt").write_text("keep")
     with pytest.raises(DataError, match="holds notes.txt and no predictions"):
         go(model, data, tmp_path / "mine")
+    with pytest.raises(DataError, match=r"notes\.txt is a file"):
+        go(model, data, tmp_path / "mine/notes.txt")
+    with pytest.raises(DataError, match=r"model\.json is missing"):
+        go(model / "model.json", data, tmp_path / "out")
     with pytest.raises(DataError, match="lies inside"):
         go(model, data, data / "out")
 

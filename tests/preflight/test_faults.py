@@ -66,19 +66,18 @@ def test_a_gpu_a_local_disk_missing_data_and_other_versions_are_each_named(live,
     assert found["data"]["node"] != "all nodes"
 
 
-def test_a_node_with_the_wrong_fmray_is_sound_once_it_is_sent_along_and_cores_taken_by_others_are_named(live, nodes):
+def test_cores_taken_by_others_are_named_and_another_fmray_is_no_matter_once_it_is_sent_along(live, nodes):
     asked = ("--job", nodes / "job.yaml", "--store", nodes / "store", "--with-fmray")
-    assert failures(live, *asked, code=0) == {}
-    assert not (nodes / "store").exists()
     given = live.environment(RAY_ADDRESS=f"127.0.0.1:{live.port}")
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD], env=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    try:
+    try:  # nothing else is wrong: the nodes meet, and the other fmray does not matter
         assert holder.stdout.readline() == b"held\n"
         found = failures(live, *asked, code=1)
         assert set(found) == {"cpus"}
-        assert "of 3 CPUs are taken by other work" in found["cpus"]["found"]
+        assert "3 of 3 CPUs are taken by other work" in found["cpus"]["found"]
+        assert not (nodes / "store").exists()
     finally:
         holder.kill()
         holder.communicate()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from promote.conftest import build
 from fmray import workflow
 from fmray.cli import main
 from fmray.errors import ClusterError, DataError, SpecError
-from fmray.promote import approve, promote, rollback
+from fmray.promote import approve, decide, promote, rollback
 from fmray.promote.history import History
 from fmray.promote.registry import registry_of
 from fmray.report.card import read_card
@@ -127,6 +128,8 @@ def test_sealed_rows_say_one_bit_and_are_spent_at_last(house):
     with pytest.raises(SpecError, match=r"promote.alpha: 0.4, and decisions on these test rows began under 0.05"):
         promote(runs["weak"], house.store, Promote(evidence="sealed", horizon=2, alpha=0.4))
     assert promote(runs["weak"], house.store, SEALED).verdict == "kept"
+    house.store.gc(dry_run=False)
+    assert path.exists()
     assert promote(runs["draft"], house.store, SEALED).verdict == "refused"
     other = house.run(1, 12)
     spent = promote(other, house.store, SEALED)
@@ -134,23 +137,27 @@ def test_sealed_rows_say_one_bit_and_are_spent_at_last(house):
     assert "Set split.redefine: true" in spent.text
 
 
-@pytest.mark.parametrize("after", ["attempt", "decision"])
-def test_killed_before_the_move_a_repeat_ends_the_same_decision(house, after, monkeypatch):
+@pytest.mark.parametrize("at", ["attempt", "looked", "judged", "decision"])
+def test_killed_before_the_move_a_repeat_ends_the_same_decision(house, at, monkeypatch):
     house, runs = house
     promote(runs["weak"], house.store)
-    real = History.add
 
-    def killed(self, kind, **values):
-        event = real(self, kind, **values)
-        if kind == after:
-            raise KeyboardInterrupt
-        return event
+    def killed_after(function):
+        def call(*given, **values):
+            found = function(*given, **values)
+            if at in ("looked", "judged") or at == given[1]:
+                raise KeyboardInterrupt
+            return found
 
-    monkeypatch.setattr(History, "add", killed)
-    with pytest.raises(KeyboardInterrupt):
+        return call
+
+    place, name = {"looked": (Ledger, "look"), "judged": (decide, "judge")}.get(at, (History, "add"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(place, name, killed_after(getattr(place, name)))
         promote(runs["strong"], house.store)
     assert champion(house) == runs["weak"].id
-    monkeypatch.setattr(History, "add", real)
+    assert kinds(house)[:3] == ["decision", "move", "attempt"]  # written before a row is looked at
+    assert looks(house, runs["strong"]) == (1 if at == "attempt" else 2)
     outcome = promote(runs["strong"], house.store, Promote(min_effect=0.9))  # too late to ask for more
     assert outcome.verdict == "promoted"
     assert kinds(house) == ["decision", "move", "attempt", "decision", "move"]
@@ -302,6 +309,14 @@ def test_a_rollback_to_a_damaged_model_is_refused(house):
     with pytest.raises(DataError, match="is damaged"):
         rollback("p", house.store, "Ada")
     assert champion(house) == runs["strong"].id
+
+
+def test_a_champion_whose_run_is_gone_is_named(house):
+    house, runs = house
+    promote(runs["weak"], house.store)
+    shutil.rmtree(runs["weak"].root)
+    with pytest.raises(DataError, match=f"{runs['weak'].id}/card.json"):
+        promote(runs["strong"], house.store)
 
 
 def test_a_run_that_is_judged_by_another_metric_is_refused(house):

@@ -212,6 +212,8 @@ def test_equal_models_are_not_promoted_and_may_be_refreshed():
 
 def test_undefined_metrics_promote_nothing():
     auc = find_metric("roc_auc", CLASSES)
-    one_class = pair(5, 0, 100)
-    found = judge(FRESH, auc, 0.05, *one_class)
+    tables = pair(5, 0, 100)  # all of one class
+    assert judge(FRESH, auc, 0.05, *tables).reason == "the metric is undefined on these 100"
+    found = judge(REFRESH, auc, 0.05, *tables, tables[1])
     assert not found.promotes
+    assert found.reason.startswith("against the champion the metric is undefined")

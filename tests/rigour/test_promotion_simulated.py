@@ -61,6 +61,17 @@ def test_attempts_that_do_not_look_rarely_promote_a_worthless_model(num_rows, sh
     assert upper((mcnemar(won, apart - won) < levels).any(1)) <= ALPHA + 0.01
 
 
+@pytest.mark.parametrize("attempts", [1, 26, 52])
+def test_the_best_of_twenty_on_validation_is_as_rarely_promoted(attempts):
+    random = np.random.default_rng(attempts)
+    apart = random.binomial(2000, 0.1, (2, 4000, attempts, 20))
+    won = random.binomial(apart, 0.5)
+    best = (won[0] - (apart[0] - won[0])).argmax(-1)[..., None]
+    won, apart = (np.take_along_axis(test[1], best, -1)[..., 0] for test in (won, apart))
+    levels = np.array([level(sealed(attempts), t, 0) for t in range(1, attempts + 1)])
+    assert upper((mcnemar(won, apart - won) < levels).any(1)) <= ALPHA + 0.01
+
+
 @pytest.mark.parametrize(("attempts", "num_groups"), [(1, 25), (1, 100), (1, 500), (26, 50), (52, 25)])
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
 def test_rows_in_groups_of_twenty_that_rise_and_fall_together_do_not_mislead(num_groups, share, attempts):
@@ -103,12 +114,13 @@ def climb(decide, attempts: int, repetitions: int = 600, num_rows: int = 2000) -
     return promoted, right.mean(1) - first
 
 
-def test_a_developer_who_climbs_on_bits_rarely_promotes_a_worthless_model():
+@pytest.mark.parametrize(("attempts", "num_rows"), [(26, 2000), (52, 500)])
+def test_a_developer_who_climbs_on_bits_rarely_promotes_a_worthless_model(attempts, num_rows):
     def rule(won, lost, attempt, promoted):
-        levels = np.array([level(sealed(26), attempt, k) or 0.0 for k in range(2)])
+        levels = np.array([level(sealed(attempts), attempt, k) or 0.0 for k in range(2)])
         return mcnemar(won, lost) < levels[np.minimum(promoted, 1)]
 
-    promoted, _ = climb(rule, 26, repetitions=2000)
+    promoted, _ = climb(rule, attempts, 2000, num_rows)
     assert upper(promoted > 0) <= ALPHA + 0.01
 
 

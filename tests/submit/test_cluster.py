@@ -11,7 +11,7 @@ JOB = """
 name: small
 data: {path: "sample:breast_cancer", target: target}
 model: {"nets:Net": {width: 4}}
-train: {epochs: 150, batch_rows: 128, early_stop: null}
+train: {epochs: 100, batch_rows: 128, early_stop: null}
 evaluate: {baselines: [dummy]}
 run: {workers: 0, checkpoint_seconds: 0.2}
 """
@@ -62,7 +62,7 @@ def test_a_submitted_run_is_attached_to_stopped_and_continued_to_its_end(live, j
     stopped = live.fmray("stop", first["submission_id"])
     assert stopped["status"] == "stopped"
     trained = max(event["epoch"] for event in events(root) if event["event"] == "epoch")
-    assert trained < 150
+    assert trained < 100
     ended = live.fmray("submit", job, "--store", store, "--no-preflight", "--wait")
     assert (ended["status"], ended["submission_id"]) == ("finished", f"fmray-{first['run_id']}-2")
     assert ended["run_dir"] == str(root)
@@ -71,7 +71,7 @@ def test_a_submitted_run_is_attached_to_stopped_and_continued_to_its_end(live, j
     assert [event["class"] for event in resumed] == ["exact"]
     assert resumed[0]["epoch"] > 0
     epochs = [event["epoch"] for event in events(root) if event["event"] == "epoch" and event["role"] == "member"]
-    assert epochs == list(range(1, 151))
+    assert epochs == list(range(1, 101))
 
     listed = live.fmray("jobs")["jobs"]
     mine = [(one["number"], one["status"], one["code"]) for one in listed if one["run_id"] == first["run_id"]]
