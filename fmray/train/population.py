@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fmray.catalogue import MODELS
+from fmray.data.canonical import mix
 from fmray.errors import FmrayError, SpecError, TrainError
 from fmray.models import layers
 from fmray.models.model import PopulationNative
@@ -119,10 +121,9 @@ class Population:
             self.module.train(places is not None)
         if places is None:
             return
-        for place, dropout in enumerate(self._active):
-            keys = [derive(seed, "dropout", step, place) & 0x7FFFFFFF for seed in self.seeds]
-            known = torch.tensor(keys, dtype=torch.int32, device=self.flat.device)
-            dropout.set_keys(known, places.values, places.key)
+        for dropout, streams in zip(self._active, self._streams, strict=True):
+            keys = (mix(streams, np.uint64(step)) >> np.uint64(33)).astype(np.int32)
+            dropout.set_keys(torch.from_numpy(keys).to(self.flat.device), places.values, places.key)
 
     def zero_grad(self) -> None:
         """Forget the gradients of the step before."""
@@ -201,6 +202,10 @@ class Population:
         self._active = [m for m in self._dropouts if bool((m.rate_K11 > 0).any())]
         for dropout in self._dropouts:
             dropout.enabled = dropout in self._active
+        self._streams = [
+            np.array([derive(seed, "dropout", place) for seed in self.seeds], np.uint64)
+            for place in range(len(self._active))
+        ]
 
     def _vmapped(
         self, leaves: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
