@@ -5,8 +5,12 @@ runs earlier, later or on another machine can shift it.
 """
 
 import hashlib
+import threading
 
 import numpy as np
+
+DRAWING = threading.RLock()
+"""Held by whoever sets or draws from a generator that all threads of this process share, as torch's own is."""
 
 
 def derive(seed: int, *names: str | int) -> int:

@@ -62,7 +62,9 @@ RECORDS = {
         epochs=COUNTS,
         val_score=NUMBERS | st.none(),
         tensor_hash=NAMES,
-        history=st.lists(JSON, max_size=3).map(tuple),
+        history=st.lists(st.fixed_dictionaries({"epoch": COUNTS, "metric": NAMES, "value": NUMBERS}), max_size=3).map(
+            tuple
+        ),
         reason=NAMES,
         role=st.sampled_from(["member", "baseline"]),
     ),

@@ -89,9 +89,10 @@ class Dropout(nn.Module):
         rate = self.rate_K11
         hashed = self._cell_hash(x) ^ self.keys_K11
         hashed.mul_(_MIX_1).bitwise_xor_(_shift(hashed, 15)).mul_(_MIX_2)  # the upper bits decide, and are mixed now
-        threshold = (rate.double() * 2**31 - 2**30).to(torch.int32)
-        dropped = ((hashed >> 1) - threshold) >> 31  # -1 where below, else 0; to compare would cost three times as much
-        return x * (dropped + 1).float().mul_(1 / (1 - rate))
+        last_dropped = (rate.double() * 2**31 - 2**30).to(torch.int32) - 1
+        kept = torch.sub(last_dropped, hashed.bitwise_right_shift_(1), out=hashed).bitwise_right_shift_(31)
+        # all bits are set where a unit is kept, else none; to compare would cost three times as much
+        return x * kept.bitwise_and_((1 / (1 - rate)).view(torch.int32)).view(torch.float32)
 
     def _cell_hash(self, x: Tensor) -> Tensor:
         known = (*self._key, x.shape[-2], x.shape[-1])

@@ -78,6 +78,9 @@ def captured_environment() -> dict[str, str]:
     }
 
 
+_NUMBERS = frozenset({int, float, bool, type(None)})
+
+
 def _redacted(value: object) -> object:
     if isinstance(value, str):
         return _redact_text(value)
@@ -87,7 +90,7 @@ def _redacted(value: object) -> object:
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        items = [redact(item) for item in value]
+        items = [item if type(item) in _NUMBERS else redact(item) for item in value]
         for i, option in enumerate(value[:-1]):
             # a command line as a list: ["--token", "abc"]
             if isinstance(option, str) and option.startswith("--") and "=" not in option and is_secret_name(option):

@@ -5,7 +5,7 @@ does any number of workers, each of which holds its share of every batch.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Protocol
 
@@ -79,6 +79,7 @@ class Rows:
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="fmray-rows")
         self._next: tuple[object, Future[np.ndarray] | None] = (None, None)
         self._whole: dict[str, Tensor] | None = None
+        self._closed = False
         if self.home is not None:
             self._whole = self._tensors(self._source.load(self.columns, share), self.home)
 
@@ -86,6 +87,10 @@ class Rows:
     def in_memory(self) -> bool:
         """Whether the rows are kept from one epoch to the next."""
         return self.home is not None
+
+    def close(self) -> None:
+        """Give no more batches: whoever wants one, in whatever thread, gets a `CancelledError`."""
+        self._closed = True
 
     def batches(self, order: Order, seed: int, epoch: int, batch_rows: int, first_step: int = 0) -> Iterator[Batch]:
         """Give the batches of an epoch in its order, from a step on; the last one may be shorter.
@@ -143,6 +148,8 @@ class Rows:
         """Give where each batch begins in the epoch, and which of the share's rows, counted in its order, are in it."""
         num_lanes = self.lanes.num_lanes
         for start in range(first_step * batch_rows, self.num_rows, batch_rows):
+            if self._closed:
+                raise CancelledError("training was cancelled: its rows were closed")
             stop = min(start + batch_rows, self.num_rows)
             yield start, self.share.before(start, num_lanes), self.share.before(stop, num_lanes)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fmray.metrics.metric import Metric
-from fmray.seeding import derive
+from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch, Losses, mixed
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows, num_steps
@@ -77,7 +77,8 @@ def fit(
         Whether every member has finished.
     """
     if pack.state.global_step == 0:
-        torch.manual_seed(derive(order_seed, "draws", group.rank))  # for modules that draw numbers of their own
+        with DRAWING:
+            torch.manual_seed(derive(order_seed, "draws", group.rank))  # for modules that draw numbers of their own
     steps = num_steps(train_rows.num_rows, pack.train.batch_rows)
     waits = _ask(pack, judge, group) if pack.state.epoch and not pack.state.step else False
     while _continues(pack) and not waits:

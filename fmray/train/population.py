@@ -23,7 +23,7 @@ from fmray.models import layers
 from fmray.models.model import PopulationNative
 from fmray.records import Prepared
 from fmray.schema import Schema
-from fmray.seeding import derive
+from fmray.seeding import DRAWING, derive
 from fmray.spec.ref import Ref
 from fmray.tasks.task import Batch, Places
 
@@ -51,16 +51,17 @@ class Blueprint:
         Raises:
             SpecError: If the class refuses its parameters.
         """
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed sees to every device, in a millisecond
-        try:
-            return self.build(schema, num_outputs, **self.params)
-        except FmrayError:
-            raise
-        except TypeError as error:
-            raise SpecError(f"model: {error}. Parameters given: {dict(self.params)}.") from error
-        finally:
-            torch.set_rng_state(before)
+        with DRAWING:
+            before = torch.get_rng_state()
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed sees to every device, in a millisecond
+            try:
+                return self.build(schema, num_outputs, **self.params)
+            except FmrayError:
+                raise
+            except TypeError as error:
+                raise SpecError(f"model: {error}. Parameters given: {dict(self.params)}.") from error
+            finally:
+                torch.set_rng_state(before)
 
 
 class Population:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fmray.errors import DataError
 from fmray.records import Json
+from fmray.seeding import DRAWING
 from fmray.store import Store, read_atomic_folder, write_atomic_folder
 
 log = logging.getLogger("fmray")
@@ -185,6 +186,7 @@ def generators(device: torch.device) -> dict[str, Tensor]:
 
 def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
     """Bring torch's generators back to what `generators` gave."""
-    torch.set_rng_state(states["cpu"].cpu())
+    with DRAWING:
+        torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)

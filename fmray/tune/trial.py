@@ -4,10 +4,11 @@ A trial leaves its outcome as files in its own folder, pack by pack, and a pack 
 trial may be killed at any instant, and be carried on by another process.
 """
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from fmray.data.hashing import sample_of
 from fmray.errors import SpecError, TrainError
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
-from fmray.records import Json, Member, Prepared
+from fmray.records import HISTORY, Json, Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.store import Fence, Store
@@ -30,13 +31,16 @@ from fmray.train.pack import Pack, Plan
 from fmray.train.predict import TENSORS, tensor_hash
 from fmray.train.state import Checkpoints
 from fmray.train.workers import Worker
-from fmray.tune.width import choose
+from fmray.tune.abreast import abreast
+from fmray.tune.width import Layout, choose
 
 Role = Literal["member", "finalist", "baseline"]
 Status = Literal["finished", "stopped", "failed"]
 Report = Callable[[Json], None]
 Ask = Callable[[str, int, dict[int, float]], Verdict]
 """(pack, epochs finished, member -> best score) -> who goes on; see `tune.referee`."""
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 RESULT, SAID = "result.json", "val.npy"
 
 
@@ -141,15 +145,22 @@ class Training:
             trial.prepared, "train", job.train.epochs, job.live_steps, job.train.order, identified=identified
         )
         val_rows = worker.rows(trial.prepared, "val", job.train.epochs)
-        finished, before = [], torch.get_num_threads()
-        packs, threads = self._packs(worker, trial, train_rows)
-        torch.set_num_threads(threads)
-        for number, plans in enumerate(packs):
+        layout, before = self._layout(worker, trial, train_rows), torch.get_num_threads()
+        packs = [trial.plans[first : first + layout.width] for first in range(0, len(trial.plans), layout.width)]
+        if layout.lanes > 1:
+            lock = threading.Lock()
+            worker = replace(worker, report=_one_by_one(worker.report, lock))
+            ask = None if ask is None else _one_by_one(ask, lock)
+
+        def carry(number: int) -> bool:
             place = {"role": self.role, "trial": trial.number, "trials": trial.total, "pack": number}
-            finished.append(
-                self._carry(worker, trial, plans, (train_rows, val_rows), place | {"packs": len(packs)}, ask)
-            )
-        torch.set_num_threads(before)
+            return self._carry(worker, trial, packs[number], (train_rows, val_rows), place | {"packs": len(packs)}, ask)
+
+        torch.set_num_threads(layout.threads)
+        try:
+            finished = abreast([partial(carry, number) for number in range(len(packs))], layout.lanes, train_rows.close)
+        finally:
+            torch.set_num_threads(before)
         if not all(finished):
             return False
         if worker.group.is_first:
@@ -229,19 +240,20 @@ class Training:
         asked = (plans, prepared.schema, prepared.target, job.train, better, device, job.live_steps)
         return Pack(*asked, fresh=fresh)
 
-    def _packs(self, worker: Worker, trial: Trial, rows: Rows) -> tuple[list[list[Plan]], int]:
-        """Cut the plans into packs, and say with how many threads they train; once chosen for a structure, replayed."""
+    def _layout(self, worker: Worker, trial: Trial, rows: Rows) -> Layout:
+        """Say how the members train; once chosen for a structure, replayed with the cores there are."""
         path, chosen = f"{self.home}/width-{trial.structure:05d}.json", None
         if worker.group.is_first:
             if not self.store.exists(path):
                 alike = trial.plans[:1] if trial.job.train.seeds.order else trial.plans  # in the order of their rows
-                width, threads = choose(alike, partial(self.build, trial, worker.device), rows, trial.job.run)
-                self.store.write_json(path, {"width": width, "threads": threads})
+                layout = choose(
+                    alike, partial(self.build, trial, worker.device), rows, trial.job.run, alone=worker.group.size == 1
+                )
+                self.store.write_json(path, asdict(layout))
             chosen = self.store.read_json(path)
-        told: Json = worker.group.tell(chosen)
-        width, threads = told["width"], min(told["threads"], torch.get_num_threads())
-        cuts = range(0, len(trial.plans), width)
-        return [list(trial.plans[start : start + width]) for start in cuts], threads
+        found, most = Layout(**worker.group.tell(chosen)), torch.get_num_threads()
+        threads = min(found.threads, most)
+        return replace(found, threads=threads, lanes=max(1, min(found.lanes, most // threads)))
 
 
 def what_members_say(pack: Pack, rows: Rows, group: Group) -> np.ndarray:
@@ -267,6 +279,16 @@ def what_members_say(pack: Pack, rows: Rows, group: Group) -> np.ndarray:
 def _differences(before: Json, now: Json) -> str:
     changed = [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
     return ", ".join(changed)
+
+
+def _one_by_one(do: Callable[Given, Answer], lock: threading.Lock) -> Callable[Given, Answer]:
+    """Let threads do this one after the other."""
+
+    def alone(*given: Given.args, **named: Given.kwargs) -> Answer:
+        with lock:
+            return do(*given, **named)
+
+    return alone
 
 
 def _tell(report: Report, place: Json, event: Json) -> None:
@@ -309,8 +331,6 @@ def _write_member(pack: Pack, place: int, trial: Trial, training: Training, numb
         epochs=end["epochs"],
         val_score=score if end["status"] != "failed" and torch.isfinite(state.best_score[place]) else None,
         tensor_hash=tensor_hash(tensors),
-        history=tuple(
-            {k: e[k] for k in ("epoch", "metric", "value")} for e in state.history if e["member"] == plan.index
-        ),
+        history=tuple({name: e[name] for name in HISTORY} for e in state.history if e["member"] == plan.index),
         pack=number,
     )

@@ -1,13 +1,16 @@
-"""Decide how many members train together, so that packing never loses.
+"""Decide how many members train together, and how many packs side by side, so that neither ever loses.
 
 The choice is made once per structure, by timing a few steps or, where runs must be deterministic, from sizes alone; it
 is recorded with the members and replayed on resume.
 """
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -17,7 +20,9 @@ from fmray.train.ingest import Rows, num_steps
 from fmray.train.loop import train_step
 from fmray.train.pack import Pack, Plan
 from fmray.train.population import packs
+from fmray.tune.abreast import abreast
 
+Build = Callable[[Sequence[Plan]], Pack]
 log = logging.getLogger("fmray")
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
@@ -30,7 +35,7 @@ THREADED_WORK = 5e8
 """Floating-point operations of a step from which on it trains with several threads."""
 
 
-def choose_width(plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack], rows: Rows, exact: bool) -> int:
+def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -> int:
     """Give the number of members per pack that costs least per member.
 
     Args:
@@ -54,35 +59,94 @@ def choose_width(plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack],
     if exact:
         per_member = 4 * (first.population.flat.shape[1] * 6 + len(batch) * activations(first))
         return max([width for width in widths if width * per_member <= CACHE_BYTES], default=1)
-    to_come = len(plans) * first.train.epochs * num_steps(rows.num_rows, first.train.batch_rows)
-    fewest, most = TRIAL_STEPS
-    steps = min(most, max(fewest, int(TRIAL_SHARE * to_come / sum(widths)) - 1))
-    seconds = {width: _step_seconds(build(plans[:width]), batch, steps) / width for width in widths}
+    steps = _trial_steps(first, rows, len(plans), sum(widths))
+    seconds = {width: _step_seconds([build(plans[:width])], batch, steps) / width for width in widths}
     log.info("seconds per member and step by pack width: %s", {w: f"{s:.2e}" for w, s in seconds.items()})
     return min(seconds, key=lambda width: seconds[width])
 
 
-def choose(
-    plans: Sequence[Plan], build: Callable[[Sequence[Plan]], Pack], rows: Rows, run: RunOptions
-) -> tuple[int, int]:
-    """Give the number of members per pack, and of the threads that a pack trains with.
+@dataclass(frozen=True)
+class Layout:
+    """Say how the members of a structure train.
+
+    Args:
+        width: Members of a pack.
+        threads: That a pack computes with.
+        lanes: Packs that train side by side.
+    """
+
+    width: int
+    threads: int
+    lanes: int = 1
+
+    def rounds(self, members: int) -> int:
+        """Count the packs that train one after the other."""
+        return -(-members // (self.width * self.lanes))
+
+
+def choose(plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, alone: bool) -> Layout:
+    """Choose how members train: how many to a pack, with how many threads, how many packs at a time.
 
     Threads wait for each other at every operation. Where another process holds a core, small steps take up to forty
     times as long with two threads as with one; on a quiet machine they gain little. So small steps train with one,
-    unless the job names a number.
+    unless the job names a number. Packs side by side wait for nobody but Python's lock.
+
+    Args:
+        alone: No other worker trains the same packs, so they may train in any order.
     """
     most, one = torch.get_num_threads(), build(plans[:1])
     work = 6.0 * one.population.flat.numel() * one.train.batch_rows  # of a step of one member
 
-    def threads(width: int) -> int:
-        return most if run.threads != "auto" or work * width >= THREADED_WORK else 1
+    def threads(width: int, lanes: int = 1) -> int:
+        return most // lanes if run.threads != "auto" or work * width >= THREADED_WORK else 1
 
     try:
         torch.set_num_threads(threads(min(len(plans), WIDTHS[-1])))
         width = choose_width(plans, build, rows, run.deterministic)
+        layout = Layout(width, threads(width))
+        if alone and one.device.type == "cpu" and one.population.entry == "native" and rows.in_memory:
+            wider = partial(_more_lanes, threads, most, len(plans), run.deterministic)
+            layout = _widened(layout, wider, plans, build, rows)
     finally:
         torch.set_num_threads(most)
-    return width, threads(width)
+    return layout
+
+
+def _more_lanes(
+    threads: Callable[[int, int], int], most: int, members: int, exact: bool, layout: Layout
+) -> Layout | None:
+    """Give a layout with twice the lanes, of narrower packs if there are too few; None if that cannot be.
+
+    Neither width nor threads may change where the bits of members depend on them and runs must be deterministic.
+    """
+    lanes = 2 * layout.lanes
+    width = layout.width if exact else min(layout.width, math.ceil(members / lanes))
+    if lanes > most or math.ceil(members / width) < lanes or (exact and threads(width, lanes) != layout.threads):
+        return None
+    return Layout(width, threads(width, lanes), lanes)
+
+
+def _widened(
+    layout: Layout, wider: Callable[[Layout], Layout | None], plans: Sequence[Plan], build: Build, rows: Rows
+) -> Layout:
+    """Go on to more lanes as long as all members are through earlier by a tenth."""
+    first = build(plans[:1])
+    batch = next(rows.batches(first.train.order, 0, 0, first.train.batch_rows))
+    steps = _trial_steps(first, rows, len(plans), 2 * min(len(plans), layout.width * torch.get_num_threads()))
+
+    def seconds(tried: Layout) -> float:
+        torch.set_num_threads(tried.threads)
+        packs = [build(plans[: tried.width]) for _ in range(tried.lanes)]
+        return tried.rounds(len(plans)) * _step_seconds(packs, batch, steps)
+
+    best, cost, tried = layout, 0.0, wider(layout)
+    while tried is not None:
+        cost, needed = cost or seconds(best), seconds(tried)
+        log.info("seconds per step of all members: %.2e with %s, %.2e with %s", cost, best, needed, tried)
+        if needed > 0.9 * cost:
+            break
+        best, cost, tried = tried, needed, wider(tried)
+    return best
 
 
 def activations(pack: Pack) -> int:
@@ -90,12 +154,26 @@ def activations(pack: Pack) -> int:
     return sum(shape[-1] for shape in pack.population.shapes.values() if len(shape) > 1)
 
 
-def _step_seconds(pack: Pack, batch: Batch, steps: int) -> float:
-    """Give the median, after one step to warm up: the best would not know of a machine that others use as well."""
-    train_step(pack, batch, 1.0)
-    found = []
-    for _ in range(steps):
-        started = time.perf_counter()
+def _trial_steps(first: Pack, rows: Rows, members: int, at_a_time: int) -> int:
+    """Count the steps to time, of so many members at a time, for trials to take their share and no more."""
+    to_come = members * first.train.epochs * num_steps(rows.num_rows, first.train.batch_rows)
+    fewest, most = TRIAL_STEPS
+    return min(most, max(fewest, int(TRIAL_SHARE * to_come / at_a_time) - 1))
+
+
+def _step_seconds(packs: Sequence[Pack], batch: Batch, steps: int) -> float:
+    """Give the median, after one step to warm up: the best would not know of a machine that others use as well.
+
+    Of packs side by side, it is the median of the slowest.
+    """
+
+    def step(pack: Pack) -> float:
         train_step(pack, batch, 1.0)
-        found.append(time.perf_counter() - started)
-    return statistics.median(found)
+        found = []
+        for _ in range(steps):
+            started = time.perf_counter()
+            train_step(pack, batch, 1.0)
+            found.append(time.perf_counter() - started)
+        return statistics.median(found)
+
+    return max(abreast([partial(step, pack) for pack in packs], len(packs)))

@@ -9,6 +9,7 @@ from torch import nn
 from tune.kill import prepared_rows, write_data
 from tune.pbt_kill import populated
 
+from fmray.records import Member
 from fmray.spec.ranges import Range
 from fmray.spec.ref import Ref
 from fmray.store import Store
@@ -172,7 +173,7 @@ def test_the_record_of_an_heir_tells_its_own_parameters_its_lineage_and_every_ep
     assert lineage == ({"epoch": 4, "from": 3, "params": HEIR},)
     assert member["params"] == {**HEIR, LINEAGE: "epoch 4 from member 3"}
     assert (member["index"], member["epochs"], member["status"]) == (1, 8, "finished")
-    values = [event["value"] for event in member["history"] if event["metric"] == "roc_auc"]
+    values = [event["value"] for event in Member.from_json(member).history if event["metric"] == "roc_auc"]
     before = [event["value"] for event in left.state.history if event["metric"] == "roc_auc"]
     assert values[:4] == before
     assert len(values) == 8
@@ -183,7 +184,9 @@ def test_a_member_hands_in_what_it_has_after_every_interval_but_the_last(cohort,
     seen = []
     train(place, cohort.trial(0, DONOR), lambda left, standing: seen.append(standing), interval=3)
     (member,) = place[0].outcome(0)[0]["members"]
-    values = {event["epoch"]: event["value"] for event in member["history"] if event["metric"] == "roc_auc"}
+    values = {
+        event["epoch"]: event["value"] for event in Member.from_json(member).history if event["metric"] == "roc_auc"
+    }
     assert seen == [{"epoch": epoch, "score": values[epoch]} for epoch in (3, 6)]
 
 

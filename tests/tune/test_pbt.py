@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tune.pbt_kill import EPOCHS, INTERVAL, LONG, MEMBERS
 
+from fmray.records import Member
 from fmray.tune.heir import LINEAGE
 
 SCRIPT = Path(__file__).with_name("pbt_kill.py")
@@ -55,7 +56,7 @@ def test_every_member_is_accounted_for_once_and_has_trained_every_epoch(members)
     assert [member["index"] for member in members] == list(range(MEMBERS))
     assert {(member["status"], member["epochs"]) for member in members} == {("finished", EPOCHS)}
     for member in members:
-        epochs = [event["epoch"] for event in member["history"] if event["metric"] == "roc_auc"]
+        epochs = [event["epoch"] for event in Member.from_json(member).history if event["metric"] == "roc_auc"]
         assert epochs == list(range(1, EPOCHS + 1))
 
 
@@ -72,7 +73,7 @@ def test_whoever_exploits_another_goes_on_from_its_epoch_and_close_to_its_score(
         assert exploit["from"] != exploit["member"]
     for member in (member for member in members if LINEAGE in member["params"]):
         taken = int(member["params"][LINEAGE].split()[-4])
-        values = [event["value"] for event in member["history"] if event["metric"] == "roc_auc"]
+        values = [event["value"] for event in Member.from_json(member).history if event["metric"] == "roc_auc"]
         assert values[taken] > values[taken - 1] - 0.15
 
 

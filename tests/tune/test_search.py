@@ -141,10 +141,10 @@ def test_a_structure_that_turns_out_impossible_is_recorded_with_its_reason(hunt,
 
     real = trial.choose
 
-    def refuse(plans, *rest):
+    def refuse(plans, *rest, alone):
         if plans[0].model.params["width"] == 8:
             raise SpecError("width 8 is not to be had", "model.mlp.width")
-        return real(plans, *rest)
+        return real(plans, *rest, alone=alone)
 
     monkeypatch.setattr(trial, "choose", refuse)
     found = hunt(job, attempt="impossible")

@@ -1,10 +1,12 @@
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tune.kill import prepared_rows, write_data
 
 from fmray.errors import TrainError
@@ -13,8 +15,10 @@ from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
+from fmray.tune import trial
 from fmray.tune.plans import linear_job, linear_plans, plans_of
 from fmray.tune.sweep import sweep
+from fmray.tune.width import Layout
 
 TASK = Ref("classification")
 
@@ -71,6 +75,50 @@ def test_members_are_their_seeds_and_each_learns_something_else(job, prepared, s
 def test_seeds_that_also_vary_the_order_train_in_packs_of_their_own(job, prepared, store):
     job = replace(job, train=replace(job.train, seeds=replace(job.train.seeds, order=True)))
     assert train(job, prepared, store).widths == (1, 1, 1)
+
+
+@pytest.fixture
+def by_twos(job, monkeypatch):
+    """Give a job of seven members in packs of two, and what lets so many packs train side by side."""
+
+    def lanes(number: int) -> None:
+        monkeypatch.setattr(trial, "choose", lambda *_, alone: Layout(2, 1, number))
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+    return replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=7))), lanes
+
+
+def test_packs_side_by_side_come_to_the_bits_of_packs_one_after_the_other(by_twos, prepared, store):
+    job, lanes = by_twos
+    found = {}
+    for number in (1, 2, 4):
+        lanes(number)
+        events = []
+        found[number] = train(job, prepared, store, attempt=f"x{number}", report=events.append)
+        epochs = [(event["pack"], event["epoch"]) for event in events if event["event"] == "epoch"]
+        assert sorted(epochs) == [(pack, epoch) for pack in range(4) for epoch in (1, 2)]
+        assert found[number].widths == (2, 2, 2, 1)
+    facts = {n: [(m.tensor_hash, m.val_score, m.history) for m in one.members] for n, one in found.items()}
+    assert facts[1] == facts[2] == facts[4]
+
+
+def test_an_interrupt_ends_all_packs_at_once_and_what_follows_comes_to_the_same_bits(by_twos, prepared, store):
+    job, lanes = by_twos
+    lanes(1)
+    whole = train(job, prepared, store, attempt="whole")
+    lanes(2)
+    started = []
+
+    def interrupt(event):
+        started.append(event)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, prepared, store, report=lambda event: interrupt(event) if event["event"] == "epoch" else None)
+    assert len(started) <= 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fmray-pack")]
+    again = train(job, prepared, store)
+    assert [m.tensor_hash for m in again.members] == [m.tensor_hash for m in whole.members]
 
 
 def test_the_width_chosen_from_sizes_alone_is_the_same_every_time(job, prepared, store):
