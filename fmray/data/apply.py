@@ -32,11 +32,17 @@ LEAST_ROWS = 1024
 
 def fit_item(recipe: Recipe, pipeline: Pipeline, with_target: bool, item: WorkItem) -> Summary:
     """Summarise the training rows of an item for the target and for the step that learns next; None if not asked."""
+    return fit_rows(recipe, pipeline, with_target, item, *kept_rows(recipe, item.index))
+
+
+def fit_rows(
+    recipe: Recipe, pipeline: Pipeline, with_target: bool, item: WorkItem, sides: np.ndarray, occurrence: np.ndarray
+) -> Summary:
+    """Summarise the training rows of an item, given the side and the occurrence number of each of its rows."""
     data = recipe.dataset.data
     inputs = [] if pipeline.is_complete else [column.name for column in recipe.schema.columns]
     targets = [name for name in data.target if with_target]
     groups = [data.group] if recipe.fold and data.group else []
-    sides, occurrence = kept_rows(recipe, item.index)
     rows = some(read_item(recipe.dataset, item, [*inputs, *targets, *groups]), sides == TRAIN)
     if recipe.fold is None:
         return summarise(recipe, pipeline, rows, with_target)

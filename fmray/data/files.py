@@ -1,7 +1,8 @@
 """Find Parquet files wherever they lie and read their footers, each version of a file once.
 
 A file's version changes whenever its bytes may have: time of modification or etag, and a digest of the footer. Only an
-edit that keeps size, time and every statistic of the footer goes unseen.
+edit that keeps size, time and every statistic of the footer goes unseen. What is kept of a file's rows goes by its mark
+as well, which sees that edit too: by the etag, or the inode and the time of its last change, which nobody can set.
 """
 
 import difflib
@@ -17,6 +18,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from fmray.errors import DataError, FmrayError, SpecError
 from fmray.store import redact
@@ -37,6 +39,7 @@ class File:
         row_groups: Rows per row group.
         version: Changes when the bytes change: time of modification or etag, and a digest of the footer.
         group_bytes: Uncompressed bytes per row group.
+        mark: Beside the version, what tells these bytes from any other here; empty where the filesystem gives nothing.
     """
 
     path: str
@@ -45,6 +48,7 @@ class File:
     row_groups: tuple[int, ...]
     version: str
     group_bytes: tuple[int, ...] = ()
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Found:
         size: Bytes.
         modified: Time of modification or etag, as text.
         stamp: All the filesystem says that may betray a change; the cache's key.
+        mark: As `File.mark`.
     """
 
     path: str
@@ -64,6 +69,7 @@ class Found:
     size: int
     modified: str
     stamp: str
+    mark: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,8 @@ def find_files(path: str, folder: str) -> Listing:
             raise  # a remote storage has errors of its own kinds: no credentials, no such bucket
         said = str(error).rstrip(".") or type(error).__name__
         raise DataError(f"'{redact(path)}' cannot be listed: {redact(said)}.", "data.path") from error
-    files = [_found(info, posixpath.relpath(info["name"], root)) for info in infos]
+    is_local = isinstance(opened, LocalFileSystem)
+    files = [_found(info, posixpath.relpath(info["name"], root), is_local) for info in infos]
     return Listing(_uri(opened, root, path), tuple(sorted(files, key=lambda file: file.name)))
 
 
@@ -144,13 +151,28 @@ def _is_visible(path: str, root: str) -> bool:
     return not any(part.startswith(("_", ".")) for part in posixpath.relpath(path, root).split("/"))
 
 
-def _found(info: dict[str, Any], name: str) -> Found:
+def _found(info: dict[str, Any], name: str, is_local: bool) -> Found:
     etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     modified = (
         str(etag).strip('"') if etag else str(info.get("mtime") or info.get("LastModified") or info.get("created"))
     )
     stamp = "/".join(str(info.get(part)) for part in ("name", "size", "mtime", "ino", "created")) + f"/{modified}"
-    return Found(info["name"], name, int(info["size"] or 0), modified, stamp)
+    if is_local:
+        mark = _local_mark(info["name"])
+    elif etag:
+        mark = modified
+    else:
+        mark = "" if modified == "None" else stamp
+    return Found(info["name"], name, int(info["size"] or 0), modified, f"{stamp}/{mark}", mark)
+
+
+def _local_mark(path: str) -> str:
+    """Give inode and times of a file; that of its last change is the kernel's own, renaming moves it too."""
+    try:
+        found = os.stat(path)
+    except OSError:  # gone since it was listed, which its footer will say
+        return ""
+    return f"{found.st_ino}/{found.st_mtime_ns}/{found.st_ctime_ns}"
 
 
 def _uri(opened: AbstractFileSystem, root: str, path: str) -> str:
@@ -222,6 +244,7 @@ def _footer(opened: AbstractFileSystem, found: Found) -> Footer:
         row_groups=tuple(group.num_rows for group in groups),
         version=f"{found.modified}-{digest}",
         group_bytes=tuple(group.total_byte_size for group in groups),
+        mark=found.mark,
     )
     return file, metadata.schema.to_arrow_schema().remove_metadata()
 
@@ -245,4 +268,4 @@ def _remembered(cache: Cache) -> dict[str, Footer]:
 
 def _file(entry: dict[str, Any]) -> File:
     whole = {name: tuple(entry[name]) for name in ("row_groups", "group_bytes")}
-    return File(**{**{name: entry[name] for name in ("path", "size", "num_rows", "version")}, **whole})
+    return File(**{**{name: entry[name] for name in ("path", "size", "num_rows", "version", "mark")}, **whole})

@@ -5,7 +5,7 @@ for being a copy, the first step learns in the same pass, which spares one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,14 @@ from fmray.data.split import EXCLUDED, TRAIN, Definition, assign
 from fmray.data.step import Partial
 from fmray.data.target import fit_target, labels_seen, target_frame, unlabelled
 from fmray.schema import Schema
+from fmray.store.copies import source_of
 
 OUT = 3
 """Side of rows that go nowhere; 0, 1 and 2 are train, val and test."""
 UNLABELLED = "unlabelled"
+ASIDE = "aside.parquet"
+QUARANTINE = ("quarantine_reason", "quarantine_file", "quarantine_row")
+"""Columns of rows that are set aside, before their own."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Recipe:
         num_buckets: Into how many parts rows are cut to find equal ones; a power of two.
         folder: Of the record that is made.
         fold: Training rows that steps do not learn from.
+        kept: Item -> folder with what is known of its rows; the scratch folder where there is none.
     """
 
     dataset: Dataset
@@ -54,11 +59,16 @@ class Recipe:
     num_buckets: int
     folder: str
     fold: Fold | None = None
+    kept: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def scratch(self) -> str:
         """Folder for what one pass leaves to the next."""
         return f"{self.folder}/scratch"
+
+    def place(self, index: int, what: str) -> str:
+        """Give the path of something that is known of an item's rows."""
+        return f"{self.kept[index]}/{what}" if index in self.kept else f"{self.scratch}/{index:06d}.{what}"
 
     @property
     def learns_at_once(self) -> bool:
@@ -123,7 +133,7 @@ def identify(recipe: Recipe, pipeline: Pipeline, item: WorkItem) -> Identified:
     codes, reasons = _judge(recipe, table, sides)
     sides[codes > 0] = OUT
     _leave(recipe, item.index, table, sides)
-    _set_aside(recipe, item, table, codes, reasons)
+    _set_aside(recipe, item.index, table, codes, reasons)
     counts = np.bincount(codes, minlength=len(reasons))
     train, val, test = np.bincount(sides, minlength=OUT + 1)[:OUT].tolist()
     kept = some(table, sides < OUT)
@@ -159,12 +169,12 @@ def some(table: pa.Table, mask: np.ndarray) -> pa.Table:
 
 def sides_of(recipe: Recipe, index: int) -> np.ndarray:
     """Give the side of each row of an item, in file order (n,), int8."""
-    return load(f"{recipe.scratch}/{index:06d}.sides.npy")
+    return load(recipe.place(index, "sides.npy"))
 
 
 def hashes_of(recipe: Recipe, index: int) -> np.ndarray:
     """Give the row hash of each row of an item, in file order (n, 2), uint64."""
-    return load(f"{recipe.scratch}/{index:06d}.hashes.npy")
+    return load(recipe.place(index, "hashes.npy"))
 
 
 def bucket_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
@@ -173,7 +183,7 @@ def bucket_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
     Shapes:
         returns: (5, n), uint64: row, and hashes of its inputs, its targets, all that makes rows equal, and its id.
     """
-    return load_bucket(f"{recipe.scratch}/{index:06d}.rows", bucket)
+    return load_bucket(recipe.place(index, "rows"), bucket)
 
 
 def keys_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
@@ -182,7 +192,7 @@ def keys_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
     Shapes:
         returns: (3, n), uint64: row, and both words of its key.
     """
-    return load_bucket(f"{recipe.scratch}/{index:06d}.keys", bucket)
+    return load_bucket(recipe.place(index, "keys"), bucket)
 
 
 def _judge(recipe: Recipe, table: pa.Table, sides: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -218,13 +228,13 @@ def _leave(recipe: Recipe, index: int, table: pa.Table, sides: np.ndarray) -> No
         "id": data.key or recipe.columns(),
     }
     hashes = dict(zip(asked, row_hashes(table, list(asked.values())), strict=True))
-    prefix = f"{recipe.scratch}/{index:06d}"
-    save(f"{prefix}.hashes.npy", hashes["id"])
-    save(f"{prefix}.sides.npy", sides)
+    save(recipe.place(index, "hashes.npy"), hashes["id"])
+    save(recipe.place(index, "sides.npy"), sides)
     # A row that nobody sees has no copies; a key must be unique even where the label is missing.
-    save_buckets(f"{prefix}.rows", np.flatnonzero(sides < OUT), [h[:, 0] for h in hashes.values()], recipe.num_buckets)
+    words = [h[:, 0] for h in hashes.values()]
+    save_buckets(recipe.place(index, "rows"), np.flatnonzero(sides < OUT), words, recipe.num_buckets)
     if data.key:
-        save_buckets(f"{prefix}.keys", np.arange(len(sides)), list(hashes["id"].T), recipe.num_buckets)
+        save_buckets(recipe.place(index, "keys"), np.arange(len(sides)), list(hashes["id"].T), recipe.num_buckets)
 
 
 def save_buckets(path: str, rows: np.ndarray, words: Sequence[np.ndarray], num_buckets: int) -> None:
@@ -248,21 +258,31 @@ def load_bucket(path: str, bucket: int) -> np.ndarray:
     return load(f"{path}.npy")[:, begin[bucket] : begin[bucket + 1]]
 
 
-def _set_aside(recipe: Recipe, item: WorkItem, table: pa.Table, codes: np.ndarray, reasons: Sequence[str]) -> None:
+def _set_aside(recipe: Recipe, index: int, table: pa.Table, codes: np.ndarray, reasons: Sequence[str]) -> None:
+    """Leave the rows that cannot go on, each with the reason and its place in the item."""
     rows = np.flatnonzero((codes > 0) & (codes < len(reasons) - 1))  # the last reason is no fault
-    if not len(rows):
-        return
-    names, places = provenance(recipe.dataset, item, rows)
-    told: dict[str, Any] = {
-        "quarantine_reason": [reasons[code] for code in codes[rows]],
-        "quarantine_file": names,
-        "quarantine_row": places,
-    }
+    told: dict[str, Any] = {"quarantine_reason": [reasons[code] for code in codes[rows]], "quarantine_row": rows}
     values = table.take(pa.array(rows))
-    told |= {name: values.column(name) for name in values.column_names if name not in told}
+    told |= {name: values.column(name) for name in values.column_names if name not in QUARANTINE}
+    if len(rows):
+        _write_table(recipe.place(index, ASIDE), pa.table(told))
+
+
+def quarantine(recipe: Recipe, item: WorkItem, found: Identified) -> None:
+    """Write the rows of an item that were set aside to the record, with the names that files have now."""
+    if not set(found.reasons) - {UNLABELLED}:
+        return
+    aside = pq.ParquetFile(source_of(recipe.place(item.index, ASIDE))).read()
+    names, places = provenance(recipe.dataset, item, aside.column("quarantine_row").to_numpy())
+    told = {"quarantine_reason": aside.column(0), "quarantine_file": names, "quarantine_row": places}
+    values = {name: aside.column(name) for name in aside.column_names if name not in QUARANTINE}
+    _write_table(f"{recipe.quarantine}/{item.index:06d}.parquet", pa.table(told | values))
+
+
+def _write_table(path: str, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(told), sink)
-    write_file(f"{recipe.quarantine}/{item.index:06d}.parquet", memoryview(sink.getvalue()))
+    pq.write_table(table, sink)
+    write_file(path, memoryview(sink.getvalue()))
 
 
 def provenance(dataset: Dataset, item: WorkItem, rows: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -7,13 +7,14 @@ a work item, and who runs them where is not known here.
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fmray.data import pipeline as pipelines
-from fmray.data.apply import Written, add_digests, fit_item, write_item
+from fmray.data.apply import Written, add_digests, write_item
 from fmray.data.copies import about_rates, copy_item, rates_of
-from fmray.data.identify import UNLABELLED, Identified, Recipe, Summary, identify, where
+from fmray.data.identify import UNLABELLED, Identified, Recipe, Summary, where
+from fmray.data.kept import Kept, Known, Learned, Record, know, learn
 from fmray.data.levels import merge_levels
 from fmray.data.occurrences import Repeats, find_key_repeats, find_repeats
 from fmray.data.pipeline import Pipeline
@@ -57,6 +58,8 @@ class Preparation:
         steps: As the job names them.
         run: Who runs a pass.
         report: Gets notes.
+        kept: Where what was found in an item is kept; None keeps nothing.
+        records: Gets what was kept or read back of items.
     """
 
     recipe: Recipe
@@ -64,6 +67,8 @@ class Preparation:
     steps: Sequence[Ref]
     run: Run
     report: Report
+    kept: Kept | None = None
+    records: list[Record] = field(default_factory=list)
 
     def carry(self, key: str) -> Prepared:
         """Write the lanes and give the record.
@@ -76,7 +81,30 @@ class Preparation:
         self._refuse_small_disk(recipe.dataset.num_rows * row_bytes, "hashes of all rows")
         steps = Pipeline(pipelines.build(self.steps), recipe.schema)
         steps.learn_idle()
-        found: list[Identified] = self.run("identify rows", identify, (recipe, steps), self._own)
+        known = self._identify(steps)
+        there = replace(
+            recipe, kept={item.index: k.folder for item, k in zip(self.items, known, strict=True) if k.folder}
+        )
+        return replace(self, recipe=there)._finish(key, steps, [k.found for k in known])
+
+    def _identify(self, steps: Pipeline) -> list[Known]:
+        common = (self.kept, self._lesson(steps, True), self.recipe, steps)
+        known: list[Known] = self.run("identify rows", know, common, self._own)
+        self._tell_reused("identify rows", [k.reused for k in known])
+        self.records.extend(record for k in known for record in k.records)
+        return known
+
+    def _lesson(self, steps: Pipeline, with_target: bool) -> str:
+        return self.kept.lesson(self.recipe, steps, with_target) if self.kept else ""
+
+    def _tell_reused(self, name: str, reused: Sequence[bool]) -> None:
+        if count := sum(reused):
+            text = f"{name}: {count} of {len(reused)} work items are unchanged, what was found before is read back"
+            self.report({"event": "note", "text": text})
+
+    def _finish(self, key: str, steps: Pipeline, found: Sequence[Identified]) -> Prepared:
+        """Go on from what each item holds to the record."""
+        recipe = self.recipe
         self._refuse_quarantine(found)
         repeats = self._repeats()
         rows = self._account(found, repeats)
@@ -177,7 +205,7 @@ class Preparation:
         """Let the target and the steps learn, with one pass over the data for each step that needs one."""
         first = [summary for summary in summaries if summary is not None]
         if not first:
-            first = self.run("learn the steps", fit_item, (self.recipe, steps, True), self._own)
+            first = self._fit(steps, True)
         merged = first[0].target
         for summary in first[1:]:
             merged = merge_target(merged, summary.target)
@@ -188,8 +216,16 @@ class Preparation:
             notes += steps.learn_next(summary.step for summary in first).notes
             steps.learn_idle()
             if not steps.is_complete:
-                first = self.run("learn the steps", fit_item, (self.recipe, steps, False), self._own)
+                first = self._fit(steps, False)
         return target, notes
+
+    def _fit(self, steps: Pipeline, with_target: bool) -> list[Summary]:
+        own = [(with_target, item) for item in self.items]
+        common = (self.kept, self._lesson(steps, with_target), self.recipe, steps)
+        learned: list[Learned] = self.run("learn the steps", learn, common, own)
+        self._tell_reused("learn the steps", [part.reused for part in learned])
+        self.records.extend(part.record for part in learned if part.record)
+        return [part.summary for part in learned]
 
     def _refuse_empty_fold(self, num_rows: int) -> None:
         fold = self.recipe.fold

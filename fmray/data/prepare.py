@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from fmray.data.folds import Fold
 from fmray.data.identify import Recipe
+from fmray.data.kept import Kept
 from fmray.data.lanes import KIND, verify_lanes
 from fmray.data.occurrences import num_buckets
 from fmray.data.preparation import Preparation, Report
@@ -63,9 +64,10 @@ def prepare(
     _refuse_slices(dataset, job.evaluate.slices)
     definition = define(dataset, job.split, store, job.name)
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
+    sources = source_digest("fmray.data", *job.modules())
     key = fingerprint(
         KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],
-        task.name, job.train.order.num_lanes, job.evaluate.slices, source_digest("fmray.data", *job.modules()),
+        task.name, job.train.order.num_lanes, job.evaluate.slices, sources,
         *([fold] if fold else []),
     )  # fmt: skip
     report({"event": "record", "kind": KIND, "fingerprint": key})
@@ -82,13 +84,20 @@ def prepare(
             for folder in (recipe.scratch, recipe.quarantine):
                 if is_local(folder):
                     os.makedirs(folder)
+            kept = Kept.of(store, recipe, asked, job.prepared_steps, sources) if job.run.reuse else None
+            items = work_items(dataset, target_bytes=item_bytes)
             with _runner(job.run.prepare, dataset, report) as run:
-                prepared = Preparation(
-                    recipe, work_items(dataset, target_bytes=item_bytes), job.prepared_steps, run, report
-                ).carry(key)
+                preparation = Preparation(recipe, items, job.prepared_steps, run, report, kept)
+                prepared = preparation.carry(key)
             store.remove(recipe.scratch)
             write_file(f"{draft.folder}/{FILE}", _exact(prepared))
-            manifest = draft.commit({"rows": dict(prepared.rows), "test_identity": prepared.test_identity})
+            manifest = draft.commit(
+                {
+                    "rows": dict(prepared.rows),
+                    "test_identity": prepared.test_identity,
+                    "records": sorted(set(preparation.records)),
+                }
+            )
     found = Prepared.from_json({**store.read_json(f"{manifest['folder']}/{FILE}"), "root": manifest["folder"]})
     if draft.existing is not None:
         _verify_small(found, manifest, store, report)

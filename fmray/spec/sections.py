@@ -345,6 +345,7 @@ class RunOptions:
         deterministic: Refuse kernels that are not.
         checkpoint_seconds: Least time between two checkpoints inside an epoch; 0 writes one after every step.
         prepare: "auto" prepares small data in this process and large data over Ray; "ray" or "local" say which.
+        reuse: Keep hashes of rows and what they say to steps, about 60 bytes a row, for the next run on grown data.
     """
 
     workers: Literal["auto"] | Annotated[Whole, Field(ge=0)] | Range = "auto"
@@ -353,6 +354,7 @@ class RunOptions:
     deterministic: Flag = False
     checkpoint_seconds: Annotated[Number, Field(ge=0)] = 30.0
     prepare: Literal["auto", "ray", "local"] = "auto"
+    reuse: Flag = True
     memory: Literal["auto"] | Annotated[Whole, Field(ge=1), BeforeValidator(_as_bytes)] = "auto"
     ingest: Literal["auto", "ray", "map"] = "auto"
     max_failures: Annotated[Whole, Field(ge=0)] = 3

@@ -21,10 +21,16 @@ DRAFT = "data-"
 KEPT = frozenset({"runs", "samples", "splits", "ledger", "sealed", "promotions", "mlflow", "schedules"})
 """Folders of a store in which nothing but temporary files is garbage."""
 
+MADE = "prepared"
+"""Kind of records that are made from others, which their manifests list."""
+
 STATES = {"checkpoints": "members"}
 """Folders with states of records in the making -> the kind of those records; an interrupted run lists them."""
 
-_SINGLE = frozenset({"scans"})  # kinds whose records are one JSON file each
+PARTS = frozenset({"rows", "fits"})
+"""Kinds that other records are made from: listed by those, and kept while any record is in the making."""
+
+_SINGLE = frozenset({"scans", "fits"})  # kinds whose records are one JSON file each
 _FOREIGN_SECONDS = 86_400  # a temporary file of another machine this old has no writer any more
 
 log = logging.getLogger("fmray")
@@ -46,9 +52,10 @@ def collect(root: str, *, dry_run: bool, single_writer: bool = False) -> list[st
     """
     files = files_of(root)
     removed = [path for path in files.temporaries(root) if _is_abandoned(files, path)]
-    listed = _listed(files, f"{root}/runs")
+    listed = _listed(files, root)
+    left = KEPT | PARTS if _is_busy(files, f"{root}/{MADE}") else KEPT
     for kind in files.names(root):
-        for name in files.names(f"{root}/{kind}") if kind not in KEPT else []:
+        for name in files.names(f"{root}/{kind}") if kind not in left else []:
             path = f"{root}/{kind}/{name}"
             is_listed = listed is None or (kind, name.removesuffix(".json")) in listed
             if kind in _SINGLE and name.endswith(".json"):
@@ -108,18 +115,30 @@ def _contents(files: Files, path: str) -> list[str]:
     return [f"{path}/{name}" for name in sorted(names, key=lambda name: name != MANIFEST)]
 
 
-def _listed(files: Files, runs: str) -> set[tuple[str, str]] | None:
-    """Give the records that runs list, or None if a living run has not listed its own yet."""
+def _listed(files: Files, root: str) -> set[tuple[str, str]] | None:
+    """Give the records that runs list, and those they are made from; None if a living run has not listed its own."""
     listed: set[tuple[str, str]] = set()
-    for job in files.names(runs):
-        for run in files.names(f"{runs}/{job}"):
-            root = f"{runs}/{job}/{run}"
-            value = _run_json(files, root)
-            if is_held(files, root) and "records" not in value:
-                log.info("%s is going on and has listed no records yet: all records are kept", redact(root))
+    for job in files.names(f"{root}/runs"):
+        for name in files.names(f"{root}/runs/{job}"):
+            run = f"{root}/runs/{job}/{name}"
+            value = _run_json(files, run)
+            if is_held(files, run) and "records" not in value:
+                log.info("%s is going on and has listed no records yet: all records are kept", redact(run))
                 return None
-            listed |= {(kind, name) for kind, name in value.get("records", [])}
-    return listed
+            listed |= {(kind, record) for kind, record in value.get("records", [])}
+    made = [record for kind, record in listed if kind == MADE]
+    return listed.union(*(_parts(files, f"{root}/{MADE}/{record}") for record in made))
+
+
+def _parts(files: Files, record: str) -> set[tuple[str, str]]:
+    """Give the records that a record was made from."""
+    path = f"{record}/{MANIFEST}"
+    if not files.exists(path):
+        return set()
+    try:
+        return {(kind, name) for kind, name in read_text(files.read(path)).get("records", [])}
+    except (ValueError, AttributeError):
+        return set()  # it is damaged, so its parts are as good as any to make it anew
 
 
 def _run_json(files: Files, root: str) -> Json:

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fmray.data.hashing import row_hash
-from fmray.data.identify import Recipe, hashes_of, identify, provenance, sides_of, where
+from fmray.data.identify import Recipe, hashes_of, identify, provenance, quarantine, sides_of, where
 from fmray.data.pipeline import Pipeline, build
 from fmray.data.raw import raw_schema
 from fmray.data.scan import scan, work_items
@@ -30,7 +30,10 @@ def identified(tmp_path, write):
         recipe = Recipe(dataset, definition, schema, "regression", tuple(slices), 8, 1, str(tmp_path / "record"))
         for name in ("scratch", "quarantine"):
             (tmp_path / "record" / name).mkdir(parents=True)
-        return recipe, identify(recipe, Pipeline(build([Ref(s) for s in steps]), schema), work_items(dataset)[0])
+        item = work_items(dataset)[0]
+        found = identify(recipe, Pipeline(build([Ref(s) for s in steps]), schema), item)
+        quarantine(recipe, item, found)
+        return recipe, found
 
     return make
 

@@ -435,7 +435,26 @@ def test_a_large_file_is_cut_by_row_groups_and_small_ones_are_joined(write):
     for i in range(30):
         folder = write(f"small-{i:02d}.parquet", {"y": np.arange(10)})
     items = work_items(look(folder), target_bytes=200_000)
-    assert [item.num_rows for item in items] == [20_000, 20_000, 20_000, 20_000, 20_300]
+    assert [item.num_rows for item in items] == [20_000] * 5 + [300]
+
+
+def test_where_files_come_and_go_items_away_from_them_stay_what_they_were(write, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        folder = write(f"{i:02d}.parquet", {"y": rng.standard_normal(int(rng.integers(100, 200)))})
+
+    def cut():
+        dataset = look(folder)
+        items = work_items(dataset, target_bytes=10_000)
+        assert max(sum(sum(dataset.files[p[0]].group_bytes) for p in item.pieces) for item in items) <= 10_000
+        return [[(dataset.files[piece[0]].path, *piece[1:]) for piece in item.pieces] for item in items]
+
+    before = cut()
+    assert 60 / 8 <= len(before) <= 60 / 2.5  # 3 to 7 files would fill an item
+    (folder / "00.parquet").unlink()
+    write("99.parquet", {"y": np.arange(150.0)})
+    after = cut()
+    assert sum(item in before for item in after) >= 0.6 * len(before)
 
 
 def test_columns_come_in_the_order_asked_for(write):
