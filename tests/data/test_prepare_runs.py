@@ -144,6 +144,25 @@ def test_ray_writes_the_same_bytes_as_this_process(tmp_path, write, prepared, lo
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.parametrize("dedup", ["report", "exact"])
+def test_over_ray_what_was_kept_here_is_read_back_into_the_same_bytes(tmp_path, write, prepared, local_ray, dedup):
+    table = pa.concat_tables([rows(), rows(300)])
+    first, *others = cut(table, 400, 900, 1300)
+    told: list[dict[str, str]] = []
+    asked = {"steps": ["auto", "quantile"], "data": {"dedup": dedup}, "item_bytes": 1}
+    folder = write("0.parquet", first)
+    prepared(folder, **asked)
+    for number, part in enumerate(others, 1):
+        write(f"{number}.parquet", part)
+        there = prepared(folder, **asked, run={"prepare": "ray"}, report=told.append)
+        words = f"identify rows: {number} of {number + 1} work items"
+        assert any(event.get("text", "").startswith(words) for event in told)
+    bare = prepared(folder, **asked, store=Store(str(tmp_path / "bare")), run={"prepare": "local", "reuse": False})
+    assert contents(there) == contents(bare)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
 def test_an_error_in_a_ray_task_arrives_as_it_was_raised(write, prepared, local_ray):
     for number, part in enumerate(cut(rows(), 600)):
         folder = write(f"{number}.parquet", part)
