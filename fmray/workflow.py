@@ -24,7 +24,7 @@ from fmray.evaluate.score import score
 from fmray.inference.serving import served
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
-from fmray.promote import promote
+from fmray.promote import promote, starts_of
 from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
 from fmray.registry import importable
 from fmray.report.card import Card, write_card
@@ -180,6 +180,9 @@ class _Work:
     def train(self) -> Sweep:
         attempt = self.run.id.partition("-")[2]
         hunt = Hunt(self.job, self.task, self._prepare, self.metric, self.store, attempt, self.journal)
+        if (asked := self.job.train.warm_start) is not None:
+            starts = starts_of(self.job, asked, self.prepared, self.run, self.store, self.journal.note)
+            hunt = replace(hunt, starts=starts)
         return train_members(hunt, self.prepared, self.workers, self.device)
 
     def knowing(self, trained: Sweep) -> "_Work":

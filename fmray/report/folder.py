@@ -62,9 +62,9 @@ def read_run(root: str, store: Store) -> Run:
 
 
 def start_run(run: Run, job: Job, store: Store) -> None:
-    """Write `job.yaml` and the first `run.json`, which lists the records that a continued run already uses."""
+    """Write `job.yaml` and the first `run.json`, which keeps what a continued run uses and has decided already."""
     path = f"{run.root}/{RUN}"
-    records = store.read_json(path)["records"] if store.exists(path) else []
+    before = store.read_json(path) if store.exists(path) else {}
     asked = {key: value for key, value in redact(job.to_json()).items() if key != "folder"}
     store.write_bytes(f"{run.root}/job.yaml", _yaml(asked).encode())
     store.write_json(
@@ -74,8 +74,9 @@ def start_run(run: Run, job: Job, store: Store) -> None:
             "job": run.job,
             "status": "running",
             "time": round(time.time(), 3),
-            "records": records,
+            "records": before.get("records", []),
             "failed_gates": [],
+            **({"warm_start": before["warm_start"]} if "warm_start" in before else {}),
         },
     )
 

@@ -157,6 +157,13 @@ def _in_train(job: Job) -> list[Refusal]:
     if train.folds is not None and train.folds.strict and not job.prepared_steps:
         text = "has no effect without steps, which alone learn from rows before a training. Leave it out."
         found.append((("train", "folds", "strict"), text))
+    if train.warm_start is not None:
+        if job.ranges:
+            found.append((("train", "warm_start"), "goes without ranges, whose members differ in what they are."))
+        if train.folds is not None or job.ensemble.name == "adaboost":
+            other = "train.folds" if train.folds is not None else "ensemble: adaboost"
+            text = f"has seen the rows that {other} keeps from members. Leave one out."
+            found.append((("train", "warm_start"), text))
     params = train.optimizer.params
     if (
         train.optimizer.name == "sgd"

@@ -41,6 +41,7 @@ SECTIONS: dict[Keys, type] = {
     ("train", "early_stop"): sections.EarlyStop,
     ("train", "seeds"): sections.Seeds,
     ("train", "folds"): sections.Folds,
+    ("train", "warm_start"): sections.WarmStart,
     ("train", "order"): sections.Order,
     ("search",): sections.Search,
     ("evaluate",): sections.Evaluate,

@@ -52,6 +52,10 @@ def _as_tracker(value: object) -> object:
     raise ValueError(f"{value!r}. Accepted: default, or the URI of an MLflow server or of its database")
 
 
+def _as_model(value: object) -> object:
+    return {"model": value} if isinstance(value, str) else value
+
+
 def _as_number(value: object) -> object:
     return {"n": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -173,6 +177,20 @@ class Folds:
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
+class WarmStart:
+    """Say whose tensors members begin with.
+
+    Args:
+        model: "champion" of the job, or the folder of a run or of its model. Rows must be divided as they were for it.
+        otherwise: What to do where its inputs, target or model are other ones: "refuse", or "cold" starts from random
+            tensors, and says so. Before there is a champion, members start cold.
+    """
+
+    model: Text
+    otherwise: Literal["refuse", "cold"] = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
 class Order:
     """Say how rows are shuffled: chunks of a lane are permuted, then rows within windows of chunks.
 
@@ -207,6 +225,8 @@ class Train:
         order: Shuffling.
         folds: Number of times that every configuration is trained, each without the training rows of one fold, or
             `{n: 5, strict: true}`.
+        warm_start: Begin with trained tensors, e.g. "champion", or `{model: champion, otherwise: cold}`; member i with
+            those of the i-th that speaks there, in turn. Optimizers begin anew.
     """
 
     epochs: Annotated[Whole, Field(ge=1)] = 20
@@ -223,6 +243,7 @@ class Train:
     seeds: Annotated[Seeds, BeforeValidator(_as_number)] = Seeds()
     order: Order = Order()
     folds: Annotated[Folds, BeforeValidator(_as_number)] | None = None
+    warm_start: Annotated[WarmStart, BeforeValidator(_as_model)] | None = None
 
 
 def _as_seconds(value: object) -> object:

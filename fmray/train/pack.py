@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmray.catalogue import MODELS, SCHEDULES, TASKS
 from fmray.records import Target
@@ -24,6 +24,7 @@ from fmray.train.population import Blueprint, enter
 from fmray.train.rowweights import RowWeights
 from fmray.train.schedule import Plateau, Schedule
 from fmray.train.state import State, generators, set_generators
+from fmray.train.warm import Start
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Plan:
         model, optimizer, task: Name and parameters.
         params: What sets it apart from its siblings, by dotted path.
         rows: How much each training row counts for it, as `train.rowweights` reads it; empty where all count the same.
+        start: Tensors that it begins with; None draws them.
     """
 
     index: int
@@ -45,11 +47,22 @@ class Plan:
     task: Ref
     params: Mapping[str, Any]
     rows: Mapping[str, Any] = field(default_factory=dict)
+    start: Start | None = None
 
     @property
     def blueprint(self) -> Blueprint:
         """Say how its module is built."""
         return Blueprint(MODELS.find(self.model.name), self.model.params, self.seed)
+
+    def module(self, schema: Schema, num_outputs: int) -> nn.Module:
+        """Build its module, as it is before it learns.
+
+        Raises:
+            SpecError: If the class refuses its parameters, or the tensors it begins with are of another model.
+        """
+        if self.start is None:
+            return self.blueprint.module(schema, num_outputs)
+        return self.start.module(self.blueprint, schema, num_outputs)
 
 
 class Pack:
@@ -84,7 +97,10 @@ class Pack:
         self.schedule: Schedule = SCHEDULES.find(train.schedule.name)(**train.schedule.params)
         self.row_weights = RowWeights([plan.rows for plan in plans])
         blueprints = [plan.blueprint for plan in plans]
-        modules = [] if fresh else [blueprints[0].module(schema, self.task.num_outputs)] * len(plans)
+        if fresh:
+            modules = [plan.module(schema, self.task.num_outputs) for plan in plans]
+        else:
+            modules = [blueprints[0].module(schema, self.task.num_outputs)] * len(plans)
         self.population = enter(blueprints, schema, self.task.num_outputs, device, modules)
         self.optimizer = Optimizer(plans[0].optimizer.name, [p.optimizer.params for p in plans], self.population)
         self.ones_K = torch.ones(len(plans), device=self.device)

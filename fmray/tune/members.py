@@ -1,5 +1,7 @@
 """Train all members a job asks for: by search, by seeds, by folds and bags, or one boosted after the other."""
 
+from dataclasses import replace
+
 from fmray.records import Prepared
 from fmray.train.pack import Plan
 from fmray.tune.boost import boost
@@ -32,6 +34,8 @@ def train_members(hunt: Hunt, prepared: Prepared, workers: Workers, device: str)
         return sweep(job, [plan], prepared, hunt.metric, store, workers, attempt=hunt.attempt, report=hunt.report)
 
     plans = plans_of(job, hunt.task)
+    if hunt.starts:
+        plans = [replace(plan, start=hunt.starts[plan.index % len(hunt.starts)]) for plan in plans]
     if job.ensemble.name == "adaboost":
         return boost(plans, prepared, store, train, job.ensemble.params, device)
     trials = trials_of(job, resampled(job, plans), hunt.prepare)

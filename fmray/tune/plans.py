@@ -70,5 +70,6 @@ def linear_job(job: Job) -> Job:
         accumulate=1,
         ema=None,
         precision="float32",
+        warm_start=None,
     )
     return replace(job, train=train, steps=job.prepared_steps, ranges={})

@@ -6,6 +6,7 @@ on, and one that is finished can be extended.
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fmray.data.session import living_nodes, session
@@ -16,6 +17,7 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.population import num_parameters
+from fmray.train.warm import Start
 from fmray.tune.heir import Cohort
 from fmray.tune.pbt import Evolution
 from fmray.tune.place import carry_here, carry_on_ray
@@ -48,6 +50,7 @@ class Hunt:
         metric: The primary one.
         attempt: Sets a repeated search apart from the first.
         report: Gets every event.
+        starts: What members begin with, in turn; nothing is searched then.
     """
 
     job: Job
@@ -57,6 +60,7 @@ class Hunt:
     store: Store
     attempt: str = ""
     report: Report = lambda event: None
+    starts: Sequence[Start] = ()
 
     def search(self) -> Sweep:
         """Try what the ranges allow, or read back what came of it.

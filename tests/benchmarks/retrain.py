@@ -1,6 +1,6 @@
 """Compare preparing a data set that grew by a file: fmray with what it kept of the other files, and from nothing.
 
-Run as `python tests/benchmarks/retrain.py [files] [rows per file]`. Beside them stands one process of Polars that does
+Run as `python tests/benchmarks/retrain.py [files] [rows per file] [step]`. Beside them stands one process of Polars that does
 what is needed at the least (divide rows by a hash, learn means and deviations from training rows, write all rows), with
 nothing to tell equal rows, damage or another split by. Both records of fmray have the same bytes, or the script fails.
 """
@@ -75,11 +75,11 @@ def contents_of(prepared: Prepared) -> str:
     return digest.hexdigest()
 
 
-def fmray(folder: Path, root: Path, where: str, reuse: bool) -> Made:
+def fmray(folder: Path, root: Path, step: str, reuse: bool) -> Made:
     """Prepare all files, from the scan on."""
     notes: list[str] = []
-    asked = {"name": "bench", "data": {"path": str(folder), "target": "y"}, "steps": ["standardise"]}
-    job = Job.from_json({**asked, "run": {"prepare": where, "reuse": reuse}})
+    asked = {"name": "bench", "data": {"path": str(folder), "target": "y"}, "steps": [step]}
+    job = Job.from_json({**asked, "run": {"prepare": "local", "reuse": reuse}})
     start = time.perf_counter()
     store = Store(str(root))
     told = lambda event: notes.append(event.get("text", ""))  # noqa: E731
@@ -104,27 +104,27 @@ def show(name: str, made: Made) -> None:
     print(f"  {name:44} {made.seconds:6.2f} s   {counts}", flush=True)
 
 
-def measure(num_files: int, num_rows: int, where: str = "local", rounds: int = 2) -> None:
+def measure(num_files: int, num_rows: int, step: str = "standardise", rounds: int = 2) -> None:
     """Grow a data set by a file, print times, best of the rounds, and compare the records."""
     with tempfile.TemporaryDirectory(prefix="fmray-bench-") as place:
         work, folder = Path(place), Path(place) / "rows"
         folder.mkdir()
         for number in range(num_files):
             write_file(folder, number, num_rows)
-        print(f"{num_files} files x {num_rows:,} rows x {WIDTH} numbers, one file more; prepare: {where}", flush=True)
-        fmray(folder, work / "warm", where, False)  # libraries are imported, files are in memory
+        print(f"{num_files} files x {num_rows:,} rows x {WIDTH} numbers, one file more; steps: [{step}]", flush=True)
+        fmray(folder, work / "warm", step, False)  # libraries are imported, files are in memory
         shutil.rmtree(work / "warm")
-        show("fmray, first run, keeps nothing", fmray(folder, work / "bare", where, False))
+        show("fmray, first run, keeps nothing", fmray(folder, work / "bare", step, False))
         shutil.rmtree(work / "bare")
-        show("fmray, first run, keeps what it finds", fmray(folder, work / "store", where, True))
+        show("fmray, first run, keeps what it finds", fmray(folder, work / "store", step, True))
         write_file(folder, num_files, num_rows)
         grown, nothing, plain = [], [], []
         for number in range(rounds):
             again = work / f"again-{number}"
             shutil.copytree(work / "store", again)
-            grown.append(fmray(folder, again, where, True))
+            grown.append(fmray(folder, again, step, True))
             shutil.rmtree(again)
-            nothing.append(fmray(folder, work / "nothing", where, False))
+            nothing.append(fmray(folder, work / "nothing", step, False))
             shutil.rmtree(work / "nothing")
             plain.append(polars(folder, work / "polars"))
         best, bare = (min(made, key=lambda one: one.seconds) for made in (grown, nothing))
@@ -137,5 +137,5 @@ def measure(num_files: int, num_rows: int, where: str = "local", rounds: int = 2
 
 
 if __name__ == "__main__":
-    given = [int(text) for text in sys.argv[1:]]
-    measure(*(given or [20, 500_000]))
+    given = sys.argv[1:]
+    measure(int(given[0]) if given else 20, int(given[1]) if given[1:] else 500_000, *given[2:3])

@@ -1,0 +1,150 @@
+"""Find the trained members that new ones begin with: the champion's, or those of a run that a job names.
+
+They must have learned from the side of the split that is training rows now, and see the same inputs; or the job is
+refused, or starts cold where it says so. What was decided stands in the run's `run.json`, and holds when it goes on.
+"""
+
+import os
+from collections.abc import Callable
+
+from fmray.catalogue import MODELS
+from fmray.errors import DataError, SpecError
+from fmray.promote.history import champion_of
+from fmray.records import Json, Prepared, Run
+from fmray.report.folder import RUN
+from fmray.schema import Column, Schema
+from fmray.spec.job import Job
+from fmray.spec.sections import WarmStart
+from fmray.store import Store
+from fmray.store.plain import read_text
+from fmray.train.population import Blueprint
+from fmray.train.saved import FILE, Saved, read_model
+from fmray.train.warm import WHERE, Start
+
+CHAMPION = "champion"
+CURE = "Train this once without train.warm_start, or give it otherwise: cold."
+
+
+def starts_of(
+    job: Job, asked: WarmStart, prepared: Prepared, run: Run, store: Store, note: Callable[[str], None]
+) -> tuple[Start, ...]:
+    """Give what the members of a run begin with, in their order; nothing where they start cold.
+
+    Args:
+        asked: As the job says it.
+        note: Hears what was decided.
+
+    Raises:
+        SpecError: If the members of the named run do not fit, and the job does not say to start cold then.
+        DataError: If there is no such run.
+    """
+    path = f"{run.root}/{RUN}"
+    facts = store.read_json(path)
+    origin = facts["warm_start"]["from"] if "warm_start" in facts else _origin(job, asked, store)
+    starts, why = _starts(job, asked, prepared, store, origin)
+    if why:
+        note(f"members start cold: {why}")
+    else:
+        shown = ", ".join(str(start.member) for start in starts)
+        count = job.train.seeds.n
+        note(f"{count} members start from those of {origin}: {shown}" + ", in turn" * (count > len(starts)))
+    whose = [{"member": start.member, "tensor_hash": start.tensor_hash} for start in starts]
+    told: Json = {"from": origin, "cold": why, "members": whose}
+    store.write_json(path, {**store.read_json(path), "warm_start": told})
+    return starts
+
+
+def _starts(job: Job, asked: WarmStart, prepared: Prepared, store: Store, origin: str) -> tuple[tuple[Start, ...], str]:
+    """Give starts, or the reason for starting cold."""
+    if not origin:
+        return (), f"job '{job.name}' has no champion yet"
+    root = store.path("runs", job.name, origin) if asked.model == CHAMPION else origin
+    try:
+        _refuse_other_split(root, prepared)
+        model = root if os.path.exists(f"{root}/{FILE}") else f"{root}/model"
+        return _fitting(read_model(model), job, prepared, origin), ""
+    except SpecError as error:
+        if asked.otherwise == "refuse":
+            raise SpecError(f"{error.message} {CURE}", WHERE) from error
+        return (), error.message
+
+
+def _origin(job: Job, asked: WarmStart, store: Store) -> str:
+    """Name the run: the champion by its id, another by its folder."""
+    if asked.model == CHAMPION:
+        return champion_of(job.name, store) or ""
+    return os.path.abspath(os.path.join(job.folder, os.path.expanduser(asked.model)))
+
+
+def _refuse_other_split(root: str, prepared: Prepared) -> None:
+    """Make sure that no row of validation or test now was a training row then."""
+    beside = root if os.path.exists(f"{root}/{RUN}") else os.path.dirname(root)
+    try:
+        with open(f"{beside}/{RUN}", "rb") as file:
+            facts = read_text(file.read())
+        split = facts["data"]["split"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{WHERE}: {root} holds no finished run, so which rows it learned from is unknown. "
+            "Give the directory of one, or its model/ in there."
+        ) from error
+    if apart := sorted(n for n in split.keys() | prepared.split.keys() if split.get(n) != prepared.split.get(n)):
+        shown = ", ".join(f"{name} {split.get(name)} -> {prepared.split.get(name)}" for name in apart)
+        raise SpecError(
+            f"rows were divided otherwise for {beside} ({shown}), so it may have learned from rows that are "
+            "validation or test now.",
+            WHERE,
+        )
+
+
+def _fitting(saved: Saved, job: Job, prepared: Prepared, origin: str) -> tuple[Start, ...]:
+    """Give the members of a model as starts.
+
+    Raises:
+        SpecError: Naming what they see, predict or are otherwise.
+    """
+    theirs, ours = saved.prepared.target, prepared.target
+    if (theirs.kind, theirs.columns, theirs.classes) != (ours.kind, ours.columns, ours.classes):
+        shown = f"{', '.join(theirs.columns)}: {', '.join(theirs.classes) or theirs.kind}"
+        raise SpecError(
+            f"{origin} predicts {shown}, this job {', '.join(ours.columns)}: {', '.join(ours.classes) or ours.kind}.",
+            WHERE,
+        )
+    for member in saved.members:
+        if member.model["name"] != job.model.name:
+            raise SpecError(f"{origin} is a {member.model['name']}, this job trains a {job.model.name}.", WHERE)
+        own = saved.prepared.for_member(member)
+        if apart := _apart(own.schema, prepared.schema):
+            raise SpecError(f"{origin} has other inputs: {apart}.", WHERE)
+        steps = [[(step["name"], dict(step["params"])) for step in one.steps] for one in (own, prepared)]
+        if steps[0] != steps[1]:
+            names = [", ".join(name for name, _ in one) for one in steps]
+            raise SpecError(f"the inputs of {origin} come from other steps: {names[0]} -> {names[1]}.", WHERE)
+    starts = tuple(Start(member.index, member.tensor_hash, member.root) for member in saved.members)
+    blueprint = Blueprint(MODELS.find(job.model.name), job.model.params, 0)
+    for start in starts:
+        start.module(blueprint, prepared.schema, len(ours.classes) or len(ours.columns))
+    return starts
+
+
+def _apart(theirs: Schema, ours: Schema) -> str:
+    """Say in words how two schemas differ, empty if they do not."""
+    if theirs == ours:
+        return ""
+    before, now = ({column.name: column for column in schema.columns} for schema in (theirs, ours))
+    found = {
+        "new": [name for name in now if name not in before],
+        "gone": [name for name in before if name not in now],
+        "changed": [_change(before[n], now[n]) for n in now if n in before and before[n] != now[n]],
+    }
+    words = [f"{what} {', '.join(names)}" for what, names in found.items() if names]
+    return "; ".join(words) or f"in the order {', '.join(now)}, not {', '.join(before)}"
+
+
+def _change(before: Column, now: Column) -> str:
+    if before.kind != now.kind or before.classes == now.classes:
+        return f"{now.name} ({before.kind} of {before.width} -> {now.kind} of {now.width})"
+    new = [level for level in now.classes if level not in before.classes]
+    gone = [level for level in before.classes if level not in now.classes]
+    words = [f"{what} level {', '.join(levels)}" for what, levels in (("new", new), ("gone", gone)) if levels]
+    return f"{now.name} ({'; '.join(words) or 'levels in another order'})"
