@@ -149,6 +149,7 @@ def test_a_step_learns_again_only_where_what_it_sees_has_changed(write, grown):
     assert (reused(notes, "identify rows"), reused(notes, "learn the steps")) == ((3, 3), (3, 3))
 
 
+@pytest.mark.slow
 def test_another_column_split_or_label_is_another_question(write, grown):
     write("0.parquet", rows(0), **PLAIN)
     grown(ASKED["plain"])
@@ -158,6 +159,7 @@ def test_another_column_split_or_label_is_another_question(write, grown):
     assert reused(grown({**ASKED["plain"], **other}), "identify rows") == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rows", "fits"])
 def test_what_is_damaged_is_made_anew(write, grown, store, kind):
     write("0.parquet", rows(0), **PLAIN)
@@ -174,6 +176,7 @@ def test_what_is_damaged_is_made_anew(write, grown, store, kind):
     assert reused(grown(ASKED["plain"]), "identify rows") == (2, 3)
 
 
+@pytest.mark.slow
 def test_two_at_once_leave_what_one_would(tmp_path, write, prepared, store):
     for number in range(4):
         folder = write(f"{number}.parquet", rows(number), **PLAIN)

@@ -81,6 +81,7 @@ def test_without_learning_the_scores_are_the_champions(home):
     assert [m["tensor_hash"] for m in told["members"]] == [m["tensor_hash"] for m in before]
 
 
+@pytest.mark.slow
 def test_on_grown_data_more_members_begin_with_the_champions_in_turn(home):
     folder, store, champion = home
     write_rows(folder / "rows", 1)
@@ -93,6 +94,7 @@ def test_on_grown_data_more_members_begin_with_the_champions_in_turn(home):
         assert all((ours[name] == tensor).all() for name, tensor in theirs[index % 2].items())
 
 
+@pytest.mark.slow
 def test_a_warm_start_saves_epochs(home):
     folder, store, champion = home
     write_rows(folder / "rows", 1)
