@@ -1,5 +1,6 @@
-"""Show a run to whoever watches: live on a terminal, a few lines elsewhere."""
+"""Show a run to whoever watches: live on a terminal, a line now and then elsewhere."""
 
+import time
 from types import TracebackType
 from typing import Any
 
@@ -7,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 Event = dict[str, Any]
+LEAST_SECONDS, MOST_SECONDS = 5.0, 60.0
+"""Between two lines of progress where there is no terminal: a tenth of what the run has taken, within these."""
 
 
 class Watch:
@@ -20,6 +23,7 @@ class Watch:
         self._console = console
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._started = self._shown_at = time.monotonic()
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[text]}"))
             self._bar = Progress(*columns, console=console, transient=True)
@@ -42,7 +46,7 @@ class Watch:
                 self._clear()
                 self._console.print(f"[bold]{event['stage']:9}[/bold] ", end="")
                 self._console.print(event["text"], markup=False, highlight=False, soft_wrap=True)
-            case "note" if self._bar is not None:
+            case "note":
                 self._console.print(
                     f"          {event['text']}", markup=False, highlight=False, style="dim", soft_wrap=True
                 )
@@ -62,10 +66,18 @@ class Watch:
 
     def _show(self, name: str, done: int, total: int, text: str) -> None:
         if self._bar is None:
+            self._show_line(name, text)
             return
         if self._task is None:
             self._task = self._bar.add_task(name, total=total, text=text)
         self._bar.update(self._task, description=f"          {name}", completed=done, total=total, text=text)
+
+    def _show_line(self, name: str, text: str) -> None:
+        now = time.monotonic()
+        if now - self._shown_at < min(max((now - self._started) / 10, LEAST_SECONDS), MOST_SECONDS):
+            return
+        self._shown_at = now
+        self._console.print(f"          {name} {text}", markup=False, highlight=False, soft_wrap=True)
 
     def _clear(self) -> None:
         if self._bar is not None and self._task is not None:

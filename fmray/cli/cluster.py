@@ -13,6 +13,7 @@ from fmray.cli.app import (
     DEFAULT_STORE,
     DONE,
     FAILED,
+    INTERRUPTED,
     AsJson,
     JobFile,
     Overrides,
@@ -20,6 +21,7 @@ from fmray.cli.app import (
     app,
     error_console,
 )
+from fmray.cli.runs import show_end
 
 Address = Annotated[
     str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
@@ -155,7 +157,10 @@ def logs(
         return _follow(cluster, attempt.id, console, _told(attempt))
     text = cluster.logs(attempt.id)
     if not as_json:
-        _say(console, text.rstrip("\n"))
+        lines = _Lines(console)
+        lines(text)
+        if lines.answer().get("status") == "finished":
+            show_end(lines.answer(), console)
     return DONE, {"status": "done", **_told(attempt), "log": text}
 
 
@@ -167,7 +172,8 @@ def stop(submission: Submission, address: Address = LOCAL, as_json: AsJson = Fal
     cluster = Cluster(address)
     attempt = cluster.stop(cluster.find(submission).id)
     if not as_json:
-        _say(Console(), f"{attempt.id}: {attempt.status.lower()}")
+        again = "; submitted again, it continues" if attempt.status == "STOPPED" else ""
+        _say(Console(), f"{attempt.id}: {attempt.status.lower()}{again}")
     return DONE, {"status": attempt.status.lower(), **_told(attempt)}
 
 
@@ -178,8 +184,14 @@ def _told(attempt: Any) -> dict[str, Any]:
 def _follow(cluster: Any, name: str, console: Console, answer: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Show the run's lines but for its own answer, which becomes part of this one."""
     lines = _Lines(console)
-    ended = cluster.follow(name, lines)
+    try:
+        ended = cluster.follow(name, lines)
+    except KeyboardInterrupt:
+        _say(error_console, f"{name} goes on: `fmray logs {name} --follow` shows more of it, `fmray stop {name}` ends it")
+        return INTERRUPTED, {**answer, "status": "left"}
     own = lines.answer()
+    if own.get("status") == "finished":
+        show_end(own, console)
     if ended.status == "STOPPED":
         _say(error_console, f"{name} was stopped; submit the job again to continue")
         own |= {"status": "interrupted"}

@@ -31,7 +31,7 @@ def predict(
     context.obj["out"] = out
     with Watch(console) as watch:
         summary = carry(model, data, out, place=place, report=watch)
-    for line in [] if as_json else spell_summary(summary):
+    for line in [] if as_json else [*spell_summary(summary), out]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return DONE, {"status": "finished", **summary}
 

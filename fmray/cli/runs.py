@@ -61,22 +61,25 @@ def run(
         "scores": done.scores.to_json() if done.scores else {},
     }
     if not as_json:
-        _show(done, console)
+        show_end(answer, console)
     return (GATE_FAILED if done.failed_gates else DONE), answer
 
 
-def _show(done: Any, console: Console) -> None:
+def show_end(answer: dict[str, Any], console: Console) -> None:
+    """Say what a finished run answers: its score, and where its report lies."""
+    from fmray.records import Scores
     from fmray.report.card import verdict
     from fmray.report.plots import spell
 
-    scores = done.scores
+    scores = Scores.from_json(answer["scores"])
     found = scores.test[scores.primary]
     pieces = "groups" if "grouped" in found.method else "rows"
+    gates = answer["failed_gates"]
     lines = [
         f"{scores.primary} {spell(found)} on {found.n:,} test {pieces}, look {scores.looks}",
         verdict(scores),
-        *([f"gates that failed: {', '.join(done.failed_gates)}"] if done.failed_gates else []),
-        done.report,
+        *([f"gates that failed: {', '.join(gates)}"] if gates else []),
+        answer["report"],
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

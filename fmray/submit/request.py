@@ -72,7 +72,7 @@ class Request:
         left_out = ", ".join(self.package.left_out)
         told = {
             "the data are not seen from here: the submission is named after the job alone": self.dataset is None,
-            "there is no store yet that is seen from here: the submission is named as a first run": not self._opened,
+            f"no store is seen from here at {redact(self.store)}: the first run there makes it": not self._opened,
             f"left out, as data do not travel with code: {left_out}": left_out,
         }
         return tuple(text for text, holds in told.items() if holds)

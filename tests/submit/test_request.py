@@ -68,7 +68,7 @@ def test_paths_are_absolute_where_they_are_sent(job, tmp_path, monkeypatch):
     assert request.job.data.path == str(tmp_path / "data")
     assert shlex.split(request.entrypoint)[-3:] == ["--store", f"{tmp_path}/some store", "--json"]
     assert not (tmp_path / "some store").exists()
-    assert any("no store yet" in note for note in request.notes)
+    assert any("no store is seen" in note for note in request.notes)
 
 
 def test_data_that_are_not_seen_from_here_leave_the_job_alone_to_name_it(tmp_path):
