@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted((ROOT / "examples").glob("[0-9]*.py"))
+ON_A_CLUSTER = ("04_cluster_life",)
+SCRIPTS = [
+    pytest.param(script, id=script.stem, marks=[pytest.mark.cluster] * (script.stem in ON_A_CLUSTER))
+    for script in sorted((ROOT / "examples").glob("[0-9]*.py"))
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_an_example_ends_with_a_report(script: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -232,9 +232,10 @@ def _loses(name: str, gain: Gain, allowed: float, margin: float) -> str:
 
 
 def _praise(rule: Promote, gain: Gain) -> str:
+    kind = "rows" if gain.apart is not None else "rows or groups"
     if rule.mode == "superior":
-        return f"better by {gain.value:+.4f} (p = {gain.p:.2g}) on {gain.pieces:,}"
-    return f"loses less than {rule.margin:g} against champion and anchor ({gain.value:+.4f} on {gain.pieces:,})"
+        return f"better by {gain.value:+.4f} (p = {gain.p:.2g}) on {gain.pieces:,} {kind}"
+    return f"loses less than {rule.margin:g} against champion and anchor ({gain.value:+.4f} on {gain.pieces:,} {kind})"
 
 
 def _facts(gain: Gain, allowed: float) -> Json:
