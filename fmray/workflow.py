@@ -55,13 +55,26 @@ from fmray.tune.sweep import Sweep, Workers, sweep
 
 
 def run(
-    job: Job, store: str | Store = "fmray-store", *, fresh: bool = False, report: Report = lambda event: None
+    job: Job,
+    store: str | Store = "fmray-store",
+    *,
+    fresh: bool = False,
+    report: Report = lambda event: None,
+    wait_seconds: float = 0,
 ) -> Run:
     """Carry a job from its file to its report, in a store given by path; see `execute`."""
-    return execute(job, Store(store) if isinstance(store, str) else store, fresh=fresh, report=report)
+    opened = Store(store) if isinstance(store, str) else store
+    return execute(job, opened, fresh=fresh, report=report, wait_seconds=wait_seconds)
 
 
-def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lambda event: None) -> Run:
+def execute(
+    job: Job,
+    store: Store,
+    *,
+    fresh: bool = False,
+    report: Report = lambda event: None,
+    wait_seconds: float = 0,
+) -> Run:
     """Carry a job from its file to its report; finished stages are read back, not redone.
 
     A finished run of the same job on the same data is returned as it is; an unfinished one is continued. In the end it
@@ -70,6 +83,7 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
     Args:
         fresh: Start anew, beside what is there.
         report: Gets every event: stages, epochs, notes.
+        wait_seconds: How long to wait for another process that carries the same run.
 
     Raises:
         FmrayError: If anything is not as it must be; once that is mended, the run can be continued.
@@ -77,7 +91,7 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
     address = address_of(job.track.mlflow, store) if job.track.mlflow else None
     job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))  # nobody else gets the password
     with importable(job.folder):
-        run = _finish(job, store, fresh, report, address)
+        run = _finish(job, store, fresh, report, address, wait_seconds)
         if job.promote is not None:
             report({"event": "stage", "stage": "promote", "text": f"{run.id} against the champion of {run.job}"})
             registry = Registry(run.job, store, address) if address else None
@@ -85,7 +99,7 @@ def execute(job: Job, store: Store, *, fresh: bool = False, report: Report = lam
         return run
 
 
-def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Address | None) -> Run:
+def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Address | None, wait_seconds: float) -> Run:
     """Carry a job to its report, or find the run that was, and tell MLflow of it."""
     report({"event": "stage", "stage": "scan", "text": f"looking at {job.data.path}"})
     dataset = scan(job.data, job.folder, store)
@@ -98,7 +112,9 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
                 begin(run, job.to_json(), job.modules(), store, address)
                 _tell(run, store, address, Journal(run.root, store, report))
         return run
-    with store.lease(run.root, wait_seconds=0), log_to(f"{run.root}/driver.log", store):
+    if wait_seconds and store.status(run.root) == "running":
+        report({"event": "note", "text": f"another process holds this run; waits {wait_seconds:g} s for it to end"})
+    with store.lease(run.root, wait_seconds=wait_seconds), log_to(f"{run.root}/driver.log", store):
         start_run(run, job, store)
         notice = None if address is None else begin(run, job.to_json(), job.modules(), store, address)
         live = Live(run.root, store, address, notice, report) if address and notice else None

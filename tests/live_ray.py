@@ -23,22 +23,30 @@ class LiveRay:
 
     Args:
         cpus: Of the head.
+        variables: Of its environment, and of every head that takes its place.
     """
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, cpus: int, **variables: str) -> None:
         # sockets lie in it, whose paths may have 107 characters
         self._folder = tempfile.TemporaryDirectory(prefix="fmr-", dir="/tmp", ignore_cleanup_errors=True)
         self.folder, self.port = Path(self._folder.name), next(port for port in PORTS if _is_free(port))
         self.address = f"http://127.0.0.1:{self.port + 1}"
         self.token = secrets.token_hex(32)
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._num_nodes = 0
+        self._cpus, self._variables = cpus, {"FSSPEC_DIR": self.disk("head"), **variables}
+        self.head = self.start_head()
+
+    def start_head(self) -> subprocess.Popen[bytes]:
+        """Start the head, or another one where one was: it knows nothing of what was before."""
         places = ["--port", self.port, "--dashboard-port", self.port + 1, "--ray-client-server-port", self.port + 2]
-        self._start(["--head", *places, "--temp-dir", self.folder / "ray"], cpus, {"FSSPEC_DIR": self.disk("head")})
+        self.head = self._start(["--head", *places, "--temp-dir", self.folder / "n0"], self._cpus, self._variables)
         try:
             self.wait_for(1)
         except TimeoutError:
             self.close()
             raise
+        return self.head
 
     def environment(self, **variables: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FMRAY_"))}
@@ -55,7 +63,10 @@ class LiveRay:
 
     def add_node(self, cpus: int, **variables: str) -> subprocess.Popen[bytes]:
         before = len(self.processes)
-        process = self._start(["--address", f"127.0.0.1:{self.port}"], cpus, variables)
+        # of its own, or one node unpacks code anew that another one on this machine is reading
+        self._num_nodes += 1
+        place = ["--address", f"127.0.0.1:{self.port}", "--temp-dir", self.folder / f"n{self._num_nodes}"]
+        process = self._start(place, cpus, variables)
         self.wait_for(before + 1)  # two that start at once on one machine get in each other's way
         return process
 
@@ -83,11 +94,19 @@ class LiveRay:
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
         """End a node and all its processes, which are in a session of their own."""
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # as Ctrl-C does; SIGTERM drains it for half a minute
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+        self.processes.remove(process)
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Lose a node: all that runs on it dies at once."""
+        for pid in below(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(15)
         self.processes.remove(process)
 
     def close(self) -> None:
@@ -105,6 +124,20 @@ class LiveRay:
             process = subprocess.Popen(command, env=given, **options)
         self.processes.append(process)
         return process
+
+
+def below(pid: int, title: bytes = b"") -> list[int]:
+    """List a process and those that it, or one of them, has started, if their title holds this."""
+    parents, titles = {}, {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(entry.name)] = (entry / "cmdline").read_bytes()
+    found, size = {pid}, 0
+    while len(found) > size:
+        size = len(found)
+        found |= {child for child, parent in parents.items() if parent in found}
+    return sorted(one for one in found if title in titles.get(one, b""))
 
 
 def _is_free(port: int) -> bool:

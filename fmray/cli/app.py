@@ -7,8 +7,12 @@ line on stdout is one JSON object, whatever happens. Heavy libraries are importe
 import json
 import logging
 import math
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -42,10 +46,28 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and leave with its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     known: dict[str, Any] = {}
-    code, answer = _answer(given, known)
+    with _terminable():
+        code, answer = _answer(given, known)
     if answer is not None and "--json" in given:
         print(json.dumps(redact(_strict({**known, **answer}))), flush=True)
     sys.exit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Take SIGTERM, by which clusters stop what runs on them, as Ctrl-C: leases are let go."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
@@ -65,6 +87,11 @@ def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str,
         hint = f"{error.format_message()} Try 'fmray --help'."
         return BAD_INPUT, _failure("usage", "", hint)
     except (KeyboardInterrupt, typer.Abort):
+        error_console.print("interrupted; run the same command again to continue")
+        return INTERRUPTED, {"status": "interrupted"}
+    except SystemExit as ended:  # by which Ray, once it has started, answers SIGTERM
+        if ended.code != signal.SIGTERM:
+            raise
         error_console.print("interrupted; run the same command again to continue")
         return INTERRUPTED, {"status": "interrupted"}
     except FmrayError as error:

@@ -39,9 +39,12 @@ def run(
     console = error_console if as_json else Console()
     console.print(f"fmray · {job.name} · {job_file}", markup=False, highlight=False)
     from fmray.progress import Watch
+    from fmray.store.lease import STALE_SECONDS, SUBMISSION
     from fmray.workflow import run as carry
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # the attempt before may have died with its machine, which shows in its silence only
+    patience = STALE_SECONDS if os.environ.get(SUBMISSION) else 0
     with Watch(console) as watch:
 
         def report(event: dict[str, Any]) -> None:
@@ -51,7 +54,7 @@ def run(
                 context.obj["promotion"] = event
             watch(event)
 
-        done = carry(job, store, fresh=fresh, report=report)
+        done = carry(job, store, fresh=fresh, report=report, wait_seconds=patience)
     answer = {
         "status": done.status,
         "run_id": done.id,

@@ -1,11 +1,9 @@
 """Run jobs by the clock, show what became of their ticks, and hand schedules to Kubernetes."""
 
-import signal
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from itertools import islice
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -57,7 +55,6 @@ def run(
         launch = partial(start, load_job(job_file).name, job_file, opened, address)
         return Timer(partial(load_job, job_file), opened, launch, say)
 
-    signal.signal(signal.SIGTERM, _interrupt)
     keep([timer(file) for file in job_files], lambda: datetime.now(UTC), time.sleep, once=once)
     return DONE, {"status": "done", "decisions": told}
 
@@ -116,8 +113,3 @@ def _spell(decision: Any) -> str:
     ticks = f"{decision.first} to {decision.tick} ({decision.count} ticks)" if decision.count > 1 else decision.tick
     rest = [part for part in (decision.reason, decision.run_dir) if part]
     return f"{ticks}  {decision.event}" + "".join(f": {part}" for part in rest)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End as Ctrl-C does, so that runs stop where they can be continued."""
-    raise KeyboardInterrupt

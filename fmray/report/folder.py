@@ -24,6 +24,7 @@ from fmray.rigour.gates import failed
 from fmray.spec.job import Job
 from fmray.store import Store, captured_environment, redact
 from fmray.store.copies import to_write
+from fmray.store.lease import SUBMISSION
 
 RUN = "run.json"
 MEMBER_COLUMNS = {"member": pa.int64(), "role": pa.string(), "model": pa.string(), "structure": pa.int64(),
@@ -77,6 +78,7 @@ def start_run(run: Run, job: Job, store: Store) -> None:
             "records": before.get("records", []),
             "failed_gates": [],
             **({"warm_start": before["warm_start"]} if "warm_start" in before else {}),
+            "submission": os.environ.get(SUBMISSION, ""),
         },
     )
 

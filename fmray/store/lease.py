@@ -26,6 +26,9 @@ from fmray.store.redaction import redact
 STALE_SECONDS = 30.0
 """A holder that gives no sign of life for this long may be replaced."""
 
+SUBMISSION = "FMRAY_SUBMISSION"
+"""Variable that names the submission whose driver a process is."""
+
 _BEATS = 6  # signs of life per STALE_SECONDS
 _POLL_SECONDS = 0.1
 _LONG_DEAD = 10  # multiples of STALE_SECONDS that no clock skew explains
@@ -42,7 +45,7 @@ class Holder:
     Args:
         fence: Number of the lease.
         token: Tells two holders of one number apart, should the place have been removed in between.
-        owner: What the process was started as.
+        owner: Submission whose driver it is, or what the process was started as.
         host, pid, started, machine: Which process; `started` guards against a reused pid.
         heartbeat: Time of the last sign of life.
         released: True once the holder has let go.
@@ -314,7 +317,7 @@ def _myself(fence: int) -> Holder:
     return Holder(
         fence=fence,
         token=secrets.token_hex(8),
-        owner=os.path.basename(sys.argv[0]) or "python",
+        owner=os.environ.get(SUBMISSION) or os.path.basename(sys.argv[0]) or "python",
         host=socket.gethostname(),
         pid=os.getpid(),
         started=process_start(os.getpid()),

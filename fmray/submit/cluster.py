@@ -18,6 +18,7 @@ from typing import Any
 from fmray.errors import ClusterError, SpecError
 from fmray.records import Json
 from fmray.store import redact
+from fmray.store.lease import SUBMISSION
 from fmray.submit.package import unpack
 from fmray.submit.request import Request
 
@@ -140,7 +141,7 @@ class Cluster:
             attempts = _of_run(self.attempts(), request.run_id)
             if attempts and attempts[-1].is_alive:
                 return attempts[-1], False
-            number = attempts[-1].number + 1 if attempts else 1
+            number = 1 + max(request.attempts_before, attempts[-1].number if attempts else 0)
             name = request.submission_id(number)
             try:
                 self._send(request, number)
@@ -228,7 +229,8 @@ class Cluster:
     def _send(self, request: Request, number: int) -> None:
         with tempfile.TemporaryDirectory(prefix="fmray-submit-") as folder:
             unpack(request.package.files, Path(folder, "work"))
-            environment: Json = {"working_dir": f"{folder}/work"}
+            variables = {SUBMISSION: request.submission_id(number)}
+            environment: Json = {"working_dir": f"{folder}/work", "env_vars": variables}
             if request.fmray:
                 unpack(request.fmray, Path(folder))
                 environment["py_modules"] = [f"{folder}/fmray"]
