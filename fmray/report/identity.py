@@ -13,11 +13,13 @@ def name_run(job: Job, data_fingerprint: str, store: Store | None, fresh: bool =
     """Give the id of the newest run of this job on this data, or of the first.
 
     Args:
-        data_fingerprint: Of the files as scanned.
+        data_fingerprint: Of the files as scanned; empty if they are not seen.
         store: That holds the runs; None if there are none.
         fresh: Name one beside those that are there.
     """
     asked = {key: value for key, value in job.to_json().items() if key not in NOT_ASKED}
+    if data_fingerprint:  # which says what the data are, wherever they lie and however that is spelled
+        asked["data"] = {key: value for key, value in asked["data"].items() if key != "path"}
     first = fingerprint(asked, data_fingerprint, source_digest(*job.modules()))[:12]
     names = store.list(store.path("runs", job.name)) if store else []
     taken = [name for name in names if name.split("-")[0] == first]

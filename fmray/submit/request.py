@@ -14,6 +14,7 @@ from fmray.data.scan import SAMPLE, Dataset, scan
 from fmray.errors import DataError, FmrayError, SpecError
 from fmray.records import Json
 from fmray.registry import importable
+from fmray.report.folder import RUN
 from fmray.report.identity import name_run
 from fmray.spec.job import Job
 from fmray.store import Store, redact
@@ -30,12 +31,14 @@ class Request:
         store: Absolute path or URI.
         package: The working directory.
         fmray: fmray's own files, if they are sent along.
+        fresh: Train anew, beside what is there.
     """
 
     job: Job
     store: str
     package: Package
     fmray: Files
+    fresh: bool = False
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -56,7 +59,17 @@ class Request:
     def run_id(self) -> str:
         """Name the run it will start or continue."""
         with importable(self.job.folder):
-            return name_run(self.job, self.dataset.fingerprint if self.dataset else "", self._opened)
+            seen = self.dataset.fingerprint if self.dataset else ""
+            return name_run(self.job, seen, self._opened, self.fresh)
+
+    @property
+    def attempts_before(self) -> int:
+        """Give the number of the newest attempt that the store knows of: a cluster forgets, if its head is lost."""
+        path = f"runs/{self.job.name}/{self.run_id}/{RUN}"
+        if self._opened is None or not self._opened.exists(path):
+            return 0
+        name, _, number = str(self._opened.read_json(path).get("submission", "")).rpartition("-")
+        return int(number) if f"{name}-" == self.submission_id(0)[:-1] and number.isdigit() else 0
 
     @cached_property
     def _opened(self) -> Store | None:
@@ -85,7 +98,8 @@ class Request:
     @property
     def entrypoint(self) -> str:
         """Give the command that carries the job there."""
-        return shlex.join(["python", "-m", "fmray.cli", "run", JOB_FILE, "--store", self.store, "--json"])
+        command = ["python", "-m", "fmray.cli", "run", JOB_FILE, "--store", self.store, "--json"]
+        return shlex.join([*command, *(["--fresh"] if self.fresh else [])])
 
     def submission_id(self, attempt: int) -> str:
         """Name an attempt."""
@@ -110,7 +124,7 @@ class Request:
         return redact(shown)
 
 
-def plan(job: Job, store: str, *, with_fmray: bool = False) -> Request:
+def plan(job: Job, store: str, *, with_fmray: bool = False, fresh: bool = False) -> Request:
     """Collect what a job needs elsewhere; the data are looked at once the run is named.
 
     Raises:
@@ -123,7 +137,7 @@ def plan(job: Job, store: str, *, with_fmray: bool = False) -> Request:
         if redact(address) != address:
             text = f"{redact(address)!r} holds a secret, which a cluster shows to all who list its jobs"
             raise SpecError(f"{text}. Put it into the environment of the nodes.", key)
-    return Request(job, store, pack(job), pack_fmray() if with_fmray else {})
+    return Request(job, store, pack(job), pack_fmray() if with_fmray else {}, fresh)
 
 
 def _absolute(path: str, folder: str) -> str:

@@ -53,6 +53,39 @@ def test_a_newer_run_beside_the_first_is_the_one_that_is_continued(job, tmp_path
     assert plan(job, store.root).run_id == f"{first}-b"
 
 
+def test_a_run_has_one_id_here_and_there_however_the_path_of_its_data_is_spelled(job, tmp_path):
+    (tmp_path / "there").symlink_to(tmp_path / "data")
+    store = str(tmp_path / "store")
+    found = open_run(job, scan(job.data, job.folder, None).fingerprint, Store(store), fresh=False).id
+    assert plan(job, store).run_id == found
+    for path in ("./data", str(tmp_path / "data"), "there", "file://" + str(tmp_path / "data")):
+        assert plan(replace(job, data=replace(job.data, path=path)), store).run_id == found
+
+
+def test_an_attempt_that_the_cluster_has_forgotten_is_counted_if_the_store_knows_it(job, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    request = plan(job, store.root)
+    assert request.attempts_before == 0
+    path = store.path("runs", job.name, request.run_id, "run.json")
+    for said, number in ((request.submission_id(12), 12), ("", 0), (f"fmray-{request.run_id}-b-3", 0), ("fmray-x", 0)):
+        store.write_json(path, {"submission": said})
+        assert plan(job, store.root).attempts_before == number
+
+
+def test_a_fresh_run_is_named_beside_the_one_that_is_there_and_then_continued_like_any(job, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    first = plan(job, store.root).run_id
+    assert plan(job, store.root, fresh=True).run_id == first
+    store.write_json(store.path("runs", job.name, first, "run.json"), {})
+    fresh = plan(job, store.root, fresh=True)
+    assert fresh.run_id == f"{first}-b"
+    assert shlex.split(fresh.entrypoint)[-1] == "--fresh"
+    store.write_json(store.path("runs", job.name, fresh.run_id, "run.json"), {})
+    again = plan(job, store.root)
+    assert again.run_id == fresh.run_id
+    assert "--fresh" not in again.entrypoint
+
+
 def test_other_data_other_code_and_another_question_are_other_runs_but_other_workers_are_not(job, tmp_path):
     store = str(tmp_path / "store")
     first = plan(job, store).run_id
