@@ -39,6 +39,7 @@ def submit(
     store: StorePath = DEFAULT_STORE,
     set_: Overrides = [],  # noqa: B006
     with_fmray: WithFmray = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train anew, beside what is there.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Show its progress, and end as the run ends.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be sent.")] = False,
     look_first: Annotated[bool, typer.Option("--preflight/--no-preflight", help="Look at the nodes first.")] = True,
@@ -49,7 +50,7 @@ def submit(
     from fmray.submit import Cluster, plan
 
     console = error_console if as_json else Console()
-    request = plan(load_job(job_file, set_), store, with_fmray=with_fmray)
+    request = plan(load_job(job_file, set_), store, with_fmray=with_fmray, fresh=fresh)
     if dry_run:
         shown = request.to_json(1)
         if not as_json:
@@ -60,13 +61,15 @@ def submit(
         asked = pool.submit(_ask, cluster, request) if look_first else None
         notes = request.notes
         alive = any(one.run_id == request.run_id and one.is_alive for one in cluster.attempts())
-        if asked is not None and not alive and (found := _judge(asked.result(), request, console))[0]:
-            return found
+        code, looked = _judge(asked.result(), request, console) if asked and not alive else (DONE, {})
+        if code != DONE:
+            return code, looked
     for note in notes:
         _say(console, note)
     attempt, is_new = cluster.submit(request)
     _say(console, f"{'submitted' if is_new else 'attached to'} {attempt.id} · run {attempt.run_id} of {attempt.job}")
     answer = {"status": "submitted" if is_new else "attached", **_told(attempt), "notes": list(notes)}
+    answer["warnings"] = looked.get("warnings", [])
     return _follow(cluster, attempt.id, console, answer) if wait else (DONE, answer)
 
 
@@ -110,14 +113,17 @@ def _judge(facts: dict[str, Any], request: Any, console: Console) -> tuple[int, 
         # lanes take about what rows do in memory, and the passes before them as much again
         free_bytes=max(LEAST_FREE, 2 * sum(sum(file.group_bytes) for file in files)),
     )
-    failures = judge(facts, needs)
+    found = judge(facts, needs)
+    failures, warnings = ([one for one in found if one.passes == passes] for passes in (False, True))
     names = [node["name"] for node in facts["nodes"]]
-    _say(console, f"preflight {'failed' if failures else 'passed'} · {len(names)} nodes, {facts['seconds']} s")
-    answer: dict[str, Any] = {"status": "passed", "nodes": names, "seconds": facts["seconds"], "failures": []}
+    verdict = "failed" if failures else "passed, but the run will wait for its turn" if warnings else "passed"
+    _say(console, f"preflight {verdict} · {len(names)} node{'s' * (len(names) != 1)}, {facts['seconds']} s")
+    for one in found:
+        _say(error_console, str(one))
+    answer: dict[str, Any] = {"status": "passed", "nodes": names, "seconds": facts["seconds"]}
+    answer |= {"failures": [], "warnings": [warning.to_json() for warning in warnings]}
     if not failures:
         return DONE, answer
-    for failure in failures:
-        _say(error_console, str(failure))
     error = {"kind": "ClusterError", "where": "preflight", "message": str(failures[0])}
     answer |= {"status": "failed", "error": error, "failures": [failure.to_json() for failure in failures]}
     return (BAD_INPUT if any(failure.is_bad_input for failure in failures) else FAILED), answer
@@ -187,7 +193,7 @@ def _follow(cluster: Any, name: str, console: Console, answer: dict[str, Any]) -
     try:
         ended = cluster.follow(name, lines)
     except KeyboardInterrupt:
-        _say(error_console, f"{name} goes on: `fmray logs {name} --follow` shows more of it, `fmray stop {name}` ends it")
+        _say(error_console, f"{name} goes on: `fmray logs {name} --follow` shows it, `fmray stop {name}` ends it")
         return INTERRUPTED, {**answer, "status": "left"}
     own = lines.answer()
     if own.get("status") == "finished":

@@ -31,12 +31,14 @@ class Failure:
         node: Where.
         found: What is there, in words.
         fix: What to change.
+        passes: It will be over by itself, and the run waits for that.
     """
 
     probe: str
     node: str
     found: str
     fix: str
+    passes: bool = False
 
     def __str__(self) -> str:
         return f"{self.probe}, {self.node}: {self.found}. {self.fix}."
@@ -55,8 +57,9 @@ def judge(facts: Json, needs: Needs) -> tuple[Failure, ...]:
     """Give what stands in the way of a job, the most basic first.
 
     Args:
-        facts: {"nodes": [{"id", "name", "head", "resources", "available"}], "answers": {look: {id: {"value"} or
-            {"error"}}}}; a node that gave no answer to "versions" was asked nothing else.
+        facts: {"nodes": [{"id", "name", "head", "resources", "available"}], "holders": [{"who", "CPU", "GPU"}],
+            "answers": {look: {id: {"value"} or {"error"}}}}; a node that gave no answer to "versions" was asked
+            nothing else.
     """
     names = {node["id"]: node["name"] for node in facts["nodes"]}
     silent = {name: answer for name, answer in facts["answers"]["versions"].items() if "error" in answer}
@@ -66,7 +69,7 @@ def judge(facts: Json, needs: Needs) -> tuple[Failure, ...]:
     ]
     looks = {**facts["answers"], "versions": {n: a for n, a in facts["answers"]["versions"].items() if n not in silent}}
     failures += _versions(looks["versions"], names, needs)
-    failures += _room([node for node in facts["nodes"] if node["resources"].get("CPU")], needs)
+    failures += _room([node for node in facts["nodes"] if node["resources"].get("CPU")], facts["holders"], needs)
     failures += _storage(looks, names, needs)
     failures += _disks(looks["disks"], names, needs)
     failures += _data(looks["data"], names, needs)
@@ -107,7 +110,7 @@ def _by_value(values: Mapping[str, str], names: Mapping[str, str]) -> dict[str, 
     return {value: ", ".join(nodes) for value, nodes in sorted(held.items(), key=lambda item: -len(item[1]))}
 
 
-def _room(nodes: Sequence[Json], needs: Needs) -> Iterator[Failure]:
+def _room(nodes: Sequence[Json], holders: Sequence[Json], needs: Needs) -> Iterator[Failure]:
     """Compare what workers will reserve with what the nodes have, and with what is free of it."""
     all_of, free = [node["resources"] for node in nodes], [node["available"] for node in nodes]
     try:
@@ -122,13 +125,21 @@ def _room(nodes: Sequence[Json], needs: Needs) -> Iterator[Failure]:
     left[0] = {**left[0], "CPU": float(left[0].get("CPU", 0)) - reading}
     fit = max(0, num_fitting(left, needed))
     if fit < workers:
-        total, cpus = (sum(float(node.get("CPU", 0)) for node in held) for held in (all_of, free))
-        taken = f"{total - cpus:g} of {total:g} CPUs"
-        if "GPU" in needed:
-            taken += f" and {sum(n.get('GPU', 0) for n in all_of) - sum(n.get('GPU', 0) for n in free):g} GPUs"
-        found = f"{taken} are taken by other work, which leaves room for {fit} of {workers} workers with {needed} each"
-        fix = "Wait until it ends or stop it (`fmray jobs` and `ray list actors` show it)"
-        yield Failure("cpus", EVERYWHERE, found, fix + (f", or set run.workers: {fit}" if fit else ""))
+        yield Failure("cpus", EVERYWHERE, *_taken(all_of, free, holders, needed, fit, workers), passes=True)
+
+
+def _taken(
+    all_of: Sequence[Json], free: Sequence[Json], holders: Sequence[Json], needed: Json, fit: int, workers: int
+) -> tuple[str, str]:
+    """Say what is taken and by whom, and what can be done beside waiting."""
+    counts = {name: [sum(float(node.get(name, 0)) for node in held) for held in (all_of, free)] for name in needed}
+    taken = " and ".join(f"{total - left:g} of {total:g} {name}s" for name, (total, left) in counts.items())
+    parts = ((holder, [f"{holder[name]:g} {name}" for name in needed if holder.get(name)]) for holder in holders)
+    named = "; ".join(f"{' and '.join(held)} by {redact(holder['who'])}" for holder, held in parts if held)
+    found = f"{taken} are taken by other work{f' ({named})' if named else ''}, "
+    found += f"which leaves room for {fit} of {workers} workers with {needed} each"
+    fix = "The run waits for them; to have it start now, stop what holds them (`fmray stop ID`)"
+    return found, fix + (f", or set run.workers: {fit}" if fit else "")
 
 
 def _reservation(nodes: Sequence[Json], needs: Needs) -> tuple[int, Json, float]:

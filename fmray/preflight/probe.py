@@ -13,6 +13,7 @@ import platform
 import socket
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -22,7 +23,7 @@ from tempfile import gettempdir
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
+from ray._private.state import available_resources_per_node  # public calls add up all nodes
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Json = dict[str, Any]
@@ -30,6 +31,7 @@ Answers = dict[str, Json]
 
 LOOK_SECONDS, READ_SECONDS, LOAD_SECONDS, MEET_SECONDS = 8.0, 4.0, 14.0, 5.0
 """How long a node may take to start and look, to read what others wrote, to import torch since the start, to meet."""
+HELD, MOST_LISTED = ("CPU", "GPU"), 10_000
 PARQUET = (".parquet", ".parq", ".pq")
 THREADS = 8
 
@@ -189,7 +191,8 @@ def explore(asked: Mapping[str, Any]) -> Json:
         party.send("meet", lambda node: (place, loaded.index(node), len(loaded)), loaded)
     party.gather("meet", LOAD_SECONDS + MEET_SECONDS)
     party.gather("clear", LOAD_SECONDS + MEET_SECONDS)
-    return {"nodes": nodes, "answers": party.answers, "seconds": round(time.monotonic() - party.started, 2)}
+    told = {"nodes": nodes, "holders": holders() if any(map(is_busy, nodes)) else [], "answers": party.answers}
+    return {**told, "seconds": round(time.monotonic() - party.started, 2)}
 
 
 def living_nodes() -> list[Json]:
@@ -207,6 +210,36 @@ def living_nodes() -> list[Json]:
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: (not node["head"], node["id"]))
+
+
+def is_busy(node: Json) -> bool:
+    """Tell whether cores or GPUs of a node are taken."""
+    return any(node["available"].get(name, 0) < node["resources"].get(name, 0) for name in HELD)
+
+
+def holders() -> list[Json]:
+    """Give who holds cores and GPUs, who holds most first: {"who", "CPU", "GPU"}; nothing if Ray does not say."""
+    from ray.util import state
+
+    asked: Json = {"detail": True, "limit": MOST_LISTED, "timeout": LOOK_SECONDS, "raise_on_missing_output": False}
+    held: dict[str, Counter[str]] = defaultdict(Counter)
+    with suppress(Exception):  # the judgement stands without the names
+        for group in state.list_placement_groups(filters=[("state", "=", "CREATED")], **asked):
+            for bundle in group.bundles or []:
+                _hold(held[group.creator_job_id], bundle["unit_resources"])
+        # what runs inside a group asks for its bundles by other names, so nothing is counted twice
+        for actor in state.list_actors(filters=[("state", "=", "ALIVE")], **asked):
+            _hold(held[actor.job_id], actor.required_resources)
+        for task in state.list_tasks(filters=[("state", "=", "RUNNING"), ("type", "=", "NORMAL_TASK")], **asked):
+            _hold(held[task.job_id], task.required_resources)
+        names = {job.job_id: job.submission_id or f"`{job.entrypoint}`" for job in state.list_jobs(**asked)}
+        found = [{"who": names.get(job, f"job {job}"), **counts} for job, counts in held.items() if +counts]
+        return sorted(found, key=lambda holder: -sum(holder.get(name, 0) for name in HELD))
+    return []
+
+
+def _hold(held: Counter[str], resources: Mapping[str, float] | None) -> None:
+    held.update({name: (resources or {}).get(name, 0) for name in HELD})
 
 
 def _scout(node: str) -> Any:

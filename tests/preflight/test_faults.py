@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,12 @@ from live_ray import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
+QUICK = """
+data: {path: "sample:iris", target: target}
+train: {epochs: 2}
+evaluate: {baselines: [dummy]}
+run: {workers: 2}
+"""
 HOLD = """
 import ray, time
 ray.init()
@@ -40,7 +47,7 @@ def nodes(live, tmp_path_factory):
     shutil.copytree(ROOT / "fmray", folder / "skewed/fmray", ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "skewed/fmray/errors.py").open("a") as source:
         source.write("\n# another version\n")
-    (folder / "job.yaml").write_text("data: {path: 'sample:iris', target: target}\nrun: {workers: 2}\n")
+    (folder / "job.yaml").write_text(QUICK)
     (folder / "far.yaml").write_text("data: {path: 'dir://rows', target: y}\nrun: {workers: 2, gpu: true}\n")
     path = os.pathsep.join([str(folder / "skewed"), live.environment()["PYTHONPATH"]])
     node = live.add_node(1, FSSPEC_DIR=live.disk("node"), PYTHONPATH=path)
@@ -66,18 +73,28 @@ def test_a_gpu_a_local_disk_missing_data_and_other_versions_are_each_named(live,
     assert found["data"]["node"] != "all nodes"
 
 
-def test_cores_taken_by_others_are_named_and_another_fmray_is_no_matter_once_it_is_sent_along(live, nodes):
-    asked = ("--job", nodes / "job.yaml", "--store", nodes / "store", "--with-fmray")
+def test_cores_taken_by_others_are_named_with_who_holds_them_and_the_run_waits_until_they_are_free(live, nodes):
+    # another fmray is no matter once it is sent along
+    asked = (nodes / "job.yaml", "--store", nodes / "store", "--with-fmray")
     given = live.environment(RAY_ADDRESS=f"127.0.0.1:{live.port}")
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD], env=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    try:  # nothing else is wrong: the nodes meet, and the other fmray does not matter
+    try:
         assert holder.stdout.readline() == b"held\n"
-        found = failures(live, *asked, code=1)
-        assert set(found) == {"cpus"}
-        assert "3 of 3 CPUs are taken by other work" in found["cpus"]["found"]
+        told = live.fmray("preflight", "--job", *asked)
+        assert (told["status"], told["failures"]) == ("passed", [])
+        (warning,) = told["warnings"]
+        assert warning["probe"] == "cpus"
+        assert "3 of 3 CPUs are taken by other work (3 CPU by `" in warning["found"]
+        assert "will wait for its turn" in told["text"]
         assert not (nodes / "store").exists()
+        sent = live.fmray("submit", *asked)
+        assert [one["probe"] for one in sent["warnings"]] == ["cpus"]
+        until = time.monotonic() + 60
+        while "room for 2 workers" not in live.fmray("logs", sent["submission_id"])["log"]:
+            assert time.monotonic() < until
     finally:
         holder.kill()
         holder.communicate()
+    assert live.fmray("submit", *asked, "--wait", code=None)["status"] == "finished"

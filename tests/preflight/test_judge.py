@@ -27,7 +27,11 @@ def facts() -> dict[str, Any]:
         "load": None, "meet": 3.0,
     }  # fmt: skip
     nodes = [{"id": n, "name": f"host-{n}", "head": n == "a", "resources": cpus, "available": cpus} for n in NODES]
-    told = {"nodes": nodes, "answers": {look: {n: {"value": v} for n in NODES} for look, v in answers.items()}}
+    told = {
+        "nodes": nodes,
+        "holders": [],
+        "answers": {look: {n: {"value": v} for n in NODES} for look, v in answers.items()},
+    }
     return json.loads(json.dumps(told))
 
 
@@ -93,6 +97,22 @@ def test_cores_taken_by_other_work_are_told_from_cores_that_are_not_there(free, 
         assert failures[0].found.startswith(f"{12 - 3 * free:g} of 12 CPUs are taken by other work")
 
 
+def test_who_holds_cores_is_named_and_the_run_may_wait_for_them():
+    told = facts()
+    for node in told["nodes"]:
+        node["available"] = {"CPU": 4.0 if node["head"] else 0.0}
+    told["holders"] = [{"who": "fmray-1f0c-2", "CPU": 7.0, "GPU": 0}, {"who": "`python x.py --token=hush`", "CPU": 1}]
+    failure = only(judge(told, needs(run=RunOptions(workers=3))))
+    assert failure.passes
+    assert "(7 CPU by fmray-1f0c-2; 1 CPU by `python x.py" in failure.found
+    assert "hush" not in failure.found
+    assert failure.fix.endswith("or set run.workers: 1")
+
+
+def test_what_never_passes_is_no_matter_of_waiting():
+    assert not only(judge(facts(), needs(run=RunOptions(workers=100)))).passes
+
+
 def test_a_run_in_the_driver_and_a_search_do_not_wait_for_all_cores():
     told = facts()
     told["nodes"][0]["available"] = {}
@@ -109,7 +129,7 @@ def test_gpus_taken_by_other_work_are_counted():
         node["resources"] = {"CPU": 4.0, "GPU": 1.0}
         node["available"] = {"CPU": 4.0}
     failure = only(judge(told, needs()))
-    assert (failure.probe, "and 3 GPUs are taken" in failure.found) == ("cpus", True)
+    assert (failure.probe, "and 3 of 3 GPUs are taken" in failure.found) == ("cpus", True)
 
 
 def test_a_store_on_the_disk_of_each_node_is_refused_as_bad_input():
