@@ -188,8 +188,9 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_continues(fmray, tmp_path):
             if (run / "events.jsonl").read_text().partition('"resumed"')[2].count("\n") > 1:
                 break
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # by which clusters stop what runs on them
         process.communicate(timeout=60)
+    assert process.returncode == 130
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     resumed = [event for event in events if event["event"] == "resumed"]
     assert resumed

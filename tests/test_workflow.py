@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fmray import workflow
-from fmray.errors import DataError, TrainError
+from fmray.errors import ClusterError, DataError, TrainError
 from fmray.evaluate import parts
 from fmray.spec.load import job_from
 from fmray.store import Store
@@ -278,3 +279,24 @@ def test_a_run_killed_at_any_stage_continues_to_the_same_scores_with_one_look(fo
         done = finish(start(f"killed-{number}"))
         assert done["scores"] == expected["scores"], stage
         assert done["scores"]["looks"] == 1
+
+
+def test_a_run_that_another_process_is_about_to_leave_is_waited_for(folder, store):
+    first = workflow.execute(job(folder, train={"epochs": 2}), store)
+    store.write_json(f"{first.root}/run.json", store.read_json(f"{first.root}/run.json") | {"status": "running"})
+    held, events = threading.Event(), []
+
+    def hold():
+        with store.lease(first.root):
+            held.set()
+            time.sleep(0.5)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    with pytest.raises(ClusterError, match="is held by"):
+        workflow.execute(job(folder, train={"epochs": 2}), store)
+    again = workflow.execute(job(folder, train={"epochs": 2}), store, report=events.append, wait_seconds=20)
+    holder.join()
+    assert again.status == "finished"
+    assert any("another process holds this run; waits 20 s" in event.get("text", "") for event in events)

@@ -31,7 +31,7 @@ Answers = dict[str, Json]
 
 LOOK_SECONDS, READ_SECONDS, LOAD_SECONDS, MEET_SECONDS = 8.0, 4.0, 14.0, 5.0
 """How long a node may take to start and look, to read what others wrote, to import torch since the start, to meet."""
-HELD, MOST_LISTED = ("CPU", "GPU"), 10_000
+HELD, MOST_LISTED, LIST_SECONDS = ("CPU", "GPU"), 10_000, 3
 PARQUET = (".parquet", ".parq", ".pq")
 THREADS = 8
 
@@ -221,7 +221,7 @@ def holders() -> list[Json]:
     """Give who holds cores and GPUs, who holds most first: {"who", "CPU", "GPU"}; nothing if Ray does not say."""
     from ray.util import state
 
-    asked: Json = {"detail": True, "limit": MOST_LISTED, "timeout": LOOK_SECONDS, "raise_on_missing_output": False}
+    asked: Json = {"detail": True, "limit": MOST_LISTED, "timeout": LIST_SECONDS, "raise_on_missing_output": False}
     held: dict[str, Counter[str]] = defaultdict(Counter)
     with suppress(Exception):  # the judgement stands without the names
         for group in state.list_placement_groups(filters=[("state", "=", "CREATED")], **asked):
@@ -232,10 +232,15 @@ def holders() -> list[Json]:
             _hold(held[actor.job_id], actor.required_resources)
         for task in state.list_tasks(filters=[("state", "=", "RUNNING"), ("type", "=", "NORMAL_TASK")], **asked):
             _hold(held[task.job_id], task.required_resources)
-        names = {job.job_id: job.submission_id or f"`{job.entrypoint}`" for job in state.list_jobs(**asked)}
+        names = {job.job_id: job.submission_id or _short(job.entrypoint) for job in state.list_jobs(**asked)}
         found = [{"who": names.get(job, f"job {job}"), **counts} for job, counts in held.items() if +counts]
         return sorted(found, key=lambda holder: -sum(holder.get(name, 0) for name in HELD))
     return []
+
+
+def _short(command: str, most: int = 60) -> str:
+    line = " ".join(command.split())
+    return f"`{line if len(line) <= most else line[: most - 3] + '...'}`"
 
 
 def _hold(held: Counter[str], resources: Mapping[str, float] | None) -> None:

@@ -61,6 +61,8 @@ def test_a_submitted_run_is_attached_to_stopped_and_continued_to_its_end(live, j
         time.sleep(0.1)
     stopped = live.fmray("stop", first["submission_id"])
     assert stopped["status"] == "stopped"
+    (lease,) = root.glob("lease-*.json")  # on another machine only this shows that nobody holds the run
+    assert json.loads(lease.read_text())["released"]
     trained = max(event["epoch"] for event in events(root) if event["event"] == "epoch")
     assert trained < 100
     ended = live.fmray("submit", job, "--store", store, "--no-preflight", "--wait")
