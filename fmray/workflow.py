@@ -12,7 +12,7 @@ from functools import cache
 from fmray.data.folds import Fold
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
-from fmray.data.session import run_here, run_over_ray, session
+from fmray.data.session import run_here, run_over_ray, session, where_ray_runs
 from fmray.data.target import decide
 from fmray.ensemble.combine import combine
 from fmray.ensemble.folds import FOLD
@@ -46,6 +46,7 @@ from fmray.train.device import num_threads, set_up
 from fmray.train.predict import predict
 from fmray.train.room import num_workers, require_room
 from fmray.train.saved import write_model
+from fmray.train.stacks import here
 from fmray.tune.account import account_of
 from fmray.tune.members import train_members
 from fmray.tune.plans import job_at, linear_job, linear_plans
@@ -121,8 +122,9 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
         journal = Journal(run.root, store, live or report)
         try:
             with session() if job.run.workers not in ("auto", 0) else nullcontext():  # one for all stages
+                journal({"event": "driver", "places": [here()], "ray": where_ray_runs()})
                 done = _carry(job, dataset, run, store, journal)
-        except FmrayError as error:
+        except Exception as error:
             journal.fail(error)
             raise
         finally:

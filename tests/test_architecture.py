@@ -25,7 +25,7 @@ FLOORS = (
     ("cli",),
     ("progress",),
     ("schedule",),
-    ("submit", "preflight"),
+    ("submit", "preflight", "why"),
     ("workflow",),
     ("promote",),
     ("report", "inference"),
@@ -52,6 +52,7 @@ DOORS = {
         "train/workers.py",
         "tune/pbt.py",
         "tune/place.py",
+        "why/cluster.py",
     },
     "PIL": {"data/image.py"},
     "torch": {

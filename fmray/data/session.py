@@ -51,6 +51,15 @@ def session() -> Iterator[None]:
         ray.shutdown()
 
 
+def where_ray_runs() -> Json:
+    """Give the addresses of a Ray that is held, and which of its jobs this is; nothing where there is none."""
+    ray = sys.modules.get("ray")  # a job in this process does without
+    if ray is None or not ray.is_initialized():
+        return {}
+    here, board = ray.get_runtime_context(), ray._private.worker.get_dashboard_url()
+    return {"address": here.gcs_address, "dashboard": f"http://{board}" if board else "", "job": here.get_job_id()}
+
+
 def living_nodes() -> list[Json]:
     """Give the resources, as Ray names them, of each living node that can work."""
     import ray

@@ -6,8 +6,9 @@
 import io
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fmray.errors import FmrayError
 from fmray.records import Json
@@ -66,10 +67,15 @@ class Journal:
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
 
-    def fail(self, error: FmrayError) -> None:
-        """Write down why the run ended."""
-        self({"event": "failed", "kind": type(error).__name__, "text": str(error)})
-        self._update({"status": "failed", "time": round(time.time(), 3), "error": str(error)})
+    def fail(self, error: Exception) -> None:
+        """Write down why the run ended, and of what fmray did not raise on purpose also where."""
+        meant = isinstance(error, FmrayError)
+        text = str(error) if meant else f"{type(error).__name__}: {error}"
+        frames = [] if meant else list(traceback.extract_tb(error.__traceback__))
+        where = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+        with suppress(FmrayError):  # on a full disk: what is said of that must not hide the reason
+            self({"event": "failed", "kind": type(error).__name__, "text": text, "frames": where})
+            self._update({"status": "failed", "time": round(time.time(), 3), "error": text})
 
     def _list_record(self, record: list[str]) -> None:
         """Say in run.json that the run uses a record, before it is made: garbage collection spares it from then on."""

@@ -83,13 +83,15 @@ def fit(
     waits = _ask(pack, judge, group) if pack.state.epoch and not pack.state.step else False
     while _continues(pack) and not waits:
         started, first_step = time.perf_counter(), pack.state.step
-        run_epoch(pack, train_rows, steps, order_seed, checkpoints, group)
+        waited = run_epoch(pack, train_rows, steps, order_seed, checkpoints, group)
         seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric, group)
             waits = _ask(pack, judge, group)
         speed = (steps - first_step) / steps * train_rows.num_rows / max(seconds, 1e-9)
-        report(_epoch_event(pack, metric, speed, time.perf_counter() - started))
+        seconds = time.perf_counter() - started
+        spent = {"rows": max(group.collect(waited)), "checkpoints": checkpoints.spent_seconds() if checkpoints else 0.0}
+        report(_epoch_event(pack, metric, speed, seconds, spent))
         if group.tell(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack))):
             _save(pack, checkpoints, group)
     return not waits
@@ -173,8 +175,8 @@ def scores_of(metric: Metric, predictions: np.ndarray, rows: Rows, group: Group 
 
 def run_epoch(
     pack: Pack, rows: Rows, steps: int, order_seed: int, checkpoints: Checkpoints | None, group: Group = ALONE
-) -> None:
-    """Train on the batches of the current epoch, from the state's step on.
+) -> float:
+    """Train on the batches of the current epoch, from the state's step on; give the seconds rows were waited for.
 
     Args:
         steps: Batches of a whole epoch.
@@ -183,7 +185,13 @@ def run_epoch(
         group: The workers that train together.
     """
     state, train = pack.state, pack.train
-    for batch in rows.batches(train.order, order_seed, state.epoch, train.batch_rows, state.step):
+    batches, waited = iter(rows.batches(train.order, order_seed, state.epoch, train.batch_rows, state.step)), 0.0
+    while True:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        waited += time.perf_counter() - asked
+        if batch is None:
+            return waited
         factor = pack.schedule.factor(state.global_step, steps * train.epochs, steps)
         factor *= warmup(state.global_step, train.warmup_steps)
         due = checkpoints is not None and state.step + 1 < steps and checkpoints.due()
@@ -193,7 +201,7 @@ def run_epoch(
         if state.health:
             _drop_faulty(pack)
             if not len(pack):
-                return
+                return waited
         if due:
             _save(pack, checkpoints, group)
 
@@ -351,13 +359,17 @@ def _continues(pack: Pack) -> bool:
     return pack.state.epoch < pack.train.epochs and len(pack) > 0
 
 
-def _epoch_event(pack: Pack, metric: Metric, rows_per_second: float, seconds: float) -> dict[str, Any]:
+def _epoch_event(
+    pack: Pack, metric: Metric, rows_per_second: float, seconds: float, spent: dict[str, float]
+) -> dict[str, Any]:
     best = float(pack.state.best_score.max()) * pack.sign
     return {
         "event": "epoch",
         "epoch": pack.state.epoch,
         "epochs": pack.train.epochs,
         "rows_per_second": round(rows_per_second),
+        "seconds": round(seconds, 3),
+        "spent": {name: round(value, 3) for name, value in spent.items()},
         "seconds_left": round(seconds * (pack.train.epochs - pack.state.epoch), 1) if len(pack) else 0.0,
         "primary": metric.name,
         "best": best if math.isfinite(best) else None,

@@ -164,7 +164,7 @@ class Lookout:
         fit = num_fitting(living_nodes(), self._needed)
         if fit < self._fewest and fit != self._fit:
             text = f"training waits for a node: {fit} of {self._fewest} workers fit those that live"
-            self._report({"event": "note", "text": f"{text}, each with {self._needed}"})
+            self._report({"event": "note", "about": "node", "text": f"{text}, each with {self._needed}"})
         self._fit = fit
 
 

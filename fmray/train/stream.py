@@ -187,10 +187,7 @@ def _read(plan: Pieces | Windows, report: Report) -> Iterator[Arrays]:
                 _items(plan), num_cpus=READ_CPUS, concurrency=READERS, override_num_blocks=len(plan)
             )
             blocks = iter(read.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
-            with _impatience(report):
-                first = next(blocks)
-            yield _arrays(first)
-            for table in blocks:
+            while (table := _next(blocks, report)) is not None:
                 yield _arrays(table)
 
 
@@ -212,11 +209,16 @@ def _items(plan: Pieces | Windows) -> Any:
     return Items()
 
 
+def _next(blocks: Iterator[pa.Table], report: Report) -> pa.Table | None:
+    with _impatience(report):
+        return next(blocks, None)
+
+
 @contextmanager
 def _impatience(report: Report) -> Iterator[None]:
-    """Say so where not one row comes, since Ray Data waits for room without a word."""
+    """Say so where rows stay away, since Ray Data waits for room without a word."""
     text = f"no row has come after {PATIENCE_SECONDS:.0f} s: Ray Data needs {READ_CPUS} CPUs that nobody reserves"
-    timer = threading.Timer(PATIENCE_SECONDS, report, ({"event": "note", "text": text},))
+    timer = threading.Timer(PATIENCE_SECONDS, report, ({"event": "note", "about": "ingest", "text": text},))
     timer.daemon = True
     timer.start()
     try:

@@ -29,6 +29,7 @@ from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
 from fmray.train.room import Lookout, maps_lanes, room
+from fmray.train.stacks import here
 from fmray.train.stream import Stream
 
 Report = Callable[[Json], None]
@@ -203,6 +204,7 @@ def _work_on_worker(config: Json) -> None:
             ray.train.report({k: v for k, v in event.items() if isinstance(v, int | float)})
             reported = time.monotonic()
 
+    report({"event": "workers", "places": group.collect(here(group.rank, ray.get_runtime_context().get_node_id()))})
     try:
         work(Worker(group, ray.train.torch.get_device(), report, job.run, over_ray=True))
     except FmrayError as error:

@@ -25,6 +25,7 @@ from fmray.train.device import set_up
 from fmray.train.group import ALONE
 from fmray.train.loop import Verdict
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
+from fmray.train.stacks import here
 from fmray.train.workers import Worker
 from fmray.tune.proposals import Proposals
 from fmray.tune.referee import Referee, Rules
@@ -130,6 +131,8 @@ def _carry_trial(config: Json, desk: Any) -> None:
     packed, (training, run, path) = ray.get(desk.open.remote(config["trial"]))
     begin(path)
     trial: Trial = pickle.loads(packed)
+    place = here(node=ray.get_runtime_context().get_node_id())
+    desk.put.remote({"event": "workers", "trial": trial.number, "places": [place]})
     device = set_up_trial(run, trial.job.train)
 
     def ask(pack: str, epoch: int, scores: Mapping[int, float]) -> Verdict:

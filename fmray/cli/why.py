@@ -1,0 +1,125 @@
+"""Say in plain words what a run waits for or why it failed."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, StorePath, app
+from fmray.cli.cluster import LOCAL
+from fmray.errors import DataError, SpecError
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run, its id, or the id of a submission.")]
+ClusterAddress = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="URL of the cluster's dashboard; by default the one that the run itself names.",
+    ),
+]
+FIND_SECONDS = 15.0
+_SUBMISSION = re.compile(r"fmray-(.+)-\d+")
+
+
+@app.command()
+def why(
+    name: RunName, store: StorePath = DEFAULT_STORE, address: ClusterAddress = "", as_json: AsJson = False
+) -> tuple[int, dict[str, Any]]:
+    """Say what a run waits for or why it failed: the cause first, then what shows it, last what to do."""
+    from fmray.why import collect, judge
+
+    opened, root = _find(name, store)
+    address = address or (_named_address(opened, root) if root else LOCAL)
+    attempt, log, error = _ask_cluster(address, name, root) if address else ({}, str, None)
+    if attempt and not root:
+        opened, root = _find(f"{attempt['job']}/{attempt['run_id']}", attempt["store"])
+    if error is not None and not root and isinstance(error, SpecError):
+        raise SpecError(
+            f"'{name}' is no run in {store}, and no submission on {address}. `fmray runs` lists runs.", "RUN"
+        )
+    evidence = collect(name, root, opened, attempt, log, address, str(error or ""))
+    findings = judge(evidence)
+    if not as_json:
+        _show(evidence, findings)
+    first, *others = [finding.to_json() for finding in findings]
+    status = attempt["status"].lower() if attempt and not evidence.run else evidence.status
+    answer = {"status": status, **first, "also": others, "run_dir": root}
+    return DONE, answer | ({"submission_id": attempt["submission_id"]} if attempt else {})
+
+
+def _find(name: str, store: str) -> tuple[Any, str]:
+    """Give the store and the directory of a run; None and "" where it cannot be found here."""
+    from fmray.store import Store
+
+    if "://" in name:
+        return Store(name.rpartition("/runs/")[0] or store), name.rstrip("/")
+    folder = Path(name).resolve()
+    if folder.is_dir():
+        inside = next((str(parent) for parent in folder.parents if (parent / "store.json").exists()), None)
+        if inside is None:
+            raise DataError(f"{name} lies in no store. Give the directory of a run.", "RUN")
+        return Store(inside), str(folder)
+    if "://" not in store and not Path(store, "store.json").exists():
+        return None, ""
+    opened = Store(store)
+    job, _, run = name.rpartition("/")
+    told = _SUBMISSION.fullmatch(run)
+    for candidate in [run, *([told[1]] if told else [])]:
+        for folder_name in [job] if job else opened.list("runs"):
+            if opened.exists(opened.path("runs", folder_name, candidate)):
+                return opened, opened.path("runs", folder_name, candidate)
+    return opened, ""
+
+
+def _named_address(store: Any, root: str) -> str:
+    """Give the dashboard of the Ray that a run says it runs on; "" if it does not."""
+    from fmray.why.evidence import ask, events_of
+
+    path = f"{root}/events.jsonl"
+    read = ask({"events": lambda: store.read_bytes(path) if store.exists(path) else b""}, FIND_SECONDS)["events"]
+    drivers = [line for line in events_of(read.get("value", b"").decode(errors="replace")) if line["event"] == "driver"]
+    return str((drivers[-1]["ray"] or {}).get("dashboard", "")) if drivers else ""
+
+
+def _ask_cluster(address: str, name: str, root: str) -> tuple[dict[str, Any], Any, Exception | None]:
+    """Give the submission that is asked for, what reads its log, and why there is none."""
+    from fmray.submit import Cluster
+    from fmray.why.evidence import ask
+
+    errors: list[Exception] = []
+
+    def find() -> tuple[dict[str, Any], Any]:
+        cluster = Cluster(address)
+        try:
+            attempt = cluster.find(name if _SUBMISSION.fullmatch(name) else Path(root or name).name)
+        except SpecError as error:
+            if root:  # it was not submitted, and may run there all the same
+                return {}, str
+            errors.append(error)
+            raise
+        return attempt.to_json() | {"message": attempt.message}, lambda: cluster.logs(attempt.id)
+
+    found = ask({"attempt": find}, FIND_SECONDS)["attempt"]
+    if "value" in found:
+        return (*found["value"], None)
+    return {}, str, errors[0] if errors else RuntimeError(found["error"].partition(": ")[2] or found["error"])
+
+
+def _show(evidence: Any, findings: Any) -> None:
+    """Print the page: the cause on its first line, the fix on its last."""
+    from fmray.store import redact
+
+    first, *others = findings
+    job = evidence.run.get("job") or evidence.attempt.get("job") or ""
+    run = evidence.run.get("run_id") or evidence.attempt.get("run_id") or evidence.name
+    lines = [f"{job + '/' if job else ''}{run} · {evidence.status} · {first.cause}", ""]
+    width = min(28, max((len(where) for where, _ in first.evidence), default=0))
+    lines += [f"  {where:{width}}  {text}" for where, text in first.evidence]
+    if others:
+        lines += ["", "  also", *(f"  - {one.cause}. {one.fix}." for one in others)]
+    lines += ["", f"fix: {first.fix}."]
+    for line in lines:
+        Console().print(redact(line), markup=False, highlight=False, soft_wrap=True)

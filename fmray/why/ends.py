@@ -1,0 +1,226 @@
+"""Say why a run ended: what failed, what killed it, or that it is done."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fmray.records import Json
+from fmray.why.evidence import Evidence, Line
+from fmray.why.finding import AGAIN, Finding, shorten, spell_seconds
+from fmray.why.signs import CLASSES, Sign, of_kind, sign_of
+from fmray.why.waits import own_frame, progress
+
+INSTALLED = "/site-packages/"
+GATE_FIX = "Look at the gate in the report, mend the data or the job; or waive it under rigour, with a reason"
+
+
+def finished(evidence: Evidence) -> Iterator[Finding]:
+    """Say what a finished run came to, and which gates it failed."""
+    failed = evidence.run.get("failed_gates") or []
+    primary = evidence.run.get("primary") or {}
+    score = f"{primary['metric']} {primary['value']:.4f}" if primary else "its score is in scores.json"
+    seen = [("run.json", f"finished {_when(evidence.run)}, {score}")]
+    if failed:
+        gates = [gate for gate in evidence.gates if gate.get("gate") in failed and gate.get("status") == "fail"]
+        said = [("gates.json", f"{gate['gate']}, {gate['name']}: {gate['text']}") for gate in gates]
+        why = said[0][1] if said else ", ".join(failed)
+        yield Finding(
+            "gate",
+            f"it finished, but {len(failed)} rigour gate{'s' * (len(failed) > 1)} failed: {shorten(why)}",
+            (*said, *seen),
+            GATE_FIX,
+        )
+    else:
+        yield Finding(
+            "finished",
+            f"it finished {_when(evidence.run)}: {score}",
+            tuple(seen),
+            f"Nothing to do: {evidence.root}/report.html",
+        )
+
+
+def failed(evidence: Evidence) -> Iterator[Finding]:
+    """Say why a run failed, by what was written down of it and what the cluster saw."""
+    failures, ends = evidence.of("failure"), evidence.of("failed")
+    text = ends[-1]["text"] if ends else evidence.run.get("error", "")
+    place = ends[-1].place if ends else "run.json"
+    yield from killed_for_memory(evidence)
+    kind = str((ends[-1]["kind"] if ends else "") or "")
+    by_class = failures[-1]["class"] if failures and _belongs(failures[-1], ends) else ""
+    yield explain(
+        str(text), kind, by_class, [(place, shorten(str(text))), *failures_of(evidence), *progress(evidence)], ends[-1:]
+    )
+
+
+def failures_of(evidence: Evidence) -> list[tuple[str, str]]:
+    """Give the last failures of a run, those it got over too."""
+    return [
+        (line.place, shorten(f"{line['class']}: {line['text']} ({line['action']})"))
+        for line in evidence.of("failure")[-4:]
+    ]
+
+
+def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], ends: Sequence[Line] = ()) -> Finding:
+    """Name what an error is about.
+
+    Args:
+        text: Of the error.
+        kind: Name of its class.
+        by_class: Of the last failure event; "" if there is none.
+        seen: Evidence.
+        ends: The event with which the run ended, if there is one.
+    """
+    sign = sign_of(f"{kind}: {text}")
+    if by_class and by_class not in ("user", "worker", "storage") and (sign is None or sign.kind != CLASSES[by_class]):
+        sign = of_kind(CLASSES.get(by_class, "")) or sign
+    frames = (ends[-1]["frames"] or []) if ends else []
+    if kind in ("SpecError", "DataError", "TrainError") and (sign is None or sign.kind == "data"):
+        what, fix = halves(text)
+        return Finding(sign.kind if sign else "user error", what, tuple(seen), f"{fix}; {AGAIN}")
+    if sign is not None:
+        return _of_sign(sign, text, seen)
+    if kind == "ClusterError" and " the last time with: " not in text:
+        what, fix = halves(text)
+        return Finding("cluster", what, tuple(seen), f"{fix}; {AGAIN}")
+    reason = text.partition(" the last time with: ")[2].partition(". What they finished")[0] or text
+    where = f" at {own_frame(frames[::-1])}" if frames else ""
+    stack = [("stack", frame) for frame in [f for f in frames if INSTALLED not in f][-3:]]
+    return Finding(
+        "bug",
+        f"the code raised an error{where}: {shorten(reason, 160)}",
+        (*seen, *stack),
+        f"Mend the code that raises it; {AGAIN}",
+    )
+
+
+def _of_sign(sign: Sign, text: str, seen: list[tuple[str, str]]) -> Finding:
+    cause = sign.cause
+    if sign.kind in ("infeasible resources", "lease", "data", "versions"):
+        cause = f"{cause}: {shorten(halves(text)[0], 200)}"
+    return Finding(sign.kind, cause, tuple(seen), sign.fix)
+
+
+def halves(text: str) -> tuple[str, str]:
+    """Cut one of fmray's messages into what was wrong and what to do, which is its last sentence."""
+    found, _, fix = text.strip().rstrip(".").rpartition(". ")
+    return (found, fix) if found else (fix, "Change it as the message says")
+
+
+def interrupted(evidence: Evidence) -> Iterator[Finding]:
+    """Say why a run stopped without a word of its own."""
+    yield from killed_for_memory(evidence)
+    yield from of_attempt(evidence)
+    holder = evidence.holder
+    seen = [*_held(holder), *progress(evidence)]
+    again = f"Run the same command again: it continues {_from(evidence)}"
+    if not holder:
+        yield Finding("stopped", "it was stopped before it began", tuple(seen), again)
+    elif holder["released"]:
+        yield Finding("stopped", "it was stopped (Ctrl-C, or a signal), and left in order", tuple(seen), again)
+    elif holder["gone"]:
+        how = "it was killed (kill -9, the kernel's OOM killer), or its machine went down"
+        cause = f"its process {holder['name']} is gone without a word: {how}"
+        yield Finding("killed", cause, tuple(seen), f"Look for a kill (`dmesg | grep -i oom`). {again}")
+    else:
+        age = spell_seconds(holder["age"])
+        cause = (
+            f"its process {holder['name']} has given no sign of life for {age}: that machine is down, asleep or cut off"
+        )
+        yield Finding(
+            "dead node", cause, tuple(seen), f"Look at that machine. {again}, and takes over what the dead one holds"
+        )
+
+
+def of_attempt(evidence: Evidence) -> Iterator[Finding]:
+    """Say what the cluster knows of a submission that ended, or has not begun."""
+    attempt = evidence.attempt
+    if not attempt:
+        return
+    name, message = attempt["submission_id"], attempt.get("message") or ""
+    seen = [("cluster", shorten(f"{name}: {attempt['status'].lower()}. {message}")), *_last_words(evidence)]
+    match attempt["status"]:
+        case "PENDING":
+            age = spell_seconds(evidence.now - attempt["started"]) if attempt["started"] else "a moment"
+            reason = "Ray prepares its environment, or has no room for its driver"
+            cause = f"it was submitted {age} ago and has not begun: {reason}"
+            yield Finding(
+                "not begun",
+                cause,
+                tuple(seen),
+                "Wait a minute; then look at `ray status` and at the dashboard's job page",
+            )
+        case "STOPPED":
+            fix = f"Submit the job again: it continues {_from(evidence)}"
+            yield Finding("stopped", f"its submission {name} was stopped (`fmray stop`)", tuple(seen), fix)
+        case "FAILED" if evidence.status != "failed":
+            error = _answer(evidence)
+            text = f"{error['where']}: {error['message']}" if error.get("where") else error.get("message", "")
+            text = text or "\n".join([message, *(text for _, text in _last_words(evidence))])
+            yield explain(text, error.get("kind", ""), "", seen)
+        case "RUNNING" if not evidence.root or not evidence.run:
+            yield Finding(
+                "fine",
+                "it has just begun: it looks at the data",
+                tuple(seen),
+                f"Nothing to do: wait (`fmray logs {name} --follow`)",
+            )
+
+
+def killed_for_memory(evidence: Evidence) -> Iterator[Finding]:
+    """Name the processes of a run that Ray killed because a node ran out of memory."""
+    places = [
+        place for line in evidence.events if line["event"] in ("driver", "workers") for place in line["places"] or []
+    ]
+    mine = {(place["node"], place["pid"]) for place in places}
+    since = min((line["time"] for line in evidence.of("driver")), default=0.0)
+    kills = [d for d in evidence.cluster.get("deaths", []) if d["kind"] == "NODE_OUT_OF_MEMORY" and d["time"] >= since]
+    kills = [death for death in kills if (death["node"], death["pid"]) in mine]
+    sign = of_kind("memory")
+    if kills and sign is not None:
+        nodes = {node["id"]: node["name"] for node in evidence.cluster["nodes"]}
+        seen = [
+            (f"node {nodes.get(d['node'], d['node'][:6])}", shorten(f"process {d['pid']}: {d['text']}", 260))
+            for d in kills[-3:]
+        ]
+        yield Finding("memory", sign.cause, (*seen, *progress(evidence)), sign.fix)
+
+
+def _answer(evidence: Evidence) -> Json:
+    """Give the error with which the command of a submission ended, as it said itself."""
+    for line in reversed(evidence.printed):
+        if line["text"].startswith('{"'):
+            try:
+                told: Any = json.loads(line["text"])
+                return dict(told.get("error") or {})
+            except (ValueError, TypeError, AttributeError):
+                continue
+    return {}
+
+
+def _last_words(evidence: Evidence) -> list[tuple[str, str]]:
+    words = [line for line in evidence.printed if line["text"].strip() and not line["text"].startswith('{"')]
+    return [(line.place, shorten(line["text"])) for line in words[-3:]]
+
+
+def _held(holder: Json) -> list[tuple[str, str]]:
+    if not holder:
+        return []
+    how = "let go in order" if holder["released"] else "its process is gone" if holder["gone"] else "never let go"
+    return [("lease", f"held by {holder['name']}, last sign of life {spell_seconds(holder['age'])} ago; {how}")]
+
+
+def _belongs(failure: Line, ends: Sequence[Line]) -> bool:
+    """Tell a failure that ended the run from one it had got over."""
+    return not ends or failure["action"] == "stopped"
+
+
+def _from(evidence: Evidence) -> str:
+    epochs = evidence.of("epoch")
+    return (
+        f"from its last checkpoint, at epoch {epochs[-1]['epoch']} or a little before" if epochs else "where it stopped"
+    )
+
+
+def _when(run: Json) -> str:
+    return time.strftime("on %Y-%m-%d at %H:%M", time.localtime(run["time"])) if run.get("time") else ""

@@ -1,0 +1,192 @@
+"""Hold what there is to know of a run, and read what lies in its directory.
+
+Nothing is judged here. What cannot be read is said as an error beside what can, so a store that hangs or a file that is
+damaged is evidence, not an end.
+"""
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import disk_usage
+from typing import Any
+
+from fmray.errors import DataError, FmrayError
+from fmray.records import Json
+from fmray.store import Store
+from fmray.store.files import machine
+from fmray.store.lease import newest_holder
+from fmray.store.places import files_of
+
+READ_SECONDS, LOOK_SECONDS = 10.0, 15.0
+"""How long the directory of a run may take to be read, and each other look to answer."""
+PROBE_BYTES = 4 << 20
+"""Written to the store and read back, unless less than `SPARE_BYTES` are free."""
+SPARE_BYTES = 64 << 20
+LOG_LINES = 400
+Answer = Json
+"""{"value"}, or {"error": why there is none}."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Hold one line of a file with its place.
+
+    Args:
+        place: "file:number".
+        told: What it says: an event, or {"text"}.
+    """
+
+    place: str
+    told: Json
+
+    def __getitem__(self, name: str) -> Any:
+        return self.told.get(name)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Hold what is known of a run when somebody asks.
+
+    Args:
+        name: As it was asked for.
+        now: Seconds since 1970.
+        root: Its directory; "" where it has none yet.
+        status: "finished", "failed", "running", "interrupted", or "unknown" where there is no directory.
+        run: What run.json says.
+        holder: Who holds, or held, its lease: {"name", "age", "released", "gone"}; empty if nobody did.
+        events, log, printed: Lines of events.jsonl, of driver.log, and of what the submission printed.
+        gates: Of the finished run.
+        stacks: [{"rank", "name", "frames": innermost first, "still": equal a second later} or {..., "error"}].
+        disk: {"value": {"path", "free", "total"}} of the store, where it is local.
+        storage: {"value": seconds it took to write `PROBE_BYTES` and read them back}.
+        attempt: The submission, as the cluster knows it; empty without one.
+        cluster: See `cluster.look`; {"error"} where it does not answer, empty where none is known.
+        error: Why the directory cannot be read.
+    """
+
+    name: str
+    now: float
+    root: str = ""
+    status: str = "unknown"
+    run: Json = field(default_factory=dict)
+    holder: Json = field(default_factory=dict)
+    events: Sequence[Line] = ()
+    log: Sequence[Line] = ()
+    printed: Sequence[Line] = ()
+    gates: Sequence[Json] = ()
+    stacks: Sequence[Json] = ()
+    disk: Answer = field(default_factory=dict)
+    storage: Answer = field(default_factory=dict)
+    attempt: Json = field(default_factory=dict)
+    cluster: Json = field(default_factory=dict)
+    error: str = ""
+
+    def of(self, *kinds: str) -> list[Line]:
+        """Give the events of some kinds, of the process that carried the run last."""
+        starts = [index for index, line in enumerate(self.events) if line["event"] == "driver"]
+        return [line for line in self.events[starts[-1] if starts else 0 :] if line["event"] in kinds]
+
+
+def ask(looks: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Answer]:
+    """Look at several things side by side, none for longer than a limit; what hangs is left behind."""
+    answers: dict[str, Answer] = {}
+
+    def look(name: str) -> None:
+        try:
+            answers[name] = {"value": looks[name]()}
+        except Exception as error:  # whatever a look raises is what it saw
+            answers[name] = {"error": f"{type(error).__name__}: {error}"}
+
+    threads = [threading.Thread(target=look, args=(name,), daemon=True) for name in looks]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return {name: answers.get(name, {"error": f"no answer within {seconds:g} s"}) for name in looks}
+
+
+def read(root: str, store: Store) -> Json:
+    """Give what lies in the directory of a run, as fields of `Evidence`."""
+    run: Json = {}
+    with suppress(DataError):
+        found = store.read_json(f"{root}/run.json")
+        run = found if isinstance(found, dict) else {}
+    gates = store.read_json(f"{root}/gates.json") if store.exists(f"{root}/gates.json") else []
+    log = lines_of(_text(store, f"{root}/driver.log"), "driver.log")
+    holder = newest_holder(files_of(root), root)
+    facts: Json = {}
+    if holder is not None:
+        age = holder.age_seconds()
+        facts = {"name": str(holder), "age": age, "released": holder.released, "gone": holder.is_gone()}
+        facts["here"] = holder.machine == machine()
+    return {
+        "status": store.status(root),
+        "run": run,
+        "holder": facts,
+        "events": events_of(_text(store, f"{root}/events.jsonl")),
+        "log": log[-LOG_LINES:],
+        "gates": gates,
+    }
+
+
+def lines_of(text: str, file: str) -> list[Line]:
+    """Give the lines of a text."""
+    return [Line(f"{file}:{number}", {"text": line}) for number, line in enumerate(text.splitlines(), 1)]
+
+
+def events_of(text: str) -> list[Line]:
+    """Give the events of a run; lines that are none are left out, as a torn last one may be."""
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and "event" in event:
+                found.append(Line(f"events.jsonl:{number}", event))
+    return found
+
+
+def places_of(events: Sequence[Line]) -> list[Json]:
+    """Give the processes that carry a run, as the newest events name them: the workers if there are any."""
+    found: dict[object, list[Json]] = {}
+    for line in events:
+        if line["event"] == "driver":
+            found = {"driver": line["places"] or []}
+        elif line["event"] == "workers":
+            found[line["trial"]] = line["places"] or []
+    workers = [place for key, places in found.items() if key != "driver" for place in places]
+    return workers or found.get("driver", [])
+
+
+def disk_of(store: str) -> Json:
+    """Give what is free where a local store lies."""
+    usage = disk_usage(store)
+    return {"path": store, "free": usage.free, "total": usage.total}
+
+
+def time_storage(store: Store) -> float:
+    """Give the seconds it takes to write a file into the store and to read it back."""
+    path, data = store.path(f".fmray-why-{secrets.token_hex(4)}"), secrets.token_bytes(PROBE_BYTES)
+    started = time.monotonic()
+    try:
+        store.write_bytes(path, data)
+        if store.read_bytes(path) != data:
+            raise DataError(f"{path} does not read back as it was written. Look at this disk.")
+        return round(time.monotonic() - started, 3)
+    finally:
+        with suppress(FmrayError):
+            store.remove(path)
+
+
+def is_local(store: Store) -> bool:
+    """Tell a store on a path from one at a URI."""
+    return "://" not in store.root and Path(store.root).is_dir()
+
+
+def _text(store: Store, path: str) -> str:
+    return store.read_bytes(path).decode(errors="replace") if store.exists(path) else ""

@@ -1,0 +1,274 @@
+"""Say what a run that has not ended waits for, or that it is fine: how far, how fast, and when it should end."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from fmray.records import Json
+from fmray.why.evidence import PROBE_BYTES, Evidence, Line
+from fmray.why.finding import AGAIN, FREE_CPUS, Finding, shorten, spell_bytes, spell_names, spell_seconds
+
+STILL_SECONDS, STILL_EPOCHS = 20.0, 5.0
+"""A training is silent if no epoch has ended for so long, and for so many times the longest epoch before."""
+SILENT_SECONDS = 300.0
+"""Silence where no epoch has told how long one takes."""
+LATELY = 5
+"""Epochs that tell of the present."""
+MUCH, SLOW_SECONDS = 0.5, 2.0
+"""A share of an epoch, and a time for the probe of the storage, that are worth a word."""
+LEAST_FREE = 1 << 30
+COLLECTIVE = ("distributed_c10d.py", "fmray/train/group.py")
+INGEST = ("fmray/train/ingest.py", "fmray/train/stream.py")
+LIBRARIES = ("site-packages", "/lib/python", "<frozen", "<string>")
+
+
+def epochs_of(evidence: Evidence) -> list[Line]:
+    """Give the epochs that the process which carried the run last has trained."""
+    return evidence.of("epoch")
+
+
+def progress(evidence: Evidence) -> list[tuple[str, str]]:
+    """Say how far a run is."""
+    stages, epochs = evidence.of("stage"), epochs_of(evidence)
+    seen = []
+    if stages:
+        age = spell_seconds(evidence.now - (stages[-1]["time"] or evidence.now))
+        seen.append((stages[-1].place, f"stage {stages[-1]['stage']} since {age}: {stages[-1]['text']}"))
+    if epochs:
+        last = epochs[-1]
+        best = "" if last["best"] is None else f", best {last['primary']} {last['best']:.4f}"
+        seen.append((last.place, f"{_far(last)}, {last['rows_per_second']:,} rows/s{best}"))
+    return seen
+
+
+def _far(last: Line) -> str:
+    standing = last["search"]
+    if standing:
+        return f"{standing['epochs']:,} of about {standing['expected']:,} epochs of the search"
+    many = (last["packs"] or 1) > 1
+    return f"epoch {last['epoch']} of {last['epochs']}" + (
+        f", pack {last['pack'] + 1} of {last['packs']}" if many else ""
+    )
+
+
+def fine(evidence: Evidence) -> Finding:
+    """Say that a run goes on, how fast and until when."""
+    epochs, stages = epochs_of(evidence), evidence.of("stage")
+    if not epochs:
+        doing = f"stage {stages[-1]['stage']}" if stages else "it has just begun"
+        return Finding("fine", f"it is running: {doing}", tuple(progress(evidence)), "Nothing to do: wait")
+    last = epochs[-1]
+    left = (last["search"] or last)["seconds_left"] - (evidence.now - last["time"])
+    if left <= 0 or (stages and stages[-1]["time"] > last["time"]):
+        return Finding(
+            "fine", f"it is running: {_far(last)}, nearly done", tuple(progress(evidence)), "Nothing to do: wait"
+        )
+    end = time.strftime("%H:%M:%S", time.localtime(evidence.now + left))
+    cause = f"it is running: {_far(last)}, training should end in {spell_seconds(left)}, at {end}"
+    return Finding("fine", cause, tuple(progress(evidence)), "Nothing to do: wait")
+
+
+def lost_node(evidence: Evidence) -> Iterator[Finding]:
+    """Say that training waits for a node."""
+    notes = [line for line in evidence.of("note") if line["about"] == "node"]
+    dead = [node for node in evidence.cluster.get("nodes", []) if not node["alive"]]
+    if notes and not _moved_since(notes[-1], evidence):
+        seen = [(notes[-1].place, notes[-1]["text"]), *_dead(dead), *progress(evidence)]
+        fix = "Bring the node back or add one, and it goes on by itself; or stop it and run it with fewer run.workers"
+        yield Finding("dead node", "it waits for a node: those that live do not hold its workers", tuple(seen), fix)
+
+
+def _dead(nodes: Sequence[Json]) -> list[tuple[str, str]]:
+    return [(f"node {node['name']}", f"is dead: {shorten(node['why'], 160)}") for node in nodes[:5]]
+
+
+def stalled(evidence: Evidence) -> Iterator[Finding]:
+    """Say that training stands still: rows do not come, or a rank holds up the others."""
+    silent, usual = _silence(evidence)
+    ranks = [stack for stack in evidence.stacks if "frames" in stack]
+    at_rows = [
+        stack
+        for stack in ranks
+        if stack["still"] and _in(stack["frames"][:12], INGEST) and not _in(stack["frames"], COLLECTIVE)
+    ]
+    notes = [line for line in evidence.of("note") if line["about"] == "ingest" and not _moved_since(line, evidence)]
+    if notes or (silent and at_rows):
+        seen = [(line.place, line["text"]) for line in notes[-1:]] + _stood(at_rows) + progress(evidence)
+        yield Finding("starved ingest", "its workers wait for rows, and none come", tuple(seen), FREE_CPUS)
+    elif silent:
+        yield _hang(evidence, ranks, silent, usual)
+
+
+def _silence(evidence: Evidence) -> tuple[float, float]:
+    """Give for how long a training has been silent, 0 if that is nothing to speak of, and how long its epochs took."""
+    stages, epochs = evidence.of("stage"), epochs_of(evidence)
+    if not stages or stages[-1]["stage"] not in ("train", "baseline"):
+        return 0.0, 0.0
+    heard = max(line["time"] for line in [stages[-1], *epochs, *evidence.of("resumed", "workers")])
+    age, longest = evidence.now - heard, max((line["seconds"] or 0.0 for line in epochs), default=0.0)
+    limit = max(STILL_SECONDS, STILL_EPOCHS * longest) if epochs else SILENT_SECONDS
+    return (age, longest) if age > limit else (0.0, longest)
+
+
+def _hang(evidence: Evidence, ranks: Sequence[Json], silent: float, usual: float) -> Finding:
+    said = f"no epoch has ended for {spell_seconds(silent)}" + (
+        f", the longest took {spell_seconds(usual)}" if usual else ""
+    )
+    still = [stack for stack in ranks if stack["still"]]
+    waiting = [stack for stack in still if _in(stack["frames"], COLLECTIVE)]
+    alone = [stack for stack in ranks if stack not in waiting]
+    gone = [stack for stack in evidence.stacks if stack.get("error")]
+    seen = (
+        *_stood(ranks),
+        *((stack["name"], f"{_rank(stack)}: {stack['error']}") for stack in gone),
+        *progress(evidence),
+    )
+    stop = f"Stop it, mend that, {AGAIN}"
+    if gone and waiting:
+        cause = f"it hangs: {_ranks(gone)} is gone, and {_ranks(waiting)} wait for it"
+    elif alone and (waiting or alone[0]["still"]):
+        first = alone[0]
+        where = f"{_rank(first)} stands in {own_frame(first['frames'])}"
+        cause = f"it hangs: {where}" + (f", and {_ranks(waiting)} wait for it" if waiting else "")
+        stop = f"Look at {own_frame(first['frames'])}: what is called there does not come back. {stop}"
+    elif waiting:
+        cause = "it hangs: all ranks wait for each other in a collective"
+        stop = f"Look at the network between the nodes (`fmray preflight` adds up a number over it). Stop it, {AGAIN}"
+    else:
+        cause = f"it is silent: {said}"
+        stop = f"Look at its log; should it hang, stop it, {AGAIN}"
+    return Finding("hang", cause, (("events.jsonl", said), *seen), stop)
+
+
+def slowed(evidence: Evidence) -> Iterator[Finding]:
+    """Say what training spends its time with, if it is rows or checkpoints rather than learning."""
+    lately = [line for line in epochs_of(evidence) if line["spent"] and line["seconds"]][-LATELY:]
+    seconds = sum(line["seconds"] for line in lately)
+    for part, kind, what in (
+        ("rows", "starved ingest", "waits for rows"),
+        ("checkpoints", "slow storage", "writes checkpoints"),
+    ):
+        share = sum(line["spent"].get(part, 0.0) for line in lately) / seconds if seconds else 0.0
+        if share > MUCH and seconds > 1.0:
+            seen = [
+                (lately[-1].place, f"{share:.0%} of the last {len(lately)} epochs ({spell_seconds(seconds)})"),
+                *_storage(evidence),
+            ]
+            yield Finding(
+                kind, f"it is slow: it {what} {share:.0%} of the time", (*seen, *progress(evidence)), _FASTER[part]
+            )
+
+
+_FASTER = {
+    "rows": "Give reading more: more free CPUs, a larger run.memory so that rows are kept, or run.ingest: map",
+    "checkpoints": "Name a faster store with --store, or set a larger run.checkpoint_seconds",
+}
+
+
+def storage(evidence: Evidence) -> Iterator[Finding]:
+    """Say that the store is full, does not answer, or is slow."""
+    disk, probe = evidence.disk.get("value", {}), evidence.storage
+    seen = (*_disk(disk), *_storage(evidence))
+    if disk and disk["free"] < LEAST_FREE:
+        how = "full" if disk["free"] < PROBE_BYTES else "nearly full"
+        left = f"{spell_bytes(disk['free'])} of {spell_bytes(disk['total'])} are free"
+        cause = f"the disk of its store is {how}: {left}"
+        yield Finding(
+            "full disk",
+            cause,
+            seen,
+            f"Free space (`fmray gc` removes what no run needs), or name another store with --store; {AGAIN}",
+        )
+    if "error" in probe or "error" in evidence.disk:
+        error = probe.get("error") or evidence.disk["error"]
+        yield Finding(
+            "storage",
+            f"its store cannot be written and read: {shorten(error, 160)}",
+            seen,
+            f"Mend the disk or mount, {AGAIN}",
+        )
+    elif probe and probe["value"] > SLOW_SECONDS:
+        cause = (
+            f"its store is slow: {spell_bytes(PROBE_BYTES)} written and read back take {spell_seconds(probe['value'])}"
+        )
+        yield Finding(
+            "slow storage", cause, seen, "Name a faster store with --store, or set a larger run.checkpoint_seconds"
+        )
+
+
+def _disk(disk: Json) -> list[tuple[str, str]]:
+    return [(disk["path"], f"{spell_bytes(disk['free'])} of {spell_bytes(disk['total'])} are free")] if disk else []
+
+
+def _storage(evidence: Evidence) -> list[tuple[str, str]]:
+    probe = evidence.storage
+    if "value" not in probe:
+        return []
+    return [("store", f"{spell_bytes(PROBE_BYTES)} written and read back in {spell_seconds(probe['value'])}")]
+
+
+def locked(evidence: Evidence) -> Iterator[Finding]:
+    """Say that a run waits for what another process makes."""
+    if not evidence.log or " waiting for " not in evidence.log[-1]["text"]:
+        return
+    last = evidence.log[-1]
+    cause = f"it waits for another process: {last['text'].partition(' waiting for ')[2]}"
+    yield Finding(
+        "lease", cause, ((last.place, last["text"]), *progress(evidence)), "Wait until that process ends, or stop it"
+    )
+
+
+def skewed(evidence: Evidence) -> Iterator[Finding]:
+    """Name versions that differ between the processes of a run."""
+    places = [(line.place, place) for line in evidence.of("driver", "workers") for place in line["places"] or []]
+    for package in ("python", "torch", "fmray"):
+        held: dict[str, set[str]] = {}
+        for _, place in places:
+            held.setdefault(place["versions"][package], set()).add(place["host"])
+        if len(held) > 1:
+            said = "; ".join(f"{version[:12]} on {spell_names(sorted(hosts))}" for version, hosts in held.items())
+            yield Finding(
+                "versions",
+                f"its processes run different versions of {package}: {said}",
+                tuple({where: (where, "names the processes") for where, _ in places}.values()),
+                "Start all nodes from one image, or submit with --with-fmray",
+            )
+
+
+def _moved_since(note: Line, evidence: Evidence) -> bool:
+    return any(line["time"] > note["time"] for line in evidence.of("epoch", "resumed"))
+
+
+def _stood(stacks: Sequence[Json]) -> list[tuple[str, str]]:
+    return [
+        (
+            stack["name"],
+            f"{_rank(stack)} stands in {own_frame(stack['frames'])}"
+            + (f", innermost {_short(stack['frames'][0])}" if stack["frames"] else ""),
+        )
+        for stack in sorted(stacks, key=lambda stack: stack["rank"] or 0)[:16]
+    ]
+
+
+def own_frame(frames: Sequence[str]) -> str:
+    """Give the innermost frame that is no library's: the user's own, or fmray's."""
+    own = [frame for frame in frames if not any(mark in frame for mark in LIBRARIES) or "/fmray/" in frame]
+    return _short((own or list(frames) or ["an unknown place"])[0])
+
+
+def _short(frame: str) -> str:
+    """Give "folder/file:line in function" of a frame."""
+    path, _, rest = frame.partition(":")
+    return ":".join(filter(None, ["/".join(path.split("/")[-2:]), rest]))
+
+
+def _in(frames: Sequence[str], marks: Sequence[str]) -> bool:
+    return any(mark in frame for frame in frames for mark in marks)
+
+
+def _rank(stack: Json) -> str:
+    return "the process" if stack["rank"] is None else f"rank {stack['rank']}"
+
+
+def _ranks(stacks: Sequence[Json]) -> str:
+    numbers = [str(stack["rank"]) for stack in stacks]
+    return f"rank{'s' if len(numbers) > 1 else ''} {spell_names(numbers)}"
