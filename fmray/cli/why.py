@@ -32,15 +32,14 @@ def why(
     from fmray.why import collect, judge
 
     opened, root = _find(name, store)
-    address = address or (_named_address(opened, root) if root else LOCAL)
-    attempt, log, error = _ask_cluster(address, name, root) if address else ({}, str, None)
+    asked = address or (_named_address(opened, root) if root else LOCAL)
+    attempt, log, error = _ask_cluster(asked, name, root) if asked else ({}, str, None)
     if attempt and not root:
         opened, root = _find(f"{attempt['job']}/{attempt['run_id']}", attempt["store"])
-    if error is not None and not root and isinstance(error, SpecError):
-        raise SpecError(
-            f"'{name}' is no run in {store}, and no submission on {address}. `fmray runs` lists runs.", "RUN"
-        )
-    evidence = collect(name, root, opened, attempt, log, address, str(error or ""))
+    if error is not None and not root and (isinstance(error, SpecError) or not address):
+        there = f"no submission on {asked}" if isinstance(error, SpecError) else f"no cluster answers at {asked}"
+        raise SpecError(f"'{name}' is no run in {store}, and {there}. Give the --store or --address it has.", "RUN")
+    evidence = collect(name, root, opened, attempt, log, asked, str(error or ""))
     findings = judge(evidence)
     if not as_json:
         _show(evidence, findings)

@@ -1,4 +1,4 @@
-"""Let every process of a run be asked where it stands: on SIGUSR1 it writes the stacks of its threads to a file.
+"""Let every process of a run be asked where it stands: on SIGUSR2 it writes the stacks of its threads to a file.
 
 A process that never asked for the signal would be ended by it, so `here` names the file only where the signal is
 listened to, and whoever asks looks for that file first.
@@ -21,7 +21,7 @@ from fmray.store import source_digest
 from fmray.store.files import machine
 from fmray.store.lease import process_start
 
-SIGNAL = signal.SIGUSR1
+SIGNAL = signal.SIGUSR2
 _open: list[Any] = []  # files that faulthandler writes to must stay open
 
 

@@ -20,7 +20,7 @@ from fmray.why.evidence import (
     read,
     time_storage,
 )
-from fmray.why.stacks import ask_processes
+from fmray.why.stacks import ask_processes, told_before
 
 ALIVE = ("running", "unknown")
 
@@ -58,6 +58,7 @@ def collect(
         looks["stacks"] = lambda: ask_processes(places_of(told["events"]))
     answers = ask(looks, LOOK_SECONDS)
     given = {key: answers[key]["value"] for key in ("printed", "stacks") if "value" in answers.get(key, {})}
+    given["stacks"] = given.get("stacks") or told_before(told.get("traces", {}))
     cluster = answers.get("cluster", {})
     return Evidence(
         name=name,

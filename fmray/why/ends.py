@@ -1,6 +1,7 @@
 """Say why a run ended: what failed, what killed it, or that it is done."""
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,9 +10,13 @@ from fmray.records import Json
 from fmray.why.evidence import Evidence, Line
 from fmray.why.finding import AGAIN, Finding, shorten, spell_seconds
 from fmray.why.signs import CLASSES, Sign, of_kind, sign_of
-from fmray.why.waits import own_frame, progress
+from fmray.why.waits import hang, own_frame, progress
 
 INSTALLED = "/site-packages/"
+BUG_FIX = f"Mend the code that raises it; {AGAIN}"
+_FRAME = re.compile(r'File "(.+)", line (\d+), in (.+)')
+MEANT = ("SpecError", "DataError", "TrainError", "ClusterError")
+"""Errors that fmray raises on purpose, and whose last sentence says what to do."""
 GATE_FIX = "Look at the gate in the report, mend the data or the job; or waive it under rigour, with a reason"
 
 
@@ -48,9 +53,23 @@ def failed(evidence: Evidence) -> Iterator[Finding]:
     yield from killed_for_memory(evidence)
     kind = str((ends[-1]["kind"] if ends else "") or "")
     by_class = failures[-1]["class"] if failures and _belongs(failures[-1], ends) else ""
+    if by_class == "hang" and evidence.stacks:
+        yield hang(evidence, (failures[-1].place, str(failures[-1]["text"])), "it hung")
+    if by_class == "user" and evidence.traces:
+        yield _raised(evidence)
     yield explain(
         str(text), kind, by_class, [(place, shorten(str(text))), *failures_of(evidence), *progress(evidence)], ends[-1:]
     )
+
+
+def _raised(evidence: Evidence) -> Finding:
+    """Name the line of the user's code that raised, from the traceback it left."""
+    name, text = next(iter(evidence.traces.items()))
+    frames = [f"{file}:{line} in {function}" for file, line, function in _FRAME.findall(text)]
+    reason = next((line for line in reversed(text.splitlines()) if line.strip()), "an error")
+    where = f" at {own_frame(frames[::-1])}" if frames else ""
+    seen = ((name, shorten(reason)), *(("stack", frame) for frame in frames[-3:]), *progress(evidence))
+    return Finding("bug", f"the code raised an error{where}: {shorten(reason, 160)}", seen, BUG_FIX)
 
 
 def failures_of(evidence: Evidence) -> list[tuple[str, str]]:
@@ -75,11 +94,11 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], en
     if by_class and by_class not in ("user", "worker", "storage") and (sign is None or sign.kind != CLASSES[by_class]):
         sign = of_kind(CLASSES.get(by_class, "")) or sign
     frames = (ends[-1]["frames"] or []) if ends else []
-    if kind in ("SpecError", "DataError", "TrainError") and (sign is None or sign.kind == "data"):
+    if kind in MEANT and kind != "ClusterError" and (sign is None or sign.kind == "data"):
         what, fix = halves(text)
         return Finding(sign.kind if sign else "user error", what, tuple(seen), f"{fix}; {AGAIN}")
     if sign is not None:
-        return _of_sign(sign, text, seen)
+        return _of_sign(sign, kind, text, seen)
     if kind == "ClusterError" and " the last time with: " not in text:
         what, fix = halves(text)
         return Finding("cluster", what, tuple(seen), f"{fix}; {AGAIN}")
@@ -90,15 +109,16 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], en
         "bug",
         f"the code raised an error{where}: {shorten(reason, 160)}",
         (*seen, *stack),
-        f"Mend the code that raises it; {AGAIN}",
+        BUG_FIX,
     )
 
 
-def _of_sign(sign: Sign, text: str, seen: list[tuple[str, str]]) -> Finding:
-    cause = sign.cause
-    if sign.kind in ("infeasible resources", "lease", "data", "versions"):
+def _of_sign(sign: Sign, kind: str, text: str, seen: list[tuple[str, str]]) -> Finding:
+    cause, fix = sign.cause, sign.fix
+    if sign.kind in ("infeasible resources", "lease", "data", "versions", "full disk"):
         cause = f"{cause}: {shorten(halves(text)[0], 200)}"
-    return Finding(sign.kind, cause, tuple(seen), sign.fix)
+        fix = f"{halves(text)[1]}; {AGAIN}" if kind in MEANT and sign.kind != "full disk" else fix
+    return Finding(sign.kind, cause, tuple(seen), fix)
 
 
 def halves(text: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ READ_SECONDS, LOOK_SECONDS = 10.0, 15.0
 PROBE_BYTES = 4 << 20
 """Written to the store and read back, unless less than `SPARE_BYTES` are free."""
 SPARE_BYTES = 64 << 20
-LOG_LINES = 400
+LOG_LINES, MOST_RANKS = 400, 64
 Answer = Json
 """{"value"}, or {"error": why there is none}."""
 
@@ -61,6 +61,7 @@ class Evidence:
         holder: Who holds, or held, its lease: {"name", "age", "released", "gone"}; empty if nobody did.
         events, log, printed: Lines of events.jsonl, of driver.log, and of what the submission printed.
         gates: Of the finished run.
+        traces: Path in the directory -> stacks or traceback that the last failure left there.
         stacks: [{"rank", "name", "frames": innermost first, "still": equal a second later} or {..., "error"}].
         disk: {"value": {"path", "free", "total"}} of the store, where it is local.
         storage: {"value": seconds it took to write `PROBE_BYTES` and read them back}.
@@ -79,6 +80,7 @@ class Evidence:
     log: Sequence[Line] = ()
     printed: Sequence[Line] = ()
     gates: Sequence[Json] = ()
+    traces: Mapping[str, str] = field(default_factory=dict)
     stacks: Sequence[Json] = ()
     disk: Answer = field(default_factory=dict)
     storage: Answer = field(default_factory=dict)
@@ -118,6 +120,7 @@ def read(root: str, store: Store) -> Json:
         found = store.read_json(f"{root}/run.json")
         run = found if isinstance(found, dict) else {}
     gates = store.read_json(f"{root}/gates.json") if store.exists(f"{root}/gates.json") else []
+    events = events_of(_text(store, f"{root}/events.jsonl"))
     log = lines_of(_text(store, f"{root}/driver.log"), "driver.log")
     holder = newest_holder(files_of(root), root)
     facts: Json = {}
@@ -129,10 +132,21 @@ def read(root: str, store: Store) -> Json:
         "status": store.status(root),
         "run": run,
         "holder": facts,
-        "events": events_of(_text(store, f"{root}/events.jsonl")),
+        "events": events,
         "log": log[-LOG_LINES:],
         "gates": gates,
+        "traces": _traces(store, root, events),
     }
+
+
+def _traces(store: Store, root: str, events: Sequence[Line]) -> dict[str, str]:
+    """Read what the last failure left: a file, or a folder with one for each rank."""
+    failures = [line for line in events if line["event"] == "failure"]
+    path = str((failures[-1]["stacks"] if failures else "") or "")
+    if not path:
+        return {}
+    names = [f"{path}/{name}" for name in store.list(f"{root}/{path}")] or [path]
+    return {name: _text(store, f"{root}/{name}") for name in names[:MOST_RANKS]}
 
 
 def lines_of(text: str, file: str) -> list[Line]:

@@ -41,10 +41,11 @@ def _findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _running(evidence: Evidence) -> Iterator[Finding]:
-    for rule in (missing_room, lost_node, stalled, storage, locked, slowed, skewed):
-        yield from rule(evidence)
+    rules = (missing_room, lost_node, stalled, storage, locked, slowed, skewed)
+    wrong = [finding for rule in rules for finding in rule(evidence)]
+    yield from wrong
+    yield from () if wrong else (fine(evidence),)
     yield from _restarted(evidence)
-    yield fine(evidence)
 
 
 def _restarted(evidence: Evidence) -> Iterator[Finding]:

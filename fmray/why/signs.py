@@ -49,15 +49,16 @@ SIGNS = (
     ),
     Sign(
         "memory",
-        r"running low on memory|OutOfMemoryError|NODE_OUT_OF_MEMORY|OOM kill|\bMemoryError|Cannot allocate memory"
-        r"|std::bad_alloc|oom-kill|OOMKilled",
+        r"low on memory|memory does not suffice|run out of memory|OutOfMemoryError|NODE_OUT_OF_MEMORY|OOM kill"
+        r"|\bMemoryError|Cannot allocate memory|std::bad_alloc|oom-kill|OOMKilled",
         "the memory of a node ran out, and a process of the run was killed for it; that is no bug in the code",
         "Set fewer run.workers per node, a lower run.memory (rows are then streamed) or a smaller train.batch_rows, "
         f"or take nodes with more memory; {AGAIN}",
     ),
     Sign(
         "full disk",
-        r"disk is full|No space left on device|\bENOSPC\b|\[Errno 28\]|Disk quota exceeded|OutOfDiskError",
+        r"disk is full|need [\d,]+ bytes, [\d,]+ are free|No space left on device|\bENOSPC\b"
+        r"|\[Errno 28\]|Disk quota exceeded|OutOfDiskError",
         "the disk is full",
         f"Free space (`fmray gc` removes what no run needs), or name another store with --store; {AGAIN}",
     ),
@@ -89,14 +90,16 @@ SIGNS = (
     ),
     Sign(
         "dead node",
-        r"NodeDiedError|ended due to node|node (was |is |has )?(died|dead|lost)|marked dead|missed too many heartbeats"
-        r"|raylet .*(died|unexpectedly)|node .{0,80}(failure|has been terminated|preempt)",
+        r"NodeDiedError|was lost, with rank|no node had room"
+        r"|ended due to node|node (was |is |has )?(died|dead|lost)|marked dead"
+        r"|missed too many heartbeats|raylet .*(died|unexpectedly)|node .{0,80}(failure|has been terminated|preempt)",
         "a node of the cluster died",
         f"Bring the node back or go on without it; {AGAIN}",
     ),
     Sign(
         "hang",
-        r"hung|no progress for|NCCLHangError|Timed out waiting .* (all_?reduce|collective|recv operation)|watchdog",
+        r"hung|no step was made for|no progress for|NCCLHangError|watchdog"
+        r"|Timed out waiting .* (all_?reduce|collective|recv operation)",
         "the workers stood still, each waiting for another",
         f"Look where the one stands that the others wait for; {AGAIN}",
     ),

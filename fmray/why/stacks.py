@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fmray.records import Json
@@ -15,6 +15,7 @@ WAIT_SECONDS, APART_SECONDS = 2.0, 1.0
 """How long a process may take to answer, and the time between the two times it is asked."""
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
+_RANK = re.compile(r"rank-(\d+)\.txt$")
 _CENTRES = ("fmray/train/loop.py", "fmray/tune/trial.py", "fmray/train/", "fmray/workflow.py", "fmray/")
 """What the thread that trains has on its stack, and no other has."""
 _ASIDE = ("fmray/store/lease.py", "fmray/train/mailbox.py", "fmray/train/stacks.py", "fmray/track/")
@@ -36,6 +37,15 @@ def tell(place: Json, first: str, second: str) -> Json:
         return told | {"error": "this process is gone" if gone else "it does not answer"}
     frames = frames_of(first)
     return told | {"frames": frames, "still": frames == frames_of(second)}
+
+
+def told_before(traces: Mapping[str, str]) -> list[Json]:
+    """Give where ranks stood when the run itself found that it hangs, from the files it left."""
+    return [
+        {"rank": int(number[1]), "name": name, "frames": frames_of(text), "still": True}
+        for name, text in sorted(traces.items())
+        if (number := _RANK.search(name))
+    ]
 
 
 def frames_of(text: str) -> list[str]:
@@ -61,7 +71,7 @@ def _answer(place: Json) -> str:
 
 def _ask(place: Json) -> str:
     path = Path(place["stacks"])
-    if process_start(place["pid"]) != place["started"] or not path.exists():
+    if process_start(place["pid"]) != place["started"] or not path.exists() or not _listens(place["pid"]):
         return ""  # the signal would end a process that does not listen
     before = path.stat().st_size
     os.kill(place["pid"], SIGNAL)
@@ -74,3 +84,13 @@ def _ask(place: Json) -> str:
     with path.open() as file:
         file.seek(before)
         return file.read()
+
+
+def _listens(pid: int) -> bool:
+    """Tell whether a process has asked for the signal, as far as the system says."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True  # no such system: the file it named has to do
+    caught = next((line for line in status.splitlines() if line.startswith("SigCgt:")), "SigCgt: 0")
+    return bool(int(caught.split()[1], 16) >> (SIGNAL - 1) & 1)

@@ -32,7 +32,8 @@ def progress(evidence: Evidence) -> list[tuple[str, str]]:
     seen = []
     if stages:
         age = spell_seconds(evidence.now - (stages[-1]["time"] or evidence.now))
-        seen.append((stages[-1].place, f"stage {stages[-1]['stage']} since {age}: {stages[-1]['text']}"))
+        since = f"since {age}" if evidence.status == "running" else "was the last one"
+        seen.append((stages[-1].place, f"stage {stages[-1]['stage']} {since}: {stages[-1]['text']}"))
     if epochs:
         last = epochs[-1]
         best = "" if last["best"] is None else f", best {last['primary']} {last['best']:.4f}"
@@ -95,7 +96,9 @@ def stalled(evidence: Evidence) -> Iterator[Finding]:
         seen = [(line.place, line["text"]) for line in notes[-1:]] + _stood(at_rows) + progress(evidence)
         yield Finding("starved ingest", "its workers wait for rows, and none come", tuple(seen), FREE_CPUS)
     elif silent:
-        yield _hang(evidence, ranks, silent, usual)
+        said = f"no epoch has ended for {spell_seconds(silent)}"
+        said += f", the longest took {spell_seconds(usual)}" if usual else ""
+        yield hang(evidence, ("events.jsonl", said), "it hangs")
 
 
 def _silence(evidence: Evidence) -> tuple[float, float]:
@@ -109,34 +112,32 @@ def _silence(evidence: Evidence) -> tuple[float, float]:
     return (age, longest) if age > limit else (0.0, longest)
 
 
-def _hang(evidence: Evidence, ranks: Sequence[Json], silent: float, usual: float) -> Finding:
-    said = f"no epoch has ended for {spell_seconds(silent)}" + (
-        f", the longest took {spell_seconds(usual)}" if usual else ""
-    )
-    still = [stack for stack in ranks if stack["still"]]
-    waiting = [stack for stack in still if _in(stack["frames"], COLLECTIVE)]
+def hang(evidence: Evidence, seen: tuple[str, str], hangs: str) -> Finding:
+    """Say who holds up whom, from the stacks of all ranks.
+
+    Args:
+        seen: What shows that nobody gets on.
+        hangs: "it hangs", or "it hung".
+    """
+    ranks = [stack for stack in evidence.stacks if "frames" in stack]
+    gone = [stack for stack in evidence.stacks if "error" in stack]
+    waiting = [stack for stack in ranks if stack["still"] and _in(stack["frames"], COLLECTIVE)]
     alone = [stack for stack in ranks if stack not in waiting]
-    gone = [stack for stack in evidence.stacks if stack.get("error")]
-    seen = (
-        *_stood(ranks),
-        *((stack["name"], f"{_rank(stack)}: {stack['error']}") for stack in gone),
-        *progress(evidence),
-    )
-    stop = f"Stop it, mend that, {AGAIN}"
+    others = f", and {_ranks(waiting)} wait{'s' * (len(waiting) == 1)} for it" if waiting else ""
+    again = f"Stop it, mend that, {AGAIN}"
     if gone and waiting:
-        cause = f"it hangs: {_ranks(gone)} is gone, and {_ranks(waiting)} wait for it"
+        cause, fix = f"{hangs}: {_ranks(gone)} is gone{others}", again
     elif alone and (waiting or alone[0]["still"]):
-        first = alone[0]
-        where = f"{_rank(first)} stands in {own_frame(first['frames'])}"
-        cause = f"it hangs: {where}" + (f", and {_ranks(waiting)} wait for it" if waiting else "")
-        stop = f"Look at {own_frame(first['frames'])}: what is called there does not come back. {stop}"
+        where = own_frame(alone[0]["frames"])
+        cause = f"{hangs}: {_rank(alone[0])} stands in {where}{others}"
+        fix = f"Look at {where}: what is called there does not come back. {again}"
     elif waiting:
-        cause = "it hangs: all ranks wait for each other in a collective"
-        stop = f"Look at the network between the nodes (`fmray preflight` adds up a number over it). Stop it, {AGAIN}"
+        cause = f"{hangs}: all ranks wait for each other in a collective"
+        fix = f"Look at the network between the nodes (`fmray preflight` adds up a number over it). {again}"
     else:
-        cause = f"it is silent: {said}"
-        stop = f"Look at its log; should it hang, stop it, {AGAIN}"
-    return Finding("hang", cause, (("events.jsonl", said), *seen), stop)
+        cause, fix = f"{hangs}, or is slow: {seen[1]}", f"Look at its log; should it hang, stop it, {AGAIN}"
+    errors = [(stack["name"], f"{_rank(stack)}: {stack['error']}") for stack in gone]
+    return Finding("hang", cause, (seen, *_stood(ranks), *errors, *progress(evidence)), fix)
 
 
 def slowed(evidence: Evidence) -> Iterator[Finding]:
@@ -239,14 +240,13 @@ def _moved_since(note: Line, evidence: Evidence) -> bool:
 
 
 def _stood(stacks: Sequence[Json]) -> list[tuple[str, str]]:
-    return [
-        (
-            stack["name"],
-            f"{_rank(stack)} stands in {own_frame(stack['frames'])}"
-            + (f", innermost {_short(stack['frames'][0])}" if stack["frames"] else ""),
-        )
-        for stack in sorted(stacks, key=lambda stack: stack["rank"] or 0)[:16]
-    ]
+    ordered = sorted(stacks, key=lambda stack: stack["rank"] or 0)[:16]
+    return [(stack["name"], f"{_rank(stack)} stands in {_at(stack['frames'])}") for stack in ordered]
+
+
+def _at(frames: Sequence[str]) -> str:
+    own, innermost = own_frame(frames), _short(frames[0]) if frames else ""
+    return own if own == innermost else f"{own}, innermost {innermost}"
 
 
 def own_frame(frames: Sequence[str]) -> str:
