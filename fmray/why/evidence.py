@@ -160,7 +160,7 @@ def events_of(text: str) -> list[Line]:
     for number, line in enumerate(text.split("\n"), 1):
         with suppress(ValueError):
             event = json.loads(line)
-            if isinstance(event, dict) and "event" in event:
+            if isinstance(event, dict) and "event" in event and "time" in event:
                 found.append(Line(f"events.jsonl:{number}", event))
     return found
 
