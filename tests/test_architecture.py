@@ -53,6 +53,7 @@ DOORS = {
         "tune/pbt.py",
         "tune/place.py",
         "why/cluster.py",
+        "why/remote.py",
     },
     "PIL": {"data/image.py"},
     "torch": {

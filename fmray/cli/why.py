@@ -29,17 +29,18 @@ def why(
     name: RunName, store: StorePath = DEFAULT_STORE, address: ClusterAddress = "", as_json: AsJson = False
 ) -> tuple[int, dict[str, Any]]:
     """Say what a run waits for or why it failed: the cause first, then what shows it, last what to do."""
-    from fmray.why import collect, judge
+    from fmray.why import Contact, collect, judge
 
     opened, root = _find(name, store)
     asked = address or (_named_address(opened, root) if root else LOCAL)
-    attempt, log, error = _ask_cluster(asked, name, root) if asked else ({}, str, None)
+    contact, is_unknown = _contact(asked, name, root) if asked else (Contact(), False)
+    attempt = contact.attempt
     if attempt and not root:
         opened, root = _find(f"{attempt['job']}/{attempt['run_id']}", attempt["store"])
-    if error is not None and not root and (isinstance(error, SpecError) or not address):
-        there = f"no submission on {asked}" if isinstance(error, SpecError) else f"no cluster answers at {asked}"
+    if contact.error and not root and (is_unknown or not address):
+        there = f"no submission on {asked}" if is_unknown else f"no cluster answers at {asked}"
         raise SpecError(f"'{name}' is no run in {store}, and {there}. Give the --store or --address it has.", "RUN")
-    evidence = collect(name, root, opened, attempt, log, asked, str(error or ""))
+    evidence = collect(name, root, opened, contact)
     findings = judge(evidence)
     if not as_json:
         _show(evidence, findings)
@@ -83,28 +84,28 @@ def _named_address(store: Any, root: str) -> str:
     return str((drivers[-1]["ray"] or {}).get("dashboard", "")) if drivers else ""
 
 
-def _ask_cluster(address: str, name: str, root: str) -> tuple[dict[str, Any], Any, Exception | None]:
-    """Give the submission that is asked for, what reads its log, and why there is none."""
+def _contact(address: str, name: str, root: str) -> tuple[Any, bool]:
+    """Reach the cluster, and look for the submission; tell also whether it answers and knows of none."""
     from fmray.submit import Cluster
+    from fmray.why import Contact
     from fmray.why.evidence import ask
 
-    errors: list[Exception] = []
-
-    def find() -> tuple[dict[str, Any], Any]:
+    def find() -> tuple[Any, bool]:
         cluster = Cluster(address)
         try:
             attempt = cluster.find(name if _SUBMISSION.fullmatch(name) else Path(root or name).name)
         except SpecError as error:
             if root:  # it was not submitted, and may run there all the same
-                return {}, str
-            errors.append(error)
-            raise
-        return attempt.to_json() | {"message": attempt.message}, lambda: cluster.logs(attempt.id)
+                return Contact(address, ask=cluster.ask), False
+            return Contact(address, str(error)), True
+        told = attempt.to_json() | {"message": attempt.message}
+        return Contact(address, "", told, lambda: cluster.logs(attempt.id), cluster.ask), False
 
-    found = ask({"attempt": find}, FIND_SECONDS)["attempt"]
-    if "value" in found:
-        return (*found["value"], None)
-    return {}, str, errors[0] if errors else RuntimeError(found["error"].partition(": ")[2] or found["error"])
+    found = ask({"contact": find}, FIND_SECONDS)["contact"]
+    if "error" not in found:
+        contact, is_unknown = found["value"]
+        return contact, is_unknown
+    return Contact(address, found["error"].removeprefix("ClusterError: ")), False
 
 
 def _show(evidence: Any, findings: Any) -> None:

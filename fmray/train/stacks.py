@@ -21,7 +21,7 @@ from fmray.store import source_digest
 from fmray.store.files import machine
 from fmray.store.lease import process_start
 
-SIGNAL = signal.SIGUSR2
+SIGNAL = signal.SIGUSR2  # `why.remote` sends it
 _open: list[Any] = []  # files that faulthandler writes to must stay open
 
 

@@ -22,7 +22,7 @@ from fmray.store.files import machine
 from fmray.store.lease import newest_holder
 from fmray.store.places import files_of
 
-READ_SECONDS, LOOK_SECONDS = 10.0, 15.0
+READ_SECONDS, LOOK_SECONDS = 10.0, 25.0
 """How long the directory of a run may take to be read, and each other look to answer."""
 PROBE_BYTES = 4 << 20
 """Written to the store and read back, unless less than `SPARE_BYTES` are free."""

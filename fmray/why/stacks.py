@@ -1,18 +1,20 @@
-"""Ask processes of a run on this machine where they stand, and read what they answer."""
+"""Ask the processes of a run where they stand, at hand or through their cluster, and read what they answer."""
 
-import os
+import base64
+import json
 import re
-import time
-from collections.abc import Mapping, Sequence
+import shlex
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fmray.records import Json
 from fmray.store.files import machine
-from fmray.store.lease import process_start
-from fmray.train.stacks import SIGNAL
+from fmray.why import remote
 
-WAIT_SECONDS, APART_SECONDS = 2.0, 1.0
-"""How long a process may take to answer, and the time between the two times it is asked."""
+Ask = Callable[[str, str, float], Json]
+"""(command, mark, seconds) -> the JSON that a cluster prints behind the mark."""
+MARK, SECONDS = "fmray-why ", 20.0
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 _RANK = re.compile(r"rank-(\d+)\.txt$")
@@ -21,22 +23,23 @@ _CENTRES = ("fmray/train/loop.py", "fmray/tune/trial.py", "fmray/train/", "fmray
 _ASIDE = ("fmray/store/lease.py", "fmray/train/mailbox.py", "fmray/train/stacks.py", "fmray/track/")
 
 
-def ask_processes(places: Sequence[Json]) -> list[Json]:
-    """Give where the processes at hand stand, twice; those elsewhere are not asked."""
-    here = [place for place in places if place["machine"] == machine() and place["stacks"]]
-    first = [_answer(place) for place in here]
-    time.sleep(APART_SECONDS if here else 0.0)
-    return [tell(place, text, _answer(place)) for place, text in zip(here, first, strict=True)]
+def ask_processes(places: Sequence[Json], ask: Ask | None = None) -> list[Json]:
+    """Give where processes stand, twice: those at hand, and those on other nodes if a cluster can be asked."""
+    listening = [place for place in places if place["stacks"]]
+    here = [place for place in listening if place["machine"] == machine()]
+    told = [_tell(place, *texts) for place, texts in zip(here, remote.answers(here), strict=True)] if here else []
+    far = [place for place in listening if place not in here and place["node"]]
+    return told + (ask_elsewhere(far, ask) if far and ask is not None else [])
 
 
-def tell(place: Json, first: str, second: str) -> Json:
-    """Say where a process stood the first time, and whether it still stood there the second."""
-    told = {"rank": place["rank"], "name": f"{place['host']}:{place['pid']}"}
-    if not first:
-        gone = process_start(place["pid"]) != place["started"]
-        return told | {"error": "this process is gone" if gone else "it does not answer"}
-    frames = frames_of(first)
-    return told | {"frames": frames, "still": frames == frames_of(second)}
+def ask_elsewhere(places: Sequence[Json], ask: Ask) -> list[Json]:
+    """Give where workers on the nodes of a cluster stand."""
+    code = base64.b64encode(zlib.compress(Path(remote.__file__).read_bytes(), 9)).decode()
+    load = f"import base64, zlib; exec(zlib.decompress(base64.b64decode('{code}')))"
+    asked = json.dumps({"places": list(places), "mark": MARK})
+    found = ask(shlex.join(["python", "-c", load, asked]), MARK, SECONDS)["found"]
+    by_rank = {place["rank"]: place for place in places}
+    return [_tell(by_rank[rank], first, second) for rank, first, second in found]
 
 
 def told_before(traces: Mapping[str, str]) -> list[Json]:
@@ -61,36 +64,10 @@ def frames_of(text: str) -> list[str]:
     return []
 
 
-def _answer(place: Json) -> str:
-    """Have a process write its stacks, and give them; "" if it is gone or does not answer."""
-    try:
-        return _ask(place)
-    except OSError:  # it went meanwhile, or belongs to somebody else
-        return ""
-
-
-def _ask(place: Json) -> str:
-    path = Path(place["stacks"])
-    if process_start(place["pid"]) != place["started"] or not path.exists() or not _listens(place["pid"]):
-        return ""  # the signal would end a process that does not listen
-    before = path.stat().st_size
-    os.kill(place["pid"], SIGNAL)
-    size, end = -1, time.monotonic() + WAIT_SECONDS
-    while (now := path.stat().st_size) != size or now == before:  # until it grows no more
-        if time.monotonic() > end:
-            break
-        size = now
-        time.sleep(0.05)
-    with path.open() as file:
-        file.seek(before)
-        return file.read()
-
-
-def _listens(pid: int) -> bool:
-    """Tell whether a process has asked for the signal, as far as the system says."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True  # no such system: the file it named has to do
-    caught = next((line for line in status.splitlines() if line.startswith("SigCgt:")), "SigCgt: 0")
-    return bool(int(caught.split()[1], 16) >> (SIGNAL - 1) & 1)
+def _tell(place: Json, first: str, second: str) -> Json:
+    told = {"rank": place["rank"], "name": f"{place['host']}:{place['pid']}"}
+    if not first:
+        gone = place["machine"] == machine() and not remote.lives(place)
+        return told | {"error": "this process is gone" if gone else "it does not answer"}
+    frames = frames_of(first)
+    return told | {"frames": frames, "still": frames == frames_of(second)}

@@ -84,7 +84,7 @@ def _dead(nodes: Sequence[Json]) -> list[tuple[str, str]]:
 
 def stalled(evidence: Evidence) -> Iterator[Finding]:
     """Say that training stands still: rows do not come, or a rank holds up the others."""
-    silent, usual = _silence(evidence)
+    silent, usual = silence(evidence)
     ranks = [stack for stack in evidence.stacks if "frames" in stack]
     at_rows = [
         stack
@@ -101,7 +101,7 @@ def stalled(evidence: Evidence) -> Iterator[Finding]:
         yield hang(evidence, ("events.jsonl", said), "it hangs")
 
 
-def _silence(evidence: Evidence) -> tuple[float, float]:
+def silence(evidence: Evidence) -> tuple[float, float]:
     """Give for how long a training has been silent, 0 if that is nothing to speak of, and how long its epochs took."""
     stages, epochs = evidence.of("stage"), epochs_of(evidence)
     if not stages or stages[-1]["stage"] not in ("train", "baseline"):

@@ -19,8 +19,8 @@ def run(tmp_path):
     return root, store
 
 
-def known(run, **given):
-    return collect("abc", *run, **{"attempt": {}, "log": str, "address": "", **given})
+def known(run):
+    return collect("abc", *run)
 
 
 def test_a_look_that_hangs_and_one_that_raises_are_answers_beside_the_others():

@@ -33,7 +33,7 @@ def stay(busy, depth=0):
 
 @pytest.fixture
 def process(tmp_path, monkeypatch):
-    monkeypatch.setattr("fmray.why.stacks.APART_SECONDS", 0.1)
+    monkeypatch.setattr("fmray.why.remote.APART_SECONDS", 0.1)
     folder = tmp_path / "x/fmray/train"
     folder.mkdir(parents=True)
     (folder / "fmray_like.py").write_text(STAY)
