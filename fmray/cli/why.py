@@ -42,10 +42,10 @@ def why(
         raise SpecError(f"'{name}' is no run in {store}, and {there}. Give the --store or --address it has.", "RUN")
     evidence = collect(name, root, opened, contact)
     findings = judge(evidence)
-    if not as_json:
-        _show(evidence, findings)
-    first, *others = [finding.to_json() for finding in findings]
     status = attempt["status"].lower() if attempt and not evidence.run else evidence.status
+    if not as_json:
+        _show(evidence, status, findings)
+    first, *others = [finding.to_json() for finding in findings]
     answer = {"status": status, **first, "also": others, "run_dir": root}
     return DONE, answer | ({"submission_id": attempt["submission_id"]} if attempt else {})
 
@@ -108,14 +108,14 @@ def _contact(address: str, name: str, root: str) -> tuple[Any, bool]:
     return Contact(address, found["error"].removeprefix("ClusterError: ")), False
 
 
-def _show(evidence: Any, findings: Any) -> None:
+def _show(evidence: Any, status: str, findings: Any) -> None:
     """Print the page: the cause on its first line, the fix on its last."""
     from fmray.store import redact
 
     first, *others = findings
     job = evidence.run.get("job") or evidence.attempt.get("job") or ""
     run = evidence.run.get("run_id") or evidence.attempt.get("run_id") or evidence.name
-    lines = [f"{job + '/' if job else ''}{run} · {evidence.status} · {first.cause}", ""]
+    lines = [f"{job + '/' if job else ''}{run} · {status} · {first.cause}", ""]
     width = min(28, max((len(where) for where, _ in first.evidence), default=0))
     lines += [f"  {where:{width}}  {text}" for where, text in first.evidence]
     if others:

@@ -76,10 +76,10 @@ def _node(one: Json) -> Json:
 
 def _job(one: Json) -> Json:
     pid = _PID.search(str(one.get("driver_info") or ""))
-    entry = " ".join(str(one.get("entrypoint") or "").split())
-    name = one.get("submission_id") or (f"{entry[:60]}..." if len(entry) > 60 else entry)
-    told = {"name": name or one["job_id"], "submission": one.get("submission_id") or ""}
-    return told | {"pid": int(pid[1]) if pid else 0}
+    command, *rest = str(one.get("entrypoint") or "").split() or [one["job_id"]]
+    entry = " ".join([command.rpartition("/")[2], *rest])
+    name = one.get("submission_id") or (f"{entry[:40]}..." if len(entry) > 40 else entry)
+    return {"name": name, "submission": one.get("submission_id") or "", "pid": int(pid[1]) if pid else 0}
 
 
 def _group(one: Json) -> Json:

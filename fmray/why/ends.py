@@ -17,6 +17,8 @@ BUG_FIX = f"Mend the code that raises it; {AGAIN}"
 _FRAME = re.compile(r'File "(.+)", line (\d+), in (.+)')
 MEANT = ("SpecError", "DataError", "TrainError", "ClusterError")
 """Errors that fmray raises on purpose, and whose last sentence says what to do."""
+_NOISE = re.compile(r'^{"|logging\.cc:|job_manager\.py:')
+"""Lines that Ray prints around those of a command, and the answer of the command itself."""
 GATE_FIX = "Look at the gate in the report, mend the data or the job; or waive it under rigour, with a reason"
 
 
@@ -219,7 +221,7 @@ def _answer(evidence: Evidence) -> Json:
 
 
 def _last_words(evidence: Evidence) -> list[tuple[str, str]]:
-    words = [line for line in evidence.printed if line["text"].strip() and not line["text"].startswith('{"')]
+    words = [line for line in evidence.printed if line["text"].strip() and not _NOISE.search(line["text"])]
     return [(line.place, shorten(line["text"])) for line in words[-3:]]
 
 

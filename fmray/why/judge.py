@@ -5,7 +5,7 @@ Pure: it sees nothing but the evidence, so every verdict can be had without a cl
 
 from collections.abc import Iterator
 
-from fmray.why.ends import failed, failures_of, finished, interrupted, killed_for_memory, of_attempt
+from fmray.why.ends import failed, failures_of, finished, halves, interrupted, killed_for_memory, of_attempt
 from fmray.why.evidence import Evidence
 from fmray.why.finding import Finding, shorten
 from fmray.why.room import missing_room
@@ -35,9 +35,8 @@ def _findings(evidence: Evidence) -> Iterator[Finding]:
             yield from interrupted(evidence)
             yield from unreachable(evidence)
         case _:
-            yield from of_attempt(evidence)
-            yield from unreachable(evidence)
-            yield from _unknown(evidence)
+            found = [*of_attempt(evidence), *unreachable(evidence)]
+            yield from found or _unknown(evidence)
 
 
 def _running(evidence: Evidence) -> Iterator[Finding]:
@@ -69,13 +68,13 @@ def unreachable(evidence: Evidence) -> Iterator[Finding]:
     if not error:
         return
     sign = sign_of(error)
-    address = evidence.cluster.get("address", "")
+    address, said = evidence.cluster.get("address", ""), shorten(halves(error)[0], 200)
     if sign is not None and sign.kind == "token":
-        fix = "Put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token here"
-        yield Finding("token", f"its cluster refuses the token: {shorten(error, 200)}", ((address, error),), fix)
+        fix = "Put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token here, and ask again"
+        yield Finding("token", f"its cluster is no help: {said}", ((address, error),), fix)
     else:
         fix = "Give the URL of its dashboard with --address; if the cluster is gone, start one and submit the job again"
-        yield Finding("address", f"its cluster does not answer: {shorten(error, 200)}", ((address, error),), fix)
+        yield Finding("address", f"its cluster is no help: {said}", ((address, error),), fix)
 
 
 def _unknown(evidence: Evidence) -> Iterator[Finding]:

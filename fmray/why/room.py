@@ -111,56 +111,58 @@ def _lack(name: str, value: float, count: int, nodes: Sequence[Json]) -> str:
 
 def _taken(asked: Json, nodes: Sequence[Json], evidence: Evidence) -> Finding:
     (needs, count), *_ = _counted(asked["bundles"]).items()
-    held, own = _held(evidence.cluster), own_jobs(evidence)
-    scarce = max((name for name, _ in needs), key=lambda name: _share_taken(name, held, nodes))
-    total = sum(float(node["resources"].get(scarce, 0)) for node in nodes)
-    amounts = {job: needs.get(scarce, 0.0) for job, needs in held.items() if needs.get(scarce)}
-    others = {job: value for job, value in amounts.items() if job not in own}
-    who = [
-        f"{evidence.cluster['jobs'].get(job, {}).get('name') or job} ({value:g})"
-        for job, value in sorted(others.items(), key=lambda item: -item[1])
-    ]
-    names = spell_names(who[:3]) or "other work"
-    all_of = "all" if sum(amounts.values()) >= total else f"{sum(amounts.values()):g} of {total:g}"
-    seen = [
+    held, own, jobs = _held(evidence.cluster), own_jobs(evidence), evidence.cluster["jobs"]
+    scarce = max((name for name, _ in needs), key=lambda name: _taken_of(name, held) / (_all_of(name, nodes) or 1.0))
+    others = sorted(
+        (job for job in held.keys() - own if held[job].get(scarce)), key=lambda job: -held[job].get(scarce, 0.0)
+    )
+    who = spell_names([f"{_name(job, jobs)} ({held[job][scarce]:g})" for job in others[:3]]) or "this run itself"
+    taken, total = _taken_of(scarce, held), _all_of(scarce, nodes)
+    share = "all" if taken >= total else f"{taken:g} of {total:g}"
+    seen = (
         ("asked", f"{_who(asked)} of this run: {spell_needs(dict(needs), count)}"),
-        *(
-            (f"job {job}", f"{evidence.cluster['jobs'].get(job, {}).get('name') or '?'} holds {spell_needs(needs)}")
-            for job, needs in held.items()
-        ),
+        *_holders(held, own, jobs),
         *_sizes(nodes),
-    ]
-    ids = [evidence.cluster["jobs"].get(job, {}).get("submission") for job in others]
-    stop = next(
-        (f"`fmray stop {name}`" if name.startswith("fmray-") else f"`ray job stop {name}`" for name in ids if name),
-        "the process that runs it",
+        _told_by(evidence),
     )
-    return Finding(
-        "resources taken",
-        f"it waits for {spell_needs(dict(needs), count)}: {all_of} {scarce}s are taken by {names}",
-        (*seen, _told_by(evidence)),
-        f"Wait until that ends or stop it ({stop}); or ask for fewer run.workers",
-    )
+    cause = f"it waits for {spell_needs(dict(needs), count)}: {share} {scarce}s are taken by {who}"
+    stop = f" or stop it ({_stop(jobs.get(others[0], {}))})" if others else ""
+    return Finding("resources taken", cause, seen, f"Wait until that ends{stop}; or ask for fewer run.workers")
 
 
 def _starved(reading: Sequence[Json], nodes: Sequence[Json], evidence: Evidence) -> Finding:
-    held = _held(evidence.cluster)
-    total = sum(float(node["resources"].get("CPU", 0)) for node in nodes)
-    taken = sum(needs.get("CPU", 0.0) for needs in held.values())
-    jobs = evidence.cluster["jobs"]
-    seen = [
+    held, jobs = _held(evidence.cluster), evidence.cluster["jobs"]
+    taken = f"{_taken_of('CPU', held):g} of {_all_of('CPU', nodes):g} CPUs are taken"
+    seen = (
         ("waiting", f"{len(reading)} read tasks, each for {spell_needs(reading[0]['bundles'][0])}"),
-        *(
-            (f"job {job}", f"{jobs.get(job, {}).get('name') or '?'} holds {spell_needs(needs)}")
-            for job, needs in held.items()
-        ),
-    ]
-    return Finding(
-        "starved ingest",
-        f"its workers wait for rows, and reading finds no free CPU: {taken:g} of {total:g} CPUs are taken",
-        (*seen, *_sizes(nodes), _told_by(evidence)),
-        FREE_CPUS,
+        *_holders(held, own_jobs(evidence), jobs),
+        *_sizes(nodes),
+        _told_by(evidence),
     )
+    cause = f"its workers wait for rows, and reading finds no free CPU: {taken}"
+    return Finding("starved ingest", cause, seen, FREE_CPUS)
+
+
+def _holders(held: Mapping[str, Needs], own: set[str], jobs: Json) -> list[tuple[str, str]]:
+    return [
+        (
+            "this run" if job in own else f"job {job}",
+            f"{'' if job in own else _name(job, jobs) + ' '}holds {spell_needs(needs)}",
+        )
+        for job, needs in held.items()
+    ]
+
+
+def _name(job: str, jobs: Json) -> str:
+    return str(jobs.get(job, {}).get("name") or f"job {job}")
+
+
+def _stop(job: Json) -> str:
+    """Say how another job is stopped."""
+    name = job.get("submission", "")
+    if name:
+        return f"`fmray stop {name}`" if name.startswith("fmray-") else f"`ray job stop {name}`"
+    return f"its process has the id {job['pid']}" if job.get("pid") else "see `ray list actors`"
 
 
 def _held(cluster: Json) -> dict[str, dict[str, float]]:
@@ -174,7 +176,7 @@ def _held(cluster: Json) -> dict[str, dict[str, float]]:
     ]
     for job, needs in placed + alone:
         for name, value in needs.items():
-            held[job][name] += value
+            held[job][name] += 0.0 if name.startswith("node:") else value
     return {
         job: {name: value for name, value in needs.items() if value}
         for job, needs in held.items()
@@ -182,9 +184,12 @@ def _held(cluster: Json) -> dict[str, dict[str, float]]:
     }
 
 
-def _share_taken(name: str, held: Mapping[str, Needs], nodes: Sequence[Json]) -> float:
-    total = sum(float(node["resources"].get(name, 0)) for node in nodes)
-    return sum(needs.get(name, 0.0) for needs in held.values()) / total if total else 0.0
+def _taken_of(name: str, held: Mapping[str, Needs]) -> float:
+    return sum(needs.get(name, 0.0) for needs in held.values())
+
+
+def _all_of(name: str, nodes: Sequence[Json]) -> float:
+    return sum(float(node["resources"].get(name, 0)) for node in nodes)
 
 
 def _who(asked: Json) -> str:
