@@ -145,10 +145,9 @@ def _starved(reading: Sequence[Json], nodes: Sequence[Json], evidence: Evidence)
 
 def _holders(held: Mapping[str, Needs], own: set[str], jobs: Json) -> list[tuple[str, str]]:
     return [
-        (
-            "this run" if job in own else f"job {job}",
-            f"{'' if job in own else _name(job, jobs) + ' '}holds {spell_needs(needs)}",
-        )
+        ("this run", f"holds {spell_needs(needs)}")
+        if job in own
+        else (f"job {job}", f"{_name(job, jobs)} holds {spell_needs(needs)}")
         for job, needs in held.items()
     ]
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -55,6 +56,7 @@ def process(tmp_path, monkeypatch):
 
 def test_a_process_that_stands_still_shows_its_line_twice_and_lives_on(process):
     one, place = process()
+    time.sleep(0.2)  # it has said that it is there, and is about to stand still
     (told,) = ask_processes([place])
     assert told["rank"] == 1
     assert told["still"]
