@@ -90,7 +90,8 @@ def fit(
             waits = _ask(pack, judge, group)
         speed = (steps - first_step) / steps * train_rows.num_rows / max(seconds, 1e-9)
         seconds = time.perf_counter() - started
-        spent = {"rows": max(group.collect(waited)), "checkpoints": checkpoints.spent_seconds() if checkpoints else 0.0}
+        waits_for_rows = max(group.collect(0.0 if train_rows.in_memory else waited))
+        spent = {"rows": waits_for_rows, "checkpoints": checkpoints.spent_seconds() if checkpoints else 0.0}
         report(_epoch_event(pack, metric, speed, seconds, spent))
         if group.tell(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack))):
             _save(pack, checkpoints, group)

@@ -7,6 +7,7 @@ from fmray.records import Json
 from fmray.store import redact
 
 AGAIN = "then run the same command again: it continues where it stopped"
+NEW_NODE = "Bring the node back or add one, and it goes on by itself; or stop it and run it with fewer run.workers"
 FREE_CPUS = (
     "Free CPUs for reading: stop other work, add a node, or set fewer run.workers; "
     "or set run.ingest: map where all nodes see the store"

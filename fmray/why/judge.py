@@ -40,7 +40,7 @@ def _findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _running(evidence: Evidence) -> Iterator[Finding]:
-    rules = (missing_room, lost_node, stalled, storage, locked, slowed, skewed)
+    rules = (lost_node, missing_room, stalled, storage, locked, slowed, skewed)
     wrong = [finding for rule in rules for finding in rule(evidence)]
     yield from wrong
     yield from () if wrong else (fine(evidence),)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fmray.records import Json
 from fmray.train.room import num_fitting
 from fmray.why.evidence import Evidence
-from fmray.why.finding import FREE_CPUS, Finding, shorten, spell_names, spell_needs
+from fmray.why.finding import FREE_CPUS, NEW_NODE, Finding, shorten, spell_names, spell_needs
 
 WAITING = ("PENDING", "RESCHEDULING", "PENDING_CREATION", "RESTARTING", "PENDING_NODE_ASSIGNMENT")
 READING = ("Read", "_read_item")
@@ -40,6 +40,13 @@ def missing_room(evidence: Evidence) -> Iterator[Finding]:
         yield (
             _starved(reading, nodes, evidence) if len(reading) == len(waiting) else _taken(waiting[0], nodes, evidence)
         )
+
+
+def dead_nodes(evidence: Evidence) -> list[tuple[str, str]]:
+    """Name the nodes that died while the run went on, and of what."""
+    since = min((line["time"] for line in evidence.of("driver")), default=0.0)
+    dead = [one for one in evidence.cluster.get("nodes", []) if not one["alive"] and one["time"] >= since]
+    return [(f"node {node['name']}", f"is dead: {shorten(node['why'], 160)}") for node in dead[:5]]
 
 
 def _asked(cluster: Json) -> list[Json]:
@@ -85,6 +92,9 @@ def _infeasible(asked: Json, nodes: Sequence[Json], evidence: Evidence) -> Findi
     reason = next((text for text in lacking if text), f"no node has room for {spell_needs(dict(needs))} at once")
     seen = [("asked", f"{_who(asked)} of this run: {spell_needs(dict(needs), count)}"), *_sizes(nodes)]
     gpu = any(name == "GPU" for name, _ in needs)
+    if dead := dead_nodes(evidence):
+        cause = f"it waits for a node: {dead[0][0]} died, and without it {reason}"
+        return Finding("dead node", cause, (*dead, *seen, _told_by(evidence)), NEW_NODE)
     fix = (
         "Set run.gpu: false, or add nodes with a GPU"
         if gpu and "GPU" in reason

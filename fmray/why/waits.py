@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from fmray.records import Json
 from fmray.why.evidence import PROBE_BYTES, Evidence, Line
-from fmray.why.finding import AGAIN, FREE_CPUS, Finding, shorten, spell_bytes, spell_names, spell_seconds
+from fmray.why.finding import AGAIN, FREE_CPUS, NEW_NODE, Finding, shorten, spell_bytes, spell_names, spell_seconds
+from fmray.why.room import dead_nodes
 
 STILL_SECONDS, STILL_EPOCHS = 20.0, 5.0
 """A training is silent if no epoch has ended for so long, and for so many times the longest epoch before."""
@@ -71,15 +72,9 @@ def fine(evidence: Evidence) -> Finding:
 def lost_node(evidence: Evidence) -> Iterator[Finding]:
     """Say that training waits for a node."""
     notes = [line for line in evidence.of("note") if line["about"] == "node"]
-    dead = [node for node in evidence.cluster.get("nodes", []) if not node["alive"]]
     if notes and not _moved_since(notes[-1], evidence):
-        seen = [(notes[-1].place, notes[-1]["text"]), *_dead(dead), *progress(evidence)]
-        fix = "Bring the node back or add one, and it goes on by itself; or stop it and run it with fewer run.workers"
-        yield Finding("dead node", "it waits for a node: those that live do not hold its workers", tuple(seen), fix)
-
-
-def _dead(nodes: Sequence[Json]) -> list[tuple[str, str]]:
-    return [(f"node {node['name']}", f"is dead: {shorten(node['why'], 160)}") for node in nodes[:5]]
+        seen = [(notes[-1].place, notes[-1]["text"]), *dead_nodes(evidence), *progress(evidence)]
+        yield Finding("dead node", "it waits for a node: the others do not hold its workers", tuple(seen), NEW_NODE)
 
 
 def stalled(evidence: Evidence) -> Iterator[Finding]:
@@ -155,7 +150,7 @@ def slowed(evidence: Evidence) -> Iterator[Finding]:
                 *_storage(evidence),
             ]
             yield Finding(
-                kind, f"it is slow: it {what} {share:.0%} of the time", (*seen, *progress(evidence)), _FASTER[part]
+                kind, f"it is running, but {what} {share:.0%} of the time", (*seen, *progress(evidence)), _FASTER[part]
             )
 
 

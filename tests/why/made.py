@@ -55,7 +55,14 @@ def running(**given: Any) -> Evidence:
 
 def cluster(*nodes: dict[str, float], **given: Any) -> dict[str, Any]:
     found = [
-        {"id": f"n{number}", "name": f"10.0.0.{number} (n{number})", "alive": True, "why": "", "resources": node}
+        {
+            "id": f"n{number}",
+            "name": f"10.0.0.{number} (n{number})",
+            "alive": True,
+            "why": "",
+            "resources": node,
+            "time": 0.0,
+        }
         for number, node in enumerate(nodes)
     ]
     jobs = {

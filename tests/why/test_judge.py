@@ -135,10 +135,20 @@ def test_ranks_that_all_wait_point_to_the_network_and_one_that_is_gone_is_said()
 def test_a_node_that_is_waited_for_is_named_with_why_it_died():
     note = {"event": "note", "about": "node", "text": "training waits for a node: 2 of 3 workers fit", "time": NOW - 3}
     told = cluster(CPUS, CPUS)
-    told["nodes"][1] |= {"alive": False, "why": "missed too many heartbeats"}
+    told["nodes"][1] |= {"alive": False, "why": "missed too many heartbeats", "time": NOW - 9}
     found = first(evidence("running", stage("train", 60), epoch(3, 20), note, cluster=told))
     assert found.kind == "dead node"
     assert any("missed too many heartbeats" in text for _, text in found.evidence)
+
+
+def test_what_no_longer_fits_since_a_node_died_is_a_matter_of_that_node():
+    told = cluster(CPUS, CPUS, groups=[group(OWN, {"CPU": 1.5}, {"CPU": 1.5})])
+    told["nodes"][1] |= {"alive": False, "why": "terminated", "time": NOW - 9}
+    found = first(running(cluster=told))
+    assert found.kind == "dead node"
+    assert "node 10.0.0.1 (n1) died, and without it 3 CPU asked, 2 are there on 1 nodes" in found.cause
+    told["nodes"][1]["time"] = NOW - 5000  # before the run began
+    assert first(running(cluster=told)).kind == "infeasible resources"
 
 
 @pytest.mark.parametrize(
