@@ -9,7 +9,7 @@ from typing import Any
 from fmray.records import Json
 from fmray.why.evidence import Evidence, Line
 from fmray.why.finding import AGAIN, Finding, shorten, spell_seconds
-from fmray.why.signs import CLASSES, Sign, of_kind, sign_of
+from fmray.why.signs import AROUND, CLASSES, Sign, of_kind, sign_of
 from fmray.why.waits import hang, own_frame, progress
 
 INSTALLED = "/site-packages/"
@@ -19,6 +19,9 @@ MEANT = ("SpecError", "DataError", "TrainError", "ClusterError")
 """Errors that fmray raises on purpose, and whose last sentence says what to do."""
 _NOISE = re.compile(r'^{"|logging\.cc:|job_manager\.py:')
 """Lines that Ray prints around those of a command, and the answer of the command itself."""
+BEGUN_SECONDS = 60.0
+"""How long a run may take to name itself."""
+UNSURE = ("bug", "killed worker", "cluster")
 GATE_FIX = "Look at the gate in the report, mend the data or the job; or waive it under rigour, with a reason"
 
 
@@ -52,16 +55,18 @@ def failed(evidence: Evidence) -> Iterator[Finding]:
     failures, ends = evidence.of("failure"), evidence.of("failed")
     text = ends[-1]["text"] if ends else evidence.run.get("error", "")
     place = ends[-1].place if ends else "run.json"
-    yield from killed_for_memory(evidence)
     kind = str((ends[-1]["kind"] if ends else "") or "")
-    by_class = failures[-1]["class"] if failures and _belongs(failures[-1], ends) else ""
+    by_class = str(failures[-1]["class"]) if failures and _belongs(failures[-1], ends) else ""
+    found = []
     if by_class == "hang" and evidence.stacks:
-        yield hang(evidence, (failures[-1].place, str(failures[-1]["text"])), "it hung")
+        found.append(hang(evidence, (failures[-1].place, str(failures[-1]["text"])), "it hung"))
     if by_class == "user" and evidence.traces:
-        yield _raised(evidence)
-    yield explain(
-        str(text), kind, by_class, [(place, shorten(str(text))), *failures_of(evidence), *progress(evidence)], ends[-1:]
-    )
+        found.append(_raised(evidence))
+    seen = [(place, shorten(str(text))), *failures_of(evidence), *progress(evidence)]
+    found.append(explain(str(text), kind, by_class, seen, ends[-1:]))
+    kills = list(killed_for_memory(evidence))
+    # Ray's last words about a killed worker may be anything; a bug that was seen is one, whatever was killed before
+    yield from found + kills if by_class or found[0].kind not in UNSURE else kills + found
 
 
 def _raised(evidence: Evidence) -> Finding:
@@ -92,10 +97,11 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], en
         seen: Evidence.
         ends: The event with which the run ended, if there is one.
     """
-    sign = sign_of(f"{kind}: {text}")
-    if by_class and by_class not in ("user", "worker", "storage") and (sign is None or sign.kind != CLASSES[by_class]):
+    sign, frames = sign_of(f"{kind}: {text}"), (ends[-1]["frames"] or []) if ends else []
+    if sign is not None and sign.kind in AROUND and (frames or by_class == "user"):
+        sign = None
+    if by_class not in ("", "user", "worker") and not (by_class == "storage" and sign):
         sign = of_kind(CLASSES.get(by_class, "")) or sign
-    frames = (ends[-1]["frames"] or []) if ends else []
     if kind in MEANT and kind != "ClusterError" and (sign is None or sign.kind == "data"):
         what, fix = halves(text)
         return Finding(sign.kind if sign else "user error", what, tuple(seen), f"{fix}; {AGAIN}")
@@ -180,13 +186,13 @@ def of_attempt(evidence: Evidence) -> Iterator[Finding]:
             text = f"{error['where']}: {error['message']}" if error.get("where") else error.get("message", "")
             text = text or "\n".join([message, *(text for _, text in _last_words(evidence))])
             yield explain(text, error.get("kind", ""), "", seen)
-        case "RUNNING" if not evidence.root or not evidence.run:
-            yield Finding(
-                "fine",
-                "it has just begun: it looks at the data",
-                tuple(seen),
-                f"Nothing to do: wait (`fmray logs {name} --follow`)",
-            )
+        case "RUNNING" if not evidence.run and attempt["seconds"] < BEGUN_SECONDS:
+            fix = f"Nothing to do: wait (`fmray logs {name} --follow`)"
+            yield Finding("fine", "it has just begun: it looks at the data", tuple(seen), fix)
+        case "RUNNING" | "SUCCEEDED" if not evidence.run:
+            stands = "runs" if attempt["status"] == "RUNNING" else "has finished"
+            cause = f"it {stands}, and its store {attempt['store']} is not seen from here"
+            yield Finding("fine", cause, tuple(seen), f"Ask where its store is seen, or look at `fmray logs {name}`")
 
 
 def killed_for_memory(evidence: Evidence) -> Iterator[Finding]:

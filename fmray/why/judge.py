@@ -35,7 +35,7 @@ def _findings(evidence: Evidence) -> Iterator[Finding]:
             yield from interrupted(evidence)
             yield from unreachable(evidence)
         case _:
-            found = [*of_attempt(evidence), *unreachable(evidence)]
+            found = [*missing_room(evidence), *of_attempt(evidence), *unreachable(evidence)]
             yield from found or _unknown(evidence)
 
 

@@ -19,6 +19,8 @@ CLASSES = {
     "worker": "bug",
 }
 """Class of a failure event -> kind of a finding."""
+AROUND = ("hang", "dead node", "killed worker", "address", "token")
+"""Kinds that are no matter of the code: words of an exception that it raised do not speak of them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ SIGNS = (
     ),
     Sign(
         "hang",
-        r"hung|no step was made for|no progress for|NCCLHangError|watchdog"
+        r"(worker|rank|training)s? (hung|hangs)|no step was made for|no progress for|NCCLHangError|watchdog"
         r"|Timed out waiting .* (all_?reduce|collective|recv operation)",
         "the workers stood still, each waiting for another",
         f"Look where the one stands that the others wait for; {AGAIN}",
@@ -115,6 +117,12 @@ SIGNS = (
         r"|Name or service not known",
         "the cluster does not answer at its address",
         "Give the address of a running cluster (RAY_ADDRESS, --address), or start it",
+    ),
+    Sign(
+        "storage",
+        r"Input/output error|Stale file handle|Read-only file system|Transport endpoint|SlowDown|Service Unavailable",
+        "the store, or the disk it lies on, refused to be written or read",
+        f"Mend the disk or mount that the store lies on; {AGAIN}",
     ),
     Sign(
         "data",

@@ -19,6 +19,8 @@ MUCH, SLOW_SECONDS = 0.5, 2.0
 LEAST_FREE = 1 << 30
 COLLECTIVE = ("distributed_c10d.py", "fmray/train/group.py")
 INGEST = ("fmray/train/ingest.py", "fmray/train/stream.py")
+SENT = "_ray_pkg_"
+"""Begins the name of the folder that Ray unpacks what was submitted into."""
 LIBRARIES = ("site-packages", "/lib/python", "<frozen", "<string>")
 
 
@@ -253,7 +255,8 @@ def own_frame(frames: Sequence[str]) -> str:
 def _short(frame: str) -> str:
     """Give "folder/file:line in function" of a frame."""
     path, _, rest = frame.partition(":")
-    return ":".join(filter(None, ["/".join(path.split("/")[-2:]), rest]))
+    names = [name for name in path.split("/")[-2:] if not name.startswith(SENT)]
+    return ":".join(filter(None, ["/".join(names), rest]))
 
 
 def _in(frames: Sequence[str], marks: Sequence[str]) -> bool:

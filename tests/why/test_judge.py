@@ -191,6 +191,7 @@ LAST = "the workers failed more than 3 times, the last time with: {}. What they 
         (LAST.format("AttributeError: Can't get attribute 'Rows' on <module 'fmray.train.ingest'>"), "versions"),
         (LAST.format("FileNotFoundError: [Errno 2] No such file or directory: '/store/prepared/x'"), "data"),
         (LAST.format("OSError: [Errno 28] No space left on device"), "full disk"),
+        (LAST.format("OSError: [Errno 5] Input/output error: '/store/x'"), "storage"),
         (LAST.format("ray.exceptions.NodeDiedError: the node died"), "dead node"),
         ("run.gpu: 2 workers want a GPU each, the cluster has 0. Set run.gpu: false.", "infeasible resources"),
         ("/s/runs/a/b is held by far:9 (fmray), last sign of life 4 s ago. Wait until it ends, or stop it.", "lease"),
@@ -232,7 +233,13 @@ def test_the_traceback_that_a_worker_left_names_the_line():
 
 @pytest.mark.parametrize(
     ("kind", "found"),
-    [("memory", "memory"), ("device memory", "device memory"), ("node", "dead node"), ("hang", "hang")],
+    [
+        ("memory", "memory"),
+        ("device memory", "device memory"),
+        ("node", "dead node"),
+        ("hang", "hang"),
+        ("storage", "storage"),
+    ],
 )
 def test_the_class_of_the_failure_that_ended_a_run_counts(kind, found):
     told = evidence("failed", failure(kind, "words that say nothing", "stopped"), failed(LAST.format("nothing")))
@@ -290,8 +297,34 @@ def test_an_interrupted_run_says_what_became_of_its_process(holder, kind, said):
     ],
 )
 def test_a_submission_without_a_run_is_told_by_what_the_cluster_says(status, message, kind):
-    attempt = {"submission_id": "fmray-abc-1", "status": status, "message": message, "started": NOW - 30}
+    attempt = {"submission_id": "fmray-abc-1", "status": status, "message": message, "started": NOW - 30, "seconds": 30}
     assert first(evidence("unknown", root="", run={}, attempt=attempt)).kind == kind
+
+
+@pytest.mark.parametrize(("status", "said"), [("RUNNING", "it runs"), ("SUCCEEDED", "it has finished")])
+def test_a_store_that_is_not_seen_from_here_is_said(status, said):
+    told = {"submission_id": "fmray-abc-1", "status": status, "message": "", "started": NOW - 900, "seconds": 900}
+    found = first(evidence("unknown", root="", run={}, attempt={**told, "store": "/far/store"}))
+    assert found.cause == f"{said}, and its store /far/store is not seen from here"
+    waiting = cluster(CPUS, groups=[group(OWN, {"GPU": 1.0})])
+    found = first(evidence("unknown", root="", run={}, attempt={**told, "store": "/far"}, cluster=waiting))
+    assert found.kind == "infeasible resources"
+
+
+def test_words_of_the_users_exception_do_not_speak_of_the_cluster():
+    text = "ValueError: the workers hung, the node died, and 127.0.0.1 does not answer"
+    assert first(evidence("failed", failed(text, "ValueError", ("/u/nets.py:1 in f",)))).kind == "bug"
+    assert first(evidence("failed", failure("user", text, "stopped"), failed(text, "TrainError"))).kind == "user error"
+
+
+def test_a_bug_that_ended_a_run_stands_before_a_kill_that_it_got_over():
+    workers = {"event": "workers", "places": [place(0, 70, "n0")], "time": NOW - 40}
+    kill = {"kind": "NODE_OUT_OF_MEMORY", "text": "low on memory", "node": "n0", "pid": 70, "time": NOW - 30}
+    told = (workers, failure("memory", "low on memory", "restarted"), failure("user", "ValueError: 3", "stopped"))
+    found = judge(
+        evidence("failed", *told, failed("ValueError: 3. Mend", "TrainError"), cluster=cluster(CPUS, deaths=[kill]))
+    )
+    assert [one.kind for one in found] == ["user error", "memory"]
 
 
 @pytest.mark.parametrize(
