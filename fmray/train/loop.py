@@ -81,20 +81,20 @@ def fit(
             torch.manual_seed(derive(order_seed, "draws", group.rank))  # for modules that draw numbers of their own
     steps = num_steps(train_rows.num_rows, pack.train.batch_rows)
     waits = _ask(pack, judge, group) if pack.state.epoch and not pack.state.step else False
+    saved = 0.0
     while _continues(pack) and not waits:
         started, first_step = time.perf_counter(), pack.state.step
-        waited = run_epoch(pack, train_rows, steps, order_seed, checkpoints, group)
+        spent = run_epoch(pack, train_rows, steps, order_seed, checkpoints, group)
         seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric, group)
             waits = _ask(pack, judge, group)
         speed = (steps - first_step) / steps * train_rows.num_rows / max(seconds, 1e-9)
-        seconds = time.perf_counter() - started
-        waits_for_rows = max(group.collect(0.0 if train_rows.in_memory else waited))
-        spent = {"rows": waits_for_rows, "checkpoints": checkpoints.spent_seconds() if checkpoints else 0.0}
+        seconds = time.perf_counter() - started + saved
+        spent = {"rows": max(group.collect(spent["rows"])), "checkpoints": spent["checkpoints"] + saved}
         report(_epoch_event(pack, metric, speed, seconds, spent))
-        if group.tell(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack))):
-            _save(pack, checkpoints, group)
+        due = group.tell(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack)))
+        saved = _save(pack, checkpoints, group) if due else 0.0
     return not waits
 
 
@@ -176,8 +176,10 @@ def scores_of(metric: Metric, predictions: np.ndarray, rows: Rows, group: Group 
 
 def run_epoch(
     pack: Pack, rows: Rows, steps: int, order_seed: int, checkpoints: Checkpoints | None, group: Group = ALONE
-) -> float:
-    """Train on the batches of the current epoch, from the state's step on; give the seconds rows were waited for.
+) -> dict[str, float]:
+    """Train on the batches of the current epoch, from the state's step on.
+
+    Gives the seconds that went into waiting for rows that are not in memory, and into checkpoints.
 
     Args:
         steps: Batches of a whole epoch.
@@ -187,12 +189,13 @@ def run_epoch(
     """
     state, train = pack.state, pack.train
     batches, waited = iter(rows.batches(train.order, order_seed, state.epoch, train.batch_rows, state.step)), 0.0
+    saved = 0.0
     while True:
         asked = time.perf_counter()
         batch = next(batches, None)
         waited += time.perf_counter() - asked
         if batch is None:
-            return waited
+            break
         factor = pack.schedule.factor(state.global_step, steps * train.epochs, steps)
         factor *= warmup(state.global_step, train.warmup_steps)
         due = checkpoints is not None and state.step + 1 < steps and checkpoints.due()
@@ -202,9 +205,10 @@ def run_epoch(
         if state.health:
             _drop_faulty(pack)
             if not len(pack):
-                return waited
+                break
         if due:
-            _save(pack, checkpoints, group)
+            saved += _save(pack, checkpoints, group)
+    return {"rows": 0.0 if rows.in_memory else waited, "checkpoints": saved}
 
 
 def _ask(pack: Pack, judge: Judge | None, group: Group) -> bool:
@@ -233,13 +237,14 @@ def _losses(pack: Pack, batch: Batch) -> Losses:
     return mixed(own, partner, batch.own)
 
 
-def _save(pack: Pack, checkpoints: Checkpoints | None, group: Group) -> None:
-    """Write the state, with what every worker would draw next."""
-    state = pack.snapshot()
+def _save(pack: Pack, checkpoints: Checkpoints | None, group: Group) -> float:
+    """Write the state, with what every worker would draw next, and give the seconds it took."""
+    started, state = time.perf_counter(), pack.snapshot()
     drawn = group.collect(generators(pack.device))
     state.rng = {f"{rank}/{name}": value for rank, own in enumerate(drawn) for name, value in own.items()}
     if checkpoints is not None:
         checkpoints.save(state)
+    return time.perf_counter() - started
 
 
 def _agree(

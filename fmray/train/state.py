@@ -130,7 +130,6 @@ class Checkpoints:
         self.store, self.folder, self.seconds, self.check, self.keep = store, folder, seconds, check, keep
         self.circumstances = circumstances or {}
         self._written_at = time.monotonic()
-        self._spent_seconds = 0.0
 
     def due(self) -> bool:
         """Tell whether enough time has passed since the last one."""
@@ -138,7 +137,6 @@ class Checkpoints:
 
     def save(self, state: State) -> None:
         """Write a checkpoint, then drop those no longer kept."""
-        started = time.monotonic()
         self.check()
         name = f"{state.global_step:012d}-{state.epoch:06d}"
         about = {"global_step": state.global_step, "circumstances": self.circumstances}
@@ -146,12 +144,6 @@ class Checkpoints:
         self._written_at = time.monotonic()
         for old in self.names()[: -self.keep]:
             self.store.remove(f"{self.folder}/{old}")
-        self._spent_seconds += time.monotonic() - started
-
-    def spent_seconds(self) -> float:
-        """Give how long writing has taken since the last call."""
-        spent, self._spent_seconds = self._spent_seconds, 0.0
-        return spent
 
     def names(self) -> list[str]:
         """List the checkpoints, oldest first, complete or not."""

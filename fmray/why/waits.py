@@ -75,8 +75,12 @@ def lost_node(evidence: Evidence) -> Iterator[Finding]:
     """Say that training waits for a node."""
     notes = [line for line in evidence.of("note") if line["about"] == "node"]
     if notes and not _moved_since(notes[-1], evidence):
-        seen = [(notes[-1].place, notes[-1]["text"]), *dead_nodes(evidence), *progress(evidence)]
-        yield Finding("dead node", "it waits for a node: the others do not hold its workers", tuple(seen), NEW_NODE)
+        dead = dead_nodes(evidence)
+        seen = [(notes[-1].place, notes[-1]["text"]), *dead, *progress(evidence)]
+        who = f"{dead[0][0]} died, and " if dead else ""
+        yield Finding(
+            "dead node", f"it waits for a node: {who}the others do not hold its workers", tuple(seen), NEW_NODE
+        )
 
 
 def stalled(evidence: Evidence) -> Iterator[Finding]:
