@@ -59,8 +59,8 @@ def _find(name: str, store: str) -> tuple[Any, str]:
     folder = Path(name).resolve()
     if folder.is_dir():
         inside = next((str(parent) for parent in folder.parents if (parent / "store.json").exists()), None)
-        if inside is None:
-            raise DataError(f"{name} lies in no store. Give the directory of a run.", "RUN")
+        if inside is None or folder.parent.parent != Path(inside, "runs"):
+            raise DataError(f"{name} is no directory of a run in a store. `fmray runs` lists runs.", "RUN")
         return Store(inside), str(folder)
     if "://" not in store and not Path(store, "store.json").exists():
         return None, ""

@@ -100,6 +100,10 @@ def stalled(evidence: Evidence) -> Iterator[Finding]:
         said = f"no epoch has ended for {spell_seconds(silent)}"
         said += f", the longest took {spell_seconds(usual)}" if usual else ""
         yield hang(evidence, ("events.jsonl", said), "it hangs")
+    else:
+        told = [line for line in evidence.of("failure") if (line["class"], line["action"]) == ("hang", "waited")]
+        if told and not _moved_since(told[-1], evidence):
+            yield hang(evidence, (told[-1].place, str(told[-1]["text"])), "it hangs")
 
 
 def silence(evidence: Evidence) -> tuple[float, float]:

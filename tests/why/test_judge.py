@@ -18,6 +18,7 @@ from why.made import (
 )
 
 from fmray.why import judge
+from fmray.why.evidence import Line
 
 OWN, OTHER = "01000000", "02000000"
 CPUS = {"CPU": 2.0}
@@ -309,6 +310,21 @@ def test_a_store_that_is_not_seen_from_here_is_said(status, said):
     waiting = cluster(CPUS, groups=[group(OWN, {"GPU": 1.0})])
     found = first(evidence("unknown", root="", run={}, attempt={**told, "store": "/far"}, cluster=waiting))
     assert found.kind == "infeasible resources"
+
+
+def test_a_hang_that_the_run_itself_found_is_told_until_it_gets_on():
+    told = failure("hang", "no step was made for 60 s; this process waits on", "waited", "stacks/7")
+    stacks = [stack(0, "/u/nets.py:19 in forward", LOOP)]
+    found = first(evidence("running", stage("train", 90), told, stacks=stacks))
+    assert (found.kind, "u/nets.py:19 in forward" in found.cause) == ("hang", True)
+    assert first(evidence("running", stage("train", 90), told, epoch(1, 1), stacks=stacks)).kind == "fine"
+
+
+def test_a_record_that_another_process_makes_is_waited_for():
+    text = "2026-01-01 10:00:00,000 INFO waiting for /store/prepared/ab, held by far:9 (fmray)"
+    found = first(evidence("running", stage("prepare", 90), log=[Line("driver.log:3", {"text": text})]))
+    assert found.kind == "lease"
+    assert found.cause == "it waits for another process: /store/prepared/ab, held by far:9 (fmray)"
 
 
 def test_words_of_the_users_exception_do_not_speak_of_the_cluster():
