@@ -8,7 +8,7 @@ from typing import Any
 
 from fmray.records import Json
 from fmray.why.evidence import Evidence, Line
-from fmray.why.finding import AGAIN, Finding, shorten, spell_seconds
+from fmray.why.finding import AGAIN, Finding, shorten, spell_seconds, then_again
 from fmray.why.signs import AROUND, CLASSES, Sign, of_kind, sign_of
 from fmray.why.waits import hang, own_frame, progress
 
@@ -104,12 +104,12 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], en
         sign = of_kind(CLASSES.get(by_class, "")) or sign
     if kind in MEANT and kind != "ClusterError" and (sign is None or sign.kind == "data"):
         what, fix = halves(text)
-        return Finding(sign.kind if sign else "user error", what, tuple(seen), f"{fix}; {AGAIN}")
+        return Finding(sign.kind if sign else "user error", what, tuple(seen), then_again(fix))
     if sign is not None:
         return _of_sign(sign, kind, text, seen)
     if kind == "ClusterError" and " the last time with: " not in text:
         what, fix = halves(text)
-        return Finding("cluster", what, tuple(seen), f"{fix}; {AGAIN}")
+        return Finding("cluster", what, tuple(seen), then_again(fix))
     reason = text.partition(" the last time with: ")[2].partition(". What they finished")[0] or text
     where = f" at {own_frame(frames[::-1])}" if frames else ""
     stack = [("stack", frame) for frame in [f for f in frames if INSTALLED not in f][-3:]]
@@ -125,7 +125,7 @@ def _of_sign(sign: Sign, kind: str, text: str, seen: list[tuple[str, str]]) -> F
     cause, fix = sign.cause, sign.fix
     if sign.kind in ("infeasible resources", "lease", "data", "versions", "full disk"):
         cause = f"{cause}: {shorten(halves(text)[0], 200)}"
-        fix = f"{halves(text)[1]}; {AGAIN}" if kind in MEANT and sign.kind != "full disk" else fix
+        fix = then_again(halves(text)[1]) if kind in MEANT and sign.kind != "full disk" else fix
     return Finding(sign.kind, cause, tuple(seen), fix)
 
 

@@ -36,6 +36,11 @@ class Finding:
         return redact({"kind": self.kind, "cause": self.cause, "evidence": told, "fix": self.fix})
 
 
+def then_again(fix: str) -> str:
+    """Give what to do, and that the same command then continues."""
+    return f"{fix}{' If so, change it,' if fix.endswith('?') else ';'} {AGAIN}"
+
+
 def spell_seconds(seconds: float) -> str:
     """Spell a duration: 4 s, 3 min, 2 h 10 min."""
     minutes = int(seconds + 30) // 60

@@ -33,7 +33,7 @@ def test_the_first_line_says_the_cause_and_the_last_the_fix(store, capsys):
     assert code == 0
     assert lines[0] == "job/abc · failed · data.target: 'tarket' is no column"
     assert any(line.split()[:1] == ["events.jsonl:2"] for line in lines[1:-1])
-    assert lines[-1].startswith("fix: Did you mean 'target'?; then run the same command again")
+    assert lines[-1].startswith("fix: Did you mean 'target'? If so, change it, then run the same command again")
 
 
 @pytest.mark.parametrize("name", ["abc", "job/abc", "fmray-abc-3"])
