@@ -56,6 +56,9 @@ class Watch:
             case "resumed":
                 text = f"          resumed at epoch {event['epoch'] + 1}, step {event['step']} ({event['class']})"
                 self._console.print(text, markup=False, highlight=False)
+            case "failure":
+                text = f"          {event['class']}: {event['text']} ({event['action']})"
+                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
             case "progress":
                 self._show(event["stage"], event["done"], event["total"], f"{event['done']} of {event['total']} items")
             case "epoch" if "search" in event:

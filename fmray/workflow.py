@@ -34,7 +34,7 @@ from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
-from fmray.store import Store, fingerprint, redact
+from fmray.store import Store, fingerprint, redact, waiting
 from fmray.track.address import Address, address_of
 from fmray.track.live import Live
 from fmray.track.optuna import write_study
@@ -44,6 +44,7 @@ from fmray.track.tensorboard import write_events
 from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
 from fmray.train.predict import predict
+from fmray.train.pulse import beat
 from fmray.train.room import num_workers, require_room
 from fmray.train.saved import write_model
 from fmray.train.stacks import here
@@ -121,7 +122,8 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
         live = Live(run.root, store, address, notice, report) if address and notice else None
         journal = Journal(run.root, store, live or report)
         try:
-            with session() if job.run.workers not in ("auto", 0) else nullcontext():  # one for all stages
+            one = session() if job.run.workers not in ("auto", 0) else nullcontext()  # for all stages
+            with one, waiting(journal, beat):
                 journal({"event": "driver", "places": [here()], "ray": where_ray_runs()})
                 done = _carry(job, dataset, run, store, journal)
         except Exception as error:
@@ -300,6 +302,7 @@ class _Work:
             ledger=tuple(Ledger(self.store).looks(prepared.test_identity)),
             notes=self.journal.notes,
             search=account,
+            failures=tuple(self.journal.failures()),
         )
         write_card(card, self.store)
         if self.job.track.tensorboard:

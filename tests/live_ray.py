@@ -99,6 +99,7 @@ class LiveRay:
             process.wait(15)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         self.processes.remove(process)
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:

@@ -49,6 +49,7 @@ DOORS = {
         "submit/cluster.py",
         "train/mailbox.py",
         "train/stream.py",
+        "train/watch.py",
         "train/workers.py",
         "tune/pbt.py",
         "tune/place.py",

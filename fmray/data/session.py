@@ -56,7 +56,9 @@ def where_ray_runs() -> Json:
     ray = sys.modules.get("ray")  # a job in this process does without
     if ray is None or not ray.is_initialized():
         return {}
-    here, board = ray.get_runtime_context(), ray._private.worker.get_dashboard_url()
+    here = ray.get_runtime_context()
+    # one that was started for this process alone has an address there as well, and nobody who answers
+    board = ray._private.worker.get_dashboard_url() if os.environ.get("RAY_ADDRESS") else ""
     return {"address": here.gcs_address, "dashboard": f"http://{board}" if board else "", "job": here.get_job_id()}
 
 

@@ -44,6 +44,7 @@ class Card:
         ledger: Looks at this test set.
         notes: What was said along the way.
         search: How members were searched and chosen; None where nothing was searched.
+        failures: What went wrong on the way, and what was done about it.
     """
 
     job: Json
@@ -60,11 +61,12 @@ class Card:
     ledger: tuple[Json, ...]
     notes: tuple[str, ...]
     search: SearchAccount | None = None
+    failures: tuple[Json, ...] = ()
 
     def to_json(self) -> Json:
         """Give the card as plain values."""
         plain = {name: getattr(self, name) for name in ("job", "run_id", "root", "environment")}
-        lists = {name: list(getattr(self, name)) for name in ("gates", "ledger", "notes")}
+        lists = {name: list(getattr(self, name)) for name in ("gates", "ledger", "notes", "failures")}
         records = {name: getattr(self, name).to_json() for name in ("prepared", "ensemble", "scores")}
         people = {name: [member.to_json() for member in getattr(self, name)] for name in ("members", "baselines")}
         search = None if self.search is None else self.search.to_json()
@@ -72,7 +74,8 @@ class Card:
 
     @classmethod
     def from_json(cls, value: Json) -> "Card":
-        """Read back what `to_json` gave."""
+        """Read back what `to_json` gave; earlier versions kept no failures."""
+        value = {"failures": [], **value}
         return cls(
             **{
                 **{f.name: value[f.name] for f in fields(cls)},
@@ -81,7 +84,7 @@ class Card:
                 "scores": Scores.from_json(value["scores"]),
                 "search": None if value["search"] is None else SearchAccount.from_json(value["search"]),
                 **{name: tuple(Member.from_json(m) for m in value[name]) for name in ("members", "baselines")},
-                **{name: tuple(value[name]) for name in ("gates", "ledger", "notes")},
+                **{name: tuple(value[name]) for name in ("gates", "ledger", "notes", "failures")},
             }
         )
 

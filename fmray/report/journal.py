@@ -5,6 +5,7 @@
 
 import io
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from fmray.store import Store, redact
 
 Report = Callable[[Json], None]
 EVENTS, RUN = "events.jsonl", "run.json"
-PASSING = ("progress",)
-"""Events that are shown and not kept."""
+PASSING = ("progress", "stacks")
+"""Events that are shown and not kept, or kept as files of their own."""
 
 
 class Journal:
@@ -33,9 +34,14 @@ class Journal:
         self._notes: list[str] = []
         self._root, self._path, self._store, self._report = root, f"{root}/{EVENTS}", store, report
         self._stage = ""
+        self._lock = threading.RLock()  # workers are heard, and watched, from threads
 
     def __call__(self, event: Json) -> None:
         """Take an event: {"event": its kind, ...}."""
+        with self._lock:
+            self._take(event)
+
+    def _take(self, event: Json) -> None:
         match event["event"]:
             case "resumed":
                 self._cut(event)
@@ -43,6 +49,8 @@ class Journal:
                 self._notes.append(event["text"])
             case "record":
                 self._list_record([event["kind"], event["fingerprint"]])
+            case "stacks":
+                self._store.write_bytes(f"{self._root}/{event['path']}", redact(event["text"]).encode())
         if event["event"] not in PASSING:
             self._store.append(self._path, {"time": round(time.time(), 3), "stage": self._stage, **event})
         self._report(event)
@@ -51,6 +59,10 @@ class Journal:
     def notes(self) -> tuple[str, ...]:
         """Give what was said in words, in order."""
         return tuple(self._notes)
+
+    def failures(self) -> list[Json]:
+        """Give every failure that the run went through, in this process and in those before it."""
+        return [event for event in self._store.events(self._path) if event["event"] == "failure"]
 
     def note(self, text: str) -> None:
         """Say something in words."""

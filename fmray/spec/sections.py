@@ -360,7 +360,9 @@ class RunOptions:
             not fit are streamed.
         ingest: How workers get rows: "ray" streams them through Ray Data, "map" maps the lanes' files; "auto" decides
             by size, and says so.
-        max_failures: How often workers may fail before the run does.
+        max_failures: How often the processes of workers may die before the run does. Lost nodes are not counted.
+        hang_seconds: Time without a step after which workers are ended, and started once more, e.g. "10 min"; "auto" is
+            50 times the median step, 10 minutes at least; "none" waits for ever.
         gpu: "auto" uses a CUDA device if there is one; true demands it; false forbids it.
         threads: Torch threads; "auto" takes the cores at hand.
         deterministic: Refuse kernels that are not.
@@ -379,6 +381,7 @@ class RunOptions:
     memory: Literal["auto"] | Annotated[Whole, Field(ge=1), BeforeValidator(_as_bytes)] = "auto"
     ingest: Literal["auto", "ray", "map"] = "auto"
     max_failures: Annotated[Whole, Field(ge=0)] = 3
+    hang_seconds: Literal["auto", "none"] | Annotated[Number, Field(gt=0), BeforeValidator(_as_seconds)] = "auto"
 
 
 Params = Mapping[str, Any]

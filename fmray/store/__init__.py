@@ -3,9 +3,10 @@
 What other floors use is named here; how it is done lies in the files beside.
 """
 
-from fmray.store.files import MANIFEST, named_errors
+from fmray.store.files import MANIFEST, is_disk_full, named_errors
 from fmray.store.lease import Fence, Lease
 from fmray.store.manifest import read_atomic_folder, verify, write_atomic_folder
+from fmray.store.patience import is_transient, waiting
 from fmray.store.plain import fingerprint, source_digest
 from fmray.store.redaction import captured_environment, redact
 from fmray.store.store import FORMAT, Draft, Store
@@ -19,10 +20,13 @@ __all__ = [
     "Store",
     "captured_environment",
     "fingerprint",
+    "is_disk_full",
+    "is_transient",
     "named_errors",
     "read_atomic_folder",
     "redact",
     "source_digest",
     "verify",
+    "waiting",
     "write_atomic_folder",
 ]

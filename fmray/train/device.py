@@ -4,6 +4,7 @@ What is chosen here is recorded with the run, because another choice gives other
 """
 
 import ctypes
+import gc
 import os
 import platform
 from collections.abc import Iterator
@@ -77,6 +78,13 @@ def free_bytes(device: torch.device) -> int:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def release(device: torch.device) -> None:
+    """Give back the memory of what is no longer used, before the same is tried with less."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _keep_heap() -> None:

@@ -5,10 +5,10 @@ rows come from `Rows`, states go to `Checkpoints`, sums go through the `Group`, 
 Shape legend: K members, B rows, P parameters per member.
 """
 
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +18,19 @@ from torch import Tensor
 
 from fmray.metrics.metric import Metric
 from fmray.seeding import DRAWING, derive
-from fmray.tasks.task import Batch, Losses, mixed
+from fmray.tasks.task import Batch
+from fmray.train.failures import DEVICE_MEMORY, MEMORY, kind_of, told
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows, num_steps
-from fmray.train.optim import clip
 from fmray.train.pack import Pack
+from fmray.train.pulse import beat
 from fmray.train.schedule import Plateau, warmup
 from fmray.train.state import Checkpoints, generators
+from fmray.train.step import precision_of, train_step
 
-Faults = list[dict[str, Any]]
+log = logging.getLogger("fmray")
+
 Report = Callable[[dict[str, Any]], None]
-LEAST_WEIGHT = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -98,50 +100,6 @@ def fit(
     return not waits
 
 
-def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, flag: bool = False) -> bool:
-    """Move every member by one optimizer step on the rows of a batch.
-
-    The gradient is the weighted mean over the global batch, however many micro-batches and workers compute it.
-
-    Args:
-        factor: Share of the learning rate that the schedule grants now.
-        group: The workers that hold the batch.
-        flag: Anything one worker wants all to know.
-
-    Returns:
-        Whether any worker raised its flag.
-    """
-    population, state, train = pack.population, pack.state, pack.train
-    population.zero_grad()
-    batch = pack.row_weights.weigh(pack.live.change(batch, state.epoch))
-    rows = max(1, -(-len(batch) // train.accumulate))
-    sums: list[tuple[Tensor, Tensor | float]] = []
-    faults: Faults = []
-    for first in range(0, len(batch), rows):
-        micro = batch if train.accumulate == 1 else batch.slice(first, first + rows)
-        population.prepare_step(state.global_step, micro.places)
-        with _precision(pack):
-            losses = _losses(pack, micro)
-        loss_K, weight_K = losses.sums()
-        torch.autograd.backward([loss_K], [pack.ones_K])
-        sums.append((loss_K.detach(), weight_K))
-        if not math.isfinite(sums[-1][0].sum().item()):
-            faults += _faults(pack, micro, losses.loss.detach())
-    population.gather_grad()
-    loss_K, weight_K, flagged = _agree(pack, sums, flag, group)
-    if group.size > 1 and not math.isfinite(loss_K.sum().item()):
-        faults = [fault for own in group.collect(faults) for fault in own]
-    _note(pack, faults)
-    # no row of the batch may count for a member: its gradient is 0 then, not 0 / 0
-    population.grad.div_(weight_K if isinstance(weight_K, float) else weight_K[:, None].clamp_min(LEAST_WEIGHT))
-    if train.clip_norm is not None:
-        clip(population.grad, train.clip_norm)
-    pack.step_optimizer(factor)
-    state.loss_sum += loss_K
-    state.weight_sum += weight_K
-    return flagged
-
-
 def outputs(pack: Pack, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, Tensor]:
     """Predict every row of a split, or of a share of it, with the present parameters, in sequence order.
 
@@ -151,16 +109,36 @@ def outputs(pack: Pack, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, T
     found = [torch.zeros(len(pack), 0, pack.task.num_outputs, dtype=torch.float64)]
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
     pack.population.prepare_step(0, None)
-    with torch.no_grad(), _precision(pack):
-        for batch in rows.in_sequence():
-            output = pack.population(batch)
+    with torch.no_grad(), precision_of(pack):
+        for batch, output in _said(pack, rows):
             losses = pack.task.loss(lambda _: output, batch, pack.task.phases[0])  # noqa: B023
             loss, weight = losses.sums()
             sums[0] += loss.cpu()
             sums[1] += weight if isinstance(weight, float) else weight.cpu()
             found.append(pack.task.predict(output).cpu())
+            beat()
     sums = group.sum(sums.to(pack.device)).cpu()
     return torch.cat(found[1:] or found, dim=1).numpy(), sums[0] / sums[1]
+
+
+def _said(pack: Pack, rows: Rows) -> Iterator[tuple[Batch, Tensor]]:
+    """Give rows in sequence with their outputs, so many at a time as memory holds."""
+    for batch in rows.in_sequence():
+        first = 0
+        while first < len(batch):
+            last = min(first + pack.most_rows, len(batch))
+            part, output = batch if last - first == len(batch) else batch.slice(first, last), None
+            try:
+                output = pack.population(part)
+            except Exception as error:
+                if kind_of(error) not in (MEMORY, DEVICE_MEMORY) or len(part) == 1:
+                    raise
+                log.warning("%d rows at a time do not fit into memory: %s", len(part), told(error))
+            if output is None:
+                pack.most_rows = len(part) // 2
+                continue
+            yield part, output
+            first = last
 
 
 def scores_of(metric: Metric, predictions: np.ndarray, rows: Rows, group: Group = ALONE) -> list[float]:
@@ -228,15 +206,6 @@ def _ask(pack: Pack, judge: Judge | None, group: Group) -> bool:
     return told.waits and len(pack) > 0
 
 
-def _losses(pack: Pack, batch: Batch) -> Losses:
-    phase = pack.task.phases[0]
-    if batch.own is None or batch.partner is None:
-        return pack.task.loss(pack.population, batch, phase)
-    output = pack.population(batch)
-    own, partner = (pack.task.loss(lambda _: output, rows, phase) for rows in (batch, batch.partner))
-    return mixed(own, partner, batch.own)
-
-
 def _save(pack: Pack, checkpoints: Checkpoints | None, group: Group) -> float:
     """Write the state, with what every worker would draw next, and give the seconds it took."""
     started, state = time.perf_counter(), pack.snapshot()
@@ -245,22 +214,6 @@ def _save(pack: Pack, checkpoints: Checkpoints | None, group: Group) -> float:
     if checkpoints is not None:
         checkpoints.save(state)
     return time.perf_counter() - started
-
-
-def _agree(
-    pack: Pack, sums: list[tuple[Tensor, Tensor | float]], flag: bool, group: Group
-) -> tuple[Tensor, Tensor | float, bool]:
-    """Sum gradients, losses, weights and flags over micro-batches and workers, in one exchange."""
-    loss_K, weight_K = sums[0] if sums else (torch.zeros_like(pack.ones_K), 0.0)
-    for more_loss_K, more_weight_K in sums[1:]:
-        loss_K, weight_K = loss_K + more_loss_K, weight_K + more_weight_K
-    if group.size == 1:
-        return loss_K, weight_K, flag
-    tail = pack.population.reduced[pack.population.flat.numel() :]
-    num = len(pack)
-    tail[:num], tail[num : 2 * num], tail[-1] = loss_K, weight_K, flag
-    group.sum(pack.population.reduced)
-    return tail[:num].clone(), tail[num : 2 * num].clone(), bool(tail[-1] > 0)
 
 
 def _finish_epoch(pack: Pack, val_rows: Rows, metric: Metric, group: Group) -> None:
@@ -320,32 +273,6 @@ def _lower_on_plateau(pack: Pack, plateau: Plateau, scores: Tensor) -> None:
     state.plateau_bad[alive] = torch.where(lowered, 0, bad)
 
 
-def _faults(pack: Pack, batch: Batch, loss_KB: Tensor) -> Faults:
-    """Say which members lost a number that is none, where, and on which rows."""
-    state = pack.state
-    return [
-        {
-            "member": pack.plans[int(state.alive[row])].index,
-            "row_in_pack": row,
-            "epoch": state.epoch + 1,
-            "step": state.global_step,
-            "where": pack.population.faulty_parameter(row),
-            "positions": batch.rows[~torch.isfinite(loss_KB[row]).cpu()][:10].tolist(),
-            "handled": False,
-        }
-        for row in torch.nonzero(~torch.isfinite(loss_KB).all(1))[:, 0].tolist()
-    ]
-
-
-def _note(pack: Pack, faults: Faults) -> None:
-    """Remember each member's fault of this step, once, with the rows of all workers."""
-    fresh: dict[int, dict[str, Any]] = {}
-    for fault in faults:
-        known = fresh.setdefault(fault["member"], {**fault, "positions": []})
-        known["positions"] = sorted({*known["positions"], *fault["positions"]})[:10]
-    pack.state.health += fresh.values()
-
-
 def _drop_faulty(pack: Pack) -> None:
     """Stop the members whose faults are new; the pack goes on without them."""
     fresh = {event["row_in_pack"]: event for event in pack.state.health if not event["handled"]}
@@ -382,9 +309,3 @@ def _epoch_event(
         "members": len(pack.plans),
         "alive": len(pack),
     }
-
-
-def _precision(pack: Pack) -> AbstractContextManager[object]:
-    if pack.train.precision == "bfloat16":
-        return torch.autocast(pack.device.type, torch.bfloat16)
-    return nullcontext()

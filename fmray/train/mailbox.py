@@ -25,6 +25,8 @@ class Mailbox:
     def __init__(self) -> None:
         self._events: list[Json] = []
         self._refusal: bytes | None = None
+        self._roll: dict[int, dict[int, Json]] = {}
+        self._turn = 0
 
     def put(self, event: Json) -> None:
         """Take an event."""
@@ -42,6 +44,31 @@ class Mailbox:
     def refusal(self) -> bytes | None:
         """Give the error, or None."""
         return self._refusal
+
+    def enlist(self, group: int, rank: int, place: Json) -> None:
+        """Put a worker on the roll; those of a group of another size are there no more."""
+        ranks = self._roll.setdefault(group, {})
+        for other in [other for other, there in ranks.items() if there["size"] != place["size"]]:
+            del ranks[other]
+        self._turn += 1
+        ranks[rank] = {**place, "turn": self._turn}
+
+    def beat(self, group: int, rank: int, beats: int) -> None:
+        """Take note of how often a worker has got on."""
+        if rank in self._roll.get(group, {}):
+            self._roll[group][rank]["beats"] = beats
+
+    def leave(self, group: int, rank: int) -> None:
+        """Strike a worker that has finished off the roll."""
+        self._roll.get(group, {}).pop(rank, None)
+
+    def roll(self) -> dict[int, dict[int, Json]]:
+        """Give the workers there are: group -> rank -> what it said of itself."""
+        return self._roll
+
+    def dismiss(self, group: int) -> dict[int, Json]:
+        """Strike a whole group off the roll, and give who was in it."""
+        return self._roll.pop(group, {})
 
 
 @contextmanager

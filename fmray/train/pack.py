@@ -3,6 +3,7 @@
 Members never touch each other: dropping some changes nothing for the others.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -104,6 +105,7 @@ class Pack:
         self.population = enter(blueprints, schema, self.task.num_outputs, device, modules)
         self.optimizer = Optimizer(plans[0].optimizer.name, [p.optimizer.params for p in plans], self.population)
         self.ones_K = torch.ones(len(plans), device=self.device)
+        self.most_rows = sys.maxsize  # that an evaluation computes at a time
         self.state = self._fresh_state()
 
     def __len__(self) -> int:

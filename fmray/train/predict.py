@@ -20,6 +20,7 @@ from fmray.store.copies import to_read, to_write
 from fmray.store.places import files_of
 from fmray.tasks.task import Batch, Task
 from fmray.train.combine import combine_outputs
+from fmray.train.failures import DEVICE_MEMORY, MEMORY, kind_of
 from fmray.train.population import Blueprint, Population, enter
 
 CHUNK_ROWS = 65_536
@@ -136,7 +137,18 @@ class Voice:
         num_rows = len(next(iter(given.values())))
         step = max(1024, CHUNK_ROWS // len(self.populations))  # all members' words on these rows are held at once
         parts = ({name: v[start : start + step] for name, v in given.items()} for start in range(0, num_rows, step))
-        return np.concatenate([self._say(part) for part in parts])
+        return np.concatenate([self._say_in_parts(part) for part in parts])
+
+    def _say_in_parts(self, x: dict[str, np.ndarray]) -> np.ndarray:
+        """Give the predictions of rows, of so many at a time as memory holds."""
+        half = len(next(iter(x.values()))) // 2
+        try:
+            return self._say(x)
+        except Exception as error:
+            if half == 0 or kind_of(error) not in (MEMORY, DEVICE_MEMORY):
+                raise
+        halves = ({name: v[some] for name, v in x.items()} for some in (slice(half), slice(half, None)))
+        return np.concatenate([self._say_in_parts(part) for part in halves])
 
     def _say(self, x: dict[str, np.ndarray]) -> np.ndarray:
         batches = {

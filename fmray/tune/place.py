@@ -9,8 +9,9 @@ import os
 import pickle
 import sys
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,13 +21,17 @@ from fmray.data.session import living_nodes, session
 from fmray.errors import FmrayError
 from fmray.records import Json
 from fmray.spec.sections import RunOptions, Train
-from fmray.store import Store
+from fmray.store import Store, waiting
 from fmray.train.device import set_up
+from fmray.train.failures import WORKER, Budget
 from fmray.train.group import ALONE
 from fmray.train.loop import Verdict
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
+from fmray.train.pulse import beat, look_seconds
 from fmray.train.stacks import here
-from fmray.train.workers import Worker
+from fmray.train.verdict import decide, find
+from fmray.train.watch import Watch, on_roll
+from fmray.train.workers import Worker, failing_here, of_worker, refusal
 from fmray.tune.proposals import Proposals
 from fmray.tune.referee import Referee, Rules
 from fmray.tune.rungs import Table
@@ -55,16 +60,17 @@ def carry_here(
         FmrayError: Whatever training raises.
     """
     referee = Referee(training.store, training.home, rules, before)
-    waiting = []
-    while (trial := proposals.ask()) is not None:
-        device = set_up(run, trial.job.train)
-        if spent := referee.exhausted if not training.is_finished(trial) else "":
-            training.give_up(trial, f"{spent} before it began", "stopped")
-        elif not training.train(Worker(ALONE, device, report, run), trial, referee.judge):
-            waiting.append(trial)
-            continue
-        proposals.tell(trial)
-    return waiting
+    left = []
+    with failing_here(run.hang_seconds, report):
+        while (trial := proposals.ask()) is not None:
+            device = set_up(run, trial.job.train)
+            if spent := referee.exhausted if not training.is_finished(trial) else "":
+                training.give_up(trial, f"{spent} before it began", "stopped")
+            elif not training.train(Worker(ALONE, device, report, run), trial, referee.judge):
+                left.append(trial)
+                continue
+            proposals.tell(trial)
+    return left
 
 
 def carry_on_ray(
@@ -92,10 +98,15 @@ def carry_on_ray(
 
         needed = resources(living_nodes(), slots, run.gpu)
         desk = placed_here(_Desk).remote(training, rules, dict(before), run, list(sys.path))
-        source = _Source(training, proposals, desk, run.max_failures)
+        watch = Watch(desk, run.hang_seconds, report)
+        source = _Source(training, proposals, watch, run.max_failures, report)
         os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
-        with every(POLL_SECONDS, partial(deliver, desk, report)), warnings.catch_warnings(action="ignore"):
-            _fit(source.as_searcher(), desk, needed, slots, training.store, name)
+        with (
+            every(POLL_SECONDS, partial(deliver, desk, report)),
+            every(look_seconds(run.hang_seconds), watch.look),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            _fit(source, desk, needed, slots, training.store, name)
         refused = ray.get(desk.refusal.remote())
         training.store.remove(training.store.path("ray", name))
     if refused is not None:
@@ -103,7 +114,7 @@ def carry_on_ray(
     return source.close()
 
 
-def _fit(searcher: Any, desk: Any, needed: Json, slots: int, store: Store, name: str) -> None:
+def _fit(source: "_Source", desk: Any, needed: Json, slots: int, store: Store, name: str) -> None:
     from ray import tune
     from ray.tune import RunConfig, TuneConfig, Tuner
 
@@ -112,10 +123,10 @@ def _fit(searcher: Any, desk: Any, needed: Json, slots: int, store: Store, name:
     tuner = Tuner(
         trainable,
         tune_config=TuneConfig(
-            search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True,
+            search_alg=source.as_searcher(), num_samples=-1, max_concurrent_trials=slots, reuse_actors=True,
             metric="finished", mode="max",
         ),
-        run_config=RunConfig(name=name, storage_path=store.path("ray"), verbose=0),
+        run_config=RunConfig(name=name, storage_path=store.path("ray"), verbose=0, callbacks=[source.as_callback()]),
     )  # fmt: skip
     tuner.fit()
 
@@ -139,12 +150,17 @@ def _carry_trial(config: Json, desk: Any) -> None:
         found: Verdict = ray.get(desk.judge.remote(pack, epoch, scores))
         return found
 
-    worker = Worker(ALONE, device, lambda event: desk.put.remote(event) and None, run)
+    def put(event: Json) -> None:
+        desk.put.remote(event)
+
     finished = False
     try:
-        finished = training.train(worker, trial, ask)
+        with on_roll(desk, trial.number, 0, 1, run.hang_seconds), waiting(put, beat):
+            finished = training.train(Worker(ALONE, device, put, run), trial, ask)
     except FmrayError as error:
-        ray.get(desk.refuse.remote(pickle.dumps(error)))
+        ray.get(desk.refuse.remote(refusal(error)))
+    except Exception as error:
+        raise of_worker(error, trial.number, 0, put) from error
     tune.report({"finished": int(finished)})
 
 
@@ -182,15 +198,23 @@ class _Source:
     """Feed Ray Tune from proposals, and hear from it what became of them.
 
     Trials whose worker died are placed again from here: Ray Tune itself gives up those whose worker died before they
-    ran, as one does that is to be used again.
+    ran, as one does that is to be used again, and does not ask what they died of.
     """
 
-    def __init__(self, training: Training, proposals: Proposals, desk: Any, max_failures: int) -> None:
-        self._training, self._proposals, self._desk, self._max_failures = training, proposals, desk, max_failures
+    def __init__(
+        self, training: Training, proposals: Proposals, watch: Watch, max_failures: int, report: Report
+    ) -> None:
+        self._training, self._proposals, self._watch, self._report = training, proposals, watch, report
+        self._desk = watch.mailbox
         self._placed: dict[str, Trial] = {}
         self._open: dict[int, Trial] = {}
         self._again: list[Trial] = []
         self._failures = Counter[int]()
+        self._budgets = defaultdict[int, Budget](lambda: Budget(max_failures))
+
+    def __getstate__(self) -> Json:
+        """Give nothing: Ray Tune keeps a copy of what it is handed, which nobody restores."""
+        return {}
 
     def suggest(self, trial_id: str) -> Json | str | None:
         """Give the next trial, None if one may come back, or Ray Tune's word for the end."""
@@ -208,15 +232,26 @@ class _Source:
             self._proposals.tell(trial)
         return None if self._placed else str(Searcher.FINISHED)
 
-    def completed(self, trial_id: str, error: bool) -> None:
-        """Take note that a trial has ended."""
+    def completed(self, trial_id: str) -> None:
+        """Take note that a trial has come to its end, or waits."""
+        self._settle(self._placed.pop(trial_id))
+
+    def failed(self, trial_id: str, error: BaseException) -> None:
+        """Have a trial placed again, or give it up, by what ended it."""
         trial = self._placed.pop(trial_id)
-        self._failures[trial.number] += error
-        if error and self._failures[trial.number] <= self._max_failures:
+        self._failures[trial.number] += 1
+        fault, budget = find(error, trial.number, self._watch), self._budgets[trial.number]
+        self._watch.forget(trial.number)
+        try:
+            halve = self._training.micro_batches(trial).halve
+            decide(fault, budget, self._failures[trial.number], halve, self._report)
+        except FmrayError:
+            self._training.give_up(trial, DIED if fault.kind == WORKER else fault.text)
+            self._settle(trial)
+        else:
             self._again.append(trial)
-            return
-        if error:
-            self._training.give_up(trial, DIED)
+
+    def _settle(self, trial: Trial) -> None:
         if self._training.is_finished(trial):
             del self._open[trial.number]
             self._proposals.tell(trial)
@@ -236,7 +271,8 @@ class _Source:
                 return source.suggest(trial_id)
 
             def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
-                source.completed(trial_id, error)
+                if not error:  # else more is known in a moment: see `as_callback`
+                    source.completed(trial_id)
 
             def save(self, checkpoint_path: str) -> None:
                 """Keep nothing: proposals are in the store."""
@@ -245,3 +281,30 @@ class _Source:
                 """Restore nothing."""
 
         return Asked(metric="finished", mode="max")
+
+    def as_callback(self) -> Any:
+        """Give what Ray Tune tells of trials that failed."""
+        from ray.tune import Callback
+
+        source = self
+
+        class Told(Callback):  # type: ignore[misc]  # Ray has no types
+            def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+                source.failed(trial.trial_id, _error_of(trial))
+
+        return Told()
+
+
+def _error_of(trial: Any) -> BaseException:
+    """Read what Ray Tune just wrote down of a trial's failure: the error itself, or its text where it keeps no more."""
+    import ray
+
+    with suppress(OSError, TypeError, AttributeError, pickle.UnpicklingError, ImportError):
+        with open(trial.pickled_error_file, "rb") as file:
+            found = pickle.load(file)
+        if isinstance(found, BaseException):
+            return found
+    text = "the trial failed, and nothing is known of it"
+    with suppress(OSError, TypeError), open(trial.error_file, encoding="utf-8") as lines:
+        text = lines.read()
+    return ray.exceptions.RayError(text)  # type: ignore[no-any-return]

@@ -180,7 +180,8 @@ class _Plain:
 
     def carry(self, training: Training) -> list[Trial]:
         work = partial(_carry, training, self.trials)
-        train(work, self.trials[0].job, self.workers, self.key, training.store, self.report)
+        job, halve = self.trials[0].job, partial(_halve, training, self.trials)
+        train(work, job, self.workers, self.key, training.store, self.report, halve)
         return list(self.trials)
 
     def rungs(self, training: Training) -> Table:
@@ -190,6 +191,12 @@ class _Plain:
 def _carry(training: Training, trials: Sequence[Trial], worker: Worker) -> None:
     for trial in trials:
         training.train(worker, trial)
+
+
+def _halve(training: Training, trials: Sequence[Trial]) -> int | None:
+    """Halve the micro-batches of the trial that was in training."""
+    trial = next((trial for trial in trials if not training.is_finished(trial)), None)
+    return None if trial is None else training.micro_batches(trial).halve()
 
 
 def key_of(job: Job, who: object, prepared: Prepared, metric: Metric, attempt: str, role: Role) -> str:

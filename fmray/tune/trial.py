@@ -23,7 +23,8 @@ from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.store import Fence, Store
 from fmray.store.copies import to_write
-from fmray.train.device import circumstances
+from fmray.train.device import circumstances, release
+from fmray.train.failures import ShortOfMemoryError
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.loop import Judge, Verdict, fit, outputs
@@ -32,6 +33,7 @@ from fmray.train.predict import TENSORS, tensor_hash
 from fmray.train.state import Checkpoints
 from fmray.train.workers import Worker
 from fmray.tune.abreast import abreast
+from fmray.tune.micro import MicroBatches
 from fmray.tune.width import Layout, choose
 
 Role = Literal["member", "finalist", "baseline"]
@@ -170,11 +172,28 @@ class Training:
     def _carry(
         self, worker: Worker, trial: Trial, plans: Sequence[Plan], rows: tuple[Rows, Rows], place: Json, ask: Ask | None
     ) -> bool:
-        """Train a pack on from its newest state, and leave its outcome."""
-        group, number = worker.group, place["pack"]
-        if group.tell(self._pack_result(trial, number) is not None):
+        """Train a pack on from its newest state, in smaller steps wherever memory does not suffice; leave its outcome.
+
+        Raises:
+            TrainError: If it does not suffice for a step on one row.
+        """
+        if worker.group.tell(self._pack_result(trial, place["pack"]) is not None):
             return True
+        while True:
+            try:
+                return self._carry_on(worker, trial, plans, rows, place, ask)
+            except ShortOfMemoryError as short:
+                self.micro_batches(trial).halve_together(worker, short)
+            release(worker.device)
+
+    def _carry_on(
+        self, worker: Worker, trial: Trial, plans: Sequence[Plan], rows: tuple[Rows, Rows], place: Json, ask: Ask | None
+    ) -> bool:
+        group, number, asked = worker.group, place["pack"], trial.job.train.accumulate
+        trial = _in_micro_batches(trial, group.tell(self.micro_batches(trial).number() if group.is_first else None))
+        parts = trial.job.train.accumulate
         folder, now = self._pack_folder(trial, number), circumstances(group.size, worker.device)
+        now |= {"accumulate": parts}
         seconds = trial.job.run.checkpoint_seconds
         states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
         found = group.tell(states.newest() if group.is_first else None)
@@ -183,10 +202,15 @@ class Training:
             name, before = found
             state = states.read(name)
             same = "exact" if before == now else "same batches"
+            if before.get("accumulate", asked) != parts:
+                same = f"changed (micro-batch, step {state.global_step})"
             event = {"event": "resumed", "epoch": state.epoch, "step": state.step, "class": same}
             if not (trial.waited and before == now):
                 worker.report({**event, **place, "changed": _differences(before, now)})
             pack.restore(state, group.rank)
+        elif parts != asked:
+            event = {"event": "resumed", "epoch": 0, "step": 0, "class": "changed (micro-batch, step 0)"}
+            worker.report({**event, **place, "changed": f"accumulate {asked} -> {parts}"})
         names = ["order", plans[0].index] if trial.job.train.seeds.order else ["order"]
         tell, judge = partial(_tell, worker.report, place), self._judge(trial, number, ask)
         own = states if group.is_first else None
@@ -195,6 +219,11 @@ class Training:
             return False
         self._leave(trial, pack, number, rows[1], group)
         return True
+
+    def micro_batches(self, trial: Trial) -> MicroBatches:
+        """Give in how many parts the batches of a trial are computed."""
+        path = f"{self.folder(trial.number)}/accumulate.json"
+        return MicroBatches(self.store, path, self.fence, trial.job.train)
 
     def _leave(self, trial: Trial, pack: Pack, number: int, val_rows: Rows, group: Group) -> None:
         """Write what a pack came to: members' tensors, what they say on validation, and last their records."""
@@ -246,14 +275,26 @@ class Training:
         if worker.group.is_first:
             if not self.store.exists(path):
                 alike = trial.plans[:1] if trial.job.train.seeds.order else trial.plans  # in the order of their rows
-                layout = choose(
-                    alike, partial(self.build, trial, worker.device), rows, trial.job.run, alone=worker.group.size == 1
-                )
-                self.store.write_json(path, asdict(layout))
+                self.store.write_json(path, asdict(self._chosen(alike, worker, trial, rows)))
             chosen = self.store.read_json(path)
         found, most = Layout(**worker.group.tell(chosen)), torch.get_num_threads()
         threads = min(found.threads, most)
         return replace(found, threads=threads, lanes=max(1, min(found.lanes, most // threads)))
+
+    def _chosen(self, plans: Sequence[Plan], worker: Worker, trial: Trial, rows: Rows) -> Layout:
+        """Choose among as many members as memory holds on a whole batch."""
+        build, alone = partial(self.build, trial, worker.device), worker.group.size == 1
+        while True:
+            try:
+                return choose(plans, build, rows, trial.job.run, alone=alone)
+            except ShortOfMemoryError:
+                plans = plans[: max(1, len(plans) // 2)]
+            release(worker.device)
+
+
+def _in_micro_batches(trial: Trial, number: int) -> Trial:
+    train = replace(trial.job.train, accumulate=number)
+    return replace(trial, job=replace(trial.job, train=train))
 
 
 def what_members_say(pack: Pack, rows: Rows, group: Group) -> np.ndarray:

@@ -17,9 +17,9 @@ import torch
 from fmray.spec.sections import RunOptions
 from fmray.tasks.task import Batch
 from fmray.train.ingest import Rows, num_steps
-from fmray.train.loop import train_step
 from fmray.train.pack import Pack, Plan
 from fmray.train.population import packs
+from fmray.train.step import train_step
 from fmray.tune.abreast import abreast
 
 Build = Callable[[Sequence[Plan]], Pack]

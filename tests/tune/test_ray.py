@@ -75,3 +75,7 @@ def test_a_lost_node_leaves_no_trace_and_its_absence_is_said(tmp_path):
     assert [event["class"] for event in found["events"] if event["event"] == "resumed"] == ["exact"]
     assert any("waits for a node: 2 of 3 workers fit" in event.get("text", "") for event in found["events"])
     assert found["lost"] == found["whole"]
+    failures = [event for event in found["events"] if event["event"] == "failure"]
+    # the job puts up with no failure of a worker
+    assert failures
+    assert {(event["class"], event["action"], event["counted"]) for event in failures} == {("node", "restarted", False)}

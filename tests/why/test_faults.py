@@ -5,6 +5,7 @@ Six are planted here, for runs that stand in them; what can be seen before a run
 
 import ast
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ FAULTS = {
     "all CPUs taken": {
         "preflight": (
             BEFORE,
-            "test_cores_taken_by_others_are_named_and_another_fmray_is_no_matter_once_it_is_sent_along",
+            "test_cores_taken_by_others_are_named_with_who_holds_them_and_the_run_waits_until_they_are_free",
         ),
         "why": (HERE, "test_cores_that_another_job_holds_are_named_with_that_job"),
     },
@@ -322,8 +323,8 @@ def test_a_node_that_died_and_the_run_that_waits_for_it_are_named(live, tmp_path
     try:
         with submitted(live, path, tmp_path / "store") as name:
             wait(lambda: num_epochs(tmp_path / "store", "dead") > 2)
-            live.stop(node)
-            told = why(live, name, "dead node")
+            os.killpg(node.pid, signal.SIGKILL)  # as a machine goes that loses its power
+            told = why(live, name, "dead node", 90)
     finally:
         if node in live.processes:
             live.stop(node)

@@ -1,0 +1,248 @@
+"""Tell failures apart by what helps against them, and say how often each is put up with.
+
+Nothing here asks Ray or torch: their errors are known by their names, so whoever reads a run needs neither.
+"""
+
+import errno
+import re
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from fmray.errors import FmrayError, TrainError
+from fmray.records import Json
+from fmray.store import is_disk_full, is_transient, redact
+
+Kind = Literal["user", "memory", "device memory", "node", "hang", "storage", "worker"]
+Action = Literal["stopped", "restarted", "halved the micro-batch", "waited"]
+USER: Final = "user"
+"""The job, the data or code that the user brought: it would fail again, so it is not tried again."""
+MEMORY: Final = "memory"
+"""The memory of a machine did not suffice."""
+DEVICE_MEMORY: Final = "device memory"
+"""The memory of a GPU did not suffice."""
+NODE: Final = "node"
+"""A machine was lost or taken away."""
+HANG: Final = "hang"
+"""Nobody made a step for too long."""
+STORAGE: Final = "storage"
+"""The store, or a disk, refused for longer than is waited."""
+WORKER: Final = "worker"
+"""A process died, or anything else."""
+KINDS: Final[tuple[Kind, ...]] = (USER, MEMORY, DEVICE_MEMORY, NODE, HANG, STORAGE, WORKER)
+MOST_LOST = 100
+"""Nodes that a training may lose; against a cluster that takes away each node it gives."""
+MOST_HANGS = 1
+
+_SHORT = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory")
+_SHORT_DEVICE = re.compile(r"(CUDA|HIP|NCCL|Cuda failure|CUBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
+_KILLED_FOR_MEMORY = re.compile(r"low on memory|memory monitor|out-of-memory killer killed", re.IGNORECASE)
+_NODE_DIED = re.compile(
+    r"node (has )?died|node is dead|node was (terminated|preempted|drained)|raylet died", re.IGNORECASE
+)
+_LOST_PEER = re.compile(
+    r"gloo|nccl|ProcessGroup|by peer|Broken pipe|Socket Timeout|wait timeout|Timed out waiting", re.IGNORECASE
+)
+_RAY_NODE = {
+    "NodeDiedError", "LocalRayletDiedError", "PreemptionError", "TaskUnschedulableError", "ActorUnschedulableError",
+    "WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError",
+}  # fmt: skip
+_GRAVITY: tuple[Kind, ...] = (HANG, DEVICE_MEMORY, MEMORY, NODE, STORAGE, WORKER, USER)
+
+
+class ShortOfMemoryError(TrainError):
+    """Say that a training step did not fit into memory; every worker of a group raises it at the same step.
+
+    Args:
+        message: What the first worker that had too little said.
+        kind: Whose memory it was.
+        rank: That worker.
+        rows: The most rows that a worker computed at a time.
+    """
+
+    def __init__(self, message: str, kind: Kind = MEMORY, rank: int = 0, rows: int = 0) -> None:
+        super().__init__(message)
+        self.kind, self.rank, self.rows = kind, rank, rows
+
+    def __reduce__(self) -> tuple[type["ShortOfMemoryError"], tuple[str, Kind, int, int]]:
+        return ShortOfMemoryError, (self.message, self.kind, self.rank, self.rows)
+
+
+class CodeError(TrainError):
+    """Stand for an exception of the user's own code, whose class nobody else may be able to read.
+
+    Args:
+        message: It in one line.
+        stacks: Where in the run's directory its traceback is.
+    """
+
+    def __init__(self, message: str, stacks: str) -> None:
+        super().__init__(message)
+        self.stacks = stacks
+
+    def __reduce__(self) -> tuple[type["CodeError"], tuple[str, str]]:
+        return CodeError, (self.message, self.stacks)
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Tell what kind of failure an error means, as far as the error itself says.
+
+    A process that was killed looks the same whoever killed it; who has seen more must ask the node.
+    """
+    for kind in KINDS:
+        if getattr(error, "kind", None) == kind:  # it was asked before its causes were lost on the way
+            return kind
+    if isinstance(error, FmrayError):
+        return STORAGE if any(_is_storage(one) for one in _chain(error)) else USER
+    if inner := _inside(error):
+        return kind_of(inner)
+    text, named = str(error), _names(error)
+    if "torch.OutOfMemoryError" in named or (isinstance(error, RuntimeError) and _SHORT_DEVICE.search(text)):
+        return DEVICE_MEMORY
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _SHORT.search(text)):
+        return MEMORY
+    if any(name.startswith("ray.") for name in named):
+        return _kind_of_ray(error, named, text)
+    if _is_storage(error):
+        return STORAGE
+    if is_lost_peer(error) or "torch.AcceleratorError" in named:  # e.g. memory of a GPU that can no longer be read
+        return WORKER
+    return USER if isinstance(error, Exception) else WORKER
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Tell whether an error says no more than that another worker is gone."""
+    named, bare = _names(error), isinstance(error, RuntimeError | ConnectionError)
+    lost = any(name.startswith("torch.distributed.") or name.endswith("CollectiveTimeoutError") for name in named)
+    return lost or (bare and _LOST_PEER.search(str(error)) is not None)
+
+
+def gravest(errors: Mapping[int, BaseException]) -> int:
+    """Give the worker whose error explains those of the others.
+
+    When one is lost, the others fail as well, in many ways; a fault in the user's code comes again without it.
+    """
+
+    def place(rank: int) -> tuple[bool, int, int]:
+        return is_lost_peer(errors[rank]), _GRAVITY.index(kind_of(errors[rank])), rank
+
+    return min(errors, key=place)
+
+
+def failure(
+    kind: Kind,
+    text: str,
+    action: Action,
+    attempt: int = 1,
+    rank: int | None = None,
+    node: str | None = None,
+    stacks: str | None = None,
+) -> Json:
+    """Give the event that tells of a failure.
+
+    Args:
+        attempt: Number of the failure.
+        stacks: Where in the run's directory the stacks of all workers lie.
+    """
+    where = {"rank": rank, "node": node, "stacks": stacks}
+    counted = kind == WORKER or (kind == STORAGE and action == "restarted")
+    return {
+        "event": "failure", "class": kind, "text": redact(text), "action": action, "counted": counted,
+        "attempt": attempt, **where,
+    }  # fmt: skip
+
+
+@dataclass
+class Budget:
+    """Count failures, each kind for itself.
+
+    Args:
+        most: Failures of workers that are put up with: `run.max_failures`.
+    """
+
+    most: int
+    workers: int = 0
+    nodes: int = 0
+    hangs: int = 0
+
+    def allows(self, kind: Kind) -> bool:
+        """Take note of a failure, and tell whether the same may be tried again."""
+        match kind:
+            case "worker" | "storage":  # of the latter, what was not the store's own has not waited
+                self.workers += 1
+                return self.workers <= self.most
+            case "node":
+                self.nodes += 1
+                return self.nodes <= MOST_LOST
+            case "hang":
+                self.hangs += 1
+                return self.hangs <= MOST_HANGS
+        return False
+
+    def spent(self, kind: Kind) -> tuple[str, str]:
+        """Say why a failure ends a training that could be tried again, and by which key."""
+        match kind:
+            case "node":
+                return f"more than {MOST_LOST} nodes were lost", "run.workers"
+            case "hang":
+                return f"the workers hung {self.hangs} times", "run.hang_seconds"
+        return f"the workers failed more than {self.most} times", "run.max_failures"
+
+
+def place_of(error: BaseException) -> str:
+    """Say where an error was raised: file, line and function of the innermost frame that is of no installed library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name}" if own else ""
+
+
+def told(error: BaseException) -> str:
+    """Give an error in one line, without secrets."""
+    if isinstance(error, FmrayError):
+        return str(redact(str(error)))
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    text = lines[0].rstrip(".") if lines else ""
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ())[-1:])
+    return str(redact(f"{type(error).__name__}: {text}{notes}" if text else f"{type(error).__name__}{notes}"))
+
+
+def _kind_of_ray(error: BaseException, named: set[str], text: str) -> Kind:
+    own = {name.rpartition(".")[2] for name in named if name.startswith("ray.")}
+    if "OutOfMemoryError" in own or _KILLED_FOR_MEMORY.search(text):
+        return MEMORY
+    lost = "RayActorError" in own and _NODE_DIED.search(text) is not None
+    return NODE if own & _RAY_NODE or getattr(error, "preempted", False) or lost else WORKER
+
+
+def _inside(error: BaseException) -> BaseException | None:
+    """Give the error that one of Ray's stands for."""
+    failures = getattr(error, "worker_failures", None)
+    if isinstance(failures, Mapping) and failures:
+        return failures[gravest(failures)]  # type: ignore[no-any-return]
+    for name in ("health_check_failure", "controller_failure", "cause", "_base_exc"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException) and inner is not error:
+            return inner
+    return None
+
+
+def _is_storage(error: BaseException) -> bool:
+    if isinstance(error, FmrayError):
+        return False
+    stale = isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.EROFS)
+    return stale or is_disk_full(error) or (isinstance(error, OSError) and is_transient(error))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in found:
+        found.append(at)
+        at = at.__cause__
+    return found
+
+
+def _names(error: BaseException) -> set[str]:
+    return {f"{one.__module__}.{one.__qualname__}" for one in type(error).__mro__}

@@ -1,0 +1,174 @@
+"""Move every member by one optimizer step, however many micro-batches and workers compute it.
+
+What one worker finds out, all know before any of them moves: a loss that is not finite, memory that does not suffice.
+Shape legend: K members, B rows.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from fmray.tasks.task import Batch, Losses, mixed
+from fmray.train.failures import DEVICE_MEMORY, MEMORY, Kind, ShortOfMemoryError, kind_of, told
+from fmray.train.group import ALONE, Group
+from fmray.train.optim import clip
+from fmray.train.pack import Pack
+from fmray.train.pulse import beat
+
+Faults = list[dict[str, Any]]
+Sums = list[tuple[Tensor, Tensor | float]]
+"""Per micro-batch, the summed losses and weights (K,) of the members."""
+LEAST_WEIGHT = torch.finfo(torch.float32).tiny
+
+
+def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, flag: bool = False) -> bool:
+    """Move every member by one optimizer step on the rows of a batch.
+
+    The gradient is the weighted mean over the global batch, however many micro-batches and workers compute it.
+
+    Args:
+        factor: Share of the learning rate that the schedule grants now.
+        group: The workers that hold the batch.
+        flag: Anything one worker wants all to know.
+
+    Returns:
+        Whether any worker raised its flag.
+
+    Raises:
+        ShortOfMemoryError: If memory did not suffice on any worker. All raise it, and what they hold is of no more use.
+    """
+    short: tuple[Kind, str] | None = None
+    try:
+        return _step(pack, batch, factor, group, flag)
+    except Exception as error:
+        kind = kind_of(error)
+        if group.size > 1 or kind not in (MEMORY, DEVICE_MEMORY):
+            raise
+        short = kind, told(error)
+    # the first error is gone by now, and with it all that it kept alive
+    raise ShortOfMemoryError(short[1], short[0], rows=_micro_rows(pack, batch))
+
+
+def _step(pack: Pack, batch: Batch, factor: float, group: Group, flag: bool) -> bool:
+    population, state, train = pack.population, pack.state, pack.train
+    population.zero_grad()
+    sums, faults, short = _learn(pack, batch, group)
+    population.gather_grad()
+    loss_K, weight_K, flagged, is_short = _agree(pack, sums, flag, group, short is not None)
+    if is_short:
+        _raise_short(short, _micro_rows(pack, batch), group)
+    if group.size > 1 and not math.isfinite(loss_K.sum().item()):
+        faults = [fault for own in group.collect(faults) for fault in own]
+    _note(pack, faults)
+    # no row of the batch may count for a member: its gradient is 0 then, not 0 / 0
+    population.grad.div_(weight_K if isinstance(weight_K, float) else weight_K[:, None].clamp_min(LEAST_WEIGHT))
+    if train.clip_norm is not None:
+        clip(population.grad, train.clip_norm)
+    pack.step_optimizer(factor)
+    state.loss_sum += loss_K
+    state.weight_sum += weight_K
+    beat()
+    return flagged
+
+
+def _learn(pack: Pack, batch: Batch, group: Group) -> tuple[Sums, Faults, tuple[Kind, str] | None]:
+    """Sum losses and gradients over micro-batches; among others, a worker that is short of memory must not leave."""
+    sums: Sums = []
+    faults: Faults = []
+    try:
+        for micro in _micro_batches(pack, batch):
+            pack.population.prepare_step(pack.state.global_step, micro.places)
+            with precision_of(pack):
+                losses = _losses(pack, micro)
+            loss_K, weight_K = losses.sums()
+            torch.autograd.backward([loss_K], [pack.ones_K])
+            sums.append((loss_K.detach(), weight_K))
+            if not math.isfinite(sums[-1][0].sum().item()):
+                faults += _faults(pack, micro, losses.loss.detach())
+    except Exception as error:
+        kind = kind_of(error)
+        if group.size == 1 or kind not in (MEMORY, DEVICE_MEMORY):
+            raise
+        return [], [], (kind, told(error))
+    return sums, faults, None
+
+
+def _micro_batches(pack: Pack, batch: Batch) -> Iterator[Batch]:
+    batch, rows = pack.row_weights.weigh(pack.live.change(batch, pack.state.epoch)), _micro_rows(pack, batch)
+    for first in range(0, len(batch), rows):
+        yield batch if pack.train.accumulate == 1 else batch.slice(first, first + rows)
+
+
+def _micro_rows(pack: Pack, batch: Batch) -> int:
+    return max(1, -(-len(batch) // pack.train.accumulate))
+
+
+def _raise_short(own: tuple[Kind, str] | None, rows: int, group: Group) -> NoReturn:
+    """Have all workers raise the same error."""
+    found = group.collect((own, rows))
+    rank, (kind, text) = next((rank, short) for rank, (short, _) in enumerate(found) if short is not None)
+    raise ShortOfMemoryError(text, kind, rank, max(rows for _, rows in found))
+
+
+def _losses(pack: Pack, batch: Batch) -> Losses:
+    phase = pack.task.phases[0]
+    if batch.own is None or batch.partner is None:
+        return pack.task.loss(pack.population, batch, phase)
+    output = pack.population(batch)
+    own, partner = (pack.task.loss(lambda _: output, rows, phase) for rows in (batch, batch.partner))
+    return mixed(own, partner, batch.own)
+
+
+def _agree(
+    pack: Pack, sums: Sums, flag: bool, group: Group, is_short: bool
+) -> tuple[Tensor, Tensor | float, bool, bool]:
+    """Sum gradients, losses, weights and flags over micro-batches and workers, in one exchange."""
+    loss_K, weight_K = sums[0] if sums else (torch.zeros_like(pack.ones_K), 0.0)
+    for more_loss_K, more_weight_K in sums[1:]:
+        loss_K, weight_K = loss_K + more_loss_K, weight_K + more_weight_K
+    if group.size == 1:
+        return loss_K, weight_K, flag, is_short
+    tail = pack.population.reduced[pack.population.flat.numel() :]
+    num = len(pack)
+    # two flags in one number: those raised count 1 each, a worker short of memory more than all of them
+    tail[:num], tail[num : 2 * num], tail[-1] = loss_K, weight_K, flag + is_short * (group.size + 1)
+    group.sum(pack.population.reduced)
+    raised = float(tail[-1])
+    return tail[:num].clone(), tail[num : 2 * num].clone(), raised > 0, raised > group.size
+
+
+def _faults(pack: Pack, batch: Batch, loss_KB: Tensor) -> Faults:
+    """Say which members lost a number that is none, where, and on which rows."""
+    state = pack.state
+    return [
+        {
+            "member": pack.plans[int(state.alive[row])].index,
+            "row_in_pack": row,
+            "epoch": state.epoch + 1,
+            "step": state.global_step,
+            "where": pack.population.faulty_parameter(row),
+            "positions": batch.rows[~torch.isfinite(loss_KB[row]).cpu()][:10].tolist(),
+            "handled": False,
+        }
+        for row in torch.nonzero(~torch.isfinite(loss_KB).all(1))[:, 0].tolist()
+    ]
+
+
+def _note(pack: Pack, faults: Faults) -> None:
+    """Remember each member's fault of this step, once, with the rows of all workers."""
+    fresh: dict[int, dict[str, Any]] = {}
+    for fault in faults:
+        known = fresh.setdefault(fault["member"], {**fault, "positions": []})
+        known["positions"] = sorted({*known["positions"], *fault["positions"]})[:10]
+    pack.state.health += fresh.values()
+
+
+def precision_of(pack: Pack) -> AbstractContextManager[object]:
+    """Give the arithmetic that a pack computes in."""
+    if pack.train.precision == "bfloat16":
+        return torch.autocast(pack.device.type, torch.bfloat16)
+    return nullcontext()
