@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _ROW, _UNIT, _MIX_1, _MIX_2 = -1640531527, -2048144789, -2048144789, -1028477387  # odd; Weyl and murmur3 constants
+_NARROW, _WIDE = 16, 64
+"""Outputs of a member up to which, and of all members from which, members that share inputs are one matrix."""
 
 
 class Linear(nn.Module):
@@ -34,7 +36,23 @@ class Linear(nn.Module):
         weight, bias = self.weight_KDH, self.bias_K1H
         if weight.dim() == 2:
             return torch.addmm(bias, x, weight)
+        if x.dim() == 2 and weight.shape[2] <= _NARROW and len(weight) * weight.shape[2] >= _WIDE:
+            return _side_by_side(x, weight, bias)
         return torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)
+
+
+def _side_by_side(x_BD: Tensor, weight_KDH: Tensor, bias_K1H: Tensor) -> Tensor:
+    """Map inputs that all members share by one matrix, whose columns are the outputs of one member after the other.
+
+    Many products with few columns each are slow: 32 members with 10 outputs took 2.6 times as long.
+
+    Shapes:
+        returns: (K, B, H).
+    """
+    num_members, num_inputs, num_outputs = weight_KDH.shape
+    columns = weight_KDH.transpose(0, 1).reshape(num_inputs, num_members * num_outputs)
+    output = torch.addmm(bias_K1H.reshape(-1), x_BD, columns)
+    return output.view(len(x_BD), num_members, num_outputs).transpose(0, 1)
 
 
 class LayerNorm(nn.Module):
