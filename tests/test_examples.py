@@ -23,6 +23,6 @@ def test_an_example_ends_with_a_report(script: Path, tmp_path: Path) -> None:
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    report = Path(done.stdout.splitlines()[-1])
+    report = tmp_path / done.stdout.splitlines()[-1]
     assert report.name == "report.html"
     assert report.stat().st_size > 10_000

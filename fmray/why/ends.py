@@ -72,8 +72,11 @@ def failed(evidence: Evidence) -> Iterator[Finding]:
 def _raised(evidence: Evidence) -> Finding:
     """Name the line of the user's code that raised, from the traceback it left."""
     name, text = next(iter(evidence.traces.items()))
-    frames = [f"{file}:{line} in {function}" for file, line, function in _FRAME.findall(text)]
-    reason = next((line for line in reversed(text.splitlines()) if line.strip()), "an error")
+    found = list(_FRAME.finditer(text))
+    frames = [f"{file}:{line} in {function}" for file, line, function in (frame.groups() for frame in found)]
+    after = text[found[-1].end() if found else 0 :].splitlines()[1 if found else 0 :]
+    # lines of code are indented; what follows the error are notes to it
+    reason = next((line for line in after if line[:1].strip()), "an error")
     where = f" at {own_frame(frames[::-1])}" if frames else ""
     seen = ((name, shorten(reason)), *(("stack", frame) for frame in frames[-3:]), *progress(evidence))
     return Finding("bug", f"the code raised an error{where}: {shorten(reason, 160)}", seen, BUG_FIX)

@@ -125,10 +125,10 @@ def test_a_run_on_the_cluster_makes_way_for_the_next_tick(write, live, tmp_path)
 
 
 def test_a_scheduler_that_lets_go_leaves_its_run_to_the_cluster(write, live, tmp_path):
-    path, store = write("left", pause=0.02, epochs=15), Store(str(tmp_path / "store"))
+    path, store = write("left", pause=0.05, epochs=100), Store(str(tmp_path / "store"))
     child = start("left", str(path), store, live.address, again=False)
     assert isinstance(child, Submitted)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not store.list("runs/left"):
         assert time.monotonic() < end
         time.sleep(0.1)
