@@ -30,6 +30,8 @@ TRIAL_STEPS = (2, 7)
 """Fewest and most steps that are timed per width."""
 TRIAL_SHARE = 0.02
 """Of all steps to come, what trials may take; a short training is not timed for longer than it takes."""
+NEAR = 1.1
+"""Times differ so much by chance: the widest pack as near to the best is taken, more lanes only if they gain more."""
 CACHE_BYTES = 16 << 20
 THREADED_WORK = 5e8
 """Floating-point operations of a step from which on it trains with several threads."""
@@ -62,7 +64,7 @@ def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -
     steps = _trial_steps(first, rows, len(plans), sum(widths))
     seconds = {width: _step_seconds([build(plans[:width])], batch, steps) / width for width in widths}
     log.info("seconds per member and step by pack width: %s", {w: f"{s:.2e}" for w, s in seconds.items()})
-    return min(seconds, key=lambda width: seconds[width])
+    return max(width for width, needed in seconds.items() if needed <= NEAR * min(seconds.values()))
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _widened(
     while tried is not None:
         cost, needed = cost or seconds(best), seconds(tried)
         log.info("seconds per step of all members: %.2e with %s, %.2e with %s", cost, best, needed, tried)
-        if needed > 0.9 * cost:
+        if needed * NEAR > cost:
             break
         best, cost, tried = tried, needed, wider(tried)
     return best

@@ -54,11 +54,13 @@ def test_members_are_through_after_as_many_rounds_as_packs_do_not_fit_side_by_si
 def test_the_width_with_the_least_time_per_member_wins(chosen):
     assert chosen(lambda members, lanes: 1 + abs(members - 4), alone=False) == Layout(4, 1, 1)
     assert chosen(lambda members, lanes: 1.0, alone=False) == Layout(12, 1, 1)
+    nearly = {1: 1.0, 2: 0.98, 4: 1.05, 8: 1.2, 12: 1.3}  # by chance, four are a little slower than two
+    assert chosen(lambda members, lanes: members * nearly[members], alone=False) == Layout(4, 1, 1)
 
 
 def test_packs_go_side_by_side_where_that_brings_all_members_through_earlier(chosen):
-    assert chosen(lambda members, lanes: members) == Layout(1, 1, 2)  # cores do not see each other
-    assert chosen(lambda members, lanes: members * lanes) == Layout(1, 1, 1)  # all wait for one lock
+    assert chosen(lambda members, lanes: members) == Layout(6, 1, 2)  # cores do not see each other
+    assert chosen(lambda members, lanes: members * lanes) == Layout(12, 1, 1)  # all wait for one lock
     assert chosen(lambda members, lanes: 1 + members / 100 + lanes / 2, threads=2) == Layout(12, 2, 1)
 
 
