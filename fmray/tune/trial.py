@@ -283,7 +283,8 @@ class Training:
 
     def _chosen(self, plans: Sequence[Plan], worker: Worker, trial: Trial, rows: Rows) -> Layout:
         """Choose among as many members as memory holds on a whole batch."""
-        build, alone = partial(self.build, trial, worker.device), worker.group.size == 1
+        # how long a step takes does not depend on what members were initialised to
+        build, alone = partial(self.build, trial, worker.device, fresh=False), worker.group.size == 1
         while True:
             try:
                 return choose(plans, build, rows, trial.job.run, alone=alone)

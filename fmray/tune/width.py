@@ -31,7 +31,7 @@ TRIAL_STEPS = (2, 7)
 TRIAL_SHARE = 0.02
 """Of all steps to come, what trials may take; a short training is not timed for longer than it takes."""
 NEAR = 1.1
-"""Times differ so much by chance: the widest pack as near to the best is taken, more lanes only if they gain more."""
+"""Times differ so much by chance: the widest pack as near to the best is taken."""
 CACHE_BYTES = 16 << 20
 THREADED_WORK = 5e8
 """Floating-point operations of a step from which on it trains with several threads."""
@@ -131,7 +131,10 @@ def _more_lanes(
 def _widened(
     layout: Layout, wider: Callable[[Layout], Layout | None], plans: Sequence[Plan], build: Build, rows: Rows
 ) -> Layout:
-    """Go on to more lanes as long as all members are through earlier by a tenth."""
+    """Go on to more lanes as long as all members are through earlier.
+
+    By however little: threads that have just begun often share a core at first, so a trial shows less than there is.
+    """
     first = build(plans[:1])
     batch = next(rows.batches(first.train.order, 0, 0, first.train.batch_rows))
     steps = _trial_steps(first, rows, len(plans), 2 * min(len(plans), layout.width * torch.get_num_threads()))
@@ -145,7 +148,7 @@ def _widened(
     while tried is not None:
         cost, needed = cost or seconds(best), seconds(tried)
         log.info("seconds per step of all members: %.2e with %s, %.2e with %s", cost, best, needed, tried)
-        if needed * NEAR > cost:
+        if needed >= cost:
             break
         best, cost, tried = tried, needed, wider(tried)
     return best

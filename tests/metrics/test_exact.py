@@ -144,6 +144,15 @@ def test_many_groups_and_many_rows_are_summed_exactly(monkeypatch):
     assert float(Fraction(sum(sums), 1 << UNIT_BITS)) == math.fsum(values)
 
 
+@pytest.mark.parametrize("most", [1, 1000, 2**52, 2**53 - 1])
+def test_whole_numbers_are_summed_exactly_whether_float64_could_or_not(most):
+    rng = np.random.default_rng(most)
+    values = rng.integers(-most, most, 300, endpoint=True).astype(np.float64)
+    values[0] = most
+    for some in (values, values[:1], np.abs(values), values + 0.5 * (most == 1000)):
+        assert Fraction(exact_sums(some)[0], 1 << UNIT_BITS) == sum(map(Fraction, some))
+
+
 def test_a_quotient_is_rounded_once_and_may_be_infinite_or_undefined():
     assert ratio(Fraction(1), Fraction(3)) == 1 / 3
     assert ratio(Fraction(-(10**400)), Fraction(1, 7)) == -math.inf
