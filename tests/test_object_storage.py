@@ -10,9 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from fmray.inference.export import export
+from fmray.inference.model import open_model
+from fmray.inference.predict import predict
+from fmray.promote.decide import rollback
+from fmray.promote.history import champion_of
 from fmray.report.card import read_card
 from fmray.report.listing import list_runs
 from fmray.schedule.book import Book, Decision
@@ -60,11 +66,11 @@ def bucket(tmp_path_factory):
         server.terminate()
 
 
-def rows(number):
+def rows(number, num_rows=400):
     random = np.random.default_rng(number)
-    x = random.normal(size=(400, 3))
-    label = np.where(x @ [1, 1, 0] + random.normal(size=400) > 0, "yes", "no")
-    return pa.table({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "g": random.integers(0, 50, 400), "y": label})
+    x = random.normal(size=(num_rows, 3))
+    label = np.where(x @ [1, 1, 0] + random.normal(size=num_rows) > 0, "yes", "no")
+    return pa.table({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "g": random.integers(0, 50, num_rows), "y": label})
 
 
 def files_below(root):
@@ -115,6 +121,65 @@ def test_rows_and_store_on_s3_give_what_a_local_disk_gives(bucket, tmp_path, mor
     assert there.id in [line.run_id for line in list_runs(store)]
     store.gc(dry_run=False)
     assert store.status(there.root) == "finished"
+
+
+@pytest.mark.slow
+def test_a_model_on_s3_is_used_promoted_and_trained_on_as_one_on_a_local_disk_is(bucket, tmp_path):
+    remote = s3fs.S3FileSystem(skip_instance_cache=True)
+    (tmp_path / "life").mkdir()
+
+    def land(number):
+        table = rows(number, 2000)
+        bent = pc.if_else(pc.greater(pc.multiply(table["a"], table["b"]), 0), "yes", "no")  # takes some epochs to learn
+        pq.write_table(table.set_column(4, "y", bent), tmp_path / f"life/part-{number}.parquet")
+        remote.put_file(str(tmp_path / f"life/part-{number}.parquet"), f"fmray/life/part-{number}.parquet")
+
+    def carry(folder, store, **train):
+        asked = {
+            "name": "life",
+            "data": {"path": f"{folder}/life", "target": "y"},
+            "steps": [{"clip": {"columns": ["a", "b", "c"], "quantile": 0.999}}],
+            "train": {"batch_rows": 64, **train},
+            "evaluate": {"primary": "accuracy", "baselines": ["dummy"]},
+            "promote": {"evidence": "fresh"},
+        }
+        return run(job_from(asked), store)
+
+    places = {tmp_path: str(tmp_path / "store"), bucket: f"{bucket}/life-store"}
+    land(0)
+    first = {folder: carry(folder, store, epochs=5) for folder, store in places.items()}
+    land(1)
+    second = {folder: carry(folder, store, epochs=20) for folder, store in places.items()}
+    told = {folder: decisions(store, "life") for folder, store in places.items()}
+    assert told[bucket] == told[tmp_path]
+    assert [verdict for verdict, *_ in told[bucket]] == ["first", "promote"]
+
+    new = rows(7)
+    here, there = (open_model(one.root).predict(new) for one in second.values())
+    assert there.equals(here)
+    said = {
+        folder: predict(one.root, f"{folder}/life", f"{folder}/said-{second[folder].id}")
+        for folder, one in first.items()
+    }
+    assert said[bucket]["rows"] == said[tmp_path]["rows"] == 4000
+    assert export(second[bucket].root, "torch", str(tmp_path / "program"))["model"]["folder"].startswith(bucket)
+
+    warm = {folder: carry(folder, store, epochs=1, warm_start="champion") for folder, store in places.items()}
+    facts = [Store(store).read_json(f"{warm[folder].root}/run.json") for folder, store in places.items()]
+    assert facts[1]["tensor_hashes"] == facts[0]["tensor_hashes"]
+    assert facts[1]["warm_start"]["from"] == second[bucket].id
+
+    store = Store(places[bucket])
+    assert champion_of("life", store) == second[bucket].id
+    assert rollback("life", store, by="test").champion == first[bucket].id
+    assert not Path("s3:").exists()
+
+
+def decisions(store, job):
+    """Give what was decided of each run in turn, and by which numbers."""
+    place = Store(store)
+    found = [line for line in place.events(f"promotions/{job}/log.jsonl") if line["event"] == "decision"]
+    return [(line["verdict"], line["text"]) for line in found]
 
 
 @pytest.mark.cluster

@@ -17,6 +17,8 @@ from fmray.inference.rows import Reader, Unseen, as_trained
 from fmray.records import Target
 from fmray.schema import Schema
 from fmray.store import Store
+from fmray.store.copies import folder_to_keep
+from fmray.store.places import files_of
 from fmray.train.predict import Voice
 from fmray.train.saved import CODE, EXAMPLE, FILE, Saved, read_model, refuse_other_code
 
@@ -31,22 +33,26 @@ def open_model(folder: str | Path, store: Store | None = None) -> "SavedModel":
     """Open a trained model.
 
     Args:
-        folder: Directory of a run, or of a model, wherever it was moved to.
+        folder: Directory of a run, or of a model, wherever it was moved to; on a disk or in object storage.
         store: Store that a relative folder lies in; by default it is relative to the working directory.
 
     Raises:
         DataError: If there is no model, or it is damaged.
         SpecError: If it needs a module of the user's that cannot be found, or is another by now.
     """
-    root = Path(store.path(str(folder)) if store is not None else folder)
-    if not (root / FILE).exists():
-        root = root / MODEL_FOLDER
-    saved = read_model(str(root))
-    code = str(root / CODE)
+    place = store.path(str(folder)) if store is not None else str(folder).rstrip("/")
+    files = files_of(place)
+    if not files.exists(f"{place}/{FILE}"):
+        place = f"{place}/{MODEL_FOLDER}"
+    if not files.exists(f"{place}/{FILE}"):
+        raise DataError(f"{place}/{FILE} is missing. Give the directory of a finished run, or a model folder.")
+    here = folder_to_keep(place)
+    saved = read_model(here)
+    code = f"{here}/{CODE}"
     if saved.modules and Path(code).is_dir() and code not in sys.path:
         sys.path.insert(0, code)
     refuse_other_code(saved)
-    return SavedModel(saved, str(root))
+    return SavedModel(saved, place, here)
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,12 @@ class SavedModel:
     Args:
         saved: What the folder holds.
         folder: Where it lies.
+        here: A local folder with the same content.
         device: Where members compute.
     """
 
-    def __init__(self, saved: Saved, folder: str, device: str = "cpu") -> None:
-        self.saved, self.folder = saved, folder
+    def __init__(self, saved: Saved, folder: str, here: str, device: str = "cpu") -> None:
+        self.saved, self.folder, self._here = saved, folder, here
         self.reader = Reader(saved)
         try:
             self.voice = Voice(saved.members, saved.ensemble, saved.prepared, saved.task, device)
@@ -114,7 +121,7 @@ class SavedModel:
     def example(self) -> pa.Table:
         """A few validation rows as they were read, with the columns that rows must have."""
         try:
-            return pq.read_table(f"{self.folder}/{EXAMPLE}").select(self.input_types.names)
+            return pq.read_table(f"{self._here}/{EXAMPLE}").select(self.input_types.names)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise DataError(f"{self.folder}/{EXAMPLE} cannot be read: {error}. Copy the model folder again.") from error
 

@@ -89,7 +89,7 @@ def _plan(model: SavedModel, data: str, out: str) -> tuple[Work, int]:
         raise DataError(f"{out} lies inside {dataset.root}, so it would be read as data. Give another folder.", "--out")
     keys = model.saved.data.key
     hashed = keys or tuple(name for name in model.saved.types.names if name in dataset.schema.names)
-    folder = str(Path(model.folder).resolve())
+    folder = str(Path(model.folder).resolve()) if is_local(model.folder) else model.folder
     buckets = num_buckets(dataset.num_rows)
     num_bytes = sum(sum(file.group_bytes) for file in dataset.files)
     return Work(folder, model.identity, dataset, place, keys, hashed, buckets), num_bytes

@@ -16,6 +16,8 @@ from fmray.schema import Column, Schema
 from fmray.spec.job import Job
 from fmray.spec.sections import WarmStart
 from fmray.store import Store
+from fmray.store.copies import folder_to_keep
+from fmray.store.places import files_of
 from fmray.store.plain import read_text
 from fmray.train.population import Blueprint
 from fmray.train.saved import FILE, Saved, read_model
@@ -61,8 +63,8 @@ def _starts(job: Job, asked: WarmStart, prepared: Prepared, store: Store, origin
     root = store.path("runs", job.name, origin) if asked.model == CHAMPION else origin
     try:
         _refuse_other_split(root, prepared)
-        model = root if os.path.exists(f"{root}/{FILE}") else f"{root}/model"
-        return _fitting(read_model(model), job, prepared, origin), ""
+        model = root if files_of(root).exists(f"{root}/{FILE}") else f"{root}/model"
+        return _fitting(read_model(folder_to_keep(model)), model, job, prepared, origin), ""
     except SpecError as error:
         if asked.otherwise == "refuse":
             raise SpecError(f"{error.message} {CURE}", WHERE) from error
@@ -73,17 +75,18 @@ def _origin(job: Job, asked: WarmStart, store: Store) -> str:
     """Name the run: the champion by its id, another by its folder."""
     if asked.model == CHAMPION:
         return champion_of(job.name, store) or ""
+    if "://" in asked.model:
+        return asked.model.rstrip("/")
     return os.path.abspath(os.path.join(job.folder, os.path.expanduser(asked.model)))
 
 
 def _refuse_other_split(root: str, prepared: Prepared) -> None:
     """Make sure that no row of validation or test now was a training row then."""
-    beside = root if os.path.exists(f"{root}/{RUN}") else os.path.dirname(root)
+    files = files_of(root)
+    beside = root if files.exists(f"{root}/{RUN}") else os.path.dirname(root)
     try:
-        with open(f"{beside}/{RUN}", "rb") as file:
-            facts = read_text(file.read())
-        split = facts["data"]["split"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        split = read_text(files.read(f"{beside}/{RUN}"))["data"]["split"]
+    except (DataError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{WHERE}: {root} holds no finished run, so which rows it learned from is unknown. "
             "Give the directory of one, or its model/ in there."
@@ -97,8 +100,11 @@ def _refuse_other_split(root: str, prepared: Prepared) -> None:
         )
 
 
-def _fitting(saved: Saved, job: Job, prepared: Prepared, origin: str) -> tuple[Start, ...]:
+def _fitting(saved: Saved, place: str, job: Job, prepared: Prepared, origin: str) -> tuple[Start, ...]:
     """Give the members of a model as starts.
+
+    Args:
+        place: Folder of the model, where every worker finds it.
 
     Raises:
         SpecError: Naming what they see, predict or are otherwise.
@@ -120,7 +126,7 @@ def _fitting(saved: Saved, job: Job, prepared: Prepared, origin: str) -> tuple[S
         if steps[0] != steps[1]:
             names = [", ".join(name for name, _ in one) for one in steps]
             raise SpecError(f"the inputs of {origin} come from other steps: {names[0]} -> {names[1]}.", WHERE)
-    starts = tuple(Start(member.index, member.tensor_hash, member.root) for member in saved.members)
+    starts = tuple(Start(m.index, m.tensor_hash, f"{place}/{m.index:05d}") for m in saved.members)
     blueprint = Blueprint(MODELS.find(job.model.name), job.model.params, 0)
     for start in starts:
         start.module(blueprint, prepared.schema, len(ours.classes) or len(ours.columns))

@@ -3,6 +3,7 @@
 In a local store nothing is copied; elsewhere a file is made here and put in place when it is whole.
 """
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -63,6 +64,20 @@ def to_read(path: str) -> Iterator[str]:
         with open(copy, "wb") as file:
             file.write(files_of(path).read(path))
         yield copy
+
+
+def folder_to_keep(path: str) -> str:
+    """Give a local folder with the content of a folder; where that is a copy, it is there until this process ends."""
+    if "://" not in path:
+        return path
+    here = tempfile.mkdtemp(prefix="fmray-")
+    atexit.register(shutil.rmtree, here, ignore_errors=True)
+    files = files_of(path)
+    for name in files.sizes(path):
+        os.makedirs(os.path.dirname(f"{here}/{name}"), exist_ok=True)
+        with open(f"{here}/{name}", "wb") as file:
+            file.write(files.read(f"{path}/{name}"))
+    return here
 
 
 def copy_file(source: str, path: str) -> None:
