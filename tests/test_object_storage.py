@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from live_ray import LiveRay
 
 from fmray.inference.export import export
 from fmray.inference.model import open_model
@@ -197,6 +198,27 @@ def test_workers_train_from_and_to_s3(bucket):
     assert done.status == "finished"
     assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2]
     assert Store(f"{bucket}/workers").list("ray") == []
+
+
+@pytest.mark.cluster
+def test_a_job_is_submitted_to_nodes_that_share_nothing_but_s3(bucket, tmp_path):
+    s3fs.S3FileSystem(skip_instance_cache=True).pipe_file("fmray/sent/part-0.parquet", as_parquet(rows(0)))
+    train = "train: {epochs: 2}\nevaluate: {baselines: [dummy]}\nrigour: {profile: draft}\nrun: {workers: 2}\n"
+    (tmp_path / "job.yaml").write_text(f'name: sent\ndata: {{path: "{bucket}/sent", target: y}}\n{train}')
+    live = LiveRay(cpus=2)
+    try:
+        live.add_node(2)
+        command = ["submit", str(tmp_path / "job.yaml"), "--address", live.address, "--store", f"{bucket}/sent-store"]
+        done = subprocess.run(
+            [sys.executable, "-m", "fmray.cli", *command, "--wait"], env=live.environment(),
+            capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+    finally:
+        live.close()
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = list_runs(Store(f"{bucket}/sent-store"))
+    assert (line.job, line.status) == ("sent", "finished")
+    assert "preflight passed" in done.stdout
 
 
 def as_parquet(table):
