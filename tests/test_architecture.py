@@ -18,7 +18,7 @@ from fmray.spec.ref import DISTRIBUTIONS
 ROOT = Path(__file__).resolve().parents[1] / "fmray"
 FILES = sorted(ROOT.rglob("*.py"))
 MODULES = {"fmray." + str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path in FILES}
-MOST_LINES, MOST_CODE_LINES = 400, 50
+MOST_LINES, MOST_CODE_LINES = 600, 50
 
 # From the top down; units of one floor are siblings and never meet.
 FLOORS = (
