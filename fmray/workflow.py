@@ -43,11 +43,13 @@ from fmray.track.registry import Registry
 from fmray.track.tensorboard import write_events
 from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
+from fmray.train.failures import CodeError, is_of_user, user_frames
 from fmray.train.predict import predict
 from fmray.train.pulse import beat
 from fmray.train.room import num_workers, require_room
 from fmray.train.saved import write_model
 from fmray.train.stacks import here
+from fmray.train.workers import code_error
 from fmray.tune.account import account_of
 from fmray.tune.members import train_members
 from fmray.tune.plans import job_at, linear_job, linear_plans
@@ -126,14 +128,28 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
             with one, waiting(journal, beat):
                 journal({"event": "driver", "places": [here()], "ray": where_ray_runs()})
                 done = _carry(job, dataset, run, store, journal)
-        except Exception as error:
-            journal.fail(error)
-            raise
+        except BaseException as error:
+            named = _named(error, journal, run.root)
+            if isinstance(named, Exception):
+                journal.fail(named)
+            if named is error:
+                raise
+            raise named from error
         finally:
             if live is not None:
                 live.close()
                 _tell(run, store, live.address, journal)
         return done
+
+
+def _named(error: BaseException, journal: Journal, root: str) -> BaseException:
+    """Give an error of the user's code in one line, with its place and that of its traceback; others as they are."""
+    if isinstance(error, CodeError):
+        return CodeError(error.said, error.stacks, root)
+    if user_frames(error) and is_of_user(error):
+        found = code_error(error, "stacks/error.txt", journal, "stopped")
+        return CodeError(found.said, found.stacks, root)
+    return error
 
 
 def _tell(run: Run, store: Store, address: Address, journal: Journal) -> None:

@@ -14,7 +14,7 @@ from fmray.data.canonical import mix
 from fmray.data.hashing import mixed_ids
 from fmray.data.lanes import Lanes
 from fmray.errors import TrainError
-from fmray.metrics.metric import Metric, weights_of
+from fmray.metrics.metric import Metric, reasons_of, weights_of
 from fmray.records import Ensemble, Member, Prepared, Split
 from fmray.seeding import derive
 from fmray.spec.ref import Ref
@@ -169,7 +169,8 @@ def candidates_of(
     """
     chosen, lanes = able(members), Lanes(prepared, "val")
     if not chosen:
-        raise TrainError(f"ensemble: none of {len(members)} members has a validation score. See their reasons.")
+        text = f"none of {len(members)} members has a validation score: {reasons_of(members)}."
+        raise TrainError(text, "ensemble")
     rows, found = lanes.sample()
 
     def speak(ensemble: Ensemble) -> np.ndarray:

@@ -13,7 +13,7 @@ from fmray.data.folds import Fold, folds_of
 from fmray.data.lanes import Lanes
 from fmray.ensemble.candidates import Candidates, able, half_of, outputs_of
 from fmray.errors import TrainError
-from fmray.metrics.metric import Metric
+from fmray.metrics.metric import Metric, reasons_of
 from fmray.records import Ensemble, Json, Member, Prepared
 from fmray.spec.ref import Ref
 
@@ -42,7 +42,9 @@ def configurations(members: Sequence[Member], num_folds: int) -> tuple[Configura
         found.setdefault(key, {})[member.params[FOLD]] = member
     whole = [tuple(own[fold] for fold in range(num_folds)) for own in found.values() if len(own) == num_folds]
     if not whole:
-        raise TrainError(f"train.folds: no configuration has all of its {num_folds} members. See their reasons.")
+        failed = [member for member in members if member.val_score is None]
+        reasons = f": {reasons_of(failed)}" if failed else ""
+        raise TrainError(f"train.folds: no configuration has all of its {num_folds} members{reasons}.")
     return tuple(whole)
 
 

@@ -5,6 +5,7 @@ that is undefined (one class only, constant target) is NaN, never an exception: 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -96,6 +97,22 @@ def ranked(members: Sequence[Member], higher_is_better: bool) -> list[Member]:
     sign = -1.0 if higher_is_better else 1.0
     scored = [(m.val_score, m) for m in members if m.val_score is not None and math.isfinite(m.val_score)]
     return [member for _, member in sorted(scored, key=lambda pair: (sign * pair[0], pair[1].index))]
+
+
+def reasons_of(members: Sequence[Member], most: int = 5) -> str:
+    """Say why members have no score: each reason once, with the member it is of and what sets that one apart."""
+    first: dict[str, Member] = {}
+    count = Counter[str]()
+    for member in members:
+        reason = (member.reason or f"{member.status}, without a score").rstrip(".")
+        first.setdefault(reason, member)
+        count[reason] += 1
+    parts = []
+    for reason, member in list(first.items())[:most]:
+        params = ", ".join(f"{name}: {value}" for name, value in member.params.items())
+        others = f" and {count[reason] - 1} more" if count[reason] > 1 else ""
+        parts.append(f"member {member.index}{f' ({params})' if params else ''}{others}: {reason}")
+    return "; ".join(parts) + (f"; and {len(first) - most} other reasons" if len(first) > most else "")
 
 
 def weights_of(num_rows: int, weight: np.ndarray | None) -> np.ndarray:

@@ -3,8 +3,12 @@
 Nothing here asks Ray or torch: their errors are known by their names, so whoever reads a run needs neither.
 """
 
+import concurrent.futures
+import dis
 import errno
+import os
 import re
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +20,7 @@ from fmray.records import Json
 from fmray.store import is_disk_full, is_transient, redact
 
 Kind = Literal["user", "memory", "device memory", "node", "hang", "storage", "worker"]
-Action = Literal["stopped", "restarted", "halved the micro-batch", "waited"]
+Action = Literal["stopped", "restarted", "halved the micro-batch", "waited", "left the member out"]
 USER: Final = "user"
 """The job, the data or code that the user brought: it would fail again, so it is not tried again."""
 MEMORY: Final = "memory"
@@ -36,6 +40,13 @@ MOST_LOST = 100
 """Nodes that a training may lose; against a cluster that takes away each node it gives."""
 MOST_HANGS = 1
 
+_OWN_FOLDERS = (f"{Path(__file__).parents[1]}{os.sep}", f"{sysconfig.get_paths()['stdlib']}{os.sep}", "<frozen ")
+"""Where files of fmray and of Python itself lie."""
+_CALLERS = tuple(
+    os.path.join(*path) for path in (("train", "population.py"), ("train", "step.py"), ("data", "pipeline.py"))
+)
+"""What calls the modules, losses and steps that a job brings along."""
+_LIBRARY = re.compile(r"(site|dist)-packages[/\\](torch|functorch|ray|numpy|scipy|pandas|polars|pyarrow|optuna)[/\\]")
 _SHORT = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory")
 _SHORT_DEVICE = re.compile(r"(CUDA|HIP|NCCL|Cuda failure|CUBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
 _KILLED_FOR_MEMORY = re.compile(r"low on memory|memory monitor|out-of-memory killer killed", re.IGNORECASE)
@@ -74,16 +85,18 @@ class CodeError(TrainError):
     """Stand for an exception of the user's own code, whose class nobody else may be able to read.
 
     Args:
-        message: It in one line.
+        said: It in one line, with its place.
         stacks: Where in the run's directory its traceback is.
+        root: That directory, where it is known.
     """
 
-    def __init__(self, message: str, stacks: str) -> None:
-        super().__init__(message)
-        self.stacks = stacks
+    def __init__(self, said: str, stacks: str, root: str = "") -> None:
+        place = f"{root}/{stacks}" if root else f"{stacks} of the run's directory"
+        super().__init__(f"{said}. Its traceback is in {place}. Correct the code, then run the job again.", "train")
+        self.said, self.stacks, self.root = said, stacks, root
 
-    def __reduce__(self) -> tuple[type["CodeError"], tuple[str, str]]:
-        return CodeError, (self.message, self.stacks)
+    def __reduce__(self) -> tuple[type["CodeError"], tuple[str, str, str]]:
+        return CodeError, (self.said, self.stacks, self.root)
 
 
 def kind_of(error: BaseException) -> Kind:
@@ -191,10 +204,54 @@ class Budget:
         return f"the workers failed more than {self.most} times", "run.max_failures"
 
 
+def is_of_user(error: BaseException) -> bool:
+    """Tell whether an error comes from code that a job brings along, or from what that code asked of a library.
+
+    `sys.exit()` and the like count if the code raises them itself; what interrupts it, such as Ctrl-C, does not.
+    """
+    if isinstance(error, FmrayError | GeneratorExit | concurrent.futures.CancelledError):
+        return False
+    if not isinstance(error, Exception):
+        return _raises_itself(error)
+    return kind_of(error) == USER and not (isinstance(error, OSError) and not user_frames(error))
+
+
+def _raises_itself(error: BaseException) -> bool:
+    frames = [(frame, frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [place for place, (_, name) in enumerate(frames) if _is_users(name)]
+    if not own or not any(name.endswith(_CALLERS) for _, name in frames[: own[-1]]):
+        return False  # code around a training, such as what gets its events, may end it
+    if own[-1] < len(frames) - 1:  # `exit()` ends in a file of Python itself, a signal's handler in another one
+        return not isinstance(error, SystemExit | KeyboardInterrupt) or "_sitebuiltins" in frames[-1][1]
+    # Ctrl-C strikes at any instruction of the innermost frame, a `raise` of the user's at that one only
+    return not isinstance(error, KeyboardInterrupt) or _raised_at(error) == "RAISE_VARARGS"
+
+
+def _raised_at(error: BaseException) -> str:
+    """Name the instruction at which an error was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]]
+
+
+def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Give the frames of an error's traceback that are of the user's own code, outermost first."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+
+
+def _is_users(filename: str) -> bool:
+    return not (filename.startswith(_OWN_FOLDERS) or "site-packages" in filename or "dist-packages" in filename)
+
+
 def place_of(error: BaseException) -> str:
-    """Say where an error was raised: file, line and function of the innermost frame that is of no installed library."""
+    """Say where an error was raised: file, line and function of the innermost frame of the user's own code.
+
+    Where there is none, the code may be installed: then it is the innermost frame outside the libraries fmray uses.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    installed = [f for f in frames if not f.filename.startswith(_OWN_FOLDERS) and not _LIBRARY.search(f.filename)]
+    own = user_frames(error) or installed or [f for f in frames if "site-packages" not in f.filename] or frames
     return f"{Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name}" if own else ""
 
 
@@ -204,7 +261,8 @@ def told(error: BaseException) -> str:
         return str(redact(str(error)))
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     text = lines[0].rstrip(".") if lines else ""
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ())[-1:])
+    batch = f"on a batch of {error.batch_rows} rows, " if hasattr(error, "batch_rows") else ""
+    notes = "".join(f" ({batch}{note})" for note in getattr(error, "__notes__", ())[-1:])
     return str(redact(f"{type(error).__name__}: {text}{notes}" if text else f"{type(error).__name__}{notes}"))
 
 

@@ -6,9 +6,11 @@ How a module enters is decided in `enter` and nowhere else.
 Shape legend: K members, P parameters per member, B rows, O outputs.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +28,7 @@ from fmray.schema import Schema
 from fmray.seeding import DRAWING, derive
 from fmray.spec.ref import Ref
 from fmray.tasks.task import Batch, Places
+from fmray.train.failures import user_frames
 
 Entry = Literal["native", "solo", "vmap"]
 Shape = tuple[int, ...]
@@ -59,6 +62,8 @@ class Blueprint:
             except FmrayError:
                 raise
             except TypeError as error:
+                if user_frames(error):  # raised inside the constructor, not by the call
+                    raise
                 raise SpecError(f"model: {error}. Parameters given: {dict(self.params)}.") from error
             finally:
                 torch.set_rng_state(before)
@@ -95,21 +100,67 @@ class Population:
         """Give the outputs of every member on the rows of a batch (K, B, O).
 
         Raises:
-            TrainError: If the module's output has no row axis or no output axis.
+            SpecError: If the module does not take the inputs there are.
+            TrainError: If its output has no row axis or no output axis, holds whole numbers, lies elsewhere or carries
+                no gradient, or if it changes its input.
         """
-        if self.entry == "vmap":
-            output = self._vmapped(self.leaves, self.buffers, dict(batch.inputs))
-        else:
-            output = self.module(**batch.inputs)
+        versions = [value._version for value in batch.inputs.values()]
+        try:
+            if self.entry == "vmap":
+                output = self._vmapped(self.leaves, self.buffers, dict(batch.inputs))
+            else:
+                output = self.module(**batch.inputs)
+        except TypeError as error:
+            self._refuse_signature(batch, error)
+            raise
+        if versions != [value._version for value in batch.inputs.values()]:
+            # rows are read again in the next epoch, so a change would add up
+            raise TrainError(f"model: {self._named} changes its input in place. Let it work on a copy, as x.clone().")
         single = self.entry == "solo" or (self.entry == "native" and len(self.flat) == 1)
         if not isinstance(output, Tensor) or output.dim() != 3 - single or output.shape[-2] != len(batch):
             shape = tuple(output.shape) if isinstance(output, Tensor) else ()
             given = (shape if single else shape[1:]) or type(output).__name__
             raise TrainError(
-                f"model: {type(self.module).__name__} gave {given} for {len(batch)} rows. "
+                f"model: {self._named} gave {given} for {len(batch)} rows. "
                 "Give a tensor (rows, outputs), one row per input row."
             )
+        self._refuse_values(output)
         return output.unsqueeze(0) if single else output
+
+    def _refuse_values(self, output: Tensor) -> None:
+        """Refuse outputs that no loss can be computed of, or that no gradient flows through."""
+        if not output.is_floating_point():
+            raise TrainError(f"model: {self._named} gave outputs of type {output.dtype}. Give floating-point numbers.")
+        if output.device.type != self.flat.device.type:
+            given, device = output.device.type, self.flat.device.type
+            raise TrainError(f"model: {self._named} gave outputs on {given}. Leave them on {device}, where inputs are.")
+        if self.module.training and not output.requires_grad and torch.is_grad_enabled():
+            raise TrainError(
+                f"model: no gradient flows from the outputs of {self._named} to its parameters. "
+                "Leave out detach(), no_grad() and argmax(), and let some parameters require gradients."
+            )
+
+    def _refuse_signature(self, batch: Batch, error: TypeError) -> None:
+        """Refuse a module that does not take the inputs there are."""
+        takes = inspect.signature(self.module.forward)
+        try:
+            takes.bind(**batch.inputs)
+        except TypeError as wrong:
+            names = ", ".join(batch.inputs)
+            raise SpecError(
+                f"model: {self._named} has forward{takes}, which cannot be called with {names}: {wrong}. "
+                f"Name its inputs {names}, and give all others a default."
+            ) from error
+
+    @property
+    def _named(self) -> str:
+        """Name the class of the module, with file and line where these can be told."""
+        kind = type(self.module)
+        try:
+            file, line = inspect.getsourcefile(kind), inspect.getsourcelines(kind)[1]
+        except (OSError, TypeError):
+            return kind.__name__
+        return f"{kind.__name__} ({Path(file).name}:{line})" if file else kind.__name__
 
     def prepare_step(self, step: int, places: Places | None) -> None:
         """Fix the dropout masks of the coming forward pass.
@@ -243,6 +294,10 @@ def enter(
         raise SpecError(f"model: {blueprints[0].build!r} gave a {type(modules[0]).__name__}. Give an nn.Module.")
     if not any(True for _ in modules[0].parameters()):
         raise SpecError(f"model: {type(modules[0]).__name__} has no parameters. Give a module that can learn.")
+    lazy = [name for name, p in modules[0].named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+    if lazy:
+        kind = type(modules[0]).__name__
+        raise SpecError(f"model: {kind} has parameters of no size yet ({lazy[0]}). Give its layers their sizes.")
     layouts = {tuple((name, tuple(p.shape)) for name, p in module.named_parameters()) for module in modules}
     if len(layouts) != 1:
         raise TrainError(f"model: members of one pack have {len(layouts)} different layouts. Pack equal shapes only.")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from fmray.errors import FmrayError
 from fmray.tasks.task import Batch, Losses, mixed
 from fmray.train.failures import DEVICE_MEMORY, MEMORY, Kind, ShortOfMemoryError, kind_of, told
 from fmray.train.group import ALONE, Group
@@ -47,6 +48,8 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
     except Exception as error:
         kind = kind_of(error)
         if group.size > 1 or kind not in (MEMORY, DEVICE_MEMORY):
+            if len(batch) != pack.train.batch_rows and not isinstance(error, FmrayError):
+                error.batch_rows = len(batch)  # type: ignore[attr-defined]  # code may fail on the last batch alone
             raise
         short = kind, told(error)
     # the first error is gone by now, and with it all that it kept alive

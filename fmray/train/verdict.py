@@ -67,7 +67,7 @@ def find(error: BaseException, group: int, watch: Watch) -> Fault:
     own = failures.get(first, getattr(error, "cause", error))
     if isinstance(own, FmrayError) and not isinstance(own, CodeError):
         return Fault(kind, str(own), own)
-    said = own.message if isinstance(own, CodeError) else _last_line(own)
+    said = own.said if isinstance(own, CodeError) else _last_line(own)
     trace = own.stacks if isinstance(own, CodeError) else None
     kind, rank, more = settle(kind, first, places)
     if rank < 0:
@@ -108,8 +108,9 @@ def _end(fault: Fault, budget: Budget) -> FmrayError:
     if fault.kind in (MEMORY, DEVICE_MEMORY):
         return TrainError(f"memory does not suffice for one row at a time: {fault.text}. {LESS}", "train.batch_rows")
     if fault.kind == USER:
-        where = f" Its traceback is in {fault.stacks} of the run's directory." if fault.stacks else ""
-        return TrainError(f"{fault.text}. It would again: mend it, then run the job again.{where}", "train")
+        if fault.stacks:
+            return CodeError(fault.text, fault.stacks)
+        return TrainError(f"{fault.text}. Correct the code, then run the job again.", "train")
     reason, where = ("no node had room", "run.workers") if _found_no_room(fault) else budget.spent(fault.kind)
     stacks = f" The stacks of all workers are in {fault.stacks} of the run's directory." if fault.stacks else ""
     return ClusterError(

@@ -29,7 +29,19 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store, waiting
 from fmray.train.device import set_up
-from fmray.train.failures import DEVICE_MEMORY, MEMORY, USER, Budget, CodeError, failure, kind_of, place_of, told
+from fmray.train.failures import (
+    DEVICE_MEMORY,
+    MEMORY,
+    USER,
+    Action,
+    Budget,
+    CodeError,
+    failure,
+    is_of_user,
+    kind_of,
+    place_of,
+    told,
+)
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
@@ -164,7 +176,11 @@ def failing_here(hang_seconds: Asked, report: Report) -> Iterator[None]:
     try:
         with watched_here(hang_seconds, report):
             yield
-    except Exception as error:
+    except BaseException as error:
+        if is_of_user(error):
+            raise code_error(error, "stacks/error-0-0.txt", report, "stopped") from error
+        if not isinstance(error, Exception):
+            raise
         kind = kind_of(error)
         if not isinstance(error, FmrayError):
             error.add_note(place_of(error))
@@ -173,6 +189,21 @@ def failing_here(hang_seconds: Asked, report: Report) -> Iterator[None]:
         if kind not in (MEMORY, DEVICE_MEMORY) or isinstance(error, FmrayError):
             raise
         raise TrainError(f"memory does not suffice: {told(error)}. {LESS}", "run.memory") from error
+
+
+def code_error(error: BaseException, path: str, report: Report, action: Action, about: str = "") -> CodeError:
+    """Put an error of the user's code into one line, report it, and leave its traceback in the run's directory.
+
+    Args:
+        path: Of the traceback, in that directory.
+        action: What is done about it.
+        about: What failed, put before the error in what is reported.
+    """
+    error.add_note(place_of(error))
+    with suppress(FmrayError):  # what cannot be written down must not hide the error
+        report({"event": "stacks", "path": path, "text": "".join(traceback.format_exception(error))})
+        report(failure(USER, f"{about}{told(error)}", action, stacks=path))
+    return CodeError(told(error), path)
 
 
 def _train_on_ray(
@@ -275,7 +306,9 @@ def _work_on_worker(config: Json) -> None:
     except FmrayError as error:
         ray.get(mailbox.refuse.remote(refusal(error)))
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_of_user(error):
+            raise
         raise of_worker(error, _GROUP, group.rank, put) from error
 
 
@@ -285,10 +318,10 @@ def refusal(error: FmrayError) -> bytes:
     return pickle.dumps(error)
 
 
-def of_worker(error: Exception, group: int, rank: int, report: Report) -> Exception:
+def of_worker(error: BaseException, group: int, rank: int, report: Report) -> BaseException:
     """Give what a worker is to raise for an error, so that everybody can read it; its traceback does not travel."""
     error.add_note(place_of(error))
-    if kind_of(error) != USER:
+    if kind_of(error) != USER and not is_of_user(error):
         return error
     path = f"stacks/error-{group}-{rank}.txt"
     report({"event": "stacks", "path": path, "text": "".join(traceback.format_exception(error))})

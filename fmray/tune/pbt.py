@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fmray.data.session import living_nodes, session
-from fmray.errors import DataError, FmrayError, SpecError, TrainError
+from fmray.errors import DataError, FmrayError
 from fmray.records import Json
 from fmray.spec.job import Job
 from fmray.spec.ranges import Keys, Range
@@ -60,6 +60,7 @@ class Evolution:
     report: Report
     key: str
     tolerant = True
+    isolates = True
 
     def carry(self, training: Training) -> list[Trial]:
         """Train every member, and give their trials.
@@ -203,8 +204,11 @@ def _carry(index: int, given: Json, desk: Any) -> None:
     report, hand_in = partial(_tell, desk, place), partial(_hand_in, training)
     try:
         carry_member(training, trial, rows, device, report, hand_in, cohort.interval, left, lineage)
-    except (SpecError, TrainError) as error:
-        training.give_up(trial, str(error))
+    except BaseException as error:
+        why = training.fault_of(error, trial.plans, f"stacks/member-{index:05d}.txt", desk.put.remote)
+        if why is None:
+            raise
+        training.give_up(trial, why["reason"])
 
 
 @lru_cache(maxsize=1)

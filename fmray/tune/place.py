@@ -23,7 +23,7 @@ from fmray.records import Json
 from fmray.spec.sections import RunOptions, Train
 from fmray.store import Store, waiting
 from fmray.train.device import set_up
-from fmray.train.failures import WORKER, Budget
+from fmray.train.failures import WORKER, Budget, is_of_user
 from fmray.train.group import ALONE
 from fmray.train.loop import Verdict
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
@@ -159,7 +159,9 @@ def _carry_trial(config: Json, desk: Any) -> None:
             finished = training.train(Worker(ALONE, device, put, run), trial, ask)
     except FmrayError as error:
         ray.get(desk.refuse.remote(refusal(error)))
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_of_user(error):
+            raise
         raise of_worker(error, trial.number, 0, put) from error
     tune.report({"finished": int(finished)})
 

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fmray.data.session import living_nodes, session
-from fmray.errors import TrainError
+from fmray.errors import SpecError, TrainError
 from fmray.metrics.metric import Metric, ranked
+from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
+from fmray.train.failures import MEMORY, is_of_user, kind_of
 from fmray.train.population import num_parameters
 from fmray.train.warm import Start
 from fmray.tune.heir import Cohort
@@ -149,7 +151,7 @@ class Hunt:
             concrete = self.job.at({**lot.structural, **lot.members[0]})
             prepared = self.prepare(concrete)
             rows = prepared.num_rows("train") * concrete.train.epochs
-            most = max(most, 6.0 * num_parameters(concrete.model, prepared) * rows)
+            most = max(most, 6.0 * _size(concrete, prepared) * rows)
         return most * members
 
 
@@ -161,6 +163,7 @@ class _Finals:
     key: str
     trials: list[Trial]
     tolerant = False
+    isolates = True
 
     def carry(self, training: Training) -> list[Trial]:
         members = sum(len(trial.plans) for trial in self.trials)
@@ -183,6 +186,7 @@ class _Members:
     key: str
     before: Sweep | None
     tolerant = True
+    isolates = True
 
     def carry(self, training: Training) -> list[Trial]:
         job, hunt = self.hunt.job, self.hunt
@@ -244,3 +248,13 @@ def _cut(lot: Lot, pieces: int) -> list[Lot]:
     pieces = max(1, min(pieces, len(lot.members) // FEWEST_PER_TRIAL))
     size = math.ceil(len(lot.members) / pieces)
     return [replace(lot, members=lot.members[start : start + size]) for start in range(0, len(lot.members), size)]
+
+
+def _size(job: Job, prepared: Prepared) -> int:
+    """Count the parameters of a model; 0 where it cannot be built, which its trial will say."""
+    try:
+        return num_parameters(job.model, prepared)
+    except BaseException as error:
+        if isinstance(error, SpecError | TrainError) or is_of_user(error) or kind_of(error) == MEMORY:
+            return 0
+        raise

@@ -5,7 +5,7 @@ read back.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from fmray.data.scratch import load
-from fmray.errors import TrainError
-from fmray.metrics.metric import Metric, ranked
+from fmray.errors import FmrayError, SpecError, TrainError
+from fmray.metrics.metric import Metric, ranked, reasons_of
 from fmray.records import Json, Member, Prepared
 from fmray.spec.job import Job
 from fmray.store import Draft, Store, fingerprint, source_digest
@@ -66,7 +66,8 @@ class Sweep:
         """
         found = ranked(self.members, metric.higher_is_better)
         if not found:
-            raise TrainError(f"train: none of {len(self.members)} members has a validation score. See their reasons.")
+            text = f"none of {len(self.members)} members has a validation score: {reasons_of(self.members)}."
+            raise TrainError(text, "train")
         return found[0]
 
     def says(self, members: Sequence[int]) -> np.ndarray:
@@ -159,6 +160,11 @@ class Work(Protocol):
         """Tell whether impossible parameters are an outcome."""
         ...
 
+    @property
+    def isolates(self) -> bool:
+        """Tell whether code that fails is an outcome of the member it fails for."""
+        ...
+
     def carry(self, training: Training) -> list[Trial]:
         """Train everything to its end, and give the trials there were."""
         ...
@@ -177,6 +183,10 @@ class _Plain:
     key: str
     report: Report
     tolerant = False
+
+    @property
+    def isolates(self) -> bool:
+        return sum(len(trial.plans) for trial in self.trials) > 1
 
     def carry(self, training: Training) -> list[Trial]:
         work = partial(_carry, training, self.trials)
@@ -226,7 +236,9 @@ def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, wor
         for value in manifest["members"]
     )
     if members and all(member.status == "failed" for member in members):
-        raise TrainError(f"train: all {len(members)} members failed. The first: {members[0].reason}.")
+        raise _none_left(members, {})
+    if failed := [member for member in members if member.status == "failed"]:
+        report({"event": "note", "text": f"{len(failed)} of {len(members)} members failed: {reasons_of(failed)}"})
     return Sweep(
         key,
         members,
@@ -242,12 +254,44 @@ def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, wor
 def _made(key: str, metric: Metric, store: Store, role: Role, draft: Draft, work: Work) -> Json:
     home, started = store.path("checkpoints", key), time.perf_counter()
     with store.lease(home) as lease:
-        training = Training(metric.name, store, home, role, lease.fence, work.tolerant)
+        training = Training(metric.name, store, home, role, lease.fence, work.tolerant, work.isolates)
         trials = work.carry(training)
+        _refuse_all_failed(training, trials)
         facts = _assemble(training, trials, metric, draft.folder, work.rungs(training))
         manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
     store.remove(home)
     return manifest
+
+
+def _refuse_all_failed(training: Training, trials: Sequence[Trial]) -> None:
+    """End a sweep of which code failed and nothing is left; its outcome is forgotten, so the next run tries again.
+
+    Raises:
+        FmrayError: The error that all members met, or one that lists them.
+    """
+    packs = [pack for trial in trials for pack in training.outcome(trial.number)]
+    members = [Member.from_json(member) for pack in packs for member in pack["members"]]
+    errors = {int(index): name for pack in packs for index, name in pack.get("errors", {}).items()}
+    if errors and all(member.status == "failed" for member in members):
+        for trial in trials:
+            training.store.remove(training.folder(trial.number))
+        raise _none_left(members, errors)
+
+
+def _none_left(members: Sequence[Member], errors: Mapping[int, str]) -> FmrayError:
+    """Say that no member could be trained, and why.
+
+    Args:
+        errors: Index of a member whose code or parameters were at fault -> the class of error.
+    """
+    if set(errors.values()) == {SpecError.__name__} and len({member.reason for member in members}) == 1:
+        return SpecError(members[0].reason)
+    where = " Tracebacks are in the run's directory, under stacks." if TrainError.__name__ in errors.values() else ""
+    others = [member for member in members if member.reason != members[0].reason]
+    if len(members) == 1:
+        return TrainError(f"the only member failed: {members[0].reason.rstrip('.')}.{where}", "train")
+    text = f"all {len(members)} members failed. The first: {members[0].reason.rstrip('.')}."
+    return TrainError(f"{text}{f' Others: {reasons_of(others)}.' if others else ''}{where}", "train")
 
 
 def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folder: str, rungs: Table) -> Json:
@@ -261,7 +305,7 @@ def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folde
         if pack["said"]:
             name = f"said-{trial.number:05d}-{place:05d}.npy"
             copy_file(pack["said"], f"{folder}/{name}")
-            said.append([name, [member["index"] for member in pack["members"]]])
+            said.append([name, [member["index"] for member in pack["members"] if member["root"]]])
     stored = [_stored(member, folder, rungs, member.index in chosen) for member in members]
     return {
         "members": [member.to_json() for member in sorted(stored, key=lambda member: member.index)],

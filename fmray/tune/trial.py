@@ -5,9 +5,10 @@ trial may be killed at any instant, and be carried on by another process.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -24,14 +25,25 @@ from fmray.spec.job import Job
 from fmray.store import Fence, Store
 from fmray.store.copies import to_write
 from fmray.train.device import circumstances, release
-from fmray.train.failures import ShortOfMemoryError
+from fmray.train.failures import (
+    DEVICE_MEMORY,
+    MEMORY,
+    CodeError,
+    ShortOfMemoryError,
+    failure,
+    is_of_user,
+    kind_of,
+    told,
+)
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.loop import Judge, Verdict, fit, outputs
 from fmray.train.pack import Pack, Plan
 from fmray.train.predict import TENSORS, tensor_hash
+from fmray.train.single_rows import refuse_single_rows
 from fmray.train.state import Checkpoints
-from fmray.train.workers import Worker
+from fmray.train.step import train_step
+from fmray.train.workers import Worker, code_error
 from fmray.tune.abreast import abreast
 from fmray.tune.micro import MicroBatches
 from fmray.tune.width import Layout, choose
@@ -43,7 +55,7 @@ Ask = Callable[[str, int, dict[int, float]], Verdict]
 """(pack, epochs finished, member -> best score) -> who goes on; see `tune.referee`."""
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
-RESULT, SAID = "result.json", "val.npy"
+RESULT, SAID, LOST = "result.json", "val.npy", "lost.json"
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ class Training:
         role: What the members are for.
         fence: Whoever stands outside must not write there any more.
         tolerant: A trial whose parameters turn out to be impossible is an outcome, not an end.
+        isolates: A member whose code fails is an outcome too, and the others go on.
     """
 
     metric: str
@@ -87,6 +100,7 @@ class Training:
     role: Role
     fence: Fence
     tolerant: bool = False
+    isolates: bool = False
 
     def train(self, worker: Worker, trial: Trial, ask: Ask | None = None) -> bool:
         """Carry a trial on; say whether it is finished, or waits.
@@ -104,6 +118,7 @@ class Training:
         except (SpecError, TrainError) as error:
             if not self.tolerant or worker.group.size > 1:
                 raise
+            worker.report(failure(kind_of(error), f"{spelled(trial.plans)}: {error}", "left the member out"))
             self.give_up(trial, str(error))
             return True
 
@@ -112,7 +127,7 @@ class Training:
         return self.store.exists(f"{self.folder(trial.number)}/{RESULT}")
 
     def outcome(self, number: int) -> list[Json]:
-        """Give what the packs of a finished trial came to: members, health, width, said."""
+        """Give what the packs of a finished trial came to: members, health, width, said, errors."""
         found = self.store.read_json(f"{self.folder(number)}/{RESULT}")
         packs = [self.store.read_json(f"{self.folder(number)}/{pack:05d}/{RESULT}") for pack in found["packs"]]
         return [*packs, *([found["lost"]] if found["lost"] else [])]
@@ -127,9 +142,9 @@ class Training:
         """Record that members were not trained to their end, and why; what finished packs gave stays."""
         packs = {n: p for n in range(len(trial.plans)) if (p := self._pack_result(trial, n)) is not None}
         done = {member["index"] for pack in packs.values() for member in pack["members"]}
-        lost = [_untrained(plan, trial, self.role, status, reason) for plan in trial.plans if plan.index not in done]
-        shown = {"members": [m.to_json() for m in lost], "health": [], "width": len(lost), "said": ""}
-        self._finish(trial, list(packs), shown if lost else None)
+        left = [plan for plan in trial.plans if plan.index not in done]
+        why = {plan.index: {"reason": reason, "class": ""} for plan in left}
+        self._finish(trial, list(packs), _lost(left, why, trial, self.role, status) if left else None)
 
     def conclude(self, trial: Trial, pack: Pack, val_rows: Rows) -> None:
         """Leave the outcome of a trial that is one pack, trained to its end on one worker."""
@@ -172,22 +187,108 @@ class Training:
     def _carry(
         self, worker: Worker, trial: Trial, plans: Sequence[Plan], rows: tuple[Rows, Rows], place: Json, ask: Ask | None
     ) -> bool:
-        """Train a pack on from its newest state, in smaller steps wherever memory does not suffice; leave its outcome.
+        """Train a pack from its newest state, without the members whose code fails; leave its outcome.
+
+        Raises:
+            FmrayError: If code fails, unless that is an outcome; or if memory does not suffice for a step on one row.
+        """
+        number = place["pack"]
+        if worker.group.tell(self._pack_result(trial, number) is not None):
+            return True
+        path = f"{self._pack_folder(trial, number)}/{LOST}"
+        # which members are left out is kept: states of the others have no place for them
+        lost: dict[int, Json] = {int(i): why for i, why in self._read(path).items()} if self.isolates else {}
+        while sound := [plan for plan in plans if plan.index not in lost]:
+            try:
+                return self._carry_in_parts(worker, trial, sound, rows, place, ask, lost)
+            except BaseException as error:
+                if (found := self._outcome_of(error, worker, trial, sound, rows[0], number)) is None:
+                    raise
+            lost |= found
+            self.fence.check()
+            self.store.write_json(path, {str(index): why for index, why in lost.items()})
+            self.store.remove(f"{self._pack_folder(trial, number)}/states")
+            release(worker.device)
+        shown = _lost(plans, lost, trial, self.role)
+        self.store.write_json(f"{self._pack_folder(trial, number)}/{RESULT}", shown)
+        return True
+
+    def _carry_in_parts(
+        self,
+        worker: Worker,
+        trial: Trial,
+        plans: Sequence[Plan],
+        rows: tuple[Rows, Rows],
+        place: Json,
+        ask: Ask | None,
+        lost: Mapping[int, Json],
+    ) -> bool:
+        """Train a pack, in smaller steps wherever memory does not suffice.
 
         Raises:
             TrainError: If it does not suffice for a step on one row.
         """
-        if worker.group.tell(self._pack_result(trial, place["pack"]) is not None):
-            return True
         while True:
             try:
-                return self._carry_on(worker, trial, plans, rows, place, ask)
+                return self._carry_on(worker, trial, plans, rows, place, ask, lost)
             except ShortOfMemoryError as short:
                 self.micro_batches(trial).halve_together(worker, short)
             release(worker.device)
 
+    def _outcome_of(
+        self, error: BaseException, worker: Worker, trial: Trial, plans: Sequence[Plan], rows: Rows, number: int
+    ) -> dict[int, Json] | None:
+        """Say which members of a pack an error loses, and why; None if it is no outcome but an end."""
+        if not self.isolates or worker.group.size > 1:
+            return None
+        path = f"stacks/member-{trial.number:05d}-{number:05d}.txt"
+        why = self.fault_of(error, plans, path, worker.report)
+        if why is None:
+            return None
+        alone = {} if len(plans) == 1 else self._faults_alone(trial, plans, worker, rows)
+        return alone or {plan.index: why for plan in plans}
+
+    def fault_of(self, error: BaseException, plans: Sequence[Plan], path: str, report: Report) -> Json | None:
+        """Put an error that members met into words, and report it; None if it ends the sweep.
+
+        Args:
+            path: Where in the run's directory the traceback goes.
+        """
+        about = f"{spelled(plans)}: "
+        if isinstance(error, SpecError | TrainError) and not isinstance(error, CodeError):
+            report(failure(kind_of(error), f"{about}{told(error)}", "left the member out"))
+            return {"reason": str(error), "class": type(error).__name__}
+        if is_of_user(error) or kind_of(error) in (MEMORY, DEVICE_MEMORY):
+            found = code_error(error, path, report, "left the member out", about)
+            return {"reason": found.said, "class": TrainError.__name__}
+        return None
+
+    def _faults_alone(self, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows) -> dict[int, Json]:
+        """Find the members of a pack that cannot be built, or make no step, each alone."""
+        found: dict[int, Json] = {}
+        for plan in plans:
+            try:
+                one = self.build(trial, worker.device, [plan])
+                train_step(one, next(rows.batches(one.train.order, 0, 0, one.train.batch_rows)), 1.0)
+            except BaseException as error:
+                fault = self.fault_of(error, [plan], "stacks/member.txt", lambda event: None)
+                if fault is None:
+                    raise
+                found[plan.index] = fault
+        return found
+
+    def _read(self, path: str) -> Json:
+        return self.store.read_json(path) if self.store.exists(path) else {}
+
     def _carry_on(
-        self, worker: Worker, trial: Trial, plans: Sequence[Plan], rows: tuple[Rows, Rows], place: Json, ask: Ask | None
+        self,
+        worker: Worker,
+        trial: Trial,
+        plans: Sequence[Plan],
+        rows: tuple[Rows, Rows],
+        place: Json,
+        ask: Ask | None,
+        lost: Mapping[int, Json],
     ) -> bool:
         group, number, asked = worker.group, place["pack"], trial.job.train.accumulate
         trial = _in_micro_batches(trial, group.tell(self.micro_batches(trial).number() if group.is_first else None))
@@ -211,13 +312,15 @@ class Training:
         elif parts != asked:
             event = {"event": "resumed", "epoch": 0, "step": 0, "class": "changed (micro-batch, step 0)"}
             worker.report({**event, **place, "changed": f"accumulate {asked} -> {parts}"})
+        if found is None and group.size == 1:
+            refuse_single_rows(pack, list(plans), rows[0])
         names = ["order", plans[0].index] if trial.job.train.seeds.order else ["order"]
         tell, judge = partial(_tell, worker.report, place), self._judge(trial, number, ask)
         own = states if group.is_first else None
         metric = self.metric_of(trial)
         if not fit(pack, *rows, metric, derive(trial.job.train.seed, *names), own, tell, group, judge):
             return False
-        self._leave(trial, pack, number, rows[1], group)
+        self._leave(trial, pack, number, rows[1], group, lost)
         return True
 
     def micro_batches(self, trial: Trial) -> MicroBatches:
@@ -225,8 +328,20 @@ class Training:
         path = f"{self.folder(trial.number)}/accumulate.json"
         return MicroBatches(self.store, path, self.fence, trial.job.train)
 
-    def _leave(self, trial: Trial, pack: Pack, number: int, val_rows: Rows, group: Group) -> None:
-        """Write what a pack came to: members' tensors, what they say on validation, and last their records."""
+    def _leave(
+        self,
+        trial: Trial,
+        pack: Pack,
+        number: int,
+        val_rows: Rows,
+        group: Group,
+        lost: Mapping[int, Json] = MappingProxyType({}),
+    ) -> None:
+        """Write what a pack came to: members' tensors, what they say on validation, and last their records.
+
+        Args:
+            lost: Index of a member that was left out -> {"reason", "class" of the error}.
+        """
         said = what_members_say(pack, val_rows, group)
         if not group.is_first:
             return
@@ -234,12 +349,14 @@ class Training:
         folder = self._pack_folder(trial, number)
         with to_write(f"{folder}/{SAID}") as path:
             np.save(path, said, allow_pickle=False)
-        members = [_write_member(pack, place, trial, self, number) for place in range(len(pack.plans))]
+        members = [_write_member(pack, place, trial, self, number, said[place]) for place in range(len(pack.plans))]
+        others = _lost([plan for plan in trial.plans if plan.index in lost], lost, trial, self.role)
         result = {
-            "members": [member.to_json() for member in members],
+            "members": [*(member.to_json() for member in members), *others["members"]],
             "health": pack.state.health,
             "width": len(pack.plans),
             "said": f"{folder}/{SAID}",
+            "errors": others["errors"],
         }
         self.store.write_json(f"{folder}/{RESULT}", result)
         self.store.remove(f"{folder}/states")
@@ -290,6 +407,17 @@ class Training:
                 return choose(plans, build, rows, trial.job.run, alone=alone)
             except ShortOfMemoryError:
                 plans = plans[: max(1, len(plans) // 2)]
+            except BaseException as error:
+                # which members fail is found out where they are trained, each alone if nobody can be timed
+                if isinstance(error, SpecError | TrainError) or not self.isolates:
+                    raise
+                if self.fault_of(error, plans, "", lambda event: None) is None:
+                    raise
+                faulty = self._faults_alone(trial, plans, worker, rows)
+                sound = [plan for plan in plans if plan.index not in faulty]
+                if not 0 < len(sound) < len(plans):
+                    return Layout(1, 1)
+                plans = sound
             release(worker.device)
 
 
@@ -356,13 +484,30 @@ def _untrained(plan: Plan, trial: Trial, role: Role, status: Status, reason: str
     )
 
 
-def _write_member(pack: Pack, place: int, trial: Trial, training: Training, number: int) -> Member:
+def _lost(plans: Sequence[Plan], why: Mapping[int, Json], trial: Trial, role: Role, status: Status = "failed") -> Json:
+    """Give the outcome of members that were not trained to their end."""
+    members = [_untrained(plan, trial, role, status, why[plan.index]["reason"]) for plan in plans]
+    errors = {str(plan.index): why[plan.index]["class"] for plan in plans if why[plan.index]["class"]}
+    shown = [member.to_json() for member in members]
+    return {"members": shown, "health": [], "width": len(shown), "said": "", "errors": errors}
+
+
+def spelled(plans: Sequence[Plan]) -> str:
+    """Name members in a sentence: the first few, and what sets the first one apart."""
+    names = ", ".join(str(plan.index) for plan in plans[:8]) + (", ..." if len(plans) > 8 else "")
+    params = ", ".join(f"{name}: {value}" for name, value in plans[0].params.items()) if len(plans) == 1 else ""
+    return f"member{'s' * (len(plans) > 1)} {names}{f' ({params})' if params else ''}"
+
+
+def _write_member(pack: Pack, place: int, trial: Trial, training: Training, number: int, said: np.ndarray) -> Member:
     plan, state = pack.plans[place], pack.state
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pack.member_tensors(place).items()}
     home = f"{training.folder(trial.number)}/{number:05d}/{plan.index:05d}"
     with to_write(f"{home}/{TENSORS}") as path, open(path, "wb") as file:
         file.write(write_tensors(tensors))
     end: dict[str, Any] = state.ends.get(str(place), {"status": "finished", "reason": "", "epochs": state.epoch})
+    if not torch.isfinite(state.best_score[place]) and end["status"] != "failed":
+        end = {**end, "status": "failed", "reason": _unscored(training.metric, said)}
     score = float(state.best_score[place]) * pack.sign
     member = _untrained(plan, trial, training.role, "failed", end["reason"])
     return replace(
@@ -376,3 +521,10 @@ def _write_member(pack: Pack, place: int, trial: Trial, training: Training, numb
         history=tuple({name: e[name] for name in HISTORY} for e in state.history if e["member"] == plan.index),
         pack=number,
     )
+
+
+def _unscored(metric: str, said: np.ndarray) -> str:
+    """Say why a member that was trained has no score on validation."""
+    if np.isfinite(said).all():
+        return f"{metric} is not defined on its validation rows: see how many of each class, or which values, they have"
+    return f"its predictions on validation are not finite in {len(said) - np.isfinite(said).all(-1).sum()} rows"

@@ -74,5 +74,5 @@ def test_what_fmray_refuses_is_raised_as_it_is():
 
 
 def test_a_mistake_of_the_user_is_raised_at_the_first_time():
-    with pytest.raises(TrainError, match="rank 1: it went. It would again"):
+    with pytest.raises(TrainError, match="rank 1: it went. Correct the code"):
         after("user", None)
