@@ -55,7 +55,9 @@ def record(path: Path, overrides: list[str], store: str) -> dict[str, Any]:
         "baselines": [member["tensor_hash"] for member in card["baselines"]],
         "members": [[member["status"], member["epochs"], member["best_epoch"]] for member in card["members"]],
         "ensemble": {name: card["ensemble"][name] for name in ("name", "members", "weights", "combine")},
-        "predictions": {name: _table_digest(root / name) for name in ("predictions/val.parquet", "sealed/test.parquet")},
+        "predictions": {
+            name: _table_digest(root / name) for name in ("predictions/val.parquet", "sealed/test.parquet")
+        },
         "scores": json.loads((root / "scores.json").read_text())["test"],
         "val_scores": json.loads((root / "scores.json").read_text())["val"],
         "gates": [[gate["gate"], gate["status"]] for gate in card["gates"]],
