@@ -93,10 +93,10 @@ def report(
     run_folder: RunFolder, store: StorePath = DEFAULT_STORE, as_json: AsJson = False
 ) -> tuple[int, dict[str, Any]]:
     """Make the report of a finished run again."""
-    from fmray.report.card import read_card, write_card
+    from fmray.report.folder import remake_report
 
     opened, root = _open_run(run_folder, store)
-    path = write_card(read_card(root, opened), opened)
+    path = remake_report(root, opened)
     if not as_json:
         print(path)
     return DONE, {"status": "finished", "run_dir": root, "report": path}

@@ -30,8 +30,9 @@ from fmray.records import Json, Prepared
 from fmray.registry import nearest
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
-from fmray.store import Store, fingerprint, redact, source_digest
+from fmray.store import Store, fingerprint, redact, source_digest, verify
 from fmray.store.plain import to_plain, write_text
+from fmray.store.sealed import parse
 
 SMALL_BYTES = 256 << 20
 FILE = "prepared.json"
@@ -98,10 +99,18 @@ def prepare(
                     "records": sorted(set(preparation.records)),
                 }
             )
-    found = Prepared.from_json({**store.read_json(f"{manifest['folder']}/{FILE}"), "root": manifest["folder"]})
+    found = Prepared.from_json({**_described(manifest, store), "root": manifest["folder"]})
     if draft.existing is not None:
         _verify_small(found, manifest, store, report)
     return found
+
+
+def _described(manifest: Json, store: Store) -> Json:
+    """Read what a record says of itself, and make sure that it is what was written."""
+    folder = manifest["folder"]
+    verify(folder, {FILE: manifest["files"][FILE]})
+    description: Json = parse(store.read_bytes(f"{folder}/{FILE}"), f"{folder}/{FILE}")
+    return description
 
 
 def _verify_small(prepared: Prepared, manifest: Json, store: Store, report: Report) -> None:

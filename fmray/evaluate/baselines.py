@@ -21,7 +21,7 @@ def dummy(prepared: Prepared, split: Split, path: str) -> Predictions:
         for arrays in Lanes(prepared, split).sequence(CHUNK_ROWS, columns):
             outputs = {name: np.full(len(arrays["target"]), value) for name, value in zip(names, answer, strict=True)}
             table = as_table(arrays, outputs, prepared)
-            writer = writer or pq.ParquetWriter(here, table.schema)
+            writer = writer or pq.ParquetWriter(here, table.schema, write_page_checksum=True)
             writer.write_table(table)
             num_rows += len(table)
         if writer is not None:

@@ -67,7 +67,7 @@ def read(predictions: Predictions, start: int = 0, stop: int | None = None) -> T
         DataError: If the file is missing or damaged.
     """
     try:
-        table = _between(pq.ParquetFile(source_of(predictions.path)), start, stop)
+        table = _between(pq.ParquetFile(source_of(predictions.path), page_checksum_verification=True), start, stop)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{predictions.path}: {error}. Run the job again to have it made anew.") from error
     names = table.column_names

@@ -188,7 +188,11 @@ class _Case:
         run = run_here if workers == 0 else run_over_ray
         place: AbstractContextManager[None] = nullcontext() if workers == 0 else session()
         with place:
-            rows = fresh_rows(card, others, self.store, run) if rule.evidence == "fresh" else sealed_rows(card, others)
+            rows = (
+                fresh_rows(card, others, self.store, run)
+                if rule.evidence == "fresh"
+                else sealed_rows(card, others, self.store)
+            )
             if len(rows) < FEWEST:
                 text = (
                     f"there are {len(rows)} {rule.evidence} test rows, and {FEWEST} or more are needed. {_more(rule)}"

@@ -22,6 +22,7 @@ from fmray.evaluate.table import Table, read
 from fmray.inference.model import SavedModel, open_model
 from fmray.records import SPLITS, Json, Predictions, Prepared, Split, Target
 from fmray.report.card import Card, read_card
+from fmray.report.contents import RUN, verify_run
 from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
 from fmray.store import Store, redact
@@ -76,13 +77,13 @@ def fresh_rows(card: Card, rivals: Sequence[Card], store: Store, run: Pass) -> T
     Raises:
         DataError: If a rival tells rows apart in another way and read other files.
     """
-    table, ledger = sealed_table(card), Ledger(store)
+    table, ledger = sealed_table(card, store), Ledger(store)
     looks = ledger.verify(card.prepared.test_identity)
     if not looks or looks[0]["run"] != card.run_id:
         return table.some(np.zeros(0, np.int64))
     others = (*rivals, *_earlier(card, {rival.run_id for rival in rivals}, ledger.first_looks(), store))
     alike = [other for other in others if _told_by(other) == _told_by(card)]
-    scored = (sealed_table(other).row_id[:, 0] for other in alike if other not in rivals)
+    scored = (sealed_table(other, store).row_id[:, 0] for other in alike if other not in rivals)
     seen = np.zeros(len(table), bool)
     for words in chain(_of_prepared([rival for rival in rivals if rival in alike], SPLITS), scored):
         seen |= np.isin(table.row_id[:, 0], words)
@@ -91,17 +92,22 @@ def fresh_rows(card: Card, rivals: Sequence[Card], store: Store, run: Pass) -> T
     return table.some(np.flatnonzero(~seen))
 
 
-def sealed_rows(card: Card, rivals: Sequence[Card]) -> Table:
+def sealed_rows(card: Card, rivals: Sequence[Card], store: Store) -> Table:
     """Give the challenger's predictions of test rows that no rival has learned from."""
-    table = sealed_table(card)
+    table = sealed_table(card, store)
     seen = np.zeros(len(table), bool)
     for words in _of_prepared(rivals, ("train", "val")):
         seen |= np.isin(table.row_id[:, 0], words)
     return table.some(np.flatnonzero(~seen))
 
 
-def sealed_table(card: Card) -> Table:
-    """Give what a run says about its test rows."""
+def sealed_table(card: Card, store: Store) -> Table:
+    """Give what a run says about its test rows.
+
+    Raises:
+        DataError: If the table is not the one that the run left.
+    """
+    verify_run(card.root, store, store.read_json(f"{card.root}/{RUN}"), [SEALED])
     num_rows = card.prepared.num_rows("test")
     return read(Predictions(f"{card.root}/{SEALED}", "test", output_names(card.prepared), num_rows))
 

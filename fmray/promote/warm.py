@@ -18,7 +18,7 @@ from fmray.spec.sections import WarmStart
 from fmray.store import Store
 from fmray.store.copies import folder_to_keep
 from fmray.store.places import files_of
-from fmray.store.plain import read_text
+from fmray.store.sealed import open_text, parse
 from fmray.train.population import Blueprint
 from fmray.train.saved import FILE, Saved, read_model
 from fmray.train.warm import WHERE, Start
@@ -80,12 +80,21 @@ def _origin(job: Job, asked: WarmStart, store: Store) -> str:
     return os.path.abspath(os.path.join(job.folder, os.path.expanduser(asked.model)))
 
 
+def _facts_of(root: str) -> Json:
+    """Read the run.json of a run that may have been moved; it says itself where it lay."""
+    path = f"{root}/{RUN}"
+    data = files_of(root).read(path)
+    said = parse(data, path)
+    facts: Json = open_text(data, f"runs/{said['job']}/{said['run_id']}/{RUN}", path, is_sealed=False)
+    return facts
+
+
 def _refuse_other_split(root: str, prepared: Prepared) -> None:
     """Make sure that no row of validation or test now was a training row then."""
     files = files_of(root)
     beside = root if files.exists(f"{root}/{RUN}") else os.path.dirname(root)
     try:
-        split = read_text(files.read(f"{beside}/{RUN}"))["data"]["split"]
+        split = _facts_of(beside)["data"]["split"]
     except (DataError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{WHERE}: {root} holds no finished run, so which rows it learned from is unknown. "

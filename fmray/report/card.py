@@ -14,6 +14,7 @@ import jinja2
 from fmray.metrics.metric import ranked
 from fmray.records import Ensemble, Json, Member, Prepared, Scores, SearchAccount
 from fmray.report import plots
+from fmray.report.contents import RUN, verify_run
 from fmray.report.plots import Figure, number, spell
 from fmray.report.sweep import section
 from fmray.store import Store, redact
@@ -93,6 +94,11 @@ def write_card(card: Card, store: Store) -> str:
     """Write `card.json` and `report.html` into the run's directory, without secrets, and give the path of the page."""
     card = Card.from_json(redact(card.to_json()))
     store.write_json(f"{card.root}/card.json", card.to_json())
+    return write_report(card, store)
+
+
+def write_report(card: Card, store: Store) -> str:
+    """Write `report.html` of a card without secrets, and give its path."""
     path = f"{card.root}/report.html"
     store.write_bytes(path, render(card).encode())
     return path
@@ -104,6 +110,8 @@ def read_card(root: str, store: Store) -> Card:
     Raises:
         DataError: If there is none, or it is damaged.
     """
+    if store.exists(f"{root}/{RUN}"):
+        verify_run(root, store, store.read_json(f"{root}/{RUN}"), ["card.json"])
     return Card.from_json({**store.read_json(f"{root}/card.json"), "root": store.path(root)})
 
 

@@ -18,13 +18,15 @@ from ruamel.yaml import YAML
 
 from fmray.errors import DataError
 from fmray.records import Json, Member, Run, Scores
-from fmray.report.card import Card
+from fmray.report.card import Card, read_card, write_report
+from fmray.report.contents import leave_witness, measure_run, refuse_older, verify_run
 from fmray.report.identity import name_run
 from fmray.rigour.gates import failed
 from fmray.spec.job import Job
 from fmray.store import Store, captured_environment, redact
 from fmray.store.copies import to_write
 from fmray.store.lease import SUBMISSION
+from fmray.store.manifest import measure
 
 RUN = "run.json"
 MEMBER_COLUMNS = {"member": pa.int64(), "role": pa.string(), "model": pa.string(), "structure": pa.int64(),
@@ -43,7 +45,10 @@ def open_run(job: Job, data_fingerprint: str, store: Store, fresh: bool) -> Run:
     """
     identity = name_run(job, data_fingerprint, store, fresh)
     root = store.path("runs", job.name, identity)
-    return read_run(root, store) if store.exists(f"{root}/{RUN}") else Run(identity, job.name, root, "interrupted")
+    if not store.exists(f"{root}/{RUN}"):
+        refuse_older(root, store, "interrupted")
+        return Run(identity, job.name, root, "interrupted")
+    return read_run(root, store)
 
 
 def read_run(root: str, store: Store) -> Run:
@@ -53,11 +58,14 @@ def read_run(root: str, store: Store) -> Run:
         DataError: If there is no run, or it is damaged.
     """
     if not store.exists(f"{root}/{RUN}"):
+        refuse_older(root, store, "interrupted")
         raise DataError(f"{root} holds no run.json. Give the directory of a run.")
     facts = store.read_json(f"{root}/{RUN}")
     run = Run(facts["run_id"], facts["job"], root, store.status(root))
+    refuse_older(root, store, run.status)
     if run.status != "finished":
         return run
+    verify_run(root, store, facts)
     scores = Scores.from_json(store.read_json(f"{root}/scores.json"))
     return replace(run, scores=scores, report=f"{root}/report.html", failed_gates=tuple(facts["failed_gates"]))
 
@@ -105,8 +113,20 @@ def finish_run(run: Run, card: Card, widths: Sequence[int], store: Store) -> Run
         "seconds": dict(card.timings),
         "tensor_hashes": {str(member.index): member.tensor_hash for member in card.members},
     }
-    store.write_json(path, store.read_json(path) | facts)
+    facts = store.read_json(path) | facts | {"files": measure_run(run.root, store)}
+    store.write_json(path, facts)
+    leave_witness(run.root, store, facts)
     return read_run(run.root, store)
+
+
+def remake_report(root: str, store: Store) -> str:
+    """Make the page of a run again from what its card says, and give its path."""
+    path = write_report(read_card(root, store), store)
+    facts = store.read_json(f"{root}/{RUN}")
+    if "files" in facts:
+        name = path.rpartition("/")[2]
+        store.write_json(f"{root}/{RUN}", {**facts, "files": {**facts["files"], **measure(root, [name])}})
+    return path
 
 
 def environment(device: str, threads: int) -> Json:

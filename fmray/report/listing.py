@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from fmray.errors import FmrayError
 from fmray.records import Json
+from fmray.report.contents import WITNESS, refuse_older
 from fmray.store import Store
 
 NUM_THREADS = 16  # a remote store takes its time to answer, and longer lists no longer
@@ -56,15 +57,17 @@ def list_runs(store: Store, job: str = "") -> list[Line]:
 def _line(store: Store, job: str, run: str) -> Line:
     root = store.path("runs", job, run)
     try:
-        facts = json.loads(store.read_bytes(f"{root}/{RUN}"))  # the store's own reading looks at every value
+        facts = json.loads(store.read_text(f"{root}/{RUN}"))  # the store's own reading looks at every value
         status = facts["status"] if facts["status"] in ("finished", "failed") else store.status(root)
+        refuse_older(root, store, status)
         primary = facts.get("primary") or (_primary(store, root) if status == "finished" else {})
         told = {name: float(primary[name]) for name in ("value", "low", "high") if name in primary}
         when = float(facts.get("time", 0.0))
         return Line(job, run, root, status, primary.get("metric", ""), **told, time=when, reason=facts.get("error", ""))
     except (FmrayError, AttributeError, KeyError, TypeError, ValueError):
         # a run that was stopped before its first file is no damage
-        return Line(job, run, root, "damaged" if store.exists(f"{root}/{RUN}") else store.status(root))
+        is_damaged = any(store.exists(f"{root}/{name}") for name in (RUN, WITNESS))
+        return Line(job, run, root, "damaged" if is_damaged else store.status(root))
 
 
 def _primary(store: Store, root: str) -> Json:

@@ -5,7 +5,7 @@ What other floors use is named here; how it is done lies in the files beside.
 
 from fmray.store.files import MANIFEST, is_disk_full, named_errors
 from fmray.store.lease import Fence, Lease
-from fmray.store.manifest import read_atomic_folder, verify, write_atomic_folder
+from fmray.store.manifest import read_atomic_folder, require_whole, verify, write_atomic_folder
 from fmray.store.patience import is_transient, waiting
 from fmray.store.plain import fingerprint, source_digest
 from fmray.store.redaction import captured_environment, redact
@@ -25,6 +25,7 @@ __all__ = [
     "named_errors",
     "read_atomic_folder",
     "redact",
+    "require_whole",
     "source_digest",
     "verify",
     "waiting",

@@ -30,6 +30,9 @@ STATES = {"checkpoints": "members"}
 PARTS = frozenset({"rows", "fits"})
 """Kinds that other records are made from: listed by those, and kept while any record is in the making."""
 
+KINDS = KEPT | PARTS | STATES.keys() | {MADE, "members", "scans", "boost"}
+"""Folders that a store consists of."""
+
 _SINGLE = frozenset({"scans", "fits"})  # kinds whose records are one JSON file each
 _FOREIGN_SECONDS = 86_400  # a temporary file of another machine this old has no writer any more
 

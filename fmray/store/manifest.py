@@ -17,6 +17,8 @@ from fmray.store.plain import checksum, read_text, to_plain, write_text
 from fmray.store.redaction import redact
 
 _CHUNK_BYTES = 1 << 20
+_DATA = "/data-"  # begins the name of the folder that holds the files of a record
+_verified: dict[str, tuple[int, ...]] = {}  # local file -> what the system said of it when it was whole
 
 
 def measure(folder: str, names: Sequence[str]) -> dict[str, Json]:
@@ -41,7 +43,72 @@ def verify(folder: str, files: Mapping[str, Json]) -> None:
         DataError: Naming the first file whose size or checksum differs, or that is missing.
     """
     for name, found in measure(folder, list(files)).items():
-        _compare(f"{folder}/{name}", found, files[name])
+        compare(f"{folder}/{name}", found, files[name])
+
+
+def require_whole(paths: Sequence[str]) -> None:
+    """Compare files of records with what their manifests say, those that are mapped or read in parts elsewhere.
+
+    A local file is read once in a process, and once more whenever the file system tells of a change. A file outside a
+    complete record has no manifest and passes.
+
+    Raises:
+        DataError: Naming the file that is missing or damaged.
+    """
+    for path in paths:
+        if (expected := _expected(path)) is None:
+            continue
+        state = _state_of(path)
+        if state is None or _verified.get(path) != state:
+            folder, _, name = path.rpartition("/")
+            compare(path, measure(folder, [name])[name], expected)
+            if state is not None:
+                _verified[path] = state
+
+
+def require_same(path: str, data: bytes) -> None:
+    """Compare what was read of a file of a record with what its manifest says, as `require_whole` does.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    if (expected := _expected(path)) is not None:
+        compare(path, {"size": len(data), "crc32": zlib.crc32(data)}, expected)
+
+
+def _expected(path: str) -> Json | None:
+    """Give what the manifest of its record says of a file; None where there is no complete record."""
+    record, mark, rest = path.rpartition(_DATA)
+    own, _, name = rest.partition("/")
+    entries = _entries(record, f"{mark[1:]}{own}") if mark else {}
+    if entries and name not in entries:
+        raise DataError(f"{redact(path)} is not in the manifest of its record. Remove {redact(record)}.")
+    return entries.get(name)
+
+
+def _entries(record: str, folder: str) -> Mapping[str, Json]:
+    """Give the files that a record's manifest lists; none where the record is not complete."""
+    if (record, folder) not in _manifests:
+        path = f"{record}/{MANIFEST}"
+        if not files_of(record).exists(path):
+            return {}
+        manifest = unseal(files_of(record).read(path), path)
+        if manifest.get("folder") != folder:
+            return {}
+        _manifests[record, folder] = manifest["files"]
+    return _manifests[record, folder]
+
+
+_manifests: dict[tuple[str, str], Mapping[str, Json]] = {}  # a complete record never changes
+
+
+def _state_of(path: str) -> tuple[int, ...] | None:
+    """Give what tells that a local file was touched since; None for a file elsewhere."""
+    if "://" in path:
+        return None
+    with named_errors(path):
+        found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def seal(manifest: Json) -> bytes:
@@ -96,11 +163,17 @@ def read_atomic_folder(folder: str) -> tuple[Json, dict[str, bytes]]:
     files = {}
     for name, expected in sealed["files"].items():
         data = files[name] = disk.read(f"{folder}/{name}")
-        _compare(f"{folder}/{name}", {"size": len(data), "crc32": zlib.crc32(data)}, expected)
+        compare(f"{folder}/{name}", {"size": len(data), "crc32": zlib.crc32(data)}, expected)
     return sealed["manifest"], files
 
 
-def _compare(path: str, found: Json, expected: Json) -> None:
+def compare(path: str, found: Json, expected: Json, said_by: str = "its manifest", cure: str = "") -> None:
+    """Make sure that a file has the size and the checksum that were written down.
+
+    Raises:
+        DataError: If it has not.
+    """
     for key in ("size", "crc32"):
         if found[key] != expected[key]:
-            raise DataError(f"{redact(path)} is damaged: {key} is {found[key]}, its manifest says {expected[key]}.")
+            text = f"{redact(path)} is damaged: {key} is {found[key]}, {said_by} says {expected[key]}."
+            raise DataError(f"{text} {cure}".rstrip())

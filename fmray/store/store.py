@@ -1,6 +1,6 @@
 """Keep records where every stage finds them again: by fingerprint, whole or not at all, on any fsspec filesystem.
 
-    <root>/store.json                          the format
+    <root>/store.json                          the format, and whether all that lies here carries checksums
     <root>/<kind>/<fingerprint>/manifest.json  a complete record; its data lie in a folder beside it
     <root>/runs/<job>/<run id>/                one run: run.json, events.jsonl, lease-<fence>.json ...
 
@@ -21,13 +21,17 @@ from fmray.store.files import MANIFEST, is_disk_full, machine
 from fmray.store.lease import Lease, hold, is_held, newest_holder, require_exclusive
 from fmray.store.manifest import measure, seal, unseal
 from fmray.store.places import files_of
-from fmray.store.plain import read_text, to_plain, write_text
+from fmray.store.plain import to_plain, write_text
 from fmray.store.redaction import redact
+from fmray.store.sealed import CHECKSUM, open_text, parse, seal_text, unsealed
 
 FORMAT = 1
 """Number of the layout; a store with a higher one is refused, with a lower one only read."""
 
-_OWN_KEYS = frozenset({"folder", "files", "checksum"})
+CHAINED = "hash"
+"""Key of events that their log chains itself, as the ledger does; they carry no other checksum."""
+
+_OWN_KEYS = frozenset({"record", "folder", "files", "checksum"})
 
 
 class Draft:
@@ -57,7 +61,8 @@ class Draft:
         disk, (record, _, name) = files_of(self.folder), self.folder.rpartition("/")
         names = list(disk.sizes(self.folder))
         disk.sync(self.folder, names)
-        value = {**manifest, "folder": name, "files": measure(self.folder, names)}
+        about = {"record": record.rpartition("/")[2], "folder": name}
+        value = {**manifest, **about, "files": measure(self.folder, names)}
         path = f"{record}/{MANIFEST}"
         self._lease.check()
         # exclusive, so that a process that was stopped right here cannot replace what its successor wrote
@@ -86,6 +91,8 @@ class Store:
         self.single_writer = single_writer
         self._files = files_of(self.root)
         self.is_read_only = False
+        self.is_sealed = False
+        """Whether every record in it was written with a checksum: then one without is damaged."""
         self._open()
 
     def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[str, bool]]:
@@ -125,16 +132,21 @@ class Store:
         Raises:
             DataError: If it is missing or damaged.
         """
-        data = self.read_bytes(path)
-        try:
-            return read_text(data)
-        except ValueError as error:
-            raise DataError(f"{redact(self.path(path))} is damaged: it is not JSON ({error}).") from error
+        full = self.path(path)
+        return open_text(self._files.read(full), self._place(full), full, is_sealed=self.is_sealed)
+
+    def read_text(self, path: str) -> bytes:
+        """Give the verified text of a file that `write_json` wrote, without its checksum, for a faster parser.
+
+        Raises:
+            DataError: If it is missing or damaged.
+        """
+        full = self.path(path)
+        return unsealed(self._files.read(full), self._place(full), full, is_sealed=self.is_sealed)
 
     def write_json(self, path: str, value: object) -> None:
-        """Put plain values in place as strict JSON, without secrets, whole or not at all."""
-        text = write_text(redact(to_plain(value, path)), indent=1)
-        self._files.write(self._writable(path), text.encode())
+        """Put plain values in place as strict JSON, without secrets, whole or not at all; objects with a checksum."""
+        self._files.write(self._writable(path), self._sealed(path, value))
 
     def create_json(self, path: str, value: object) -> bool:
         """Put plain values in place as `write_json` does, unless a file is there; False if another was first.
@@ -146,7 +158,7 @@ class Store:
         """
         path = self._writable(path)
         require_exclusive(self._files, path.rpartition("/")[0], self.single_writer)
-        return self._files.create(path, write_text(redact(to_plain(value, path)), indent=1).encode())
+        return self._files.create(path, self._sealed(path, value))
 
     def exists(self, path: str) -> bool:
         """Tell whether a file or folder is there."""
@@ -156,14 +168,18 @@ class Store:
         """List the names of what lies in a folder, sorted; nothing if there is no folder."""
         return self._files.names(self.path(path))
 
+    def sizes(self, path: str) -> dict[str, int]:
+        """Give every file below a folder by relative path, with its size."""
+        return self._files.sizes(self.path(path))
+
     def remove(self, path: str) -> None:
         """Remove a file or a whole folder; fine if there is none."""
         self._files.remove(self._writable(path))
 
     def append(self, path: str, event: Json) -> None:
         """Add one event to a `.jsonl` file, durably and without secrets, after cutting a torn last line."""
-        line = write_text(redact(to_plain(event, path)))
-        self._files.append(self._writable(path), line.encode() + b"\n")
+        path = self._writable(path)
+        self._files.append(path, self._line(path, event))
 
     def events(self, path: str) -> builtins.list[Json]:
         """Read the events of a `.jsonl` file; none if there is no file. A torn last line is dropped.
@@ -173,20 +189,30 @@ class Store:
         """
         if not self.exists(path):
             return []
-        lines = self.read_bytes(path).split(b"\n")
-        events = []
-        for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was never finished
-            try:
-                events.append(read_text(line))
-            except ValueError as error:
-                where = redact(f"{self.path(path)}:{number}")
-                raise DataError(f"{where} is damaged: {line[:40]!r} is not an event.") from error
-        return events
+        path = self.path(path)
+        lines = self._files.read(path).split(b"\n")[:-1]  # what follows the last newline was never finished
+        return [self.event_of(path, line, number) for number, line in enumerate(lines, start=1)]
+
+    def event_of(self, path: str, line: bytes, number: int) -> Json:
+        """Give the event in a line of a `.jsonl` file.
+
+        Raises:
+            DataError: If the line is damaged.
+        """
+        full = self.path(path)
+        where = f"{full}:{number}"
+        if f'"{CHAINED}":'.encode() in line and CHECKSUM.encode() not in line:
+            event = parse(line, where)  # whoever reads the log verifies the chain
+        else:
+            event = open_text(line, self._place(full), where, is_sealed=self.is_sealed)
+        if not isinstance(event, dict):
+            raise DataError(f"{redact(full)}:{number} is damaged: {line[:40]!r} is not an event.")
+        return event
 
     def rewrite_events(self, path: str, keep: Callable[[Json], bool]) -> None:
         """Drop the events that lie beyond a resumed cursor, all at once."""
-        kept = "".join(write_text(redact(event)) + "\n" for event in self.events(path) if keep(event))
-        self._files.write(self._writable(path), kept.encode())
+        path = self._writable(path)
+        self._files.write(path, b"".join(self._line(path, event) for event in self.events(path) if keep(event)))
 
     def find(self, kind: str, fingerprint: str) -> Json | None:
         """Give the manifest of a complete record, `folder` as an absolute path, or None if there is none.
@@ -278,7 +304,9 @@ class Store:
     def _open(self) -> None:
         path = f"{self.root}/store.json"
         if not self._files.exists(path):
-            self._files.create(path, write_text({"format": FORMAT}).encode())
+            # what lies here already was written without checksums, or this file would be here
+            is_new = garbage.KINDS.isdisjoint(self._files.names(self.root))
+            self._files.create(path, seal_text({"format": FORMAT, "sealed": is_new}, "store.json"))
         value = self.read_json(path)
         number = value.get("format") if isinstance(value, dict) else None
         if not isinstance(number, int):
@@ -286,6 +314,23 @@ class Store:
         if number > FORMAT:
             raise DataError(f"{redact(path)}: format {number} is newer than {FORMAT}. Use the fmray that wrote it.")
         self.is_read_only = number < FORMAT
+        self.is_sealed = bool(value.get("sealed"))
+
+    def _place(self, path: str) -> str:
+        """Name a file relative to the root: a store may be moved as a whole."""
+        return path[len(self.root) + 1 :]
+
+    def _sealed(self, path: str, value: object) -> bytes:
+        plain = redact(to_plain(value, path))
+        if not isinstance(plain, dict):
+            return write_text(plain, indent=1).encode()
+        return seal_text(plain, self._place(self.path(path)), indent=1)
+
+    def _line(self, path: str, event: Json) -> bytes:
+        plain: Json = {key: to_plain(value, f"{path}.{key}") for key, value in event.items()}
+        if CHAINED in plain:
+            return write_text(redact(plain)).encode() + b"\n"
+        return seal_text(redact(plain), self._place(path)) + b"\n"
 
     def _writable(self, path: str) -> str:
         if self.is_read_only:
@@ -302,6 +347,14 @@ def _reopen(root: str, single_writer: bool) -> Store:
 
 def _opened(data: bytes, record: str) -> Json:
     manifest = unseal(data, f"{record}/{MANIFEST}")
+    # a manifest of another kind, put in the place of this one, has a checksum that matches
+    if not isinstance(manifest.get("folder"), str) or not isinstance(manifest.get("files"), dict):
+        raise DataError(f"{redact(record)}/{MANIFEST} is not the manifest of a record. Remove {redact(record)}.")
+    if manifest.get("record", name := record.rpartition("/")[2]) != name:
+        raise DataError(
+            f"{redact(record)}/{MANIFEST} is that of another record, {manifest['record']}. Remove {redact(record)} "
+            "to have the record made again."
+        )
     if "/" in manifest["folder"] or ".." in manifest["folder"]:
         raise DataError(f"{redact(record)}/{MANIFEST}: folder {manifest['folder']!r} leads out of the record.")
     return {**manifest, "folder": f"{record}/{manifest['folder']}"}

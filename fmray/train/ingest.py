@@ -64,7 +64,7 @@ class Rows:
         identified: bool = False,
         paired: bool = False,
     ) -> None:
-        self.lanes = Lanes(prepared, split)
+        self.lanes = Lanes(prepared, split, share)
         self.device = torch.device(device)
         self.num_rows = self.lanes.num_rows
         self.columns = ["x", "target", *["weight"] * prepared.weighted, *["row_id"] * identified]

@@ -27,6 +27,7 @@ CHUNK_ROWS = 65_536
 TASK_ROWS = 4 * CHUNK_ROWS
 """Rows that a task predicts; fewer in all are not worth a task."""
 TENSORS = "model.safetensors"
+CURE = "Copy the folder again, or remove the record or run that it lies in to have it made again."
 Inputs = np.ndarray | dict[str, np.ndarray]
 """Prepared rows (N, D); or those by fingerprint, where members' rows were prepared in several ways."""
 
@@ -62,7 +63,7 @@ def predict(
     with to_write(path) as here:
         writer: pq.ParquetWriter | None = None
         for table in tables:
-            writer = writer or pq.ParquetWriter(here, table.schema)
+            writer = writer or pq.ParquetWriter(here, table.schema, write_page_checksum=True)
             writer.write_table(table)
             num_rows += len(table)
         if writer is None:
@@ -213,7 +214,7 @@ def _over_ray(speaker: _Speaker, num_rows: int, folder: str) -> Iterator[pa.Tabl
             run_over_ray(lambda event: None, "predict", _write_part, (replace(speaker, device="cpu"),), own)
         for path, _, _ in own:
             with to_read(path) as here:
-                yield pq.read_table(here)
+                yield pq.read_table(here, page_checksum_verification=True)
     finally:
         files_of(folder).remove(folder)
 
@@ -222,7 +223,7 @@ def _write_part(speaker: _Speaker, path: str, start: int, stop: int) -> None:
     """Predict some rows in a task, which has one core."""
     torch.set_num_threads(1)
     with to_write(path) as here:
-        pq.write_table(pa.concat_tables(speaker.tables(start, stop)), here)
+        pq.write_table(pa.concat_tables(speaker.tables(start, stop)), here, write_page_checksum=True)
 
 
 def load_member(member: Member, prepared: Prepared, num_outputs: int, device: torch.device | str) -> Population:
@@ -231,17 +232,38 @@ def load_member(member: Member, prepared: Prepared, num_outputs: int, device: to
     Raises:
         DataError: If its tensors are missing, damaged or do not fit its description.
     """
-    path = f"{member.root}/{TENSORS}"
     blueprint = Blueprint(MODELS.find(member.model["name"]), member.model["params"], member.seed)
     module = blueprint.module(prepared.schema, num_outputs)
+    path = f"{member.root}/{TENSORS}"
+    tensors = read_tensors(path, member.tensor_hash, member.index)
     try:
-        with to_read(path) as here:
-            module.load_state_dict(load_file(here))
-    except Exception as error:  # safetensors raises its own errors, of several kinds
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
         raise DataError(f"{path} cannot be read as member {member.index}: {error}.") from error
     population = enter([blueprint], prepared.schema, num_outputs, device, [module])
     population.prepare_step(0, None)
     return population
+
+
+def read_tensors(path: str, expected_hash: str, index: int) -> dict[str, torch.Tensor]:
+    """Read the tensors of a member, and make sure that they are those that were trained.
+
+    Args:
+        expected_hash: As its record says.
+        index: Of the member.
+
+    Raises:
+        DataError: If they are missing or damaged.
+    """
+    try:
+        with to_read(path) as here:
+            tensors: dict[str, torch.Tensor] = load_file(here)
+        found = tensor_hash(tensors)
+    except Exception as error:  # safetensors raises its own errors, of several kinds
+        raise DataError(f"{path} cannot be read as member {index}: {error}. {CURE}") from error
+    if found != expected_hash:
+        raise DataError(f"{path} is damaged: its tensors are not those of member {index}. {CURE}")
+    return tensors
 
 
 def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.torch import load_file
 
 from fmray.data.raw import faults
 from fmray.data.scan import Dataset, read_item, work_items
@@ -33,7 +32,7 @@ from fmray.spec.sections import Data
 from fmray.store import fingerprint, redact, source_digest
 from fmray.store.copies import copy_file, folder_to_write
 from fmray.store.places import files_of
-from fmray.train.predict import TENSORS, tensor_hash
+from fmray.train.predict import TENSORS, read_tensors
 
 FORMAT = 1
 """Number of the layout of a model folder; another one is refused."""
@@ -168,13 +167,7 @@ def _description(path: Path) -> Json:
 
 
 def _refuse_damaged(member: Member) -> None:
-    path = f"{member.root}/{TENSORS}"
-    try:
-        found = tensor_hash(load_file(path))
-    except Exception as error:  # safetensors raises its own errors, of several kinds
-        raise DataError(f"{path} cannot be read: {error}. Copy the model folder again.") from error
-    if found != member.tensor_hash:
-        raise DataError(f"{path} is damaged: its tensors are not those of member {member.index}. Copy it again.")
+    read_tensors(f"{member.root}/{TENSORS}", member.tensor_hash, member.index)
 
 
 def _way(prepared: Prepared) -> Json:

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from safetensors.torch import load_file
 from torch import nn
 
 from fmray.errors import SpecError
 from fmray.schema import Schema
-from fmray.store.copies import to_read
 from fmray.train.population import Blueprint
-from fmray.train.predict import TENSORS
+from fmray.train.predict import TENSORS, read_tensors
 
 WHERE = "train.warm_start"
 
@@ -33,10 +31,10 @@ class Start:
 
         Raises:
             SpecError: If they are not of its names and shapes.
+            DataError: If they are missing or damaged.
         """
         module = blueprint.module(schema, num_outputs)
-        with to_read(f"{self.root}/{TENSORS}") as here:
-            tensors = load_file(here)
+        tensors = read_tensors(f"{self.root}/{TENSORS}", self.tensor_hash, self.member)
         ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         theirs = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if ours != theirs:

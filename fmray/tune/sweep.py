@@ -17,7 +17,7 @@ from fmray.errors import FmrayError, SpecError, TrainError
 from fmray.metrics.metric import Metric, ranked, reasons_of
 from fmray.records import Json, Member, Prepared
 from fmray.spec.job import Job
-from fmray.store import Draft, Store, fingerprint, source_digest
+from fmray.store import Draft, Store, fingerprint, require_whole, source_digest, verify
 from fmray.store.copies import copy_file
 from fmray.train.pack import Plan
 from fmray.train.predict import TENSORS
@@ -80,7 +80,9 @@ class Sweep:
             returns: (M, n, C or T), float32.
         """
         places = {index: (path, row) for path, indices in self.said for row, index in enumerate(indices)}
-        files = {path: load(path) for path in {places[index][0] for index in members}}
+        paths = sorted({places[index][0] for index in members})
+        require_whole(paths)
+        files = {path: load(path) for path in paths}
         return np.stack([files[places[index][0]][places[index][1]] for index in members])
 
     def joined(self, more: "Sweep") -> "Sweep":
@@ -302,6 +304,7 @@ def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folde
     chosen = set(order[:KEPT]) if training.tolerant else {member.index for member in members}
     said = []
     for trial, place, pack in packs:
+        _verify_pack(pack, chosen)
         if pack["said"]:
             name = f"said-{trial.number:05d}-{place:05d}.npy"
             copy_file(pack["said"], f"{folder}/{name}")
@@ -314,6 +317,13 @@ def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folde
         "said": said,
         "rungs": {str(epoch): {str(m): score for m, score in scores.items()} for epoch, scores in rungs.items()},
     }
+
+
+def _verify_pack(pack: Json, chosen: set[int]) -> None:
+    """Make sure that the files of a pack which are kept are those that it left."""
+    unkept = {f"{member['index']:05d}/{TENSORS}" for member in pack["members"] if member["index"] not in chosen}
+    if pack["said"]:
+        verify(pack["folder"], {name: entry for name, entry in pack["files"].items() if name not in unkept})
 
 
 def _stored(member: Member, folder: str, rungs: Table, is_kept: bool) -> Member:

@@ -24,6 +24,7 @@ from fmray.seeding import derive
 from fmray.spec.job import Job
 from fmray.store import Fence, Store
 from fmray.store.copies import to_write
+from fmray.store.manifest import measure
 from fmray.train.device import circumstances, release
 from fmray.train.failures import (
     DEVICE_MEMORY,
@@ -351,7 +352,10 @@ class Training:
             np.save(path, said, allow_pickle=False)
         members = [_write_member(pack, place, trial, self, number, said[place]) for place in range(len(pack.plans))]
         others = _lost([plan for plan in trial.plans if plan.index in lost], lost, trial, self.role)
+        made = [SAID, *(f"{member.index:05d}/{TENSORS}" for member in members)]
         result = {
+            "folder": folder,
+            "files": measure(folder, made),
             "members": [*(member.to_json() for member in members), *others["members"]],
             "health": pack.state.health,
             "width": len(pack.plans),

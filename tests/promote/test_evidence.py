@@ -26,7 +26,7 @@ from fmray.report.card import read_card
 def test_a_model_that_reads_rows_anew_says_of_each_what_it_said_in_its_run(house):
     house, runs = house
     card = read_card(runs["strong"].root, house.store)
-    table = sealed_table(card)
+    table = sealed_table(card, house.store)
     backwards = table.some(np.arange(len(table))[::-1])
     found = compare(card, backwards, {"itself": card}, house.store, run_here)
     assert np.array_equal(found.others["itself"].row_id, backwards.row_id)
@@ -53,7 +53,7 @@ def test_rows_of_a_run_with_other_columns_are_known_by_their_files(house):
 def test_sealed_rows_are_all_test_rows_while_no_row_changes_sides(house):
     house, runs = house
     weak, strong = (read_card(runs[name].root, house.store) for name in ("weak", "strong"))
-    assert len(sealed_rows(strong, [weak])) == strong.prepared.num_rows("test")
+    assert len(sealed_rows(strong, [weak], house.store)) == strong.prepared.num_rows("test")
 
 
 def test_equal_rows_are_told_apart_by_their_order():

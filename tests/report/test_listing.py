@@ -1,4 +1,3 @@
-import json
 import time
 from pathlib import Path
 
@@ -18,8 +17,7 @@ def store(tmp_path):
 
 def put(store, job, run, facts):
     folder = Path(store.root, "runs", job, run)
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"run_id": run, "job": job, **facts}))
+    store.write_json(f"{folder}/run.json", {"run_id": run, "job": job, **facts})
     return folder
 
 
@@ -75,7 +73,7 @@ def test_a_run_says_how_it_stands(store):
 def test_the_score_of_a_run_from_before_is_read_from_its_scores(store):
     folder = put(store, "job", "old", {"status": "finished"})
     interval = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 50, "method": "wilson"}
-    (folder / "scores.json").write_text(json.dumps({"primary": "accuracy", "test": {"accuracy": interval}}))
+    store.write_json(f"{folder}/scores.json", {"primary": "accuracy", "test": {"accuracy": interval}})
     (line,) = list_runs(store)
     assert (line.metric, line.value, line.low, line.high) == ("accuracy", 0.7, 0.6, 0.8)
 

@@ -62,7 +62,9 @@ def test_events_are_appended_cut_and_survive_a_torn_last_line(any_store):
 
 
 def test_a_damaged_event_names_its_line(store):
-    store.write_bytes("runs/e.jsonl", b'{"n": 1}\n{"n" 2}\n{"n": 3}\n')
+    for number in range(3):
+        store.append("runs/e.jsonl", {"n": number})
+    store.write_bytes("runs/e.jsonl", store.read_bytes("runs/e.jsonl").replace(b'"n":1', b'"n":7'))
     with pytest.raises(DataError, match=r"e\.jsonl:2 is damaged"):
         store.events("runs/e.jsonl")
 
