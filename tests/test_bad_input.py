@@ -207,6 +207,7 @@ def test_14_two_processes_on_one_run_are_told_who_holds_it(bench, table):
     run = bench.run()
     facts = bench.store.read_json(f"{run.root}/run.json")
     bench.store.write_json(f"{run.root}/run.json", {**facts, "status": "running"})
+    bench.store.remove(f"{run.root}/finished.json")
     with bench.store.lease(run.root), pytest.raises(ClusterError, match="pid|process"):
         bench.run()
 

@@ -284,6 +284,7 @@ def test_a_run_killed_at_any_stage_continues_to_the_same_scores_with_one_look(fo
 def test_a_run_that_another_process_is_about_to_leave_is_waited_for(folder, store):
     first = workflow.execute(job(folder, train={"epochs": 2}), store)
     store.write_json(f"{first.root}/run.json", store.read_json(f"{first.root}/run.json") | {"status": "running"})
+    store.remove(f"{first.root}/finished.json")
     held, events = threading.Event(), []
 
     def hold():

@@ -6,6 +6,7 @@ What was counted while it was written stands in the file's own footer, so a fini
 import contextlib
 import functools
 import json
+import logging
 import os
 import secrets
 import threading
@@ -26,10 +27,14 @@ from fmray.inference.rowids import hashes_file, ids_of, leave_hashes
 from fmray.inference.rows import Strangers, as_trained
 from fmray.records import Json
 from fmray.store.files import TEMPORARY
+from fmray.store.manifest import measure, verify
 from fmray.store.places import files_of
+from fmray.store.sealed import open_text, seal_text
 
 WRITE_ROWS, WRITE_BYTES, LEAST_ROWS = 1 << 17, 64 << 20, 1024
 COUNTS = b"fmray"
+log = logging.getLogger("fmray")
+
 _OPENING = threading.Lock()
 FILE, ROW, ROW_ID, FAULT = "file", "row", "row_id", "fault"
 
@@ -65,10 +70,46 @@ class Work:
         """Name the file of a work item."""
         return f"{self.out}/part-{index:06d}.parquet"
 
-    def is_done(self, item: WorkItem) -> bool:
-        """Tell whether the predictions of a work item are there, and what finds equal rows."""
-        files = files_of(self.out)
-        return files.exists(self.part(item.index)) and files.exists(hashes_file(self.scratch, item.index))
+    def mark(self, index: int) -> str:
+        """Name the file that says what the others of a work item were when they were whole."""
+        return f"{self.scratch}/{index:06d}.json"
+
+
+def is_done(work: Work, item: WorkItem) -> bool:
+    """Tell whether the predictions of a work item are there as they were left, and what finds equal rows."""
+    files = files_of(work.out)
+    if not files.exists(work.mark(item.index)):
+        return False
+    try:
+        mark = _read_mark(work, item)
+        sizes = {name: entry["size"] for name, entry in mark.items()}
+        if is_local(work.out):
+            verify(work.out, mark)
+        return sizes.items() <= files.sizes(work.out).items()
+    except DataError as error:
+        log.warning("%s It is made anew.", error)
+        return False
+
+
+def mark_of(work: Work, item: WorkItem) -> Json:
+    """Give size and checksum of the predictions of a work item."""
+    found: Json = _read_mark(work, item)[work.part(item.index).removeprefix(f"{work.out}/")]
+    return found
+
+
+def _read_mark(work: Work, item: WorkItem) -> dict[str, Json]:
+    path = work.mark(item.index)
+    data = files_of(work.out).read(path)
+    found: dict[str, Json] = open_text(data, path.rpartition("/")[2], path, is_sealed=True)
+    return found
+
+
+def _leave_mark(work: Work, item: WorkItem) -> None:
+    """Write down what the files of a work item are, last."""
+    path = work.mark(item.index)
+    made = [work.part(item.index), *([hashes_file(work.scratch, item.index)] if is_local(work.out) else [])]
+    found = measure(work.out, [name.removeprefix(f"{work.out}/") for name in made])
+    files_of(work.out).write(path, seal_text(found, path.rpartition("/")[2]))
 
 
 def predict_item(work: Work, item: WorkItem) -> None:
@@ -103,6 +144,7 @@ def predict_item(work: Work, item: WorkItem) -> None:
             counts["unseen"] = {name: found.to_json() for name, found in strangers.items()}
             writer.add_key_value_metadata({COUNTS: json.dumps(counts).encode()})
             writer.close()
+    _leave_mark(work, item)
 
 
 def mend_item(work: Work, item: WorkItem) -> None:
@@ -119,6 +161,7 @@ def mend_item(work: Work, item: WorkItem) -> None:
             start += len(table)
         writer.add_key_value_metadata({COUNTS: part.metadata.metadata[COUNTS]})
         writer.close()
+    _leave_mark(work, item)
 
 
 def counts_of(work: Work, item: WorkItem) -> Json:

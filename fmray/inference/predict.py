@@ -19,19 +19,22 @@ from fmray.data.session import run_here, run_over_ray, session
 from fmray.errors import DataError
 from fmray.inference.intake import find_rows
 from fmray.inference.model import SavedModel, open_model
-from fmray.inference.parts import Work, counts_of, mend_item, merged, predict_item
+from fmray.inference.parts import Work, counts_of, is_done, mark_of, mend_item, merged, predict_item
 from fmray.inference.rowids import find_equal
 from fmray.records import Json
 from fmray.store import redact
 from fmray.store.lease import hold
+from fmray.store.manifest import measure
 from fmray.store.places import files_of
-from fmray.store.plain import read_text, write_text
+from fmray.store.sealed import open_text, seal_text
 from fmray.train.device import share_cores
 
 Report = Callable[[Json], None]
 Place = Literal["auto", "local", "ray"]
 MANIFEST, BEGUN = "predictions.json", "_state/begun.json"
-FORMAT = 1
+FORMAT = 2
+"""Number of the layout; since 2 files are listed with their checksums."""
+ANEW = "Remove the folder, or give another one, and run the same command again."
 SMALL_BYTES = 256 << 20
 
 
@@ -67,16 +70,23 @@ def predict(
     files = files_of(work.out)
     with hold(f"{work.out}/_state", wait_seconds=0):
         _refuse_strange(work.out, begun)  # again, since another may have begun meanwhile
-        files.write(f"{work.out}/{BEGUN}", write_text(begun).encode())
+        files.write(f"{work.out}/{BEGUN}", seal_text(begun, BEGUN))
         if files.exists(f"{work.out}/{MANIFEST}"):
-            report({"event": "stage", "stage": "found", "text": f"{work.out} is complete"})
-            found: Json = read_text(files.read(f"{work.out}/{MANIFEST}"))
-            return found
+            found = _read_manifest(work.out)
+            broken = _broken(work.out, found)
+            if not broken:
+                report({"event": "stage", "stage": "found", "text": f"{work.out} is complete"})
+                if not all("crc32" in part for part in found["parts"]):
+                    report({"event": "note", "text": "an earlier version wrote them, without checksums: not verified"})
+                return found
+            report({"event": "note", "text": f"{'; '.join(broken[:3])}. All {len(found['parts'])} files are made anew"})
+            for name in [MANIFEST, *(part["file"] for part in found["parts"])]:
+                files.remove(f"{work.out}/{name}")
         for path in files.temporaries(work.out):
             files.remove(path)
         files.make(work.scratch)
         summary = _carry(work, items, num_bytes, place, report)
-        files.write(f"{work.out}/{MANIFEST}", write_text(summary, indent=1).encode())
+        files.write(f"{work.out}/{MANIFEST}", seal_text(summary, MANIFEST, indent=1))
         files.remove(work.scratch)
         return summary
 
@@ -106,16 +116,40 @@ def _refuse_strange(out: str, begun: Json) -> None:
         if held:
             raise DataError(f"{out} holds {', '.join(held[:3])} and no predictions. Give an empty folder.", "--out")
         return
-    found = read_text(files.read(path))
+    found = open_text(files.read(path), BEGUN, path, is_sealed=False, cure=ANEW)
     for name, what in {"model": "another model", "data": "other data", "item_bytes": "other pieces"}.items():
         if found.get(name) != begun[name]:
             raise DataError(f"{out} holds predictions of {what}. Give an empty folder.", "--out")
 
 
+def _read_manifest(out: str) -> Json:
+    path = f"{out}/{MANIFEST}"
+    data = files_of(out).read(path)
+    is_sealed = b'"format": 1,' not in data[:32]
+    found: Json = open_text(data, MANIFEST, path, is_sealed=is_sealed, cure=ANEW)
+    return found
+
+
+def _broken(out: str, found: Json) -> list[str]:
+    """Say of each file of finished predictions that is not as it was left what became of it.
+
+    Where they lie elsewhere, sizes are compared, and nothing is fetched.
+    """
+    listed = {part["file"]: part for part in found["parts"]}
+    sizes = files_of(out).sizes(out)
+    told = [f"{out}/{name} is missing" for name in listed if name not in sizes]
+    known = [name for name, part in listed.items() if name in sizes and "crc32" in part]
+    short = [name for name in known if sizes[name] != listed[name]["size"]]
+    told += [f"{out}/{name} has {sizes[name]} bytes instead of {listed[name]['size']}" for name in short]
+    whole = [name for name in known if name not in short] if is_local(out) else []
+    crcs = {name: entry["crc32"] for name, entry in measure(out, whole).items()}
+    return told + [f"{out}/{name} has been changed" for name in whole if crcs[name] != listed[name]["crc32"]]
+
+
 def _carry(work: Work, items: Sequence[WorkItem], num_bytes: int, place: Place, report: Report) -> Json:
     started = time.monotonic()
     dataset = work.dataset
-    open_items = [item for item in items if not work.is_done(item)]
+    open_items = [item for item in items if not is_done(work, item)]
     done = len(items) - len(open_items)
     text = f"{dataset.num_rows:,} rows in {len(dataset.files)} files, {len(items)} work items"
     report({"event": "stage", "stage": "predict", "text": text + (f", {done} of them done before" if done else "")})
@@ -137,7 +171,7 @@ def _carry(work: Work, items: Sequence[WorkItem], num_bytes: int, place: Place, 
         "faults": faults,
         "unseen": unseen,
         "parts": [
-            {"file": Path(work.part(item.index)).name, "rows": part["rows"]}
+            {"file": Path(work.part(item.index)).name, "rows": part["rows"], **mark_of(work, item)}
             for item, part in zip(items, counts, strict=True)
         ],
         "key": list(work.keys),

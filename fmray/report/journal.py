@@ -35,6 +35,7 @@ class Journal:
         self._root, self._path, self._store, self._report = root, f"{root}/{EVENTS}", store, report
         self._stage = ""
         self._lock = threading.RLock()  # workers are heard, and watched, from threads
+        self._packs = {_pack_of(event) for event in store.events(self._path) if event["event"] == "epoch"}
 
     def __call__(self, event: Json) -> None:
         """Take an event: {"event": its kind, ...}."""
@@ -43,8 +44,13 @@ class Journal:
 
     def _take(self, event: Json) -> None:
         match event["event"]:
+            case "pack":  # begins from nothing: whatever was written of it was lost before its first checkpoint
+                self._cut({**event, "epoch": 0})
+                return
             case "resumed":
                 self._cut(event)
+            case "epoch":
+                self._packs.add(_pack_of(event))
             case "note":
                 self._notes.append(event["text"])
             case "record":
@@ -101,12 +107,17 @@ class Journal:
 
     def _cut(self, resumed: Json) -> None:
         """Drop the epochs of a pack that are about to be trained again."""
+        if (pack := _pack_of(resumed)) not in self._packs:
+            return
 
         def keep(event: Json) -> bool:
-            same = event["event"] == "epoch" and all(event.get(k) == resumed[k] for k in ("role", "trial", "pack"))
-            return not (same and event["epoch"] > resumed["epoch"])
+            return not (event["event"] == "epoch" and _pack_of(event) == pack and event["epoch"] > resumed["epoch"])
 
         self._store.rewrite_events(self._path, keep)
+
+
+def _pack_of(event: Json) -> tuple[object, ...]:
+    return tuple(event.get(name) for name in ("role", "trial", "pack"))
 
 
 @contextmanager

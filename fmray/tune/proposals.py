@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import optuna
 
+from fmray.errors import DataError
 from fmray.records import Json
 from fmray.seeding import derive
 from fmray.spec.explain import dotted
@@ -80,6 +81,7 @@ class Learning:
         if number == len(self._shares):
             return None
         if number == len(self._written):
+            self._refuse_lost(number)
             self._study.sampler = optuna.samplers.TPESampler(
                 seed=derive(self._job.train.seed, "optuna", number) % (1 << 32), n_startup_trials=_startup(self._shares)
             )
@@ -88,6 +90,18 @@ class Learning:
             self._written.append(event)
         self._asked += 1
         return self._build(number, self._lot(number, self._written[number]["drawn"]), self._firsts[number])
+
+    def _refuse_lost(self, number: int) -> None:
+        """Make sure that a trial without a proposal has not been tried.
+
+        Raises:
+            DataError: If its proposal was written down, and is gone.
+        """
+        if self._store.exists(self._training.folder(number)):
+            raise DataError(
+                f"{self._path} is damaged: the proposal of trial {number} is gone, which was tried. Restore it, or "
+                f"remove {self._training.home} to have the search begun anew."
+            )
 
     def tell(self, trial: Trial) -> None:
         """Learn from the best score of a trial."""

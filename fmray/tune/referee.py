@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fmray.errors import DataError
 from fmray.records import Json
 from fmray.spec.job import Job
 from fmray.store import Store
@@ -79,6 +80,7 @@ class Referee:
         """
         if not self.rules.ask_at(epoch):
             return Verdict()
+        self.require(pack, epoch - 1)
         if (pack, epoch) not in self._said:
             asked = {"pack": pack, "epoch": epoch, "scores": {str(m): s for m, s in scores.items()}}
             self._learn(asked)
@@ -90,6 +92,19 @@ class Referee:
         if known is None:
             return Verdict(waits=True)
         return Verdict({member: known[member] for member in scores if member in known})
+
+    def require(self, pack: str, epoch: int) -> None:
+        """Make sure that all is still there that was judged of a pack up to an epoch.
+
+        Raises:
+            DataError: If judgements that it was trained by are gone.
+        """
+        for rung in self.rules.rungs:
+            if rung <= epoch and (pack, rung) not in self._said:
+                raise DataError(
+                    f"{self._path} is damaged: what was judged of pack {pack} at epoch {rung} is gone. Restore it, or "
+                    "remove its folder to have the search trained anew."
+                )
 
     def close(self) -> bool:
         """Decide about everyone who waits; say whether there was anyone.

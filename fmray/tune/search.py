@@ -202,7 +202,17 @@ class _Members:
                 names = ", ".join(str(trial.number) for trial in waiting)
                 raise TrainError(f"search: trials {names} wait for nobody. This is a bug of fmray.")
             todo = Listed([replace(trial, waited=True) for trial in waiting])
+        self._require_judgements(training, proposals.heard, rules)
         return proposals.heard
+
+    def _require_judgements(self, training: Training, trials: Sequence[Trial], rules: Rules) -> None:
+        """Make sure that judgements are there of every pack, also of those that a process before this one finished."""
+        referee = Referee(self.hunt.store, training.home, rules, self._compared) if rules.rungs else None
+        for trial in trials if referee else []:
+            for number, pack in enumerate(training.outcome(trial.number)):
+                trained = [member["epochs"] for member in pack["members"] if member["status"] != "failed"]
+                if referee and pack["said"]:
+                    referee.require(f"{trial.number}.{number}", max(trained, default=0))
 
     def rungs(self, training: Training) -> Table:
         rules = Rules.of(self.hunt.job, waits=False)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save as write_tensors
 
 from fmray.data.hashing import sample_of
-from fmray.errors import SpecError, TrainError
+from fmray.errors import DataError, SpecError, TrainError
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import HISTORY, Json, Member, Prepared
@@ -310,7 +310,9 @@ class Training:
             if not (trial.waited and before == now):
                 worker.report({**event, **place, "changed": _differences(before, now)})
             pack.restore(state, group.rank)
-        elif parts != asked:
+        else:
+            worker.report({"event": "pack", **place})
+        if found is None and parts != asked:
             event = {"event": "resumed", "epoch": 0, "step": 0, "class": "changed (micro-batch, step 0)"}
             worker.report({**event, **place, "changed": f"accumulate {asked} -> {parts}"})
         if found is None and group.size == 1:
@@ -395,6 +397,11 @@ class Training:
         path, chosen = f"{self.home}/width-{trial.structure:05d}.json", None
         if worker.group.is_first:
             if not self.store.exists(path):
+                if self.store.list(self._pack_folder(trial, 0)):
+                    raise DataError(
+                        f"{path} is missing, and packs of that width are there already. Restore it, or remove "
+                        f"{self.home} to have them trained anew."
+                    )
                 alike = trial.plans[:1] if trial.job.train.seeds.order else trial.plans  # in the order of their rows
                 self.store.write_json(path, asdict(self._chosen(alike, worker, trial, rows)))
             chosen = self.store.read_json(path)

@@ -16,7 +16,6 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.tune.proposals import Listed
-from fmray.tune.referee import Rules
 from fmray.tune.rungs import rung_epochs
 from fmray.tune.search import Hunt
 
@@ -176,7 +175,7 @@ def test_a_search_that_goes_on_with_other_workers_loses_nobody(hunt, rows, monke
     go_on = Hunt.carry
 
     def interrupted(self, training, proposals, rules, before, slots, name):
-        go_on(self, training, Listed([proposals.ask()]), Rules(), before, 0, name)
+        go_on(self, training, Listed([proposals.ask()]), rules, before, 0, name)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
