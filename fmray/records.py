@@ -86,6 +86,8 @@ class Prepared:
         manifest: Data files as scanned: [{path, bytes, rows, modified/etag}].
         variants: The same rows, in the same sequence, as other steps of a search prepare them, by fingerprint.
         raw: Columns that the steps are given, as read.
+        held: Split -> {"rows", and of val and test "counts" per class, or "low" and "high" per target column}, of rows
+            whose weight is above 0.
     """
 
     fingerprint: str
@@ -106,6 +108,7 @@ class Prepared:
     manifest: tuple[Json, ...] = ()
     variants: Mapping[str, "Prepared"] = field(default_factory=dict)
     raw: Schema = field(default_factory=lambda: Schema(()))
+    held: Json = field(default_factory=dict)
 
     def for_member(self, member: "Member") -> "Prepared":
         """Give the rows as a member learned from them."""

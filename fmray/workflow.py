@@ -21,6 +21,7 @@ from fmray.errors import ClusterError, FmrayError
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
+from fmray.evaluate.sides import check_sides
 from fmray.inference.serving import served
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
@@ -179,6 +180,8 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
         task = decide(dataset, job.data, job.task)
         prepared = prepare(dataset, job.at({}) if job.ranges else job, task, store, journal)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
+    for text in check_sides(prepared, metric, job.evaluate.metrics or defaults(prepared.target)[1]):
+        journal.note(text)
     refuse_numbers(job.ensemble.name, job.ensemble.params, prepared.target.kind)
     if not job.ranges:
         journal.note(f"training in {workers or 'this process'}{' workers' if elsewhere else ''} ({rule})")

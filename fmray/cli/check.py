@@ -61,7 +61,8 @@ def _exact(job: Any, store: str) -> dict[str, str]:
     from fmray.data.prepare import prepare
     from fmray.data.scan import scan
     from fmray.data.target import decide
-    from fmray.metrics.find import find_metric
+    from fmray.evaluate.sides import check_sides
+    from fmray.metrics.find import defaults, find_metric
     from fmray.progress import Watch
     from fmray.store import Store
 
@@ -73,6 +74,10 @@ def _exact(job: Any, store: str) -> dict[str, str]:
         if name:
             find_metric(name, prepared.target)
     target, rows = prepared.target, prepared.rows
+    names = defaults(target)
+    found = check_sides(
+        prepared, find_metric(job.evaluate.primary or names[0], target), job.evaluate.metrics or names[1]
+    )
     classes = ", ".join(f"{name} {count:,}" for name, count in zip(target.classes, target.counts, strict=True))
     moments = ", ".join(f"mean {m:.6g}, deviation {s:.6g}" for m, s in zip(target.mean, target.scale, strict=True))
     steps = -(-prepared.num_rows("train") // job.train.batch_rows)
@@ -84,7 +89,8 @@ def _exact(job: Any, store: str) -> dict[str, str]:
         "batches": f"{steps:,} per epoch",
         "prepared": prepared.root,
     }
-    return exact | ({"notes": "\n".join(prepared.notes)} if prepared.notes else {})
+    notes = [*prepared.notes, *found]
+    return exact | ({"notes": "\n".join(notes)} if notes else {})
 
 
 def _plan(job: Any, seen: Any) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fmray.data.canonical import LANES, key, mix
 from fmray.data.copies import lane_copies
-from fmray.data.hashing import mixed_ids, row_hash, row_ids
+from fmray.data.hashing import mixed_ids, row_ids
 from fmray.data.identify import Recipe, Summary, hashes_of, some, summarise, where
 from fmray.data.lanes import lane_order, write_part
 from fmray.data.levels import encode_levels
@@ -19,6 +19,7 @@ from fmray.data.occurrences import kept_rows
 from fmray.data.pipeline import Pipeline
 from fmray.data.raw import as_frame, block
 from fmray.data.scan import WorkItem, read_item
+from fmray.data.sides import group_hashes
 from fmray.data.split import TEST, TRAIN
 from fmray.data.target import encode_target
 from fmray.errors import DataError
@@ -47,7 +48,7 @@ def fit_rows(
     if recipe.fold is None:
         return summarise(recipe, pipeline, rows, with_target)
     ids = row_ids(np.asarray(hashes_of(recipe, item.index))[sides == TRAIN], occurrence[sides == TRAIN])
-    held_out = recipe.fold.holds(ids, row_hash(rows, groups)[:, 0] if groups else None)
+    held_out = recipe.fold.holds(ids, group_hashes(rows, data, groups[0], ids) if groups else None)
     return summarise(recipe, pipeline, rows, with_target, ~held_out)
 
 
@@ -95,7 +96,7 @@ def write_item(
     order, counts = _file_order(sides[rows], starts, recipe.num_lanes)
     x = _inputs(table, recipe, pipeline, copies, order)
     _refuse_infinite(x, pipeline.schema, recipe, item, going[rows[order]])
-    beside = {"target": encoded, "row_id": ids, **_beside(recipe, table, levels)}
+    beside = {"target": encoded, "row_id": ids, **_beside(recipe, table, levels, ids)}
     arrays = {"x": x, **{name: values[rows[order]] for name, values in beside.items()}}
     parts: dict[Split, tuple[str, int]] = {}
     begin = 0
@@ -140,13 +141,15 @@ def _inputs(table: pa.Table, recipe: Recipe, pipeline: Pipeline, copies: np.ndar
     return result
 
 
-def _beside(recipe: Recipe, table: pa.Table, levels: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+def _beside(
+    recipe: Recipe, table: pa.Table, levels: Mapping[str, Sequence[str]], ids: np.ndarray
+) -> dict[str, np.ndarray]:
     data = recipe.dataset.data
     found: dict[str, np.ndarray] = {}
     if data.weight:
         found["weight"] = table.column(data.weight).cast(pa.float64()).to_numpy().astype(np.float32)
     if data.group:
-        found["group"] = row_hash(table, [data.group])[:, 0]
+        found["group"] = group_hashes(table, data, data.group, ids)
     for name, known in levels.items():
         found[f"slice_{name}"] = encode_levels(table.column(name), known, data.null_values)
     return found

@@ -19,9 +19,11 @@ from fmray.data.pipeline import Pipeline
 from fmray.data.raw import as_frame, faults
 from fmray.data.scan import Dataset, WorkItem, read_item
 from fmray.data.scratch import load, save, write_file
+from fmray.data.sides import describe
 from fmray.data.split import EXCLUDED, TRAIN, Definition, assign
 from fmray.data.step import Partial
 from fmray.data.target import fit_target, labels_seen, target_frame, unlabelled
+from fmray.records import Json
 from fmray.schema import Schema
 from fmray.store.copies import source_of
 
@@ -117,6 +119,7 @@ class Identified:
         levels: Slice column -> its levels.
         summary: What its training rows say, unless some of them may still go.
         labels: Spellings of `data.labels` that occur.
+        held: What its sides hold, as `sides.describe` gives it.
     """
 
     sides: tuple[int, int, int]
@@ -124,12 +127,14 @@ class Identified:
     levels: Mapping[str, Levels]
     summary: Summary | None
     labels: frozenset[str]
+    held: Json
 
 
 def identify(recipe: Recipe, pipeline: Pipeline, item: WorkItem) -> Identified:
     """Hash, divide and check the rows of an item, and leave the result in the scratch folder."""
     table = read_item(recipe.dataset, item, recipe.reads())
-    sides = assign(recipe.definition, table)
+    data = recipe.dataset.data
+    sides = assign(recipe.definition, table, data.null_values)
     codes, reasons = _judge(recipe, table, sides)
     sides[codes > 0] = OUT
     _leave(recipe, item.index, table, sides)
@@ -140,9 +145,10 @@ def identify(recipe: Recipe, pipeline: Pipeline, item: WorkItem) -> Identified:
     return Identified(
         (train, val, test),
         {reason: int(count) for reason, count in zip(reasons, counts, strict=True) if count and reason},
-        {name: levels_of(kept.column(name), name, recipe.dataset.data.null_values) for name in recipe.slices},
+        {name: levels_of(kept.column(name), name, data.null_values) for name in recipe.slices},
         summarise(recipe, pipeline, some(table, sides == TRAIN)) if recipe.learns_at_once else None,
-        labels_seen(table, recipe.dataset.data),
+        labels_seen(table, data),
+        describe(table, sides, data, recipe.task),
     )
 
 

@@ -58,7 +58,7 @@ class Kept:
             sources: Digest of the code that finds it.
         """
         data = {name: value for name, value in asked.items() if name not in IDLE}
-        decided = (recipe.definition.to_json(), recipe.schema, recipe.slices, recipe.num_buckets)
+        decided = (recipe.definition.to_json(), recipe.schema, recipe.slices, recipe.num_buckets, recipe.task)
         return cls(store, fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, sources), steps)
 
     def name(self, recipe: Recipe, item: WorkItem) -> str:
@@ -188,15 +188,15 @@ def _make(store: Store, key: str, recipe: Recipe, pipeline: Pipeline, item: Work
         if draft.existing is not None:
             return draft.folder, None
         found = identify(replace(recipe, kept={item.index: draft.folder}), pipeline, item)
-        told = [found.sides, found.reasons, found.levels, found.labels]
+        told = [found.sides, found.reasons, found.levels, found.labels, found.held]
         write_file(f"{draft.folder}/{FOUND}", to_text(told).encode())
         draft.commit({})
         return draft.folder, found
 
 
 def _read(store: Store, folder: str) -> Identified:
-    sides, reasons, levels, labels = from_text(store.read_bytes(f"{folder}/{FOUND}"))
-    return Identified(sides, reasons, levels, None, labels)
+    sides, reasons, levels, labels, held = from_text(store.read_bytes(f"{folder}/{FOUND}"))
+    return Identified(sides, reasons, levels, None, labels, held)
 
 
 def _fit_key(key: str, lesson: str, sides: np.ndarray) -> str:

@@ -20,6 +20,7 @@ from fmray.data.occurrences import Repeats, find_key_repeats, find_repeats
 from fmray.data.pipeline import Pipeline
 from fmray.data.scan import WorkItem
 from fmray.data.scratch import is_local
+from fmray.data.sides import another_split, merge, refuse_gaps, refuse_one_class, refuse_weightless
 from fmray.data.target import learn_target, merge_target
 from fmray.errors import DataError
 from fmray.records import SPLITS, Json, Part, Prepared, Split, Target
@@ -106,9 +107,15 @@ class Preparation:
         """Go on from what each item holds to the record."""
         recipe = self.recipe
         self._refuse_quarantine(found)
+        held = merge([f.held for f in found])
+        num_rows = sum(sum(f.sides) for f in found)
+        gaps = refuse_gaps(held, recipe.dataset.num_rows, num_rows, recipe.dataset.data)
         repeats = self._repeats()
         rows = self._account(found, repeats)
-        target, notes = self._learn(steps, [f.summary for f in found])
+        refuse_weightless(held, rows, recipe.dataset.data, self._another_split)
+        for text in gaps:
+            self.report({"event": "note", "text": text})
+        target, notes = self._learn(steps, [f.summary for f in found], held)
         levels = merge_levels((f.levels for f in found), recipe.slices)
         kept = self._kept(found, repeats)
         if sample := recipe.dataset.data.sample:
@@ -130,9 +137,10 @@ class Preparation:
             slices=levels,
             weighted=recipe.dataset.data.weight is not None,
             grouped=recipe.dataset.data.group is not None,
-            notes=(*notes, *self._idle_labels(found), *_about(repeats, rows)),
+            notes=(*gaps, *notes, *self._idle_labels(found), *_about(repeats, rows)),
             split=recipe.definition.to_json(),
             raw=recipe.schema,
+            held=held["splits"],
             manifest=tuple(
                 {"path": f.path, "bytes": f.size, "rows": f.num_rows, "version": f.version}
                 for f in recipe.dataset.files
@@ -188,20 +196,22 @@ class Preparation:
         }
         if rows["read"] != sum(count for name, count in rows.items() if name != "read"):
             raise DataError(f"the rows do not add up: {rows}. This is a bug of fmray; the run is stopped for it.")
+        if rows["unlabelled"] and not any(rows[split] for split in SPLITS):
+            names = " and ".join(map(repr, self.recipe.dataset.data.target))
+            text = f"no row that can be used has a value of {names}: {rows}. Name a target that rows have."
+            raise DataError(text, "data.target")
         for split in SPLITS:
             if not rows[split]:
-                raise DataError(f"no rows are left for {split}: {rows}. {self._cure(split)}", "split")
+                cure = f"Give more rows, or {self._another_split}; where groups are few, they go one way whole."
+                raise DataError(f"no rows are left for {split}: {rows}. {cure}", "split")
         return rows
 
-    def _cure(self, split: str) -> str:
-        match self.recipe.definition.by:
-            case "time":
-                return "Move split.val_from and split.test_from, or give other shares."
-            case "given":
-                return f"Mark rows as {split} in '{self.recipe.definition.column}', or divide by hash."
-        return "Give more rows, a larger share, or another split.salt; where groups are few, they go one way whole."
+    @property
+    def _another_split(self) -> str:
+        """Say how rows come to other sides."""
+        return another_split(self.recipe.definition.by, self.recipe.definition.column)
 
-    def _learn(self, steps: Pipeline, summaries: Sequence[Summary | None]) -> tuple[Target, list[str]]:
+    def _learn(self, steps: Pipeline, summaries: Sequence[Summary | None], held: Json) -> tuple[Target, list[str]]:
         """Let the target and the steps learn, with one pass over the data for each step that needs one."""
         first = [summary for summary in summaries if summary is not None]
         if not first:
@@ -210,6 +220,8 @@ class Preparation:
         for summary in first[1:]:
             merged = merge_target(merged, summary.target)
         self._refuse_empty_fold(sum(summary.num_rows for summary in first))
+        if "counts" in merged:
+            refuse_one_class(merged["counts"], held, self.recipe.dataset.data, self._another_split)
         target, said = learn_target(merged, self.recipe.dataset.data)
         notes = list(said)
         while not steps.is_complete:
@@ -297,7 +309,7 @@ class Preparation:
             shown = "; ".join(f"'{name}': {count} rows, the first in {first[name]}" for name, count in counts.items())
             raise DataError(
                 f"classes of '{self.recipe.dataset.data.target[0]}' in validation or test that no training row has: "
-                f"{shown}. Map them with data.labels, give training rows of them, or divide anew with split.salt.",
+                f"{shown}. Map them with data.labels, give training rows of them, or {self._another_split}.",
                 "data.target",
             )
 

@@ -7,7 +7,7 @@ around it or a column that came later. So data may grow, widen and move, and no 
 import datetime
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fmray.data.hashing import HASH_VERSION, row_hashes, uniform
+from fmray.data.raw import NullValues
 from fmray.data.scan import Dataset, read_item, work_items
+from fmray.data.sides import lacking
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.registry import nearest
@@ -40,6 +42,7 @@ class Definition:
         cuts: For "time", where val and test begin: microseconds since 1970 UTC, or plain numbers.
         salt: As the job gave it.
         hash_version: Of `fmray.data.hashing`.
+        own: Columns hashed instead for rows without a group, each of which is one of its own; none refuses them.
     """
 
     by: Literal["hash", "time", "given"]
@@ -50,19 +53,25 @@ class Definition:
     cuts: tuple[int | float, ...]
     salt: int
     hash_version: str = HASH_VERSION
+    own: tuple[str, ...] = ()
 
     def reads(self) -> tuple[str, ...]:
         """Name the columns that `assign` needs."""
-        return (*self.columns, self.column) if self.column else self.columns
+        named = (*self.columns, *self.own, self.column) if self.column else (*self.columns, *self.own)
+        return tuple(dict.fromkeys(named))
 
     def to_json(self) -> Json:
         """Give the definition as plain values."""
-        return {**asdict(self), "columns": list(self.columns), "cuts": list(self.cuts)}
+        plain = {**asdict(self), "columns": list(self.columns), "cuts": list(self.cuts), "own": list(self.own)}
+        if not self.own:  # the name of a test set covers these values, and must stay what it was
+            del plain["own"]
+        return plain
 
     @classmethod
     def from_json(cls, value: Json) -> "Definition":
         """Read back what `to_json` gave."""
-        return cls(**{**value, "columns": tuple(value["columns"]), "cuts": tuple(value["cuts"])})
+        tuples: Json = {name: tuple(value[name]) for name in ("columns", "cuts", "own") if name in value}
+        return cls(**{**value, **tuples})
 
 
 def define(dataset: Dataset, split: Split, store: Store, job_name: str) -> Definition:
@@ -87,12 +96,26 @@ def define(dataset: Dataset, split: Split, store: Store, job_name: str) -> Defin
             "split",
         )
     definition = Definition.from_json(record["definition"])
+    own = _own(dataset, split)
+    if own and not definition.own:  # rows that have a group stay where they are
+        definition = replace(definition, own=own)
+        store.write_json(path, {**record, "definition": definition.to_json()})
+    definition = replace(definition, own=definition.own if own else ())
     _refuse_unreadable(definition, dataset)
     return definition
 
 
+def _own(dataset: Dataset, split: Split) -> tuple[str, ...]:
+    """Name what divides rows without a group, where each of them is its own."""
+    data = dataset.data
+    if data.group is None or data.group_nulls != "own" or split.by == "time":
+        return ()
+    but = [data.group, *([split.column] if split.column else [])]
+    return _hashed(replace(dataset, data=replace(data, group=None)), but)
+
+
 def _record(dataset: Dataset, split: Split, store: Store, path: str) -> Definition:
-    asked, definition = _request(dataset, split), _make(dataset, split)
+    asked, definition = _request(dataset, split), replace(_make(dataset, split), own=_own(dataset, split))
     history: list[Json] = []
     if store.exists(path):
         replaced = store.read_json(path)
@@ -185,13 +208,17 @@ def _by_column(dataset: Dataset, split: Split) -> Definition:
 
 
 def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_nested(column.type):
+        raise SpecError(f"the column holds {column.type}. Accepted: train, val or test in each row.", "split.column")
     return pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
 
 
 def _refuse_sides(column: str, counts: Counter[str | None]) -> None:
     if strange := {value: count for value, count in counts.most_common() if value not in GIVEN}:
-        shown = ", ".join(f"{value!r} in {count} rows" for value, count in list(strange.items())[:10])
-        raise DataError(f"column '{column}' has {shown}. Accepted: {', '.join(GIVEN)}.", "split.column")
+        named = [(repr(value) if value is not None else "no value", count) for value, count in strange.items()]
+        shown = ", ".join(f"{value} in {count:,} rows" for value, count in named[:10])
+        more = f" and {len(named) - 10:,} other values" if len(named) > 10 else ""
+        raise DataError(f"column '{column}' has {shown}{more}. Accepted: {', '.join(GIVEN)}.", "split.column")
 
 
 def _by_time(dataset: Dataset, split: Split) -> Definition:
@@ -265,8 +292,11 @@ def _ticks(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return values, column.is_valid().to_numpy() & (values == values)
 
 
-def assign(definition: Definition, table: pa.Table) -> np.ndarray:
+def assign(definition: Definition, table: pa.Table, null_values: NullValues = ()) -> np.ndarray:
     """Give each row its side.
+
+    Args:
+        null_values: Beside nulls, what says that a row has no group.
 
     Shapes:
         returns: (num_rows,), int8: 0 train, 1 val, 2 test, 3 on none, because its time is missing.
@@ -279,14 +309,14 @@ def assign(definition: Definition, table: pa.Table) -> np.ndarray:
         sides = np.searchsorted(np.asarray(definition.cuts), values, side="right")
         return np.where(valid, sides, EXCLUDED).astype(np.int8)
     if definition.by == "given":
-        return _given(definition, table)
-    place = _place(definition, table)
+        return _given(definition, table, null_values)
+    place = _place(definition, table, null_values)
     # Test comes first, so that another share of val leaves the test set as it was.
     sides = np.where(place < definition.test, TEST, np.where(place < definition.test + definition.val, VAL, TRAIN))
     return sides.astype(np.int8)
 
 
-def _given(definition: Definition, table: pa.Table) -> np.ndarray:
+def _given(definition: Definition, table: pa.Table, null_values: NullValues) -> np.ndarray:
     spelled = _spelled(table.column(definition.column)).combine_chunks().dictionary_encode()
     spelled = spelled.combine_chunks() if isinstance(spelled, pa.ChunkedArray) else spelled
     levels = spelled.dictionary.to_pylist()
@@ -294,10 +324,13 @@ def _given(definition: Definition, table: pa.Table) -> np.ndarray:
         _refuse_sides(definition.column, Counter(spelled.to_pylist()))
     sides: np.ndarray = np.array([GIVEN[level] for level in levels], np.int8)[spelled.indices.to_numpy()]
     if definition.val:
-        sides[(sides == TRAIN) & (_place(definition, table) < definition.val)] = VAL
+        sides[(sides == TRAIN) & (_place(definition, table, null_values) < definition.val)] = VAL
     return sides
 
 
-def _place(definition: Definition, table: pa.Table) -> np.ndarray:
+def _place(definition: Definition, table: pa.Table, null_values: NullValues) -> np.ndarray:
     (words,) = row_hashes(table, [definition.columns], derive(definition.salt, "split"), num_words=1)
+    if definition.own and (own := lacking(table, definition.columns, null_values)).any():
+        (others,) = row_hashes(table, [definition.own], derive(definition.salt, "split"), num_words=1)
+        words[own] = others[own]
     return uniform(words)

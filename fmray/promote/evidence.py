@@ -220,7 +220,7 @@ def _test_rows(dataset: Dataset, definition: Definition, item: WorkItem) -> tupl
     """Give the rows of an item that are on the side of test (n,), and their hashes (n, 2)."""
     columns = [name for name in dataset.schema.names if name not in dataset.data.ignore]
     table = read_item(dataset, item, list(dict.fromkeys([*columns, *definition.reads()])))
-    rows = np.flatnonzero(assign(definition, table) == TEST)
+    rows = np.flatnonzero(assign(definition, table, dataset.data.null_values) == TEST)
     (hashes,) = row_hashes(table.take(pa.array(rows)), [dataset.data.key or columns])
     return rows, hashes
 

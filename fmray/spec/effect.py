@@ -111,6 +111,9 @@ def _in_data(job: Job) -> list[Refusal]:
     if re.match(r"(s3a?|gs|gcs)://[^/]*@", data.path):
         text = f"'{redact(data.path)}' carries credentials, which no bucket reads. Set them in the environment."
         found.append((("data", "path"), text))
+    if data.group is None and data.group_nulls != "refuse":
+        text = f"{data.group_nulls} has no effect without data.group. Name the column, or leave it out."
+        found.append((("data", "group_nulls"), text))
     roles = {"target": data.target, "key": data.key}
     roles |= {role: (name,) for role in ("group", "time", "weight") if (name := getattr(data, role))}
     for role, names in roles.items():

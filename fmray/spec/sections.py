@@ -93,6 +93,7 @@ class Data:
         ignore: Columns that are read by nobody.
         key: Column(s) that identify a row; repeats are an error.
         group: Column whose equal values stay on one side of the split.
+        group_nulls: "refuse" rows without a group, or make each its "own".
         time: Column that says when the row was known.
         weight: Column of row weights.
         dedup: "report" counts equal rows, "exact" removes training copies (test rows never go).
@@ -109,6 +110,7 @@ class Data:
     ignore: tuple[str, ...] = ()
     key: Annotated[tuple[str, ...], BeforeValidator(lambda v: () if v in (None, "none") else _as_list(v))] = ()
     group: str | None = None
+    group_nulls: Literal["refuse", "own"] = "refuse"
     time: str | None = None
     weight: str | None = None
     dedup: Literal["report", "exact"] = "report"

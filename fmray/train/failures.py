@@ -46,6 +46,11 @@ _CALLERS = tuple(
     os.path.join(*path) for path in (("train", "population.py"), ("train", "step.py"), ("data", "pipeline.py"))
 )
 """What calls the modules, losses and steps that a job brings along."""
+_SPEAKERS = tuple(
+    f"{os.sep}{path.replace('/', os.sep)}"
+    for path in ("workflow.py", "report/journal.py", "tune/trial.py", "tune/tally.py", "tune/sweep.py", "progress.py")
+)
+"""What passes events on, and calls nothing of a job's own."""
 _LIBRARY = re.compile(r"(site|dist)-packages[/\\](torch|functorch|ray|numpy|scipy|pandas|polars|pyarrow|optuna)[/\\]")
 _SHORT = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory")
 _SHORT_DEVICE = re.compile(r"(CUDA|HIP|NCCL|Cuda failure|CUBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
@@ -213,7 +218,17 @@ def is_of_user(error: BaseException) -> bool:
         return False
     if not isinstance(error, Exception):
         return _raises_itself(error)
+    if _is_of_listener(error):
+        return False
     return kind_of(error) == USER and not (isinstance(error, OSError) and not user_frames(error))
+
+
+def _is_of_listener(error: BaseException) -> bool:
+    """Tell whether an error comes from what a program that runs fmray gets events with, which is no part of a job."""
+    names = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = next((place for place in reversed(range(len(names))) if _is_users(names[place])), 0)
+    callers = [name for name in names[:own] if name.startswith(_OWN_FOLDERS[0])]
+    return bool(callers) and callers[-1].endswith(_SPEAKERS)
 
 
 def _raises_itself(error: BaseException) -> bool:

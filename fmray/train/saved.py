@@ -188,7 +188,8 @@ def _example(dataset: Dataset, prepared: Prepared, ways: Sequence[Prepared]) -> 
     names = list(dict.fromkeys(column.name for raw in schemas for column in raw.columns))
     definition = Definition.from_json(prepared.split)
     for item in work_items(dataset):
-        places = np.flatnonzero(assign(definition, read_item(dataset, item, list(definition.reads()))) == VAL)
+        table = read_item(dataset, item, list(definition.reads()))
+        places = np.flatnonzero(assign(definition, table, dataset.data.null_values) == VAL)
         if not len(places):
             continue
         rows = read_item(dataset, item, names).take(pa.array(places))

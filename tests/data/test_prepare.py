@@ -241,7 +241,7 @@ def test_rows_of_a_group_stay_together_and_carry_its_hash(write, prepared):
 
 def test_an_empty_split_is_an_error_that_says_what_to_change(write, prepared):
     folder = write("p.parquet", rows(50).select(["a", "y"]))
-    with pytest.raises(DataError, match=r"no rows are left for val: .*larger share"):
+    with pytest.raises(DataError, match=r"no rows are left for val: .*other shares"):
         prepared(folder, split={"val": 0.0})
 
 
