@@ -9,6 +9,8 @@
 A message says where, what was given, and what is accepted or what to do. Any other exception that escapes is a bug.
 """
 
+from fmray.printable import printable
+
 
 class FmrayError(Exception):
     """Describe what fmray refused, and what it would accept.
@@ -19,9 +21,8 @@ class FmrayError(Exception):
     """
 
     def __init__(self, message: str, where: str = "") -> None:
-        super().__init__(f"{where}: {message}" if where else message)
-        self.message = message
-        self.where = where
+        self.message, self.where = printable(message), printable(where)  # names in them come from strangers' files
+        super().__init__(f"{self.where}: {self.message}" if where else self.message)
 
 
 class SpecError(FmrayError):

@@ -4,10 +4,14 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from fmray.console import PlainConsole
+from fmray.printable import printable
 
 Event = dict[str, Any]
+INDENT = " " * 10
 LEAST_SECONDS, MOST_SECONDS = 5.0, 60.0
 """Between two lines of progress where there is no terminal: a tenth of what the run has taken, within these."""
 
@@ -19,14 +23,14 @@ class Watch:
         console: Where to write; a live bar is drawn only on a terminal.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PlainConsole) -> None:
         self._console = console
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._started = self._shown_at = time.monotonic()
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[text]}"))
-            self._bar = Progress(*columns, console=console, transient=True)
+            name, text = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[text]"))
+            self._bar = Progress(name, BarColumn(bar_width=30), text, console=console, transient=True)
 
     def __enter__(self) -> "Watch":
         if self._bar is not None:
@@ -44,21 +48,18 @@ class Watch:
         match event["event"]:
             case "stage":
                 self._clear()
-                self._console.print(f"[bold]{event['stage']:9}[/bold] ", end="")
-                self._console.print(event["text"], markup=False, highlight=False, soft_wrap=True)
+                self._console.print(Text(f"{event['stage']:9} ", style="bold"), end="")
+                self._console.say(event["text"])
             case "note":
-                self._console.print(
-                    f"          {event['text']}", markup=False, highlight=False, style="dim", soft_wrap=True
-                )
+                self._console.say(INDENT + event["text"], style="dim")
             case "promotion":
-                for text in (f"{event['verdict']}: {event['text']}", *event["notes"]):
-                    self._console.print(f"          {text}", markup=False, highlight=False, soft_wrap=True)
+                texts = (f"{event['verdict']}: {event['text']}", *event["notes"])
+                self._console.say(*(INDENT + text for text in texts))
             case "resumed":
-                text = f"          resumed at epoch {event['epoch'] + 1}, step {event['step']} ({event['class']})"
-                self._console.print(text, markup=False, highlight=False)
+                place = f"epoch {event['epoch'] + 1}, step {event['step']}"
+                self._console.say(f"{INDENT}resumed at {place} ({event['class']})")
             case "failure":
-                text = f"          {event['class']}: {event['text']} ({event['action']})"
-                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._console.say(f"{INDENT}{event['class']}: {event['text']} ({event['action']})")
             case "progress":
                 self._show(event["stage"], event["done"], event["total"], f"{event['done']} of {event['total']} items")
             case "epoch" if "search" in event:
@@ -71,16 +72,17 @@ class Watch:
         if self._bar is None:
             self._show_line(name, text)
             return
+        text = printable(text)  # a bar draws its texts itself
         if self._task is None:
             self._task = self._bar.add_task(name, total=total, text=text)
-        self._bar.update(self._task, description=f"          {name}", completed=done, total=total, text=text)
+        self._bar.update(self._task, description=f"{INDENT}{name}", completed=done, total=total, text=text)
 
     def _show_line(self, name: str, text: str) -> None:
         now = time.monotonic()
         if now - self._shown_at < min(max((now - self._started) / 10, LEAST_SECONDS), MOST_SECONDS):
             return
         self._shown_at = now
-        self._console.print(f"          {name} {text}", markup=False, highlight=False, soft_wrap=True)
+        self._console.say(f"{INDENT}{name} {text}")
 
     def _clear(self) -> None:
         if self._bar is not None and self._task is not None:

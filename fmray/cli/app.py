@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from fmray.console import PlainConsole, guard_streams, require_utf8_names
 from fmray.errors import DataError, FmrayError, SpecError
 from fmray.store import redact
 
@@ -33,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-error_console = Console(stderr=True)
+out, error_console = PlainConsole(), PlainConsole(stderr=True)
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file, e.g. jobs/quickstart.yaml.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run.")]
@@ -43,7 +43,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="End with one JSON object o
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and leave with its exit code."""
+    """Run a command and leave with its exit code.
+
+    Args:
+        arguments: Of a call from Python; by default those of the process, whose streams are then guarded.
+    """
+    if arguments is None:
+        require_utf8_names()
+        guard_streams()
     given = sys.argv[1:] if arguments is None else arguments
     known: dict[str, Any] = {}
     with _terminable():
@@ -87,12 +94,12 @@ def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str,
         hint = f"{error.format_message()} Try 'fmray --help'."
         return BAD_INPUT, _failure("usage", "", hint)
     except (KeyboardInterrupt, typer.Abort):
-        error_console.print("interrupted; run the same command again to continue")
+        error_console.say("interrupted; run the same command again to continue")
         return INTERRUPTED, {"status": "interrupted"}
     except SystemExit as ended:  # by which Ray, once it has started, answers SIGTERM
         if ended.code != signal.SIGTERM:
             raise
-        error_console.print("interrupted; run the same command again to continue")
+        error_console.say("interrupted; run the same command again to continue")
         return INTERRUPTED, {"status": "interrupted"}
     except FmrayError as error:
         code = BAD_INPUT if isinstance(error, SpecError | DataError) else FAILED
@@ -100,13 +107,13 @@ def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str,
     except OSError as error:
         return FAILED, _failure(type(error).__name__, str(error.filename or ""), error.strerror or str(error))
     except Exception as error:  # the last line of defence: whatever it is, the caller gets JSON and exit code 1
-        error_console.print(redact(traceback.format_exc()), markup=False, highlight=False)
+        error_console.say(*redact(traceback.format_exc()).splitlines())
         return FAILED, _failure(type(error).__name__, "", str(error))
 
 
 def _failure(kind: str, where: str, message: str) -> dict[str, Any]:
     text = redact(f"{where}: {message}" if where else message)
-    error_console.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
+    error_console.say(f"error: {text}")
     return {"status": "failed", "error": {"kind": kind, "where": where, "message": message}}
 
 

@@ -4,10 +4,10 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, JobFile, Overrides, StorePath, app, error_console
+from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, JobFile, Overrides, StorePath, app, error_console, out
 from fmray.errors import SpecError
 from fmray.store import redact
 
@@ -34,8 +34,9 @@ def check(
     if not as_json:
         table = Table(box=None, show_header=False, pad_edge=False)
         for name, text in plan.items():
-            table.add_row(f"[bold]{name}[/bold]", text.replace("[", r"\["))
-        Console().print(table)
+            for line, part in enumerate(text.split("\n") if name == "notes" else [text]):
+                table.add_row(Text("" if line else name, style="bold"), part)
+        out.print(table)
     return DONE, {"status": "checked", "plan": plan, "job": job.to_json()}
 
 

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fmray.cli.app import (
     BAD_INPUT,
@@ -20,8 +19,10 @@ from fmray.cli.app import (
     StorePath,
     app,
     error_console,
+    out,
 )
 from fmray.cli.runs import show_end
+from fmray.console import PlainConsole
 
 Address = Annotated[
     str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
@@ -49,12 +50,12 @@ def submit(
     from fmray.spec.load import load_job
     from fmray.submit import Cluster, plan
 
-    console = error_console if as_json else Console()
+    console = error_console if as_json else out
     request = plan(load_job(job_file, set_), store, with_fmray=with_fmray, fresh=fresh)
     if dry_run:
         shown = request.to_json(1)
         if not as_json:
-            print(json.dumps(shown, indent=1, ensure_ascii=False))
+            out.say(*json.dumps(shown, indent=1, ensure_ascii=False).splitlines())
         return DONE, {"status": "dry run", "request": shown}
     cluster = Cluster(address)
     with ThreadPoolExecutor(1) as pool:  # the data are looked at here while the nodes answer there
@@ -87,7 +88,7 @@ def preflight(
     from fmray.submit import Cluster, plan
 
     request = plan(load_job(job_file, set_), store, with_fmray=with_fmray)
-    return _judge(_ask(Cluster(address), request), request, error_console if as_json else Console())
+    return _judge(_ask(Cluster(address), request), request, error_console if as_json else out)
 
 
 def _ask(cluster: Any, request: Any) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def _ask(cluster: Any, request: Any) -> dict[str, Any]:
     return dict(cluster.ask(command, MARK, LOOK_SECONDS))
 
 
-def _judge(facts: dict[str, Any], request: Any, console: Console) -> tuple[int, dict[str, Any]]:
+def _judge(facts: dict[str, Any], request: Any, console: PlainConsole) -> tuple[int, dict[str, Any]]:
     """Say what stands in the way, and give the exit code."""
     from fmray.preflight import LEAST_FREE, Needs, judge
     from fmray.store import source_digest
@@ -142,7 +143,7 @@ def jobs(address: Address = LOCAL, as_json: AsJson = False) -> tuple[int, dict[s
         for one in attempts:
             started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.started)) if one.started else ""
             table.add_row(one.id, one.job, one.status.lower(), started, f"{one.seconds:g}")
-        Console().print(table)
+        out.print(table)
     return DONE, {"status": "done", "jobs": [one.to_json() for one in attempts]}
 
 
@@ -158,7 +159,7 @@ def logs(
 
     cluster = Cluster(address)
     attempt = cluster.find(submission)
-    console = error_console if as_json else Console()
+    console = error_console if as_json else out
     if follow:
         return _follow(cluster, attempt.id, console, _told(attempt))
     text = cluster.logs(attempt.id)
@@ -179,7 +180,7 @@ def stop(submission: Submission, address: Address = LOCAL, as_json: AsJson = Fal
     attempt = cluster.stop(cluster.find(submission).id)
     if not as_json:
         again = "; submitted again, it continues" if attempt.status == "STOPPED" else ""
-        _say(Console(), f"{attempt.id}: {attempt.status.lower()}{again}")
+        _say(out, f"{attempt.id}: {attempt.status.lower()}{again}")
     return DONE, {"status": attempt.status.lower(), **_told(attempt)}
 
 
@@ -187,7 +188,7 @@ def _told(attempt: Any) -> dict[str, Any]:
     return {"submission_id": attempt.id, "run_id": attempt.run_id, "attempt": attempt.number, "store": attempt.store}
 
 
-def _follow(cluster: Any, name: str, console: Console, answer: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def _follow(cluster: Any, name: str, console: PlainConsole, answer: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Show the run's lines but for its own answer, which becomes part of this one."""
     lines = _Lines(console)
     try:
@@ -211,7 +212,7 @@ def _follow(cluster: Any, name: str, console: Console, answer: dict[str, Any]) -
 class _Lines:
     """Show whole lines as they come, but for one that is the answer of the command that prints them."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PlainConsole) -> None:
         self._console, self._rest, self._answer = console, "", ""
 
     def __call__(self, chunk: str) -> None:
@@ -229,7 +230,7 @@ class _Lines:
             return {}
 
 
-def _say(console: Console, text: str) -> None:
+def _say(console: PlainConsole, text: str) -> None:
     from fmray.store import redact
 
-    console.print(redact(text), markup=False, highlight=False, soft_wrap=True)
+    console.say(redact(text))

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, StorePath, app
+from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, StorePath, app, out
 from fmray.errors import DataError
 
 
@@ -26,7 +25,7 @@ def list_runs(
         table = Table("run", "status", "score", "age", box=None, pad_edge=False)
         for line in lines:
             table.add_row(f"{line.job}/{line.run_id}", line.status, _score(line), _age(line.time))
-        Console().print(table)
+        out.print(table)
     return DONE, {"status": "done", "runs": [line.to_json() for line in lines]}
 
 

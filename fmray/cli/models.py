@@ -3,9 +3,9 @@
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from fmray.cli.app import DONE, AsJson, app, error_console
+from fmray.cli.app import out as stdout
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a run, or of a model.")]
 
@@ -22,8 +22,8 @@ def predict(
     as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Write what a model says of every row, or continue where that was interrupted."""
-    console = error_console if as_json else Console()
-    console.print(f"fmray · predict · {data}", markup=False, highlight=False)
+    console = error_console if as_json else stdout
+    console.say(f"fmray · predict · {data}")
     from fmray.inference.predict import predict as carry
     from fmray.inference.predict import spell_summary
     from fmray.progress import Watch
@@ -31,8 +31,8 @@ def predict(
     context.obj["out"] = out
     with Watch(console) as watch:
         summary = carry(model, data, out, place=place, report=watch)
-    for line in [] if as_json else [*spell_summary(summary), out]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not as_json:
+        console.say(*spell_summary(summary), out)
     return DONE, {"status": "finished", **summary}
 
 
@@ -52,5 +52,5 @@ def export(
     if not as_json:
         golden = summary["golden"]
         text = f"differs from the model by {golden['difference']:.2g} at most on {golden['rows']} golden rows"
-        print(f"{text}, {golden['tolerance']:g} is accepted\n{summary['out']}")
+        stdout.say(f"{text}, {golden['tolerance']:g} is accepted", summary["out"])
     return DONE, {"status": "finished", **summary}

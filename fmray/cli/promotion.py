@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmray.cli.app import DEFAULT_STORE, DONE, GATE_FAILED, AsJson, RunFolder, StorePath, app
+from fmray.cli.app import DEFAULT_STORE, DONE, GATE_FAILED, AsJson, RunFolder, StorePath, app, out
 from fmray.cli.runs import _open_run
 from fmray.errors import DataError
 
@@ -66,5 +66,5 @@ def rollback(
 def _show(outcome: Any, as_json: bool) -> tuple[int, dict[str, Any]]:
     if not as_json:
         lines = (f"{outcome.verdict}: {outcome.text}", *outcome.notes, f"champion: {outcome.champion or 'nobody'}")
-        print("\n".join(lines))
+        out.say(*lines)
     return (GATE_FAILED if outcome.verdict == "refused" else DONE), {"status": outcome.verdict, **outcome.to_json()}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fmray.cli.app import (
     DEFAULT_STORE,
@@ -18,7 +17,9 @@ from fmray.cli.app import (
     StorePath,
     app,
     error_console,
+    out,
 )
+from fmray.console import PlainConsole
 from fmray.errors import DataError
 
 
@@ -36,8 +37,8 @@ def run(
     from fmray.spec.load import load_job
 
     job = load_job(job_file, [*set_, f"search.more={more}"] if more else set_)
-    console = error_console if as_json else Console()
-    console.print(f"fmray · {job.name} · {job_file}", markup=False, highlight=False)
+    console = error_console if as_json else out
+    console.say(f"fmray · {job.name} · {job_file}")
     from fmray.progress import Watch
     from fmray.store.lease import STALE_SECONDS, SUBMISSION
     from fmray.workflow import run as carry
@@ -68,7 +69,7 @@ def run(
     return (GATE_FAILED if done.failed_gates else DONE), answer
 
 
-def show_end(answer: dict[str, Any], console: Console) -> None:
+def show_end(answer: dict[str, Any], console: PlainConsole) -> None:
     """Say what a finished run answers: its score, and where its report lies."""
     from fmray.records import Scores
     from fmray.report.card import verdict
@@ -84,8 +85,7 @@ def show_end(answer: dict[str, Any], console: Console) -> None:
         *([f"gates that failed: {', '.join(gates)}"] if gates else []),
         answer["report"],
     ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.say(*lines)
 
 
 @app.command()
@@ -98,7 +98,7 @@ def report(
     opened, root = _open_run(run_folder, store)
     path = remake_report(root, opened)
     if not as_json:
-        print(path)
+        out.say(path)
     return DONE, {"status": "finished", "run_dir": root, "report": path}
 
 
@@ -114,7 +114,7 @@ def ledger(
     entries = Ledger(opened).verify(read_card(root, opened).prepared.test_identity)
     if not as_json:
         for entry in entries:
-            print(f"look {entry['look']}  {entry['when']}  {entry['who']}  run {entry['run']}  {entry['purpose']}")
+            out.say(f"look {entry['look']}  {entry['when']}  {entry['who']}  run {entry['run']}  {entry['purpose']}")
     return DONE, {"status": "verified", "looks": entries}
 
 
@@ -144,9 +144,7 @@ def gc(
         raise DataError(f"'{store}' is no store. Give --store or set FMRAY_STORE.", "--store")
     removed = Store(store).gc(dry_run=dry_run)
     if not as_json:
-        for path in removed:
-            print(path)
-        print(f"{len(removed)} {'would go' if dry_run else 'removed'}")
+        out.say(*removed, f"{len(removed)} {'would go' if dry_run else 'removed'}")
     return DONE, {"status": "done", "removed": removed, "dry_run": dry_run}
 
 
@@ -156,5 +154,5 @@ def version(as_json: AsJson = False) -> tuple[int, dict[str, Any]]:
     from fmray import __version__
 
     if not as_json:
-        print(__version__)
+        out.say(__version__)
     return DONE, {"status": "done", "version": __version__}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, JobFile, StorePath, app
+from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, JobFile, StorePath, app, out
 from fmray.cli.listing import open_store
 
 schedule = typer.Typer(
@@ -49,7 +49,7 @@ def run(
     def say(name: str, entry: Any) -> None:
         told.append({"job": name, **_plain(entry)})
         if not as_json:
-            print(f"{entry.when}  {name}  {_spell(entry.decision)}", flush=True)
+            out.say(f"{entry.when}  {name}  {_spell(entry.decision)}")
 
     def timer(job_file: str) -> Timer:
         launch = partial(start, load_job(job_file).name, job_file, opened, address)
@@ -76,8 +76,8 @@ def show(
     coming = [stamp(tick) for tick in islice(ticks(schedule_of(job), datetime.now(UTC)), count)]
     entries = Book(open_store(store), job.name).entries(count)
     if not as_json:
-        print("\n".join(f"{entry.when}  {_spell(entry.decision)}" for entry in entries) or "no scheduler was here yet")
-        print("\n".join(f"next  {tick}" for tick in coming))
+        past = [f"{entry.when}  {_spell(entry.decision)}" for entry in entries]
+        out.say(*(past or ["no scheduler was here yet"]), *(f"next  {tick}" for tick in coming))
     return DONE, {"status": "shown", "next": coming, "decisions": [_plain(entry) for entry in entries]}
 
 
@@ -99,7 +99,7 @@ def export(
     job = load_job(job_file)
     manifests = render(to.value, job, Place(job.name.lower().replace("_", "-"), image, workers, cpus, gpus, store))
     if not as_json:
-        print(manifests, end="")
+        out.say(*manifests.splitlines())
     return DONE, {"status": "exported", "manifests": manifests}
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, RunFolder, StorePath, app
+from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, RunFolder, StorePath, app, out
 from fmray.cli.runs import _open_run
 from fmray.errors import DataError
 
@@ -36,5 +36,5 @@ def track(
     told = read_notice(root, opened)
     answer = {"status": "done", "run_dir": root, "mlflow": address.shown, "mlflow_run": told.run if told else ""}
     if not as_json:
-        print(f"told {address.shown}: run {answer['mlflow_run']}")
+        out.say(f"told {address.shown}: run {answer['mlflow_run']}")
     return DONE, answer

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, StorePath, app
+from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, StorePath, app, out
 from fmray.cli.cluster import LOCAL
 from fmray.errors import DataError, SpecError
 
@@ -121,5 +120,4 @@ def _show(evidence: Any, status: str, findings: Any) -> None:
     if others:
         lines += ["", "  also", *(f"  - {one.cause}. {one.fix}." for one in others)]
     lines += ["", f"fix: {first.fix}."]
-    for line in lines:
-        Console().print(redact(line), markup=False, highlight=False, soft_wrap=True)
+    out.say(*map(redact, lines))

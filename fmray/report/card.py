@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from fmray.metrics.metric import ranked
+from fmray.printable import printable
 from fmray.records import Ensemble, Json, Member, Prepared, Scores, SearchAccount
 from fmray.report import plots
 from fmray.report.contents import RUN, verify_run
@@ -120,13 +122,14 @@ def render(card: Card) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "interval": spell}
     scores = card.scores
-    return environment.get_template("card.html").render(
+    page = environment.get_template("card.html").render(
         card=card,
         scores=scores,
         headline=scores.test[scores.primary],
@@ -146,6 +149,12 @@ def render(card: Card) -> str:
         facts=_flat(card.environment),
         target=asdict(card.prepared.target),
     )
+    return printable(page, keep="\n")  # what figures hold
+
+
+def _shown(value: object) -> object:
+    """Make every text that the template shows printable; markup holds lines of its own."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def verdict(scores: Scores) -> str:

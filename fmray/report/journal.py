@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from fmray.errors import FmrayError
+from fmray.printable import printable
 from fmray.records import Json
 from fmray.store import Store, redact
 
@@ -141,5 +142,10 @@ def log_to(path: str, store: Store) -> Iterator[None]:
 
 
 class _Redacting(logging.Formatter):
+    """Hide secrets, and keep a message on its line whatever names it holds; a traceback has lines of its own."""
+
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return printable(redact(super().format(record)), keep="\n")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))

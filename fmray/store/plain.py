@@ -70,6 +70,14 @@ def write_text(value: object, *, indent: int | None = None) -> str:
     )
 
 
+def write_visible(value: object, *, indent: int | None = None) -> str:
+    """Give a plain value as JSON in which no invisible character stands as itself, safe to show and to encode."""
+    text = write_text(value, indent=indent)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
 def read_text(text: str | bytes) -> Any:
     """Read back what `write_text` gave.
 

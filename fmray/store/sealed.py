@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from fmray.errors import DataError
-from fmray.store.plain import read_text, write_text
+from fmray.store.plain import read_text, write_visible
 from fmray.store.redaction import redact
 
 log = logging.getLogger("fmray")
@@ -36,7 +36,7 @@ def seal_text(value: dict[str, Any], place: str, *, indent: int | None = None) -
     """
     if CHECKSUM in value:
         raise DataError(f"{place}: '{CHECKSUM}' is the store's own key. Use another name.")
-    body = write_text(value, indent=indent).removesuffix("}").rstrip()
+    body = write_visible(value, indent=indent).removesuffix("}").rstrip()
     comma = "," if value else ""
     apart, colon, end = ("", ":", "}") if indent is None else ("\n" + " " * indent, ": ", "\n}")
     return f'{body}{comma}{apart}"{CHECKSUM}"{colon}"{_digest(body.encode(), place)}"{end}'.encode()

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from fmray import workflow
+from fmray.console import PlainConsole
 from fmray.progress import Watch
 from fmray.report.card import read_card, render
 from fmray.report.journal import Journal
@@ -35,7 +35,7 @@ def job(tmp_path):
 
 def test_a_run_short_of_memory_ends_and_says_what_was_done(job, tmp_path):
     store, screen = Store(str(tmp_path / "store")), io.StringIO()
-    with Watch(Console(file=screen, width=300)) as watch:
+    with Watch(PlainConsole(file=screen, width=300)) as watch:
         run = workflow.execute(job, store, report=watch)
     events = [event for event in store.events(f"{run.root}/events.jsonl") if event["event"] == "failure"]
     assert [(event["class"], event["action"]) for event in events] == [("device memory", "halved the micro-batch")]

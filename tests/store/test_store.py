@@ -324,3 +324,11 @@ def test_a_lease_held_by_another_thread_is_waited_for_no_longer_than_said(store)
     holder.join()
     with store.lease("runs/job/r1", wait_seconds=0) as lease:
         lease.check()
+
+
+def test_an_event_is_one_visible_line_whatever_names_it_holds(tmp_path):
+    store, text = Store(str(tmp_path / "store")), "a\nb\x1b[31m\x9b31m\u202ec\u2028d\ufeff"
+    store.append("runs/a/1/events.jsonl", {"event": "note", "text": text})
+    (line,) = (tmp_path / "store/runs/a/1/events.jsonl").read_text().split("\n")[:-1]
+    assert line.isprintable()
+    assert store.events("runs/a/1/events.jsonl")[0]["text"] == text
