@@ -152,6 +152,9 @@ def _integers(array: pa.Array, name: str) -> Cells:
 
 def _decimals(array: pa.Array, name: str) -> Cells:
     kind = array.type
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        kind = pa.decimal128(kind.precision, kind.scale)
+        array = array.cast(kind)
     if pa.types.is_decimal128(kind) and 0 <= kind.scale <= 22:
         low, high = _values(array.fill_null(0), "2i8").reshape(-1, 2).T if array.null_count else _values(array, "2i8").T
         if ((low >> 63) == high).all() and (np.abs(low) <= 10**15).all():

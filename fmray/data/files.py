@@ -26,6 +26,7 @@ from fmray.store import redact
 SUFFIXES = (".parquet", ".parq", ".pq")
 TAIL_BYTES = 1 << 16  # holds almost every footer, so that a remote file costs one request
 NUM_THREADS = 16
+INT96_UNIT = "us"  # nanoseconds, which these times are stored in, end with the year 2262; 9999-12-31 is often written
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,9 @@ def _footer(opened: AbstractFileSystem, found: Found) -> Footer:
         group_bytes=tuple(group.total_byte_size for group in groups),
         mark=found.mark,
     )
-    return file, metadata.schema.to_arrow_schema().remove_metadata()
+    # Of the footer alone: what lies before it is not read.
+    parquet = pq.ParquetFile(pa.BufferReader(tail), metadata=metadata, coerce_int96_timestamp_unit=INT96_UNIT)
+    return file, parquet.schema_arrow.remove_metadata()
 
 
 def _to_remember(listing: Listing, footers: Iterable[Footer]) -> Cache:

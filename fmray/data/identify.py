@@ -269,9 +269,19 @@ def _set_aside(recipe: Recipe, index: int, table: pa.Table, codes: np.ndarray, r
     rows = np.flatnonzero((codes > 0) & (codes < len(reasons) - 1))  # the last reason is no fault
     told: dict[str, Any] = {"quarantine_reason": [reasons[code] for code in codes[rows]], "quarantine_row": rows}
     values = table.take(pa.array(rows))
-    told |= {name: values.column(name) for name in values.column_names if name not in QUARANTINE}
+    told |= {name: _readable(values.column(name)) for name in values.column_names if name not in QUARANTINE}
     if len(rows):
         _write_table(recipe.place(index, ASIDE), pa.table(told))
+
+
+def _readable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Give lists of one length as lists of any: of the former, Arrow writes missing ones but does not read them."""
+    kind = column.type
+    return column.cast(_any_length(kind)) if pa.types.is_fixed_size_list(kind) else column
+
+
+def _any_length(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(_any_length(kind.value_type)) if pa.types.is_fixed_size_list(kind) else kind
 
 
 def quarantine(recipe: Recipe, item: WorkItem, found: Identified) -> None:

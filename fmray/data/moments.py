@@ -7,6 +7,7 @@ adds 1 / (2 MOST_POINTS) each time. Distinct values are estimated from the K sma
 1 / sqrt(K). Counts of levels are exact up to the limit given; beyond it the rarest are forgotten.
 """
 
+import decimal
 import functools
 import math
 from collections import Counter
@@ -189,4 +190,7 @@ def merge_levels(one: Mapping[Any, int], other: Mapping[Any, int], most: int) ->
 
 def spell(level: object) -> str:
     """Name a level; a whole number alike in every type that holds it."""
+    if isinstance(level, decimal.Decimal):
+        whole = level == level.to_integral_value()
+        return str(int(level)) if whole else format(level, "f").rstrip("0")
     return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)

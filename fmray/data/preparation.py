@@ -137,7 +137,7 @@ class Preparation:
             slices=levels,
             weighted=recipe.dataset.data.weight is not None,
             grouped=recipe.dataset.data.group is not None,
-            notes=(*gaps, *notes, *self._idle_labels(found), *_about(repeats, rows)),
+            notes=(*self._read_as(rows), *gaps, *notes, *self._idle_labels(found), *_about(repeats, rows)),
             split=recipe.definition.to_json(),
             raw=recipe.schema,
             held=held["splits"],
@@ -247,6 +247,13 @@ class Preparation:
                 "Give more rows, or groups; where groups are few, they go one way whole.",
                 "train.folds",
             )
+
+    def _read_as(self, rows: dict[str, int]) -> list[str]:
+        """Say how columns were read, and which rows have nothing to learn from."""
+        data, count = self.recipe.dataset.data, rows["unlabelled"]
+        named = " and ".join(f"'{name}'" for name in data.target)
+        without = [f"{count} of {rows['read']} rows have no {named} (null or NaN) and are left out"] if count else []
+        return [*self.recipe.dataset.notes, *without]
 
     def _idle_labels(self, found: Sequence[Identified]) -> list[str]:
         idle = set(self.recipe.dataset.data.labels).difference(*(f.labels for f in found))

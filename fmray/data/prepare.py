@@ -100,6 +100,8 @@ def prepare(
                 }
             )
     found = Prepared.from_json({**_described(manifest, store), "root": manifest["folder"]})
+    for text in found.notes:
+        report({"event": "note", "text": text})
     if draft.existing is not None:
         _verify_small(found, manifest, store, report)
     return found

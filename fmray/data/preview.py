@@ -63,7 +63,7 @@ def preview(job: Job) -> Preview:
     codes, _ = faults(table, columns, job.data.target)
     table = table.take(np.flatnonzero(codes == 0))
     steps = Pipeline(pipeline.build(job.prepared_steps), columns)
-    notes: tuple[str, ...] = ()
+    notes = dataset.notes
     inputs, target = None, None
     frame = as_frame(table, columns, job.data.null_values)
     steps.learn_idle()
@@ -73,7 +73,8 @@ def preview(job: Job) -> Preview:
             steps.learn_idle()
         block(steps.apply(frame), steps.schema)
         inputs = steps.schema
-        target, _ = learn_target(fit_target(table, job.data, task.name), job.data)
+        target, told = learn_target(fit_target(table, job.data, task.name), job.data)
+        notes += tuple(note for note in told if "positive class" not in note)
     except DataError as error:
         if error.where == "steps" and "still" in error.message:
             raise  # no row can change that

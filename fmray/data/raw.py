@@ -3,6 +3,7 @@
 Nothing is learned here and nothing is guessed: a value is what the file says, missing where the job says so.
 """
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fmray.data.contents import is_bytes
+from fmray.data.evolve import UUID
 from fmray.data.image import is_image
 from fmray.data.scan import Dataset, is_vector, read_item, work_items
 from fmray.errors import DataError
@@ -50,9 +53,9 @@ def _listed(columns: object) -> Collection[str]:
 
 def _column(dataset: Dataset, field: pa.Field, decoded: bool) -> Column:
     kind = field.type
-    if decoded and (pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)):
+    if decoded and is_bytes(kind):
         return Column(field.name, "image")
-    if pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if is_bytes(kind):
         return Column(field.name, "bytes", _num_bytes(dataset, field))
     if is_vector(kind):
         return Column(field.name, "vector", _vector_width(kind))
@@ -63,7 +66,7 @@ def _plain_kind(field: pa.Field) -> Kind:
     kind = field.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return "time"
-    if pa.types.is_string(kind):
+    if pa.types.is_string(kind) or kind == UUID:
         return "text"
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
         raise DataError(
@@ -150,7 +153,8 @@ def as_frame(table: pa.Table, schema: Schema, null_values: NullValues) -> pl.Dat
     Raises:
         DataError: If a column of bytes holds another length.
     """
-    return pl.DataFrame([_series(table.column(column.name), column, null_values) for column in schema.columns])
+    # By name: polars would give an unnamed series in a list a name of its own.
+    return pl.DataFrame({c.name: _series(table.column(c.name), c, null_values) for c in schema.columns})
 
 
 def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) -> pl.Series:
@@ -158,11 +162,7 @@ def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) ->
         return pl.Series(column.name, _matrix(values, column), dtype=_array_type(values, column))
     if column.kind == "image":
         return pl.Series(column.name, values.cast(pa.large_binary()))
-    if pa.types.is_decimal(values.type):
-        values = values.cast(pa.float64())
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    series = pl.Series(column.name, values)
+    series = pl.Series(column.name, plain(values))
     if column.kind == "time":
         return (
             series.dt.replace_time_zone(None).cast(pl.Datetime("us"))
@@ -174,6 +174,28 @@ def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) ->
     if series.dtype.is_float():
         series = series.fill_nan(None)
     return without(series, null_values)
+
+
+def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Give a column as a type that frames know: decimals as floats, UUIDs as text."""
+    if pa.types.is_decimal(values.type):
+        return values.cast(pa.float64())
+    if pa.types.is_dictionary(values.type):
+        return plain(values.cast(values.type.value_type))
+    if values.type == UUID:
+        return pa.chunked_array([_spelled_uuids(chunk.storage) for chunk in values.chunks], pa.string())
+    return values
+
+
+def _spelled_uuids(array: pa.Array) -> pa.Array:
+    """Spell 16 bytes as 8-4-4-4-12 hexadecimal digits."""
+    bytes_of = array.fill_null(bytes(16)) if array.null_count else array
+    digits = pa.py_buffer(b"".join(bytes_of.to_numpy(zero_copy_only=False).tolist()).hex().encode())
+    text = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(array), [None, digits])
+    text = text.cast(pa.binary()).cast(pa.string())
+    parts = [pc.utf8_slice_codeunits(text, start, stop) for start, stop in itertools.pairwise((0, 8, 12, 16, 20, 32))]
+    spelled = pc.binary_join_element_wise(*parts, "-")
+    return pc.if_else(array.is_valid(), spelled, None) if array.null_count else spelled
 
 
 def without(series: pl.Series, null_values: NullValues) -> pl.Series:

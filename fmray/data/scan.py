@@ -7,6 +7,7 @@ pieces come in one order, which depends on names and footers only.
 import contextlib
 import dataclasses
 import difflib
+import io
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from fmray.data.contents import holds_numbers, refusal, settle
 from fmray.data.evolve import evolve, normal, unify
-from fmray.data.files import Cache, File, Listing, filesystem, find_files, read_footers
+from fmray.data.files import INT96_UNIT, Cache, File, Listing, filesystem, find_files, read_footers
 from fmray.errors import DataError, FmrayError, SpecError
 from fmray.registry import Registry
 from fmray.spec.sections import Data
@@ -50,6 +52,7 @@ class Dataset:
         num_rows: Rows in all files.
         fingerprint: Of paths, sizes, rows, versions and schema.
         root: Folder or URI that file paths are relative to.
+        notes: What was decided about columns whose type leaves it open.
     """
 
     data: Data
@@ -58,6 +61,7 @@ class Dataset:
     num_rows: int
     fingerprint: str
     root: str = ""
+    notes: tuple[str, ...] = ()
 
 
 Piece = tuple[int, int, int, int, int]
@@ -99,14 +103,10 @@ def scan(data: Data, folder: str, store: Store | None = None, *, most_files: int
     schema = _schema(data, files, schemas)
     if not sum(file.num_rows for file in files):
         raise DataError(f"'{data.path}' has {len(files)} files and no rows.", "data.path")
-    return Dataset(
-        data=data,
-        files=tuple(files),
-        schema=schema,
-        num_rows=sum(file.num_rows for file in files),
-        fingerprint=fingerprint([_identity(file) for file in files], str(schema)),
-        root=listing.root,
-    )
+    found = Dataset(data, tuple(files), schema, sum(file.num_rows for file in files), "", listing.root)
+    settled, notes = settle(schema, data, _roles(data), lambda names: first_rows(found, names))
+    identity = fingerprint([_identity(file) for file in files], str(settled))
+    return dataclasses.replace(found, schema=settled, fingerprint=identity, notes=notes)
 
 
 def _footers(listing: Listing, store: Store | None) -> tuple[list[File], list[pa.Schema]]:
@@ -137,15 +137,17 @@ def _schema(data: Data, files: Sequence[File], schemas: Sequence[pa.Schema]) -> 
             raw.setdefault(schema, []).append(file.path)
     kinds: dict[pa.Schema, list[str]] = {}
     for schema, names in raw.items():
-        kinds.setdefault(pa.schema([(field.name, normal(field.type)) for field in schema]), []).extend(names)
+        plain = [(field.name, normal(field.type, data.time_zone)) for field in schema]
+        kinds.setdefault(pa.schema(plain), []).extend(names)
     roles = _roles(data)
     known = {name for schema in kinds for name in schema.names}
     place = files[0].path if len(files) == 1 else f"any of {len(files)} files"
-    for name, key in [*roles.items(), *((name, "data.ignore") for name in data.ignore)]:
+    idle = [*((name, "data.ignore") for name in data.ignore), *((name, "data.read_as") for name in data.read_as)]
+    for name, key in [*roles.items(), *idle]:
         _refuse_unknown(name, key, known, place)
         if name in data.ignore and name in roles:
             raise SpecError(f"column '{name}' is {roles[name]} as well. Take it out of one.", "data.ignore")
-    unified = unify(kinds, union=data.schema == "union", required=roles, ignore=data.ignore)
+    unified = unify(kinds, union=data.schema == "union", required=roles, ignore=data.ignore, time_zone=data.time_zone)
     for field in unified:
         _refuse_type(field, roles.get(field.name, ""), data)
     return unified
@@ -180,13 +182,10 @@ def _refuse_type(field: pa.Field, role: str, data: Data) -> None:
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: numbers.", role)
     if role == "data.time" and not (numeric or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: timestamp, date or a number.", role)
-    if field.name not in data.ignore and pa.types.is_nested(kind) and (role or not is_vector(kind)):
-        cure = (
-            "Accepted: one value per row."
-            if role
-            else "Accepted: lists of numbers of one length. Add it to data.ignore."
-        )
-        raise SpecError(f"column '{field.name}' holds {kind}. {cure}", role or "data.path")
+    if role and pa.types.is_nested(kind):
+        raise SpecError(f"column '{field.name}' holds {kind}. Accepted: one value per row.", role)
+    if field.name not in data.ignore and pa.types.is_nested(kind) and not holds_numbers(kind):
+        raise SpecError(refusal(field.name, kind), "data.path")
 
 
 def is_vector(kind: pa.DataType) -> bool:
@@ -252,37 +251,113 @@ def read_item(dataset: Dataset, item: WorkItem, columns: Sequence[str] | None = 
         DataError: If a file is damaged or no longer the one that was scanned; it names file and row group.
     """
     names = dataset.schema.names if columns is None else list(columns)
+    zone = dataset.data.time_zone
     schema = pa.schema([dataset.schema.field(name) for name in names])
     opened, root = filesystem(dataset.root)
     return pa.concat_tables(
-        [_read_piece(dataset.files[piece[0]], piece, schema, opened, root) for piece in item.pieces]
+        [_read_piece(dataset.files[piece[0]], piece, schema, opened, root, zone) for piece in item.pieces]
     )
 
 
-def _read_piece(file: File, piece: Piece, schema: pa.Schema, opened: AbstractFileSystem, root: str) -> pa.Table:
+FIRST_FILES, FIRST_ROWS = 4, 1024
+
+
+def first_rows(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
+    """Read the first rows of the first few files that have any, as the data set's schema says.
+
+    Raises:
+        DataError: If a file is damaged.
+    """
+    schema = pa.schema([dataset.schema.field(name) for name in columns])
+    opened, root = filesystem(dataset.root)
+    tables = []
+    for file in [file for file in dataset.files if file.num_rows][:FIRST_FILES]:
+        try:
+            with _open(opened, posixpath.join(root, file.path)) as parquet:
+                held = parquet.schema_arrow
+                ours = [name for name in held.names if name in columns]
+                if _views(held, ours):
+                    rows = _read_as_lists(parquet, _first_groups(file), ours, opened, posixpath.join(root, file.path))
+                else:
+                    rows = pa.Table.from_batches([next(parquet.iter_batches(FIRST_ROWS, columns=ours))])
+                tables.append(evolve(rows.slice(0, FIRST_ROWS), schema, dataset.data.time_zone))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{file.path}: {error}. Write the file again, or leave it out.") from error
+    return pa.concat_tables(tables)
+
+
+def _read_piece(
+    file: File, piece: Piece, schema: pa.Schema, opened: AbstractFileSystem, root: str, time_zone: str | None
+) -> pa.Table:
     _, first, num_groups, _, num_rows = piece
     path = posixpath.join(root, file.path)
     try:
         if opened.size(path) != file.size:
             raise DataError(f"{file.path}: the file has changed since it was scanned. Run again.")
         with _open(opened, path) as parquet:
-            ours = [name for name in parquet.schema_arrow.names if name in schema.names]
-            table = _read_groups(parquet, range(first, first + num_groups), ours)
+            held = parquet.schema_arrow
+            ours = [name for name in held.names if name in schema.names]
+            groups = range(first, first + num_groups)
+            try:
+                if _views(held, ours):
+                    raise OSError("Arrow writes views of lists and cannot read them")
+                table = _read_groups(parquet, groups, ours)
+            except OSError:
+                table = _read_as_lists(parquet, groups, ours, opened, path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file.path}: {error}. Write the file again, or leave it out.") from error
     if table.num_rows != num_rows:
         raise DataError(f"{file.path}: {table.num_rows} rows where the scan saw {num_rows}. Run again.")
     try:
-        return evolve(table, schema)
+        return evolve(table, schema, time_zone)
     except pa.ArrowException as error:
         raise DataError(f"{file.path}: {error}. Convert the column in one of the files.") from error
 
 
-def _open(opened: AbstractFileSystem, path: str) -> pq.ParquetFile:
+def _open(opened: AbstractFileSystem, path: str, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
     # Arrow maps a local file itself; through a Python file object it reads at half the speed.
     if isinstance(opened, LocalFileSystem):
-        return pq.ParquetFile(path, memory_map=True)
-    return pq.ParquetFile(opened.open(path, "rb"), pre_buffer=True)
+        return pq.ParquetFile(path, metadata=footer, memory_map=True, coerce_int96_timestamp_unit=INT96_UNIT)
+    source = opened.open(path, "rb")
+    return pq.ParquetFile(source, metadata=footer, pre_buffer=True, coerce_int96_timestamp_unit=INT96_UNIT)
+
+
+def _read_as_lists(
+    parquet: pq.ParquetFile, groups: Iterable[int], columns: Sequence[str], opened: AbstractFileSystem, path: str
+) -> pa.Table:
+    """Read row groups with lists that Arrow wrote and refuses to read: missing ones of a fixed size, and views.
+
+    Without the schema that Arrow left in the footer these columns are lists of any length, as Parquet holds them.
+
+    Raises:
+        OSError: If the reason is another one.
+    """
+    schema = parquet.schema_arrow
+    lists = [name for name in columns if _holds_lists(schema.field(name).type)]
+    held = io.BytesIO()
+    parquet.metadata.write_metadata_file(held)
+    footer = pq.read_metadata(io.BytesIO(held.getvalue().replace(b"ARROW:schema", b"ARROW:hidden")))
+    table = _read_groups(parquet, groups, [name for name in columns if name not in lists])
+    with _open(opened, path, footer) as plain:
+        for name, column in zip(lists, _read_groups(plain, groups, lists).columns, strict=True):
+            table = table.append_column(name, column)
+    return table
+
+
+def _holds_lists(kind: pa.DataType) -> bool:
+    storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    return bool(pa.types.is_nested(storage))
+
+
+def _views(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
+    """Name the columns that hold views of lists."""
+    wanted = set(columns)
+    tests = (pa.types.is_list_view, pa.types.is_large_list_view)
+    return [field.name for field in schema if field.name in wanted and any(fits(field.type) for fits in tests)]
+
+
+def _first_groups(file: File) -> list[int]:
+    return [next(number for number, rows in enumerate(file.row_groups) if rows)]
 
 
 def _read_groups(parquet: pq.ParquetFile, groups: Iterable[int], columns: Sequence[str]) -> pa.Table:

@@ -1,11 +1,14 @@
 """Find out what is predicted: objective, classes in order, mean and scale; and encode it.
 
 Classes are ordered by value and learned from training rows only. Spellings are mapped only as the job says; variants
-that look like slips are shown, never merged.
+that look like slips are shown, never merged. A class is spelled once, and `class_values` gives its value back.
 """
 
+import datetime
+import decimal
+import uuid
 from collections import Counter
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,8 @@ import polars as pl
 import pyarrow as pa
 
 from fmray.data import moments
-from fmray.data.raw import without
+from fmray.data.evolve import UUID
+from fmray.data.raw import plain, without
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.errors import DataError, SpecError
 from fmray.records import Target
@@ -24,7 +28,13 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
 
 FEW_LEVELS = 20
+ROWS_PER_LEVEL = 5
+"""Rows that whole numbers stored as floats have per level on average where they are classes."""
+SHORT_DIGITS = 15
+"""Decimals of up to so many digits are spelled alike as floats."""
+MOST_DIGITS = 38
 MOST_CLASSES = 10_000
+SHOWN = 5
 Partial = dict[str, Any]
 
 
@@ -37,9 +47,11 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
     if ":" in task.name:
         return task
     for name in data.target:
-        if pa.types.is_temporal(kind := dataset.schema.field(name).type) or pa.types.is_null(kind):
-            raise SpecError(f"column '{name}' holds {kind}. Accepted: numbers, text, true and false.", "data.target")
-    numeric = [name for name in data.target if not _is_label(dataset.schema.field(name).type)]
+        kind = dataset.schema.field(name).type
+        if pa.types.is_time(kind) or pa.types.is_duration(kind) or pa.types.is_null(kind):
+            text = "Accepted: numbers, text, dates, true and false."
+            raise SpecError(f"column '{name}' holds {kind}. {text}", "data.target")
+    numeric = [name for name in data.target if is_number(dataset.schema.field(name).type)]
     if task.name == "regression" and len(numeric) < len(data.target):
         other = next(name for name in data.target if name not in numeric)
         kind = dataset.schema.field(other).type
@@ -70,21 +82,37 @@ def _by_type(dataset: Dataset, name: str) -> str:
     kind = dataset.schema.field(name).type
     if _is_label(kind):
         return "classification"
-    if not pa.types.is_integer(kind):
-        return "regression"
     item = work_items(dataset)[0]
-    levels = pl.Series(read_item(dataset, item, [name]).column(0)).n_unique()
+    found = pl.Series(plain(read_item(dataset, item, [name]).column(0)))
+    levels = found.n_unique()
+    if not pa.types.is_integer(kind) and is_number(kind):
+        return "classification" if _are_labels(found) else "regression"
     if levels <= FEW_LEVELS:
         return "classification"
+    what, meant = ("integer", "task: regression or task: classification")
+    if not is_number(kind):
+        what, meant = str(kind), "task: classification, or name another target"
     raise SpecError(
-        f"integer target '{name}' has {levels} levels in the first {item.num_rows} rows. "
-        "Say which is meant: task: regression or task: classification.",
+        f"{what} target '{name}' has {levels} levels in the first {item.num_rows} rows. Say which is meant: {meant}.",
         "task",
     )
 
 
+def _are_labels(floats: pl.Series) -> bool:
+    """Tell few whole numbers, each of them repeated, which were made floats by a missing one or by a writer."""
+    known = floats.fill_nan(None).drop_nulls()
+    levels = known.unique()
+    few = 2 <= len(levels) <= FEW_LEVELS and len(known) >= ROWS_PER_LEVEL * len(levels)
+    return few and bool((levels == levels.floor()).all())
+
+
 def _is_label(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_boolean(kind) or pa.types.is_string(kind) or pa.types.is_binary(kind))
+    return bool(pa.types.is_boolean(kind) or pa.types.is_string(kind) or kind == UUID)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Tell what regression can learn."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def fit_target(table: pa.Table, data: Data, task: str) -> Partial:
@@ -93,7 +121,7 @@ def fit_target(table: pa.Table, data: Data, task: str) -> Partial:
     Raises:
         DataError: If there are too many classes to be classes.
     """
-    frame = target_frame(table, data)
+    frame = target_frame(table, data, as_numbers=task == "regression")
     if task == "regression":
         return {"moments": moments.numbers(frame, frame.columns)}
     counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows")
@@ -143,7 +171,18 @@ def learn_target(partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]
     classes = tuple(moments.spell(level) for level in levels)
     numbers = tuple(counts[level] for level in levels)
     positive, notes = _positive(data, classes, numbers)
-    return Target(data.target, "class", classes, positive, counts=numbers), (*notes, *_variants(classes))
+    guessed = _about_type(data, levels)
+    return Target(data.target, "class", classes, positive, counts=numbers), (*guessed, *notes, *_variants(classes))
+
+
+def _about_type(data: Data, levels: Sequence[object]) -> tuple[str, ...]:
+    """Say that numbers or dates are classes, which nobody need have asked for."""
+    if any(isinstance(level, str | bool) for level in levels):
+        return ()
+    what = "numbers" if isinstance(levels[0], int | float | decimal.Decimal) else "dates"
+    other = "; task: regression predicts a number" if what == "numbers" else ""
+    shown = ", ".join(map(moments.spell, levels[:SHOWN])) + (" ..." if len(levels) > SHOWN else "")
+    return (f"'{data.target[0]}' holds {len(levels)} {what} ({shown}), which are classes{other}",)
 
 
 def encode_target(table: pa.Table, target: Target, data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +191,7 @@ def encode_target(table: pa.Table, target: Target, data: Data) -> tuple[np.ndarr
     Shapes:
         returns: (N,) int64 class indices, -1 for a class that training rows lack, or (N,) or (N, T) float64; (N,) bool.
     """
-    frame = target_frame(table, data)
+    frame = target_frame(table, data, as_numbers=target.kind == "number")
     missing = _missing(frame)
     if target.kind == "number":
         values = frame.select(pl.all().cast(pl.Float64).fill_null(0.0)).to_numpy()
@@ -173,17 +212,30 @@ def _missing(frame: pl.DataFrame) -> np.ndarray:
     return frame.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
 
 
-def target_frame(table: pa.Table, data: Data) -> pl.DataFrame:
-    """Give the targets as the job means them: spellings mapped, what means "missing" as null."""
-    columns = []
+def target_frame(table: pa.Table, data: Data, *, as_numbers: bool = False) -> pl.DataFrame:
+    """Give the targets as the job means them: spellings mapped, what means "missing" as null.
+
+    Args:
+        as_numbers: Also long decimals as floats; as classes these would fall together.
+    """
+    columns = {}
     for name in data.target:
         values = table.column(name)
-        series = pl.Series(name, values.cast(pa.float64()) if pa.types.is_decimal(values.type) else values)
+        is_long = pa.types.is_decimal(values.type) and values.type.precision > SHORT_DIGITS
+        series = pl.Series(name, _exact(values, name) if is_long and not as_numbers else plain(values))
         series = series.fill_nan(None) if series.dtype.is_float() else series
         if data.labels:
             series = _meant(series if series.dtype == pl.String else without(series, data.null_values), data.labels)
-        columns.append(without(series, data.null_values))
+        columns[name] = without(series, data.null_values)
     return pl.DataFrame(columns)
+
+
+def _exact(decimals: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    try:
+        return decimals.cast(pa.decimal128(MOST_DIGITS, decimals.type.scale))
+    except (ValueError, pa.ArrowException) as error:
+        text = f"column '{name}' holds decimals of more than {MOST_DIGITS} digits. Use fewer, or text, for classes."
+        raise DataError(text, "data.target") from error
 
 
 def _meant(series: pl.Series, labels: Mapping[str, str]) -> pl.Series:
@@ -196,8 +248,40 @@ def labels_seen(table: pa.Table, data: Data) -> frozenset[str]:
     """Give the spellings of `data.labels` that occur in these rows."""
     if not data.labels:
         return frozenset()
-    levels = pl.Series(table.column(data.target[0])).unique().drop_nulls()
+    levels = pl.Series(plain(table.column(data.target[0]))).unique().drop_nulls()
     return frozenset(map(moments.spell, levels.to_list())) & frozenset(data.labels)
+
+
+def class_values(target: Target, data: Data, kind: pa.DataType) -> pa.Array:
+    """Give the classes as values of the target column, which predictions then equal without a cast.
+
+    Args:
+        kind: Type of the column in training. Where `data.labels` says what is meant, classes are text.
+
+    Shapes:
+        returns: (num_classes,), in class order.
+    """
+    names = pa.array(target.classes, pa.string())
+    read = next((found for fits, found in _FROM_TEXT if fits(kind)), None)
+    if data.labels or read is None:
+        return names
+    try:
+        values = pa.array([read(name) for name in target.classes], kind.storage_type if kind == UUID else kind)
+        return pa.ExtensionArray.from_storage(UUID, values) if kind == UUID else values
+    except (ValueError, ArithmeticError, pa.ArrowException):
+        return names  # of a model that an earlier fmray wrote, which spelled some types in its own way
+
+
+_FROM_TEXT: tuple[tuple[Callable[[pa.DataType], bool], Callable[[str], Any]], ...] = (
+    (pa.types.is_boolean, {"True": True, "False": False}.__getitem__),
+    (pa.types.is_integer, int),
+    (pa.types.is_floating, float),
+    (pa.types.is_decimal, decimal.Decimal),
+    (pa.types.is_date, datetime.date.fromisoformat),
+    (pa.types.is_timestamp, datetime.datetime.fromisoformat),
+    (pa.types.is_binary, str.encode),
+    (UUID.equals, lambda name: uuid.UUID(name).bytes),
+)
 
 
 def _positive(data: Data, classes: tuple[str, ...], counts: tuple[int, ...]) -> tuple[int, tuple[str, ...]]:

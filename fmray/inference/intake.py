@@ -53,15 +53,16 @@ def _schema(files: Sequence[File], schemas: Sequence[pa.Schema], saved: Saved, i
         role = "the model reads it" if name in needed else "it is data.key of the model"
         _refuse_absent(name, told, role, may_lack=saved.data.schema == "union" and name in needed)
     for column in needed.values():
-        _refuse_other_kind(column, told, saved.types.field(column.name).type)
+        _refuse_other_kind(column, told, saved.types.field(column.name).type, saved.data.time_zone)
     kinds: dict[pa.Schema, list[str]] = {}
     for schema, paths in told.items():
         kept = [field for field in schema if field.name in saved.types.names]
-        kinds.setdefault(pa.schema([(field.name, normal(field.type)) for field in kept]), []).extend(paths)
+        plain = [(field.name, normal(field.type, saved.data.time_zone)) for field in kept]
+        kinds.setdefault(pa.schema(plain), []).extend(paths)
     if not kinds:
         return pa.schema([saved.types.field(name) for name in names])
     beside = [name for name in saved.types.names if name not in names]
-    return unify(kinds, union=True, required={}, ignore=beside)
+    return unify(kinds, union=True, required={}, ignore=beside, time_zone=saved.data.time_zone)
 
 
 def _refuse_absent(name: str, told: Schemas, role: str, may_lack: bool) -> None:
@@ -73,11 +74,11 @@ def _refuse_absent(name: str, told: Schemas, role: str, may_lack: bool) -> None:
         raise DataError(f"column '{name}' is missing from {_some(lacking)}, and {role}. {first} has: {held}. Add it.")
 
 
-def _refuse_other_kind(column: Column, told: Schemas, trained: pa.DataType) -> None:
+def _refuse_other_kind(column: Column, told: Schemas, trained: pa.DataType, time_zone: str | None) -> None:
     wrong: dict[str, list[str]] = {}
     for schema, paths in told.items():
         for kind in [field.type for field in schema if field.name == column.name]:
-            if accepted(kind, trained, column) is None:
+            if accepted(kind, trained, column, time_zone) is None:
                 wrong.setdefault(str(kind), []).extend(paths)
     if wrong:
         held = " and ".join(f"{kind} in {_some(paths)}" for kind, paths in wrong.items())

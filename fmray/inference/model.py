@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fmray.data.contents import stored_as
+from fmray.data.target import class_values
 from fmray.errors import DataError, FmrayError
 from fmray.inference.rows import Reader, Unseen, as_trained
 from fmray.records import Target
@@ -82,6 +84,7 @@ class SavedModel:
     def __init__(self, saved: Saved, folder: str, here: str, device: str = "cpu") -> None:
         self.saved, self.folder, self._here = saved, folder, here
         self.reader = Reader(saved)
+        self._classes = _values_of(saved)
         try:
             self.voice = Voice(saved.members, saved.ensemble, saved.prepared, saved.task, device)
         except FmrayError:
@@ -111,7 +114,10 @@ class SavedModel:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Columns of the predictions: `prediction`, `p_<class>` ...; or `prediction`; or `y_<target>` ..."""
+        """Columns of the predictions: `prediction`, `p_<class>` ...; or `prediction`; or `y_<target>` ...
+
+        A predicted class is a value of the target column, in its own type.
+        """
         if self.target.kind == "class":
             return (PREDICTION, *(f"p_{name}" for name in self.target.classes))
         targets = self.target.columns
@@ -135,7 +141,8 @@ class SavedModel:
             DataError: If a column is missing or holds another kind of value.
         """
         rows = table if isinstance(table, pa.Table) else _from_pandas(table, self.input_types)
-        spoken = self.speak(as_trained(rows, self.input_schema.columns, self.input_types), {})
+        zone = self.saved.data.time_zone
+        spoken = self.speak(as_trained(rows, self.input_schema.columns, self.input_types, time_zone=zone), {})
         return self.as_table(spoken.said, spoken.faulty > 0)
 
     def speak(self, table: pa.Table, unseen: Unseen) -> "Spoken":
@@ -159,8 +166,16 @@ class SavedModel:
         columns = [pa.array(column, mask=mask) for column in said.T]
         if self.target.kind == "class":
             best = pa.array(said.argmax(1).astype(np.int32), mask=mask)
-            columns = [pa.array(self.target.classes, pa.string()).take(best), *columns]
+            columns = [self._classes.take(best), *columns]
         return pa.table(columns, names=list(self.output_names))
+
+
+def _values_of(saved: Saved) -> pa.Array:
+    """Give the classes in the type that the files held them in."""
+    target = saved.prepared.target
+    if target.kind != "class" or target.columns[0] not in saved.types.names:
+        return pa.array(target.classes, pa.string())
+    return class_values(target, saved.data, stored_as(saved.types.field(target.columns[0])))
 
 
 def _from_pandas(frame: "pd.DataFrame", types: pa.Schema) -> pa.Table:

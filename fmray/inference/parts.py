@@ -124,7 +124,7 @@ def predict_item(work: Work, item: WorkItem) -> None:
     hashes = row_hash(table, work.hashed)
     leave_hashes(work.scratch, item.index, hashes, work.num_buckets)
     where = ", ".join(dict.fromkeys(work.dataset.files[piece[0]].path for piece in item.pieces[:3]))
-    rows = as_trained(table, model.input_schema.columns, model.input_types, where)
+    rows = as_trained(table, model.input_schema.columns, model.input_types, where, work.dataset.data.time_zone)
     beside = _provenance(work.dataset, item) | {ROW_ID: _binary(hashes)} | _carried(table, work.keys, model)
     counts: Json = {"rows": table.num_rows, "faults": {}, "unseen": {}}
     strangers: dict[str, Strangers] = {}

@@ -23,6 +23,10 @@ class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is untyp
         """Give predictions of rows, in which booleans come as numbers; see `fmray.inference.serving`."""
         booleans = [field.name for field in self.model.input_types if pa.types.is_boolean(field.type)]
         model_input = model_input.astype({name: "boolean" for name in booleans if name in model_input})
+        for name in (field.name for field in self.model.input_types if getattr(field.type, "tz", None)):
+            # MLflow knows no zones: what it gives is in UTC.
+            if name in model_input and getattr(model_input[name].dt, "tz", None) is None:
+                model_input = model_input.assign(**{name: model_input[name].dt.tz_localize("UTC")})
         answer: pd.DataFrame = self.model.predict(model_input).to_pandas()
         return answer
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from fmray.data import pipeline as pipelines
 from fmray.data.auto import Auto
-from fmray.data.evolve import normal, wider
+from fmray.data.contents import is_bytes
+from fmray.data.evolve import convert, normal, wider
 from fmray.data.moments import spell
 from fmray.data.pipeline import Pipeline
 from fmray.data.raw import as_frame, block, faults
@@ -186,12 +187,19 @@ def _known_levels(step: Step, state: Json) -> dict[str, set[str]]:
     return {}
 
 
-def as_trained(table: pa.Table, columns: Sequence[Column], types: pa.Schema, where: str = "the rows") -> pa.Table:
+def as_trained(
+    table: pa.Table,
+    columns: Sequence[Column],
+    types: pa.Schema,
+    where: str = "the rows",
+    time_zone: str | None = None,
+) -> pa.Table:
     """Give the named columns, as the type they had in training wherever that type holds the values given.
 
     Args:
         types: As in training.
         where: What the rows are called in an error.
+        time_zone: Of times that carry none, as `data.time_zone` said in training.
 
     Raises:
         DataError: If columns are missing, or hold another kind of value.
@@ -202,19 +210,21 @@ def as_trained(table: pa.Table, columns: Sequence[Column], types: pa.Schema, whe
     made, wrong = [], []
     for column in columns:
         given, trained = table.column(column.name), types.field(column.name).type
-        kind = accepted(given.type, trained, column)
+        kind = accepted(given.type, trained, column, time_zone)
         if kind is None:
             wrong.append(f"'{column.name}' holds {given.type} where training rows held {trained}")
         else:
-            made.append(given if given.type == kind else _cast(given, kind, column.name, where))
+            made.append(given if given.type == kind else _cast(given, kind, column.name, where, time_zone))
     if wrong:
         raise DataError(f"{where}: {'; '.join(wrong)}. Convert the column.")
     return pa.table(made, names=[column.name for column in columns])
 
 
-def accepted(given: pa.DataType, trained: pa.DataType, column: Column) -> pa.DataType | None:
+def accepted(
+    given: pa.DataType, trained: pa.DataType, column: Column, time_zone: str | None = None
+) -> pa.DataType | None:
     """Give the type a column is read as, None if its values are of another kind than in training."""
-    kind = normal(given)
+    kind = normal(given, time_zone)
     if kind == trained or pa.types.is_null(kind):
         return trained
     if column.kind == "number":
@@ -222,22 +232,22 @@ def accepted(given: pa.DataType, trained: pa.DataType, column: Column) -> pa.Dat
         if both is None and pa.types.is_boolean(trained) != pa.types.is_boolean(kind):
             both = kind if _is_plain_number(kind) or pa.types.is_boolean(kind) else None
         return both
-    if column.kind == "bytes" and (pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)):
-        return kind
+    if column.kind == "bytes":
+        return kind if is_bytes(kind) else None
     if (column.kind == "image" and pa.types.is_fixed_size_binary(kind)) or (
         column.kind == "vector" and pa.types.is_list(kind)
     ):
         return trained
-    return wider(trained, kind)
+    return wider(trained, kind, time_zone)
 
 
 def _is_plain_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str) -> pa.ChunkedArray:
+def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str, time_zone: str | None) -> pa.ChunkedArray:
     try:
-        return column.cast(kind)
+        return convert(column, kind, time_zone)
     except pa.ArrowException as error:
         raise DataError(f"{where}: column '{name}' cannot be read as {kind}: {error}. Convert the column.") from error
 

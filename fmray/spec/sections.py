@@ -4,6 +4,7 @@ A key stands here only if it has an effect. Defaults are ones a reviewer would d
 """
 
 import re
+import zoneinfo
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -50,6 +51,15 @@ def _as_tracker(value: object) -> object:
     if value is None or (isinstance(value, str) and re.fullmatch(address, value)):
         return value
     raise ValueError(f"{value!r}. Accepted: default, or the URI of an MLflow server or of its database")
+
+
+def _as_time_zone(value: object) -> object:
+    try:
+        if isinstance(value, str):
+            zoneinfo.ZoneInfo(value)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
+        raise ValueError(f"{value!r}. Accepted: UTC, or a name such as Europe/Berlin or Asia/Tokyo") from error
+    return value
 
 
 def _as_model(value: object) -> object:
@@ -100,6 +110,8 @@ class Data:
         max_quarantine: Largest share of rows that may be set aside with a reason.
         schema: "strict" or "union": whether a column may be absent from some files.
         sample: How often training rows of each class are learned from; each once if unsaid.
+        time_zone: Zone of times that carry none, e.g. Asia/Tokyo; needed where other files carry one.
+        read_as: Column of bytes -> "text" or "bytes", where the first rows say otherwise.
     """
 
     path: Text
@@ -117,6 +129,8 @@ class Data:
     max_quarantine: Share = 0.01
     schema: Literal["strict", "union"] = "strict"
     sample: Sample | None = None
+    time_zone: Annotated[str | None, BeforeValidator(_as_time_zone)] = None
+    read_as: Mapping[str, Literal["text", "bytes"]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)

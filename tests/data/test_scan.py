@@ -215,25 +215,25 @@ def test_small_types_widen_and_values_stay(write):
             "d": pa.array([datetime.datetime(2024, 1, 2, 6)], pa.timestamp("ms")),
         },
     )
-    dataset = look(folder)
+    dataset = look(folder, time_zone="UTC")
     assert {field.name: str(field.type) for field in dataset.schema} == {
         "y": "int64",
         "f": "double",
         "g": "double",
         "u": "int32",
-        "t": "timestamp[us]",
+        "t": "timestamp[us, tz=UTC]",
         "z": "timestamp[us, tz=UTC]",
         "s": "string",
         "n": "double",
         "v": "fixed_size_list<item: double>[2]",
-        "d": "timestamp[ms]",
+        "d": "timestamp[ms, tz=UTC]",
     }
     noon = datetime.datetime(2024, 1, 1, 12, tzinfo=datetime.UTC)
     table = read(dataset)
     assert table.schema.equals(dataset.schema)
     assert table.to_pylist()[0] | {"z": noon} == {
-        "y": 1, "f": 3.0, "g": 0.5, "u": 7, "t": datetime.datetime(2024, 1, 1, 12), "z": noon, "s": "x", "n": None,
-        "v": [1.0, 2.0], "d": datetime.datetime(2024, 1, 1),
+        "y": 1, "f": 3.0, "g": 0.5, "u": 7, "t": noon, "z": noon, "s": "x", "n": None,
+        "v": [1.0, 2.0], "d": datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
     }  # fmt: skip
     assert table.column("z").to_pylist() == [noon, noon]
 
@@ -330,7 +330,7 @@ def test_a_column_that_cannot_play_its_part_is_answered_with_what_there_is(write
     ],
 )
 def test_a_type_that_nobody_can_read_is_refused_by_name(write, section, message):
-    columns = {"y": [1], "s": ["a"], "l": [[1, 2]], "st": [{"a": 1}], "v": pa.array([[1.0]], pa.list_(pa.float32(), 1))}
+    columns = {"y": [1], "s": ["a"], "l": [["b"]], "st": [{"a": 1}], "v": pa.array([[1.0]], pa.list_(pa.float32(), 1))}
     folder = write("a.parquet", columns)
     with pytest.raises(SpecError, match=message):
         look(folder, **{"ignore": ["l", "st"], **section})
