@@ -39,6 +39,7 @@ def settle(schema: pa.Schema, data: Data, roles: Mapping[str, str], first: Rows)
     }
     notes = []
     if rows is not None:
+        bytes_of.sort(key=roles.__contains__)  # features first
         if found := [name for name in bytes_of if is_text(rows.column(name))]:
             kinds |= dict.fromkeys(found, pa.string())
             notes.append(

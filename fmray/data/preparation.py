@@ -122,6 +122,9 @@ class Preparation:
             target, kept = self._sample(sample, target, kept)
             rows["sampled"] = sum(target.sampled)
             notes.append(about_rates(target))
+        told = [*self._read_as(rows), *notes]
+        for text in told:
+            self.report({"event": "note", "text": text})
         parts, test_ids = self._write(kept, steps, target, levels)
         return Prepared(
             fingerprint=key,
@@ -137,7 +140,7 @@ class Preparation:
             slices=levels,
             weighted=recipe.dataset.data.weight is not None,
             grouped=recipe.dataset.data.group is not None,
-            notes=(*self._read_as(rows), *gaps, *notes, *self._idle_labels(found), *_about(repeats, rows)),
+            notes=(*told, *gaps, *self._idle_labels(found), *_about(repeats, rows)),
             split=recipe.definition.to_json(),
             raw=recipe.schema,
             held=held["splits"],

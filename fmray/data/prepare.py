@@ -100,8 +100,6 @@ def prepare(
                 }
             )
     found = Prepared.from_json({**_described(manifest, store), "root": manifest["folder"]})
-    for text in found.notes:
-        report({"event": "note", "text": text})
     if draft.existing is not None:
         _verify_small(found, manifest, store, report)
     return found
