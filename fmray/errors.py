@@ -9,6 +9,8 @@
 A message says where, what was given, and what is accepted or what to do. Any other exception that escapes is a bug.
 """
 
+from collections.abc import Sequence
+
 from fmray.printable import printable
 
 
@@ -23,6 +25,17 @@ class FmrayError(Exception):
     def __init__(self, message: str, where: str = "") -> None:
         self.message, self.where = printable(message), printable(where)  # names in them come from strangers' files
         super().__init__(f"{self.where}: {self.message}" if where else self.message)
+        self.errors: tuple[FmrayError, ...] = (self,)
+
+    @classmethod
+    def join(cls, errors: Sequence["FmrayError"]) -> "FmrayError":
+        """Make one error of several; `where` and `message` are those of the first, its text has a line for each."""
+        if len(errors) == 1:
+            return errors[0]
+        whole = cls(errors[0].message, errors[0].where)
+        whole.args = ("\n".join(map(str, errors)),)
+        whole.errors = tuple(errors)
+        return whole
 
 
 class SpecError(FmrayError):

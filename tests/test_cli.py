@@ -123,6 +123,18 @@ def test_bad_input_is_named_with_exit_code_5_and_json_on_request(fmray, tmp_path
     assert "Traceback" not in done.stderr
 
 
+def test_mistakes_of_the_job_and_of_its_columns_are_told_at_once_each_at_its_line(fmray, tmp_path):
+    write_job(tmp_path)
+    (tmp_path / "bad.yaml").write_text("data:\n  path: data\n  target: yy\n  ignore: [zz]\ntrain: {epoch: 2}\n")
+    done = fmray("check", "bad.yaml", "--json")
+    assert done.returncode == 5
+    error = last_json(done)["error"]
+    wheres = ["bad.yaml:3 data.target", "bad.yaml:4 data.ignore", "bad.yaml:5 train.epoch"]
+    assert [one["where"] for one in error["errors"]] == wheres
+    assert [line.partition(": ")[2].partition(": ")[0] for line in done.stderr.splitlines()] == wheres
+    assert (error["where"], error["kind"]) == (wheres[0], "SpecError")
+
+
 def test_a_plan_is_shown_without_importing_torch_or_ray(fmray, tmp_path):
     write_job(tmp_path)
     done = fmray("check", "small.yaml", "--json")

@@ -103,7 +103,7 @@ def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str,
         return INTERRUPTED, {"status": "interrupted"}
     except FmrayError as error:
         code = BAD_INPUT if isinstance(error, SpecError | DataError) else FAILED
-        return code, _failure(type(error).__name__, error.where, error.message)
+        return code, _failures(error)
     except OSError as error:
         return FAILED, _failure(type(error).__name__, str(error.filename or ""), error.strerror or str(error))
     except Exception as error:  # the last line of defence: whatever it is, the caller gets JSON and exit code 1
@@ -115,6 +115,12 @@ def _failure(kind: str, where: str, message: str) -> dict[str, Any]:
     text = redact(f"{where}: {message}" if where else message)
     error_console.say(f"error: {text}")
     return {"status": "failed", "error": {"kind": kind, "where": where, "message": message}}
+
+
+def _failures(error: FmrayError) -> dict[str, Any]:
+    """Say every mistake in its line; the first one is the error, `errors` holds all."""
+    errors = [_failure(type(one).__name__, one.where, one.message)["error"] for one in error.errors]
+    return {"status": "failed", "error": {**errors[0], "errors": errors}}
 
 
 def _strict(value: Any) -> Any:

@@ -22,11 +22,17 @@ def check(
 ) -> tuple[int, dict[str, Any]]:
     """Show the resolved plan of a job in about a second, or what is wrong with it."""
     from fmray.data.preview import preview
+    from fmray.spec.job import Job
     from fmray.spec.load import load_job
 
-    job = load_job(job_file, set_)
-    seen = preview(job)
-    _refuse_metrics(job, seen.task.name)
+    looks = []
+
+    def look(job: Job) -> None:
+        looks.append(preview(job))
+        _refuse_metrics(job, looks[0].task.name)
+
+    job = load_job(job_file, set_, also=look)
+    seen = looks[0]
     plan = _plan(job, seen)
     if deep:
         plan |= _exact(job, store)

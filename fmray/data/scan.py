@@ -143,10 +143,16 @@ def _schema(data: Data, files: Sequence[File], schemas: Sequence[pa.Schema]) -> 
     known = {name for schema in kinds for name in schema.names}
     place = files[0].path if len(files) == 1 else f"any of {len(files)} files"
     idle = [*((name, "data.ignore") for name in data.ignore), *((name, "data.read_as") for name in data.read_as)]
+    refused: list[FmrayError] = []
     for name, key in [*roles.items(), *idle]:
-        _refuse_unknown(name, key, known, place)
-        if name in data.ignore and name in roles:
-            raise SpecError(f"column '{name}' is {roles[name]} as well. Take it out of one.", "data.ignore")
+        try:
+            _refuse_unknown(name, key, known, place)
+            if name in data.ignore and name in roles:
+                raise SpecError(f"column '{name}' is {roles[name]} as well. Take it out of one.", "data.ignore")
+        except SpecError as error:
+            refused.append(error)
+    if refused:
+        raise SpecError.join(refused)
     unified = unify(kinds, union=data.schema == "union", required=roles, ignore=data.ignore, time_zone=data.time_zone)
     for field in unified:
         _refuse_type(field, roles.get(field.name, ""), data)

@@ -4,14 +4,13 @@ Checking a job imports neither torch nor ray, nor a line of the user's own code.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fmray import catalogue
 from fmray.errors import SpecError
 from fmray.registry import Registry, nearest
-from fmray.spec.effect import refuse_without_effect
-from fmray.spec.explain import Origin
+from fmray.spec.effect import Refusal, without_effect
 from fmray.spec.job import Job
 from fmray.spec.params import Params, params_of, refusal, source_of
 from fmray.spec.ranges import Keys
@@ -47,15 +46,13 @@ PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONE_CLASS = re.compile(r"f1\[.+\]")
 
 
-def check(job: Job, value: Mapping[str, Any], origin: Origin) -> None:
-    """Refuse names, parameters and combinations that do not fit.
+def check(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
+    """List names, parameters and combinations that do not fit.
 
     Args:
         value: The job as written, to tell what was said from what is default.
-
-    Raises:
-        SpecError: Naming file, line and key.
     """
+    found: list[Refusal] = []
     for registry, ref, keys in (
         (catalogue.MODELS, job.model, ("model",)),
         (catalogue.OPTIMIZERS, job.train.optimizer, ("train", "optimizer")),
@@ -67,11 +64,10 @@ def check(job: Job, value: Mapping[str, Any], origin: Origin) -> None:
         try:
             known = _known_params(registry, ref, job.folder)
         except SpecError as error:
-            raise SpecError(error.message, origin.where(keys)) from error
-        _check_params(known, ref, (*keys, ref.name), origin)
-    _check_order_of_steps(job, origin)
-    _check_metrics(job, origin)
-    refuse_without_effect(job, value, origin)
+            found.append((keys, error.message))
+        else:
+            found += _in_params(known, ref, (*keys, ref.name))
+    return [*found, *_in_order_of_steps(job), *_in_metrics(job), *without_effect(job, value)]
 
 
 def _known_params(registry: Registry, ref: Ref, folder: str) -> Params | None:
@@ -94,38 +90,34 @@ def _known_params(registry: Registry, ref: Ref, folder: str) -> Params | None:
     return known if ref.name in registry or registry is catalogue.MODELS else None
 
 
-def _check_params(known: Params | None, ref: Ref, keys: Keys, origin: Origin) -> None:
-    for name, given in ref.params.items():
-        where = origin.where((*keys, name))
-        if known is None:
-            continue
-        if name not in known:
+def _in_params(known: Params | None, ref: Ref, keys: Keys) -> Iterator[Refusal]:
+    for name, given in () if known is None else ref.params.items():
+        if known is not None and name not in known:
             hint = nearest(name, known) if known else "It takes none."
-            raise SpecError(f"'{ref.name}' has no parameter '{name}'. {hint}", where)
-        if message := refusal(name, given, known[name], limited=":" not in ref.name):
-            raise SpecError(message, where)
+            yield (*keys, name), f"'{ref.name}' has no parameter '{name}'. {hint}"
+        elif known is not None and (message := refusal(name, given, known[name], limited=":" not in ref.name)):
+            yield (*keys, name), message
 
 
-def _check_order_of_steps(job: Job, origin: Origin) -> None:
+def _in_order_of_steps(job: Job) -> Iterator[Refusal]:
     live = ""
     for place, step in enumerate(job.steps):
-        where = origin.where(("steps", place))
+        keys = ("steps", place)
         if step.name in catalogue.LIVE:
             if step.name == "mixup" and any(other.name == "mixup" for other in job.steps[:place]):
-                raise SpecError("mixup stands here a second time. Leave one.", where)
+                yield keys, "mixup stands here a second time. Leave one."
             live = live or step.name
         elif live:
             text = f"'{step.name}' prepares rows, and '{live}' before it changes them while training"
-            raise SpecError(f"{text}. Put the steps that prepare first.", where)
+            yield keys, f"{text}. Put the steps that prepare first."
 
 
-def _check_metrics(job: Job, origin: Origin) -> None:
+def _in_metrics(job: Job) -> Iterator[Refusal]:
     known = [*catalogue.METRICS, "f1[label]"]
     for key, names in (("primary", [job.evaluate.primary]), ("metrics", job.evaluate.metrics or ())):
         for name in names:
             if name is not None and name not in known[:-1] and not ONE_CLASS.fullmatch(name) and ":" not in name:
-                raise SpecError(f"unknown metric '{name}'. {nearest(name, known)}", origin.where(("evaluate", key)))
+                yield ("evaluate", key), f"unknown metric '{name}'. {nearest(name, known)}"
     for gate in job.rigour.waive:
         if gate not in catalogue.GATES:
-            where = origin.where(("rigour", "waive", gate))
-            raise SpecError(f"'{gate}' is no gate. {nearest(gate, catalogue.GATES)}", where)
+            yield ("rigour", "waive", gate), f"'{gate}' is no gate. {nearest(gate, catalogue.GATES)}"

@@ -10,8 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from fmray.catalogue import LINEAR_MODELS
-from fmray.errors import SpecError
-from fmray.spec.explain import Origin, dotted
+from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.promotion import Promote
@@ -23,16 +22,13 @@ Refusal = tuple[Keys, str]
 """Keys, and what is wrong with them in words."""
 
 
-def refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) -> None:
-    """Refuse keys without effect, and keys that leave nothing to learn from or judge by.
+def without_effect(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
+    """List keys without effect, and keys that leave nothing to learn from or judge by.
 
     Args:
         value: The job as written, to tell what was said from what is default.
-
-    Raises:
-        SpecError: Naming file, line and key.
     """
-    refusals = (
+    return [
         *_in_split(job, value),
         *_in_times(job, value),
         *_in_data(job),
@@ -44,9 +40,7 @@ def refuse_without_effect(job: Job, value: Mapping[str, Any], origin: Origin) ->
         *_in_run(job),
         *_in_search(job, value),
         *_in_ensemble(job),
-    )
-    for keys, message in refusals:
-        raise SpecError(message, origin.where(keys))
+    ]
 
 
 def _in_split(job: Job, value: Mapping[str, Any]) -> list[Refusal]:

@@ -4,11 +4,11 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
-from fmray.errors import SpecError
 from fmray.registry import nearest
 from fmray.spec import schedule, sections
 from fmray.spec.job import Job
@@ -73,23 +73,33 @@ class Origin:
                 return f"{file}:{line} {dotted(keys)}" if line else f"{file} {dotted(keys)}"
         return f"{self.file} {dotted(keys)}".strip()
 
+    def place(self, keys: Keys) -> int:
+        """Give the place of a key in the file among all keys, or of the nearest one around it."""
+        order = self._order
+        return next((order[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in order), -1)
+
+    @cached_property
+    def _order(self) -> dict[Keys, int]:
+        return {keys: place for place, keys in enumerate(self.lines)}
+
 
 def dotted(keys: Keys) -> str:
     """Spell a path of keys as a user would."""
     return ".".join(str(key) for key in keys)
 
 
-def explain(error: ValidationError, value: Mapping[str, Any], origin: Origin) -> SpecError:
-    """Turn what pydantic found into one error; of several findings the first, and how many more."""
-    # a key that is misspelt and therefore missing is first of all misspelt
-    findings = sorted(error.errors(), key=lambda finding: finding["type"] not in UNKNOWN)
-    keys = _keys(findings[0], value)
-    together = [finding for finding in findings if _keys(finding, value) == keys]
-    more = len({_keys(finding, value) for finding in findings}) - 1
-    message = _message(together, keys)
-    if more:
-        message += f" ({more} more {'key needs' if more == 1 else 'keys need'} a look.)"
-    return SpecError(message, origin.where(keys))
+def explain(error: ValidationError, value: Mapping[str, Any]) -> dict[Keys, str]:
+    """Put what pydantic found in words, by the keys where it stands; empty where another finding has said it."""
+    by_keys: dict[Keys, list[Any]] = {}
+    for finding in error.errors():
+        by_keys.setdefault(_keys(finding, value), []).append(finding)
+    unknown = {keys[:-1] for keys, findings in by_keys.items() if findings[0]["type"] in UNKNOWN}
+    said: dict[Keys, str] = {}
+    for keys, findings in by_keys.items():
+        # a key that is misspelt and therefore missing is first of all misspelt
+        is_consequence = findings[0]["type"].startswith("missing") and keys[:-1] in unknown
+        said[keys] = "" if is_consequence else _message(findings, keys)
+    return said
 
 
 def _keys(finding: Any, value: Mapping[str, Any]) -> Keys:

@@ -5,7 +5,7 @@ Nothing is guessed: a number that only YAML 1.1 or Python would read is refused,
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,25 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.reader import ReaderError
 
-from fmray.errors import SpecError
+from fmray.errors import FmrayError, SpecError
 from fmray.spec.check import check
+from fmray.spec.effect import Refusal
 from fmray.spec.explain import Origin, dotted, explain
 from fmray.spec.job import Job
+from fmray.spec.jobfile import read_text
+from fmray.spec.mistakes import Mistakes, without
 from fmray.spec.ranges import Keys, MisplacedRangeError
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9]+(\.[0-9]*)?|[0-9]+(_[0-9]+)+(\.[0-9_]*)?)")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\$")
 INTERPOLATED: tuple[tuple[str, str], ...] = (("data", "path"), ("track", "mlflow"))
 """Where variables of the environment stand: in paths and addresses."""
 TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 MOST_DEPTH, MOST_VALUES = 50, 100_000
+MOST_ROUNDS = 100
+"""Times that a job is built again without the keys found to be wrong."""
+KINDS = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
 MOST_CORNERS = 50
 """Options of a choice that are checked when a job is read; what follows is checked when its turn comes."""
 
@@ -41,28 +48,32 @@ class Source:
 
     Args:
         value: As read.
-        lines: Path -> (file, line).
+        lines: Path -> (file, line), in the order of the file.
+        mistakes: What cannot be read as it is written.
     """
 
     value: Any
     lines: dict[Keys, tuple[str, int]] = field(default_factory=dict)
+    mistakes: list[Refusal] = field(default_factory=list)
 
 
-def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+def load_job(path: str | Path, overrides: Sequence[str] = (), also: Callable[[Job], None] | None = None) -> Job:
     """Read a job from a file.
 
     Args:
         overrides: `dotted.key=value`, the value as YAML, e.g. `train.epochs=3`.
+        also: Looks at the job as well, and raises what it finds; of a job with mistakes it gets what is right.
 
     Raises:
         SpecError: If the file cannot be read or asks for something that does not exist; it names file, line and key.
+            `errors` holds one for every mistake, in the order of the file.
     """
     file = Path(path)
     source = _read(file, ())
     for override in overrides if isinstance(source.value, dict) else ():
         _override(source, override)
     folder = str(file.resolve().parent)
-    return _job(source, {"name": file.stem}, folder, str(file))
+    return _job(source, {"name": file.stem}, folder, str(file), also)
 
 
 def job_from(value: Mapping[str, Any], folder: str | Path = ".") -> Job:
@@ -74,43 +85,74 @@ def job_from(value: Mapping[str, Any], folder: str | Path = ".") -> Job:
     Raises:
         SpecError: If it asks for something that does not exist.
     """
-    return _job(Source(value), {"name": "job"}, str(Path(folder).resolve()), "")
+    return _job(Source(value), {"name": "job"}, str(Path(folder).resolve()), "", None)
 
 
-def _job(source: Source, defaults: Mapping[str, Any], folder: str, file: str) -> Job:
+def _job(
+    source: Source, defaults: Mapping[str, Any], folder: str, file: str, also: Callable[[Job], None] | None
+) -> Job:
     if not isinstance(source.value, Mapping):
-        raise SpecError(f"a job is a map of keys, given {source.value!r}. See jobs/quickstart.yaml.", file)
+        given = "nothing" if source.value is None else KINDS.get(type(source.value), "a value")
+        raise SpecError(f"a job is a map of keys, and this is {given}. See jobs/quickstart.yaml.", file)
     value = {**defaults, **source.value}
-    origin = Origin(file, source.lines)
-    _interpolate(value, origin)
-    job = _checked(lambda: Job.from_json({**value, "folder": folder}), value, origin)
-    plain = {key: given for key, given in value.items() if key != "search"}  # of which nothing is left at a corner
-    for keys, found in job.ranges.items():
-        for corner in found.corners[1:MOST_CORNERS]:
-            _checked(partial(job.at, {keys: corner}), plain, origin)
+    mistakes = Mistakes(Origin(file, source.lines))
+    if "name" not in source.value and not NAME.fullmatch(defaults["name"]):
+        text = (
+            f"'{defaults['name']}' cannot name a job: a name has letters, digits, '.', '_' and '-', the first a letter"
+        )
+        mistakes.add_all([(("name",), f"{text} or digit. Set name: in the file, or rename the file.")])
+    mistakes.add_all(source.mistakes)
+    mistakes.add_all(_interpolate(value))
+    job, plain = _built(value, folder, mistakes)
+    if job is not None:
+        mistakes.add_all(check(job, plain))
+    if job is not None and not mistakes:
+        rest = {key: given for key, given in value.items() if key != "search"}  # of which nothing is left at a corner
+        for keys, found in job.ranges.items():
+            for corner in found.corners[1:MOST_CORNERS]:
+                _check_corner(partial(job.at, {keys: corner}), rest, mistakes)
+    if job is not None and also is not None:
+        try:
+            also(job)
+        except FmrayError as error:
+            mistakes.add_errors(error)
+        except Exception:  # of a job with mistakes anything may go wrong
+            if not mistakes:
+                raise
+    if job is None or mistakes:
+        raise mistakes.error()
     return job
 
 
-def _checked(build: Callable[[], Job], value: Mapping[str, Any], origin: Origin) -> Job:
+def _built(value: Mapping[str, Any], folder: str, mistakes: Mistakes) -> tuple[Job | None, dict[str, Any]]:
+    """Build a job of what is right; None if nothing is. Keys that are wrong are noted and left out."""
+    plain = dict(value)
+    for _ in range(MOST_ROUNDS):
+        try:
+            return Job.from_json({**plain, "folder": folder}), plain
+        except MisplacedRangeError as error:
+            found = {error.keys: str(error), ("search",): ""}  # without its ranges, a search would seem useless
+            left_out = [error.keys]
+        except ValidationError as error:
+            found = explain(error, plain)
+            left_out = list(found)
+        mistakes.add_all(found.items())
+        for keys in sorted(left_out, key=len, reverse=True):
+            plain = without(plain, keys)
+    return None, plain
+
+
+def _check_corner(build: Callable[[], Job], value: Mapping[str, Any], mistakes: Mistakes) -> None:
     try:
-        job = build()
-    except MisplacedRangeError as error:
-        raise SpecError(str(error), origin.where(error.keys)) from error
+        mistakes.add_all(check(build(), value))
     except ValidationError as error:
-        raise explain(error, value, origin) from error
-    check(job, value, origin)
-    return job
+        mistakes.add_all(explain(error, value).items())
 
 
 def _read(file: Path, seen: tuple[Path, ...]) -> Source:
     if file.resolve() in seen:
         raise SpecError(f"'{file}' extends itself. Break the circle.", str(seen[0]))
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SpecError(f"cannot be read: {reason}. Give the path of a job file.", str(file)) from error
-    source = _parse(text, str(file))
+    source = _parse(read_text(file), str(file))
     if not isinstance(source.value, dict) or "extends" not in source.value:
         return source
     base_name = source.value.pop("extends")
@@ -118,7 +160,8 @@ def _read(file: Path, seen: tuple[Path, ...]) -> Source:
     if not isinstance(base_name, str) or not (file.parent / base_name).is_file():
         raise SpecError(f"{base_name!r} is no file. Give the path of one job file, from this one's folder.", where)
     base = _read(file.parent / base_name, (*seen, file.resolve()))
-    return Source(_merged(base.value, source.value), {**base.lines, **source.lines})
+    mistakes = [*base.mistakes, *source.mistakes]
+    return Source(_merged(base.value, source.value), {**base.lines, **source.lines}, mistakes)
 
 
 def _merged(base: Any, over: Any) -> Any:
@@ -134,7 +177,7 @@ def _parse(text: str, file: str) -> Source:
     source = Source(None)
     try:
         _refuse_knots(yaml, text, file)
-        source.value = _plain(yaml.load(text), (), source.lines, file, text.splitlines())
+        source.value = _plain(yaml.load(text), (), source, file, text.splitlines())
     except DuplicateKeyError as error:
         raise SpecError(f"{str(error.problem).rstrip('.')}. Keep one.", _at(error, file)) from error
     except MarkedYAMLError as error:
@@ -165,33 +208,30 @@ def _at(error: MarkedYAMLError, file: str) -> str:
     return f"{file}:{error.problem_mark.line + 1}" if error.problem_mark else file
 
 
-def _plain(raw: Any, path: Keys, lines: dict[Keys, tuple[str, int]], file: str, text: Sequence[str]) -> Any:
+def _plain(raw: Any, path: Keys, source: Source, file: str, text: Sequence[str]) -> Any:
+    lines = source.lines
     if len(lines) > MOST_VALUES:  # aliases of aliases unfold without end
         raise SpecError(f"unfolds to more than {MOST_VALUES:,} values. Use fewer aliases.", file)
     tag = getattr(getattr(raw, "tag", None), "value", None)
     if tag is not None and str(tag).removeprefix("tag:yaml.org,2002:") not in TAGS:
-        where = Origin(file, lines).where(path)
-        raise SpecError(f"tag {tag} is not read. Write a plain value.", where)
+        source.mistakes.append((path, f"tag {tag} is not read. Write a plain value."))
     if isinstance(raw, CommentedMap):
         written = raw.lc.data or {}
         plain = {}
         for key, inner in raw.items():
             here = (*path, key)
+            lines[here] = (file, written[key][0] + 1) if key in written else lines.get(path, (file, 1))  # merged by <<
             if key in written:
-                at = (written[key][2], written[key][3])
-                lines[here] = (file, written[key][0] + 1)
-                _refuse_odd(at, inner, here, file, text)
-            else:  # merged in by `<<`
-                lines[here] = lines.get(path, (file, 1))
-            plain[key] = _plain(inner, here, lines, file, text)
+                _note_odd((written[key][2], written[key][3]), inner, here, source, text)
+            plain[key] = _plain(inner, here, source, file, text)
         return plain
     if isinstance(raw, CommentedSeq):
         items = []
         for place, inner in enumerate(raw):
             here = (*path, place)
             lines[here] = (file, raw.lc.item(place)[0] + 1)
-            _refuse_odd(raw.lc.item(place), inner, here, file, text)
-            items.append(_plain(inner, here, lines, file, text))
+            _note_odd(raw.lc.item(place), inner, here, source, text)
+            items.append(_plain(inner, here, source, file, text))
         return items
     return raw if raw is None or isinstance(raw, bool) else _bare(raw)
 
@@ -204,26 +244,26 @@ def _bare(raw: Any) -> Any:
     return str(raw)  # dates and the like are text until a key says otherwise
 
 
-def _refuse_odd(at: tuple[int, int], inner: Any, path: Keys, file: str, text: Sequence[str]) -> None:
+def _note_odd(at: tuple[int, int], inner: Any, path: Keys, source: Source, text: Sequence[str]) -> None:
     if isinstance(inner, Mapping | list) or not at[0] < len(text):
         return
     matched = re.match(r"[^\s,\]\}#]+", text[at[0]][at[1] :])
     if matched and ODD_NUMBER.fullmatch(matched.group()):
         spelled = matched.group()
         plain = spelled.replace("_", "").lstrip("0") or "0"
-        raise SpecError(
-            f"{spelled} is no YAML 1.2 number. Write {plain}, or '{spelled}' in quotes for text.",
-            f"{file}:{at[0] + 1} {dotted(path)}".rstrip(),
-        )
+        message = f"{spelled} is no YAML 1.2 number. Write {plain}, or '{spelled}' in quotes for text."
+        source.mistakes.append((path, message))
 
 
 def _override(source: Source, override: str) -> None:
     key, equals, text = override.partition("=")
     *folders, last = keys = key.split(".")
-    if not equals or not all(keys):
+    if not equals or not all(keys) or len(keys) > MOST_DEPTH:
         raise SpecError(f"'{override}'. Give key=value, e.g. --set train.epochs=3.", "--set")
-    _refuse_odd((0, 0), None, (), f"--set {key}", [text])
-    value = _parse(text, f"--set {key}").value
+    read = _parse(text, f"--set {key}")
+    _note_odd((0, 0), None, (), read, [text])
+    source.mistakes += [((*keys, *inner), message) for inner, message in read.mistakes]
+    value = read.value
     place = source.value
     for depth, name in enumerate(folders, 1):
         inner = place.get(name)
@@ -238,35 +278,40 @@ def _override(source: Source, override: str) -> None:
     source.lines[tuple(keys)] = ("--set", 0)
 
 
-def _interpolate(value: dict[str, Any], origin: Origin) -> None:
+def _interpolate(value: dict[str, Any]) -> list[Refusal]:
+    """Put in variables of the environment, and list those that cannot be."""
+    found: list[Refusal] = []
     for section, key in INTERPOLATED:
         part = value.get(section)
         if isinstance(part, Mapping) and isinstance(part.get(key), str):
-            value[section] = {**part, key: _filled(part[key], origin.where((section, key)))}
-    _refuse_variables(value, (), origin)
+            try:
+                value[section] = {**part, key: _filled(part[key])}
+            except SpecError as error:
+                found.append(((section, key), error.message))
+    return [*found, *_misplaced_variables(value, ())]
 
 
-def _filled(text: str, where: str) -> str:
+def _filled(text: str) -> str:
     if "${" in VARIABLE.sub("", text):
-        raise SpecError(f"'{text}' holds a ${{ that is no variable. Accepted: ${{NAME}} and ${{NAME:-default}}.", where)
-    return VARIABLE.sub(lambda matched: _variable(matched, where), text)
+        raise SpecError(f"'{text}' holds a ${{ that is no variable. Accepted: ${{NAME}} and ${{NAME:-default}}.")
+    return VARIABLE.sub(_variable, text)
 
 
-def _refuse_variables(value: Any, keys: Keys, origin: Origin) -> None:
-    """Refuse variables where they would stay as they are written."""
+def _misplaced_variables(value: Any, keys: Keys) -> Iterator[Refusal]:
+    """List variables where they would stay as they are written."""
     inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in inside:
-        _refuse_variables(inner, (*keys, key), origin)
+        yield from _misplaced_variables(inner, (*keys, key))
     if isinstance(value, str) and keys not in INTERPOLATED and re.search(r"\$\{[A-Za-z_]", value):
         places = " and ".join(map(dotted, INTERPOLATED))
-        raise SpecError(f"'{value}' holds a variable. Variables stand in {places} only.", origin.where(keys))
+        yield keys, f"'{value}' holds a variable. Variables stand in {places} only."
 
 
-def _variable(matched: re.Match[str], where: str) -> str:
+def _variable(matched: re.Match[str]) -> str:
     if matched.group() == "$$":
         return "$"
     name, default = matched.groups()
     found = os.environ.get(name) or default
     if found is None:
-        raise SpecError(f"${{{name}}} is not set. Set it, or write ${{{name}:-default}}.", where)
+        raise SpecError(f"${{{name}}} is not set. Set it, or write ${{{name}:-default}}.")
     return found

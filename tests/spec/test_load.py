@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -187,9 +188,112 @@ def test_a_bad_override_is_named(write, override, message):
         load_job(write(SMALL), [override])
 
 
-def test_of_several_mistakes_the_first_is_told_and_the_others_counted(write):
-    with pytest.raises(SpecError, match=r"\(1 more key needs a look\.\)"):
-        load_job(write(SMALL + "train: {epoch: 3}\nevaluat: {}\n"))
+SEVEN = """\
+data:
+  path: ${FMRAY_TEST_NONE}
+  target: y
+model: {mlp: {widht: 3}}
+train:
+  epoch: 3
+  batch_rows: many
+  optimizer: adamm
+split: {val: 2}
+run: {deterministic: on, workers: 0, max_failures: 4}
+schedule: {cron: '0 3 * *'}
+"""
+
+
+def test_seven_mistakes_are_seven_errors_in_the_order_of_the_file(tmp_path):
+    (tmp_path / "bad.yaml").write_text(SEVEN)
+    with pytest.raises(SpecError) as caught:
+        load_job(tmp_path / "bad.yaml")
+    places = [error.where.rpartition(":")[2] for error in caught.value.errors]
+    assert places == [
+        "2 data.path",
+        "4 model.mlp.widht",
+        "6 train.epoch",
+        "7 train.batch_rows",
+        "8 train.optimizer",
+        "9 split.val",
+        "10 run.deterministic",
+        "10 run.max_failures",
+        "11 schedule.cron",
+    ]
+    assert str(caught.value).count("\n") == 8
+    assert (caught.value.where, caught.value.message) == (caught.value.errors[0].where, caught.value.errors[0].message)
+
+
+ONE_MISTAKE = {
+    "a misspelt key that would be required": "data: {path: a, targte: y}\n",
+    "a misspelt key that another reads": SMALL + "split: {by: given, colum: x}\n",
+    "a misspelt value that others depend on": SMALL + "split: {by: givn, column: x}\n",
+    "a range that cannot be read": SMALL
+    + "train: {optimizer: {adamw: {lr: {uniform: [2, 1]}}}}\nsearch: {members: 4}\n",
+    "a section that is no map": SMALL + "train: [1]\n",
+    "an old number": SMALL + "train: {epochs: 012}\n",
+}
+
+
+@pytest.mark.parametrize("text", ONE_MISTAKE.values(), ids=ONE_MISTAKE)
+def test_what_follows_from_a_mistake_is_not_a_second_one(tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_job(tmp_path / "bad.yaml")
+    assert [str(error) for error in caught.value.errors] == [str(caught.value)]
+
+
+FORMS = {
+    "utf16": (SMALL.encode("utf-16"), r"bad\.yaml: is UTF-16, not UTF-8 text\. Save it as UTF-8"),
+    "utf16 without a mark": (SMALL.encode("utf-16-le"), r"bad\.yaml:1: holds a NUL byte.* Save it as UTF-8"),
+    "cp1252": (b"# gr\xf6\xdfe\n" + SMALL.encode(), r"bad\.yaml:1: holds the byte 0xf6, .* Save it as UTF-8"),
+    "a NUL": (SMALL.encode() + b"\0", r"bad\.yaml:2: holds a NUL byte"),
+    "Parquet": (b"PAR1" + bytes(40), r"bad\.yaml: is Parquet, not UTF-8 text"),
+    "a large file": (b"#" * (2 << 20), r"bad\.yaml: is larger than 1 MiB"),
+    "deep maps": (b"{a: " * 100_000, r"bad\.yaml:1: is nested more than 50 deep"),
+    "deep lists": (b"[" * 100_000, r"bad\.yaml:1: is nested more than 50 deep"),
+    "deep blocks": ("\n".join(" " * i + "a:" for i in range(500)).encode(), r"is nested more than 50 deep"),
+    "nothing": (b"", r"a job is a map of keys, and this is nothing"),
+    "a list": (b"- a\n", r"a job is a map of keys, and this is a list"),
+}
+
+
+@pytest.mark.parametrize("name", list(FORMS))
+def test_a_file_that_is_no_job_is_told_what_it_is(tmp_path, name):
+    data, message = FORMS[name]
+    (tmp_path / "bad.yaml").write_bytes(data)
+    with pytest.raises(SpecError, match=message) as caught:
+        load_job(tmp_path / "bad.yaml")
+    assert len(caught.value.errors) == 1
+
+
+def test_aliases_of_aliases_are_refused(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    (tmp_path / "bad.yaml").write_text("\n".join(lines))
+    with pytest.raises(SpecError, match="unfolds to more than 100,000 values"):
+        load_job(tmp_path / "bad.yaml")
+
+
+def test_a_pipe_and_a_folder_are_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(SpecError, match=r"pipe\.yaml: is a pipe or a device"):
+        load_job(tmp_path / "pipe.yaml")
+    with pytest.raises(SpecError, match="is a folder"):
+        load_job(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbf" + SMALL.encode(), SMALL.replace("\n", "\r\n").encode()])
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path, data):
+    (tmp_path / "good.yaml").write_bytes(data)
+    assert load_job(tmp_path / "good.yaml").name == "good"
+
+
+def test_a_file_whose_name_is_no_name_is_told_to_set_one(tmp_path):
+    (tmp_path / "my job v2.yaml").write_text(SMALL)
+    with pytest.raises(SpecError, match=r"'my job v2' cannot name a job.* Set name: in the file, or rename the file"):
+        load_job(tmp_path / "my job v2.yaml")
+    (tmp_path / "my job v2.yaml").write_text(SMALL + "name: mine\n")
+    assert load_job(tmp_path / "my job v2.yaml").name == "mine"
 
 
 ODD_FILES = {
@@ -247,7 +351,7 @@ def test_a_base_that_is_no_file_is_named_at_its_line(write, base):
 BAD_OVERRIDES = {
     "train..epochs=3": "Give key=value",
     "=3": "Give key=value",
-    "train.epochs=012": r"--set train\.epochs:1: 012 is no YAML 1\.2 number",
+    "train.epochs=012": r"--set train\.epochs: 012 is no YAML 1\.2 number",
     "train.seeds=[1": r"--set train\.seeds:1: not YAML",
     "steps.0=drop": r"points into a list\. Give it whole: steps=\[\.\.\.\]",
     "data.path=${FMRAY_TEST_NONE}/x": r"--set data\.path: \$\{FMRAY_TEST_NONE\} is not set",
@@ -280,5 +384,5 @@ def test_a_dollar_is_written_twice_to_stay_one(write):
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SpecError, match=r"a\.yaml: cannot be read: .*decode"):
+    with pytest.raises(SpecError, match=r"a\.yaml: is UTF-16, not UTF-8 text. Save it as UTF-8"):
         load_job(tmp_path / "a.yaml")
