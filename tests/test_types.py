@@ -330,3 +330,149 @@ def test_a_column_of_every_plain_type_can_be_group_key_and_time(tmp_path, role):
         dataset = scan(job.data, ".")
         prepared = prepare(dataset, job, decide(dataset, job.data, job.task), Store(str(case.folder / "store")))
         assert prepared.rows["read"] == ROWS, name
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What was decided, names, and files that differ
+
+
+def noted(folder: Path, **data: object) -> str:
+    """Give what a preview says was decided."""
+    return "\n".join(preview(Case(folder, "int64").job(**data)).notes)
+
+
+def test_bytes_that_are_text_are_said_and_can_be_read_as_bytes(tmp_path):
+    write(tmp_path / "data", "", pa.table(columns("fixed_size_binary of text")))
+    assert "bytes of 'c' are valid UTF-8 and read as text; data.read_as: {c: bytes}" in noted(tmp_path)
+    job = Case(tmp_path, "").job(read_as={"c": "bytes"})
+    assert [column.kind for column in preview(job).columns.columns if column.name == "c"] == ["bytes"]
+
+
+def test_bytes_that_are_no_text_after_the_first_rows_are_refused_by_file_and_column(tmp_path):
+    for place in range(5):
+        last = b"\xff\xfe" if place == 4 else b"ab"
+        write(
+            tmp_path / "data",
+            "",
+            pa.table({"c": [b"ab", last], "id": [2 * place, 2 * place + 1], "y": ["a", "b"]}),
+            f"{place}.parquet",
+        )
+    job = Case(tmp_path, "").job()
+    dataset = scan(job.data, ".")
+    with pytest.raises(FmrayError, match=r"4.parquet: column 'c' holds bytes here that are no UTF-8.*data.read_as"):
+        [read_item(dataset, item) for item in work_items(dataset)]
+
+
+def test_lists_of_another_length_after_the_first_rows_are_refused_by_file_and_column(tmp_path):
+    for place in range(5):
+        last = [1.0] if place == 4 else [1.0, 2.0]
+        write(
+            tmp_path / "data",
+            "",
+            pa.table({"c": [[1.0, 2.0], last], "id": [2 * place, 2 * place + 1], "y": ["a", "b"]}),
+            f"{place}.parquet",
+        )
+    job = Case(tmp_path, "").job()
+    dataset = scan(job.data, ".")
+    with pytest.raises(FmrayError, match=r"4.parquet: column 'c' cannot be read.*lists of 1 to 2 values here, and 2"):
+        [read_item(dataset, item) for item in work_items(dataset)]
+
+
+def test_few_whole_floats_are_classes_and_it_is_said_with_the_word_that_changes_it(tmp_path):
+    write(tmp_path / "data", "", pa.table(columns("float64")))
+    told = noted(tmp_path, target="c", ignore=["y"])
+    assert "'c' holds 2 numbers (0, 1), which are classes; task: regression predicts a number" in told
+
+
+def test_floats_that_hardly_repeat_are_numbers(tmp_path):
+    write(tmp_path / "data", "", pa.table({"x": np.arange(20.0) ** 1.5, "id": range(20), "y": np.arange(20.0)}))
+    assert preview(Case(tmp_path, "").job()).task.name == "regression"
+
+
+@pytest.mark.parametrize("first", [pa.timestamp("us"), pa.date32()], ids=str)
+def test_times_with_and_without_a_zone_are_refused_naming_both_files_or_their_zone_is_said(tmp_path, first):
+    kinds = {"0.parquet": first, "1.parquet": pa.timestamp("us", "Asia/Tokyo")}
+    moments = {"0.parquet": DT(2023, 1, 1), "1.parquet": DT(2023, 1, 1, tzinfo=UTC)}
+    for place, (file, kind) in enumerate(kinds.items()):
+        given = {"at": pa.array([moments[file]], kind), "id": [place], "y": ["a"]}
+        write(tmp_path / "data", "", pa.table(given), file)
+    with pytest.raises(FmrayError, match=r"'at'.*0\.parquet.*1\.parquet.*data\.time_zone"):
+        scan(Case(tmp_path, "").job().data, ".")
+    dataset = scan(Case(tmp_path, "").job(time_zone="Asia/Tokyo").data, ".")
+    (item,) = work_items(dataset)
+    assert read_item(dataset, item)["at"].to_pylist() == [DT(2022, 12, 31, 15, tzinfo=UTC), DT(2023, 1, 1, tzinfo=UTC)]
+
+
+def test_a_time_zone_that_nobody_knows_is_refused(tmp_path):
+    with pytest.raises(FmrayError, match=r"Asia/Tokio.*Accepted: UTC, or a name"):
+        Case(tmp_path, "").job(time_zone="Asia/Tokio")
+
+
+def test_the_year_9999_survives_in_int96(tmp_path):
+    write(tmp_path / "data", "INT96", pa.table(columns("INT96")))
+    dataset = scan(Case(tmp_path, "INT96").job().data, ".")
+    (item,) = work_items(dataset)
+    assert max(read_item(dataset, item)["c"].to_pylist()) == DT(9999, 12, 31)
+
+
+def test_a_column_called_like_a_pattern_is_refused_and_one_without_a_name_is_read(tmp_path):
+    table = pa.table(columns("int64"))
+    write(tmp_path / "data", "", table.append_column("^x$", table["x"]).append_column("", table["x"]))
+    with pytest.raises(FmrayError, match=r"column '\^x\$' is called like a pattern"):
+        preview(Case(tmp_path, "").job())
+    assert "" in [column.name for column in preview(Case(tmp_path, "").job(ignore=["^x$"])).columns.columns]
+
+
+def test_an_invisible_character_in_a_name_is_shown_escaped(tmp_path):
+    write(tmp_path / "data", "", pa.table(columns("int64")).rename_columns(["\ufeffc", "x", "id", "y"]))
+    with pytest.raises(FmrayError, match=r"Did you mean '\\ufeffc'\?"):
+        scan(Case(tmp_path, "").job(ignore=["c"]).data, ".")
+
+
+@pytest.mark.slow
+def test_new_rows_come_in_other_types_of_the_same_kind_and_equal_what_was_trained(tmp_path):
+    trained = columns("float64") | {
+        "t": TYPES["timestamp[ms] with offset"](), "s": TYPES["string"](), "b": TYPES["binary of text"](),
+        "v": TYPES["fixed_size_list of floats"](), "c": pa.array(values(3.0, 4.0)),
+    }  # fmt: skip
+    write(tmp_path / "data", "", pa.table(trained))
+    model = Case(tmp_path, "").run()
+    other = trained | {
+        "t": trained["t"].cast(pa.timestamp("us", "Asia/Tokyo")), "s": trained["s"].dictionary_encode(),
+        "b": trained["b"].cast(pa.large_string()), "v": trained["v"].cast(pa.large_list(pa.float64())),
+        "c": trained["c"].cast(pa.int16()),
+    }  # fmt: skip
+    assert model.predict(pa.table(other)).equals(model.predict(pa.table(trained)))
+    for name, wrong in {"t": TYPES["timestamp[us]"](), "c": TYPES["string"](), "s": TYPES["int64"]()}.items():
+        with pytest.raises(FmrayError, match=rf"'{name}' holds .* where training rows held"):
+            model.predict(pa.table(trained | {name: wrong}))
+
+
+@pytest.mark.slow
+def test_columns_may_be_called_anything_as_features_and_as_slices(tmp_path):
+    odd = [
+        "",
+        "\ufeffx",
+        "x",
+        "X",
+        "z ",
+        "a.b",
+        "a",
+        "x[0]",
+        "new\nline",
+        "sl/ash",
+        "back\\slash",
+        "prediction",
+        "row_id",
+    ]
+    odd += ["file", "target", "weight", "group", "L" * 2000, "slice_x", "{b}", "q\"'"]
+    random = np.random.default_rng(0)
+    sliced = {name: random.choice(["u", "v\x1b[31m", "w/\n"], ROWS) for name in ("s/l", "new\nl", "[red]x")}
+    table = pa.table({**{name: random.normal(size=ROWS) for name in odd}, **sliced, "y": values("a", "b")})
+    write(tmp_path / "data", "", table)
+    job = Case(tmp_path, "").job(key="none")
+    finished = run(replace(job, evaluate=replace(job.evaluate, slices=tuple(sliced))), str(tmp_path / "store"))
+    model = open_model(finished.root)
+    assert set(model.input_types.names) >= {*odd, *sliced}
+    summary = predict(str(model.folder), str(tmp_path / "data"), str(tmp_path / "out"), place="local")
+    assert (summary["rows"], summary["faults"]) == (ROWS, {})

@@ -53,6 +53,9 @@ def _listed(columns: object) -> Collection[str]:
 
 def _column(dataset: Dataset, field: pa.Field, decoded: bool) -> Column:
     kind = field.type
+    if field.name == "*" or (field.name.startswith("^") and field.name.endswith("$")):
+        # Polars takes such a name for a pattern, and would give other columns.
+        raise DataError(f"column '{field.name}' is called like a pattern. Rename it, or add it to data.ignore.", "data")
     if decoded and is_bytes(kind):
         return Column(field.name, "image")
     if is_bytes(kind):
