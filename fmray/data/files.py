@@ -235,7 +235,8 @@ def _footer(opened: AbstractFileSystem, found: Found) -> Footer:
         raise ValueError(f"the file is {kind} ({found.size} bytes, no footer at its end). Write it again.")
     if length > len(tail):
         tail = opened.cat_file(found.path, start=found.size - length, end=found.size)
-    metadata = pq.read_metadata(pa.BufferReader(tail))
+    parquet = pq.ParquetFile(pa.BufferReader(tail), coerce_int96_timestamp_unit=INT96_UNIT)  # its footer alone is read
+    metadata = parquet.metadata
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     digest = hashlib.blake2b(tail[-length:], digest_size=8).hexdigest()
     file = File(
@@ -247,8 +248,6 @@ def _footer(opened: AbstractFileSystem, found: Found) -> Footer:
         group_bytes=tuple(group.total_byte_size for group in groups),
         mark=found.mark,
     )
-    # Of the footer alone: what lies before it is not read.
-    parquet = pq.ParquetFile(pa.BufferReader(tail), metadata=metadata, coerce_int96_timestamp_unit=INT96_UNIT)
     return file, parquet.schema_arrow.remove_metadata()
 
 
