@@ -104,12 +104,13 @@ def _judge(facts: dict[str, Any], request: Any, console: PlainConsole) -> tuple[
     from fmray.store import source_digest
 
     files = request.dataset.files if request.dataset else ()
+    counts = bool(files and request.data) and not request.dataset.by_log  # a node counts what lies in the folder
     needs = Needs(
         run=request.job.run,
         searched=bool(request.job.ranges),
         store=request.store,
         data=request.data,
-        seen=(len(files), sum(file.size for file in files)) if files and request.data else None,
+        seen=(len(files), sum(file.size for file in files)) if counts else None,
         source="" if request.fmray else source_digest("fmray"),
         # lanes take about what rows do in memory, and the passes before them as much again
         free_bytes=max(LEAST_FREE, 2 * sum(sum(file.group_bytes) for file in files)),

@@ -1,17 +1,20 @@
 """Find Parquet files wherever they lie and read their footers, each version of a file once.
 
-A file's version changes whenever its bytes may have: time of modification or etag, and a digest of the footer. Only an
-edit that keeps size, time and every statistic of the footer goes unseen. What is kept of a file's rows goes by its mark
-as well, which sees that edit too: by the etag, or the inode and the time of its last change, which nobody can set.
+A file's version changes whenever its bytes may have: time of modification or etag, and a digest of the footer. An edit
+that keeps size, time and every statistic of the footer is seen by the mark (etag, or inode and the time of the last
+change, which nobody can set) and by the digest of the contents, which is taken of small data sets, or where asked for.
 """
 
 import difflib
 import hashlib
 import os
+import platform
 import posixpath
-from collections.abc import Iterable
+import re
+import stat
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import fsspec
@@ -19,14 +22,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 
+from fmray.data.folders import (
+    NUM_THREADS,
+    SUFFIXES,
+    Contents,
+    Entry,
+    describe_special,
+    keep_shards,
+    list_local,
+    list_remote,
+    read_head,
+    spell_left_out,
+)
+from fmray.data.kinds import ENCRYPTED, PLAIN, kind_of
+from fmray.data.partitions import Pairs, pairs_of
+from fmray.data.tables import read_delta, refuse_nested, refuse_tables
 from fmray.errors import DataError, FmrayError, SpecError
 from fmray.store import redact
 
-SUFFIXES = (".parquet", ".parq", ".pq")
 TAIL_BYTES = 1 << 16  # holds almost every footer, so that a remote file costs one request
-NUM_THREADS = 16
 INT96_UNIT = "us"  # nanoseconds, which these times are stored in, end with the year 2262; 9999-12-31 is often written
+CHUNK_BYTES = 8 << 20
+HASHED_BYTES = 32 << 20
+"""Local data sets up to this size are told by their contents; reading them takes less than a tenth of a second."""
+MAGIC = "*?["
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,8 @@ class File:
         version: Changes when the bytes change: time of modification or etag, and a digest of the footer.
         group_bytes: Uncompressed bytes per row group.
         mark: Beside the version, what tells these bytes from any other here; empty where the filesystem gives nothing.
+        content: Digest of all bytes; empty where it was not taken.
+        partition: Columns that folders of the path name, with their values.
     """
 
     path: str
@@ -50,6 +73,8 @@ class File:
     version: str
     group_bytes: tuple[int, ...] = ()
     mark: str = ""
+    content: str = ""
+    partition: Pairs = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,7 @@ class Found:
         modified: Time of modification or etag, as text.
         stamp: All the filesystem says that may betray a change; the cache's key.
         mark: As `File.mark`.
+        pairs: As `File.partition`.
     """
 
     path: str
@@ -71,6 +97,7 @@ class Found:
     modified: str
     stamp: str
     mark: str
+    pairs: Pairs = ()
 
 
 @dataclass(frozen=True)
@@ -80,10 +107,16 @@ class Listing:
     Args:
         root: Absolute folder or URI that names are relative to.
         files: What was found there.
+        notes: What a person should know: what was left out, and why.
+        types: Of partition columns, where a table's log tells them.
+        by_log: Whether the log of a table says which files count.
     """
 
     root: str
     files: tuple[Found, ...]
+    notes: tuple[str, ...] = ()
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    by_log: bool = False
 
 
 def filesystem(path: str) -> tuple[AbstractFileSystem, str]:
@@ -101,7 +134,9 @@ def filesystem(path: str) -> tuple[AbstractFileSystem, str]:
 
 
 def find_files(path: str, folder: str) -> Listing:
-    """List the Parquet files of a file, a folder (recursively) or a glob.
+    """List the Parquet files of a file, a folder (recursively), a table of Delta Lake or a glob.
+
+    A path that exists is what it names, whatever signs are in it; only then `*`, `?` and `[` are a pattern.
 
     Raises:
         DataError: If there are none, or the storage does not answer.
@@ -112,7 +147,7 @@ def find_files(path: str, folder: str) -> Listing:
     inner = inner.rstrip("/") or inner
     opened.invalidate_cache()  # a listing remembered from before would hide an edit
     try:
-        infos, root = _infos(opened, inner, path)
+        return _listing(opened, inner, path)
     except FmrayError:
         raise
     except FileNotFoundError as error:
@@ -122,58 +157,180 @@ def find_files(path: str, folder: str) -> Listing:
             raise  # a remote storage has errors of its own kinds: no credentials, no such bucket
         said = str(error).rstrip(".") or type(error).__name__
         raise DataError(f"'{redact(path)}' cannot be listed: {redact(said)}.", "data.path") from error
+
+
+def _listing(opened: AbstractFileSystem, inner: str, path: str) -> Listing:
     is_local = isinstance(opened, LocalFileSystem)
-    files = [_found(info, posixpath.relpath(info["name"], root), is_local) for info in infos]
-    return Listing(_uri(opened, root, path), tuple(sorted(files, key=lambda file: file.name)))
-
-
-def _infos(opened: AbstractFileSystem, inner: str, path: str) -> tuple[list[dict[str, Any]], str]:
-    if any(sign in inner for sign in "*?["):
-        infos = [info for info in opened.glob(inner, detail=True).values() if info["type"] == "file"]
-        if not infos:
-            raise DataError(f"no file matches '{redact(path)}'.", "data.path")
-        fixed = inner[: min(inner.index(sign) for sign in "*?[" if sign in inner)]
-        return infos, posixpath.dirname(fixed)
-    info = opened.info(inner)
-    if info["type"] == "file":
-        return [info], posixpath.dirname(inner)
-    everything = opened.find(inner, detail=True).values()
-    infos = [found for found in everything if found["type"] == "file" and _is_visible(found["name"], inner)]
-    parquet = [found for found in infos if found["name"].lower().endswith(SUFFIXES)]
-    if not parquet:
-        others = sorted(posixpath.relpath(found["name"], inner) for found in infos)
-        held = f"holds {len(others)} files, e.g. {', '.join(others[:3])}" if others else "is empty"
-        raise DataError(f"'{redact(path)}' {held}. Accepted: files whose names end in .parquet.", "data.path")
-    return parquet, inner
-
-
-def _is_visible(path: str, root: str) -> bool:
-    # Writers leave _SUCCESS, _metadata, .part.crc and folders of drafts beside the data.
-    return not any(part.startswith(("_", ".")) for part in posixpath.relpath(path, root).split("/"))
-
-
-def _found(info: dict[str, Any], name: str, is_local: bool) -> Found:
-    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-    modified = (
-        str(etag).strip('"') if etag else str(info.get("mtime") or info.get("LastModified") or info.get("created"))
-    )
-    stamp = "/".join(str(info.get(part)) for part in ("name", "size", "mtime", "ino", "created")) + f"/{modified}"
-    if is_local:
-        mark = _local_mark(info["name"])
-    elif etag:
-        mark = modified
+    prefix = _existing(opened, inner)
+    if prefix != inner:
+        found, root = _matching(opened, inner, prefix, path), prefix
+        refuse_tables(opened, root, path, is_whole=False)
+    elif (entry := _single(opened, inner, path)) is not None:
+        root = posixpath.dirname(inner)
+        refuse_tables(opened, root, path, is_whole=False)
+        found = Contents(files=[entry])
     else:
-        mark = "" if modified == "None" else stamp
-    return Found(info["name"], name, int(info["size"] or 0), modified, f"{stamp}/{mark}", mark)
+        root = inner
+        if refuse_tables(opened, root, path, is_whole=True):
+            return _delta_listing(opened, root, path)
+        found = list_local(root) if is_local else list_remote(opened, root)
+        keep_shards(opened, found)
+        refuse_nested([*found.folders, *(name for names in found.left_out.values() for name in names)], path)
+    if not found.files:
+        raise DataError(f"'{redact(path)}' {_held(found)}. Accepted: Parquet files, by any name.", "data.path")
+    files = sorted((_found(entry, is_local) for entry in found.files), key=lambda file: file.name)
+    left_out = spell_left_out((reason, tuple(sorted(names))) for reason, names in sorted(found.left_out.items()))
+    return Listing(_uri(opened, root, path), tuple(files), (left_out,) if left_out else ())
 
 
-def _local_mark(path: str) -> str:
-    """Give inode and times of a file; that of its last change is the kernel's own, renaming moves it too."""
+def _held(found: Contents) -> str:
+    text = spell_left_out((reason, tuple(sorted(names))) for reason, names in sorted(found.left_out.items()))
+    return f"holds no Parquet file: {text.partition(': ')[2].partition('. Rename')[0]}" if text else "is empty"
+
+
+def _existing(opened: AbstractFileSystem, inner: str) -> str:
+    """Give the longest part of a path, from its beginning, that is to be taken as it stands."""
+    if not any(sign in inner for sign in MAGIC) or _exists(opened, inner):
+        return inner
+    parts, kept = inner.split("/"), 0
+    for number, part in enumerate(parts[:-1], start=1):
+        if any(sign in part for sign in MAGIC) and not _exists(opened, "/".join(parts[:number])):
+            break
+        kept = number
+    return "/".join(parts[:kept]) or "/"
+
+
+def _exists(opened: AbstractFileSystem, path: str) -> bool:
+    if isinstance(opened, LocalFileSystem):
+        return os.path.lexists(path)
     try:
-        found = os.stat(path)
-    except OSError:  # gone since it was listed, which its footer will say
-        return ""
-    return f"{found.st_ino}/{found.st_mtime_ns}/{found.st_ctime_ns}"
+        opened.info(path)
+    except (FileNotFoundError, ValueError):  # a name that a storage refuses names nothing there
+        return False
+    return True
+
+
+def _matching(opened: AbstractFileSystem, inner: str, prefix: str, path: str) -> Contents:
+    """Find the files that a pattern names; folders that it names are read where it names no file."""
+    pattern = inner.removeprefix(prefix).lstrip("/")
+    is_local = isinstance(opened, LocalFileSystem)
+    matches = re.compile(glob_translate(pattern)).match
+    asks_hidden = any(part.startswith(("_", ".")) for part in pattern.split("/"))
+    if is_local and not os.path.isdir(prefix):
+        raise DataError(f"no file matches '{redact(path)}'.", "data.path")
+    listed = list_local(prefix, asks_hidden) if is_local else list_remote(opened, prefix, asks_hidden)
+    kept = [entry for entry in listed.files if matches(entry.name)]
+    left_out = {reason: [n for n in names if matches(n)] for reason, names in listed.left_out.items()}
+    if not kept:
+        kept = [entry for entry in listed.files if any(matches(above) for above in _folders_of(entry.name))]
+    found = Contents(files=kept, left_out=left_out)
+    keep_shards(opened, found)
+    if not found.files:
+        raise DataError(f"no file matches '{redact(path)}'.", "data.path")
+    return found
+
+
+def _folders_of(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:number]) for number in range(1, len(parts))]
+
+
+def _single(opened: AbstractFileSystem, inner: str, path: str) -> Entry | None:
+    """Describe a path that is a file; None for a folder."""
+    if isinstance(opened, LocalFileSystem):
+        known = os.stat(inner)
+        if stat.S_ISDIR(known.st_mode):
+            return None
+        if not stat.S_ISREG(known.st_mode):
+            kind = describe_special(known.st_mode)
+            raise DataError(f"'{redact(path)}' is a {kind}. Accepted: a file, a folder or a pattern.", "data.path")
+        return Entry(inner, posixpath.basename(inner), known.st_size, stat=known)
+    info = opened.info(inner)
+    if info["type"] != "file":
+        return None
+    return Entry(info["name"], posixpath.basename(inner), int(info["size"] or 0), info)
+
+
+def _delta_listing(opened: AbstractFileSystem, root: str, path: str) -> Listing:
+    uri = _uri(opened, root, path)
+    table = read_delta(uri)
+    is_local = isinstance(opened, LocalFileSystem)
+
+    def describe(name: str) -> Entry:
+        place = posixpath.join(root, name)
+        try:
+            entry = _single(opened, place, place)
+        except FileNotFoundError:
+            entry = None
+        if entry is None:
+            raise DataError(f"{name}: the table's log (_delta_log) names this file, which is gone.", "data.path")
+        return replace(entry, name=name)
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        entries = list(pool.map(describe, (file.name for file in table.files)))
+    files = [
+        replace(_found(entry, is_local), pairs=file.pairs) for entry, file in zip(entries, table.files, strict=True)
+    ]
+    if not files:
+        raise DataError(f"the Delta table '{redact(path)}' has no rows.", "data.path")
+    counted = f"{len(files)} files of version {table.version} are read, others are not"
+    note = f"data.path is a Delta table, read by its log: {counted}"
+    return Listing(uri, tuple(sorted(files, key=lambda file: file.name)), (note,), table.types, by_log=True)
+
+
+def pairs_above(root: str) -> Pairs:
+    """Give the columns that the last folders of a root name itself, as `data/region=north`."""
+    parts = root.rstrip("/").split("/")
+    first = len(parts)
+    while first and "=" in parts[first - 1]:
+        first -= 1
+    return pairs_of("/".join([*parts[first:], ""]))
+
+
+def _found(entry: Entry, is_local: bool) -> Found:
+    info, known = entry.info, entry.stat
+    if is_local and known is not None:
+        modified, mark = str(known.st_mtime), _local_mark(known)
+        stamp = f"{entry.path}/{entry.size}/{mark}"
+        return Found(entry.path, entry.name, entry.size, modified, stamp, mark, pairs_of(entry.name))
+    modified = _modified(info)
+    stamp = "/".join(str(info.get(part)) for part in ("name", "size", "mtime", "ino", "created")) + f"/{modified}"
+    mark = _remote_mark(info)
+    return Found(entry.path, entry.name, entry.size, modified, f"{stamp}/{mark}", mark, pairs_of(entry.name))
+
+
+def _etag(info: Mapping[str, Any]) -> str:
+    return str(info.get("ETag") or info.get("etag") or info.get("md5Hash") or "").strip('"')
+
+
+def _modified(info: Mapping[str, Any]) -> str:
+    return _etag(info) or str(info.get("mtime") or info.get("LastModified") or info.get("created"))
+
+
+def _remote_mark(info: Mapping[str, Any]) -> str:
+    if etag := _etag(info):
+        return etag
+    modified = _modified(info)
+    return "" if modified == "None" else f"{info.get('size')}/{modified}"
+
+
+def _local_mark(known: os.stat_result) -> str:
+    """Give inode and times of a file; that of its last change is the kernel's own, renaming moves it too."""
+    return f"{known.st_ino}/{known.st_mtime_ns}/{known.st_ctime_ns}"
+
+
+def state_of(opened: AbstractFileSystem, path: str) -> tuple[int, str]:
+    """Give the size and the mark that a file has now; without an etag, listings spell times in ways of their own."""
+    if isinstance(opened, LocalFileSystem):
+        known = os.stat(path)
+        return known.st_size, _local_mark(known)
+    info = opened.info(path)
+    return int(info["size"] or 0), _remote_mark(info)
+
+
+def machine() -> str:
+    """Name this machine: marks of local files are compared only where they were taken."""
+    return platform.node()
 
 
 def _uri(opened: AbstractFileSystem, root: str, path: str) -> str:
@@ -193,36 +350,60 @@ def _neighbour(opened: AbstractFileSystem, inner: str) -> str:
 Cache = dict[str, Any]
 
 
-def read_footers(listing: Listing, cache: Cache | None = None) -> tuple[list[File], list[pa.Schema], Cache]:
+def read_footers(
+    listing: Listing, cache: Cache | None = None, *, verify: bool = False
+) -> tuple[list[File], list[pa.Schema], Cache]:
     """Read the footers in a thread pool, except those whose version the cache knows.
+
+    Args:
+        verify: Take the digest of all contents, whatever the cache knows.
 
     Returns:
         The files, the schema of each, and the cache to keep.
 
     Raises:
-        DataError: If a file is empty, cut short or not Parquet; it names the files.
+        DataError: If a file is empty, cut short, encrypted or not Parquet; it names the files.
     """
     known = _remembered(cache or {})
-    new = [found for found in listing.files if found.stamp not in known]
     opened, _ = filesystem(listing.root)
+    # An etag tells contents by itself.
+    is_small = isinstance(opened, LocalFileSystem) and sum(found.size for found in listing.files) <= HASHED_BYTES
+
+    def read(found: Found) -> Footer | str:
+        before = known.get(found.stamp)
+        try:
+            file, schema = before or _footer(opened, found)
+            if verify or (is_small and not file.content):
+                file = replace(file, content=_content(opened, found))
+        except PermissionError as error:
+            return f"{found.name}: the file cannot be read: {error.strerror or error}."
+        except (OSError, ValueError, pa.ArrowException) as error:
+            return f"{found.name}: {error}"
+        content = file.content if verify or is_small else ""  # what decides must not depend on what was once known
+        return replace(file, path=found.name, content=content, partition=found.pairs), schema
+
+    new = [f for f in listing.files if verify or f.stamp not in known or (is_small and not known[f.stamp][0].content)]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        read = list(pool.map(lambda found: _try_footer(opened, found), new))
-    if problems := [outcome for outcome in read if isinstance(outcome, str)]:
+        done = dict(zip((f.stamp for f in new), pool.map(read, new), strict=True))
+    if problems := [outcome for outcome in done.values() if isinstance(outcome, str)]:
         more = f" And {len(problems) - 3} more files." if len(problems) > 3 else ""
         raise DataError(" ".join(problems[:3]) + more, "data.path")
-    known |= {found.stamp: outcome for found, outcome in zip(new, read, strict=True) if not isinstance(outcome, str)}
-    footers = [known[found.stamp] for found in listing.files]
+    footers = []
+    for found in listing.files:
+        outcome = done.get(found.stamp) or read(found)
+        if not isinstance(outcome, str):
+            footers.append(outcome)
     return [file for file, _ in footers], [schema for _, schema in footers], _to_remember(listing, footers)
 
 
+def _content(opened: AbstractFileSystem, found: Found) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, found.size, CHUNK_BYTES):
+        digest.update(opened.cat_file(found.path, start=start, end=min(found.size, start + CHUNK_BYTES)))
+    return digest.hexdigest()
+
+
 Footer = tuple[File, pa.Schema]
-
-
-def _try_footer(opened: AbstractFileSystem, found: Found) -> Footer | str:
-    try:
-        return _footer(opened, found)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        return f"{found.name}: {error}"
 
 
 def _footer(opened: AbstractFileSystem, found: Found) -> Footer:
@@ -231,12 +412,15 @@ def _footer(opened: AbstractFileSystem, found: Found) -> Footer:
     tail = opened.cat_file(found.path, start=max(0, found.size - TAIL_BYTES), end=found.size)
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] != b"PAR1" or not 12 <= length <= found.size:
-        kind = "cut short or not Parquet" if found.name.lower().endswith(SUFFIXES) else "not Parquet"
-        raise ValueError(f"the file is {kind} ({found.size} bytes, no footer at its end). Write it again.")
+        raise ValueError(_no_parquet(opened, found, tail))
     if length > len(tail):
         tail = opened.cat_file(found.path, start=found.size - length, end=found.size)
     parquet = pq.ParquetFile(pa.BufferReader(tail), coerce_int96_timestamp_unit=INT96_UNIT)  # its footer alone is read
     metadata = parquet.metadata
+    if metadata.serialized_size + 8 != length:
+        # A plain footer of encrypted columns is signed, which makes it longer. Arrow ends the whole process when such
+        # a column is looked at, so this must be seen first.
+        raise ValueError("the file has encrypted columns. Decrypt it, or leave it out.")
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     digest = hashlib.blake2b(tail[-length:], digest_size=8).hexdigest()
     file = File(
@@ -251,12 +435,32 @@ def _footer(opened: AbstractFileSystem, found: Found) -> Footer:
     return file, parquet.schema_arrow.remove_metadata()
 
 
+def _no_parquet(opened: AbstractFileSystem, found: Found, tail: bytes) -> str:
+    head = read_head(opened, found.path, found.size)
+    if tail[-4:] == ENCRYPTED or head[:4] == ENCRYPTED:
+        return "the file is encrypted (its footer begins with PARE). Decrypt it, or leave it out."
+    begins = head[:4] == PLAIN[: len(head[:4])]
+    kind, _, cure = kind_of(head).partition("; ")
+    cure = cure or "leave it out"
+    if kind and not begins and tail[-4:] != PLAIN:
+        return f"the file is {kind}, not Parquet. {cure[:1].upper()}{cure[1:]}."
+    likely = (
+        "cut short or not Parquet" if found.name.lower().endswith(SUFFIXES) or head[:4] == b"PAR1" else "not Parquet"
+    )
+    return f"the file is {likely} ({found.size} bytes, no footer at its end). Write it again."
+
+
 def _to_remember(listing: Listing, footers: Iterable[Footer]) -> Cache:
     schemas: dict[bytes, int] = {}
+    numbers: dict[int, int] = {}  # by object: most files share one
     files = []
     for found, (file, schema) in zip(listing.files, footers, strict=True):
-        number = schemas.setdefault(schema.serialize().to_pybytes(), len(schemas))
-        files.append({"stamp": found.stamp, "schema": number, **asdict(file)})
+        if id(schema) not in numbers:
+            numbers[id(schema)] = schemas.setdefault(schema.serialize().to_pybytes(), len(schemas))
+        number = numbers[id(schema)]
+        entry = asdict(file)
+        del entry["partition"]  # follows from the path
+        files.append({"stamp": found.stamp, "schema": number, **entry})
     return {"schemas": [schema.hex() for schema in schemas], "files": files}
 
 
@@ -270,4 +474,6 @@ def _remembered(cache: Cache) -> dict[str, Footer]:
 
 def _file(entry: dict[str, Any]) -> File:
     whole = {name: tuple(entry[name]) for name in ("row_groups", "group_bytes")}
-    return File(**{**{name: entry[name] for name in ("path", "size", "num_rows", "version", "mark")}, **whole})
+    return File(
+        **{**{name: entry[name] for name in ("path", "size", "num_rows", "version", "mark", "content")}, **whole}
+    )

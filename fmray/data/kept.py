@@ -66,7 +66,8 @@ class Kept:
         files = [recipe.dataset.files[piece[0]] for piece in item.pieces]
         if not all(file.mark for file in files):
             return ""
-        bytes_of = [(file.size, file.version, file.mark) for file in files]
+        by_content = recipe.dataset.data.verify == "full"
+        bytes_of = [(f.size, f.version, f.mark, f.content if by_content else "", f.partition) for f in files]
         return fingerprint(self.common, bytes_of, [piece[1:] for piece in item.pieces])
 
     def lesson(self, recipe: Recipe, pipeline: Pipeline, with_target: bool) -> str:

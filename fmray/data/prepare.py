@@ -8,11 +8,13 @@ the object store.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from fmray.data.folders import NOT_READ
 from fmray.data.folds import Fold
 from fmray.data.identify import Recipe
 from fmray.data.kept import Kept
@@ -85,7 +87,11 @@ def prepare(
             for folder in (recipe.scratch, recipe.quarantine):
                 if is_local(folder):
                     os.makedirs(folder)
-            kept = Kept.of(store, recipe, asked, job.prepared_steps, sources) if job.run.reuse else None
+            kept = (
+                Kept.of(store, recipe, asked, job.prepared_steps, sources)
+                if job.run.reuse and not dataset.fresh
+                else None
+            )
             items = work_items(dataset, target_bytes=item_bytes)
             with _runner(job.run.prepare, dataset, report) as run:
                 preparation = Preparation(recipe, items, job.prepared_steps, run, report, kept)
@@ -102,7 +108,9 @@ def prepare(
     found = Prepared.from_json({**_described(manifest, store), "root": manifest["folder"]})
     if draft.existing is not None:
         _verify_small(found, manifest, store, report)
-    return found
+    # What lies beside the rows may come and go while the record stays.
+    kept_notes = (note for note in found.notes if note not in dataset.notes and not note.startswith(NOT_READ))
+    return replace(found, notes=(*dataset.notes, *kept_notes))
 
 
 def _described(manifest: Json, store: Store) -> Json:

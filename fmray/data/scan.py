@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import io
 import posixpath
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -19,7 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from fmray.data.contents import holds_numbers, refusal, settle
 from fmray.data.evolve import evolve, normal, unify
-from fmray.data.files import INT96_UNIT, Cache, File, Listing, filesystem, find_files, read_footers
+from fmray.data.files import INT96_UNIT, Cache, File, Listing, filesystem, find_files, machine, read_footers, state_of
+from fmray.data.partitions import required_everywhere, schemas_with, with_columns
 from fmray.errors import DataError, FmrayError, SpecError
 from fmray.registry import Registry
 from fmray.spec.sections import Data
@@ -52,7 +53,11 @@ class Dataset:
         num_rows: Rows in all files.
         fingerprint: Of paths, sizes, rows, versions and schema.
         root: Folder or URI that file paths are relative to.
-        notes: What was decided about columns whose type leaves it open.
+        notes: What a person should know about the files: what was left out, what folder names say, and
+            what was decided about columns whose type leaves it open.
+        machine: On which the files were found.
+        fresh: Whether everything is read again, whatever was kept of it.
+        by_log: Whether the log of a table, not its folder, says which files count.
     """
 
     data: Data
@@ -62,6 +67,9 @@ class Dataset:
     fingerprint: str
     root: str = ""
     notes: tuple[str, ...] = ()
+    machine: str = ""
+    fresh: bool = False
+    by_log: bool = False
 
 
 Piece = tuple[int, int, int, int, int]
@@ -82,13 +90,16 @@ class WorkItem:
     num_rows: int
 
 
-def scan(data: Data, folder: str, store: Store | None = None, *, most_files: int | None = None) -> Dataset:
+def scan(
+    data: Data, folder: str, store: Store | None = None, *, most_files: int | None = None, fresh: bool = False
+) -> Dataset:
     """Find the files, unify their schemas and check every column the data section names.
 
     Args:
         folder: Folder of the job file, which a relative `data.path` starts from.
         store: Keeps footers that were read, and sample data; without it samples go to the user's cache.
         most_files: Look at the first so many files only, for a preview.
+        fresh: Read every footer again, and have `prepare` read every row again.
 
     Raises:
         DataError: If there are no files or rows, or files are damaged or disagree.
@@ -99,36 +110,55 @@ def scan(data: Data, folder: str, store: Store | None = None, *, most_files: int
     else:
         listing = find_files(data.path, folder)
     listing = dataclasses.replace(listing, files=listing.files[:most_files])
-    files, schemas = _footers(listing, store)
-    schema = _schema(data, files, schemas)
+    files, schemas = _footers(listing, store, data, fresh)
+    names, pairs = [file.path for file in files], [file.partition for file in files]
+    roles = _roles(data)
+    required_everywhere(pairs, names, schemas, roles)
+    schemas, said = schemas_with(pairs, names, schemas, listing.types)
+    schema = _schema(data, files, schemas, roles)
     if not sum(file.num_rows for file in files):
         raise DataError(f"'{data.path}' has {len(files)} files and no rows.", "data.path")
-    found = Dataset(data, tuple(files), schema, sum(file.num_rows for file in files), "", listing.root)
-    settled, notes = settle(schema, data, _roles(data), lambda names: first_rows(found, names))
-    identity = fingerprint([_identity(file) for file in files], str(settled))
+    found = Dataset(
+        data=data,
+        files=tuple(files),
+        schema=schema,
+        num_rows=sum(file.num_rows for file in files),
+        fingerprint="",
+        root=listing.root,
+        machine=machine(),
+        fresh=fresh,
+        by_log=listing.by_log,
+    )
+    settled, decided = settle(schema, data, roles, lambda names: first_rows(found, names))
+    identity = fingerprint([identity_of(file, data) for file in files], str(settled))
+    notes = (*listing.notes, *said, *decided)
     return dataclasses.replace(found, schema=settled, fingerprint=identity, notes=notes)
 
 
-def _footers(listing: Listing, store: Store | None) -> tuple[list[File], list[pa.Schema]]:
+def _footers(listing: Listing, store: Store | None, data: Data, fresh: bool) -> tuple[list[File], list[pa.Schema]]:
+    verify = data.verify == "full"
     if store is None:
-        return read_footers(listing)[:2]
+        return read_footers(listing, verify=verify)[:2]
     path = store.path("scans", f"{fingerprint('footers', listing.root)}.json")
     known: Cache = {}
-    if store.exists(path):
+    if store.exists(path) and not fresh:
         with contextlib.suppress(DataError):  # a damaged cache is read anew
             known = store.read_json(path)
-    files, schemas, cache = read_footers(listing, known)
+    files, schemas, cache = read_footers(listing, known, verify=verify)
     if cache != known:
         with contextlib.suppress(FmrayError):  # a store that cannot be written remembers nothing
             store.write_json(path, cache)
     return files, schemas
 
 
-def _identity(file: File) -> list[object]:
-    return [file.path, file.size, file.row_groups, file.version]
+def identity_of(file: File, data: Data) -> list[object]:
+    """Give what tells a file from any other: its contents if known, else all that the filesystem says of them."""
+    if data.verify == "full":
+        return [file.path, file.size, file.row_groups, file.content]
+    return [file.path, file.size, file.row_groups, file.version, file.content or file.mark]
 
 
-def _schema(data: Data, files: Sequence[File], schemas: Sequence[pa.Schema]) -> pa.Schema:
+def _schema(data: Data, files: Sequence[File], schemas: Sequence[pa.Schema], roles: Mapping[str, str]) -> pa.Schema:
     # Writers type the columns of an empty table at random, so files without rows have no say.
     any_rows = any(file.num_rows for file in files)
     raw: dict[pa.Schema, list[str]] = {}
@@ -139,7 +169,6 @@ def _schema(data: Data, files: Sequence[File], schemas: Sequence[pa.Schema]) -> 
     for schema, names in raw.items():
         plain = [(field.name, normal(field.type, data.time_zone)) for field in schema]
         kinds.setdefault(pa.schema(plain), []).extend(names)
-    roles = _roles(data)
     known = {name for schema in kinds for name in schema.names}
     place = files[0].path if len(files) == 1 else f"any of {len(files)} files"
     idle = [*((name, "data.ignore") for name in data.ignore), *((name, "data.read_as") for name in data.read_as)]
@@ -260,8 +289,9 @@ def read_item(dataset: Dataset, item: WorkItem, columns: Sequence[str] | None = 
     zone = dataset.data.time_zone
     schema = pa.schema([dataset.schema.field(name) for name in names])
     opened, root = filesystem(dataset.root)
+    here = machine() == dataset.machine
     return pa.concat_tables(
-        [_read_piece(dataset.files[piece[0]], piece, schema, opened, root, zone) for piece in item.pieces]
+        [_read_piece(dataset.files[piece[0]], piece, schema, opened, root, zone, here=here) for piece in item.pieces]
     )
 
 
@@ -286,19 +316,30 @@ def first_rows(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
                     rows = _read_as_lists(parquet, _first_groups(file), ours, opened, posixpath.join(root, file.path))
                 else:
                     rows = pa.Table.from_batches([next(parquet.iter_batches(FIRST_ROWS, columns=ours))])
-                tables.append(evolve(rows.slice(0, FIRST_ROWS), schema, dataset.data.time_zone))
+                rows = with_columns(rows.slice(0, FIRST_ROWS), file.partition, schema, file.path)
+                tables.append(evolve(rows, schema, dataset.data.time_zone))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file.path}: {error}. Write the file again, or leave it out.") from error
     return pa.concat_tables(tables)
 
 
 def _read_piece(
-    file: File, piece: Piece, schema: pa.Schema, opened: AbstractFileSystem, root: str, time_zone: str | None
+    file: File,
+    piece: Piece,
+    schema: pa.Schema,
+    opened: AbstractFileSystem,
+    root: str,
+    time_zone: str | None,
+    *,
+    here: bool,
 ) -> pa.Table:
     _, first, num_groups, _, num_rows = piece
     path = posixpath.join(root, file.path)
     try:
-        if opened.size(path) != file.size:
+        before = state_of(opened, path)
+        # Another machine may read a copy of its own, which has other inodes and times.
+        tells = here if isinstance(opened, LocalFileSystem) else file.version.startswith(f"{file.mark}-")
+        if before[0] != file.size or (tells and before[1] != file.mark):
             raise DataError(f"{file.path}: the file has changed since it was scanned. Run again.")
         with _open(opened, path) as parquet:
             held = parquet.schema_arrow
@@ -310,10 +351,13 @@ def _read_piece(
                 table = _read_groups(parquet, groups, ours)
             except OSError:
                 table = _read_as_lists(parquet, groups, ours, opened, path)
+        if state_of(opened, path) != before:
+            raise DataError(f"{file.path}: the file changed while it was read. Run again.")
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file.path}: {error}. Write the file again, or leave it out.") from error
     if table.num_rows != num_rows:
         raise DataError(f"{file.path}: {table.num_rows} rows where the scan saw {num_rows}. Run again.")
+    table = with_columns(table, file.partition, schema, file.path)
     try:
         return evolve(table, schema, time_zone)
     except pa.ArrowException as error:

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pyarrow as pa
 
 from fmray.data.evolve import Schemas, normal, unify
-from fmray.data.files import File, find_files, read_footers
-from fmray.data.scan import SAMPLE, SAMPLES, Dataset
+from fmray.data.files import File, find_files, machine, pairs_above, read_footers
+from fmray.data.partitions import Pairs, schemas_with
+from fmray.data.scan import SAMPLE, SAMPLES, Dataset, identity_of
 from fmray.errors import DataError, SpecError
 from fmray.inference.rows import accepted
 from fmray.schema import Column
@@ -33,13 +34,33 @@ def find_rows(path: str, saved: Saved, inputs: Sequence[Column]) -> Dataset:
     try:
         found = SAMPLES.find(path.removeprefix(SAMPLE))(None) if path.startswith(SAMPLE) else path
         listing = find_files(found, ".")
-        files, schemas, _ = read_footers(listing)
+        files, schemas, _ = read_footers(listing, verify=saved.data.verify == "full")
+        known = {field.name: field.type for field in saved.types}
+        # A model that learned from all partitions may be given the folder of one.
+        above = tuple((name, value) for name, value in pairs_above(listing.root) if name in known)
+        files = [replace(file, partition=(*_others(above, file), *file.partition)) for file in files]
+        paths, pairs = [file.path for file in files], [file.partition for file in files]
+        schemas, said = schemas_with(pairs, paths, schemas, known)
         schema = _schema(files, schemas, saved, inputs)
     except (DataError, SpecError) as error:
         raise type(error)(error.message, WHERE) from error
-    identity = fingerprint([[f.path, f.size, f.row_groups, f.version] for f in files], str(schema))
-    rows = sum(file.num_rows for file in files)
-    return Dataset(replace(saved.data, path=path), tuple(files), schema, rows, identity, listing.root)
+    identity = fingerprint([identity_of(file, saved.data) for file in files], str(schema), above)
+    return Dataset(
+        data=replace(saved.data, path=path),
+        files=tuple(files),
+        schema=schema,
+        num_rows=sum(file.num_rows for file in files),
+        fingerprint=identity,
+        root=listing.root,
+        notes=(*listing.notes, *said),
+        machine=machine(),
+    )
+
+
+def _others(above: Pairs, file: File) -> Pairs:
+    """Give the columns that the root names and the file's own folders do not."""
+    inner = dict(file.partition)
+    return tuple((name, value) for name, value in above if name not in inner)
 
 
 def _schema(files: Sequence[File], schemas: Sequence[pa.Schema], saved: Saved, inputs: Sequence[Column]) -> pa.Schema:

@@ -64,6 +64,8 @@ def predict(
     report({"event": "stage", "stage": "model", "text": model_folder})
     model = open_model(model_folder)
     work, num_bytes = _plan(model, data, out)
+    for note in work.dataset.notes:
+        report({"event": "note", "text": note})
     items = work_items(work.dataset, target_bytes=item_bytes) or [WorkItem(0, (), 0)]
     begun = {"format": FORMAT, "model": work.identity, "data": work.dataset.fingerprint, "item_bytes": item_bytes}
     _refuse_strange(work.out, begun)
@@ -166,6 +168,7 @@ def _carry(work: Work, items: Sequence[WorkItem], num_bytes: int, place: Place, 
         "format": FORMAT,
         "model": {"folder": work.folder, "identity": work.identity},
         "data": {"path": redact(dataset.data.path), "fingerprint": dataset.fingerprint, "files": len(dataset.files)},
+        "notes": list(dataset.notes),
         "rows": num_rows,
         "repeats": repeats,
         "faults": faults,
@@ -213,6 +216,7 @@ def spell_summary(summary: Json) -> list[str]:
     for name, found in summary["unseen"].items():
         shown = ", ".join(f"{level!r} {rows:,}" for level, rows in list(found["levels"].items())[:5])
         lines.append(f"{found['rows']:,} rows have a level of '{name}' that no training row has: {shown}")
+    lines += summary.get("notes", [])
     if summary["repeats"]:
         what = "key" if summary["key"] else "values"
         lines.append(f"{summary['repeats']:,} rows have the {what} of an earlier row")

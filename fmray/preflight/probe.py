@@ -68,11 +68,11 @@ class Scout:
 
         disk, root = fsspec.core.url_to_fs(path)
         root = root.rstrip("/") or root
-        if any(sign in root for sign in "*?["):
-            found = {name: info for name, info in disk.glob(root, detail=True).items() if info["type"] == "file"}
+        if any(sign in root for sign in "*?[") and not disk.exists(root):
+            found = disk.glob(root, detail=True).values()
+            sizes = {i["name"]: i["size"] for i in found if i["type"] == "file" and not _is_hidden(i["name"], root)}
         else:
-            found = {name: info for name, info in disk.find(root, detail=True).items() if _is_data(name, root)}
-        sizes = {name: info["size"] for name, info in found.items()}
+            sizes = _sizes(disk, root)
         if not sizes:
             raise FileNotFoundError(f"no Parquet file lies at {path}")
         last = max(sizes)
@@ -267,10 +267,33 @@ def _last_line(error: Exception) -> str:
     return f"{type(cause).__name__}: {lines[-1] if lines else ''}".rstrip(": ")
 
 
-def _is_data(name: str, root: str) -> bool:
-    """Tell the files of a folder that are read from what writers leave beside them."""
-    hidden = any(part.startswith(("_", ".")) for part in os.path.relpath(name, root).split("/"))
-    return name == root or (name.lower().endswith(PARQUET) and not hidden)
+def _sizes(disk: Any, root: str) -> dict[str, int]:
+    """Give the size of every file a scan would read: links followed, shards by name or by their first bytes."""
+    if "file" not in disk.protocol:
+        found = {
+            name: int(info["size"]) for name, info in disk.find(root, detail=True).items() if info["type"] == "file"
+        }
+    elif os.path.isfile(root):
+        return {root: os.path.getsize(root)}
+    else:
+        paths = [f"{folder}/{name}" for folder, _, names in os.walk(root, followlinks=True) for name in names]
+        found = {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}  # no pipes, no lost links
+    return {path: size for path, size in found.items() if _is_data(disk, path, root, size)}
+
+
+def _is_hidden(name: str, asked: str = "") -> bool:
+    """Tell names that writers give to what is no data, unless a pattern asks for them."""
+    last = os.path.basename(name)
+    is_asked = os.path.basename(asked).startswith(("_", "."))
+    return not is_asked and (last.startswith(".") or (last.startswith("_") and "=" not in last))
+
+
+def _is_data(disk: Any, path: str, root: str, size: int) -> bool:
+    if path != root and any(map(_is_hidden, os.path.relpath(path, root).split("/"))):
+        return False
+    return (
+        path == root or path.lower().endswith(PARQUET) or (size > 0 and disk.cat_file(path, start=0, end=4) == b"PAR1")
+    )
 
 
 def _version(package: str) -> str:

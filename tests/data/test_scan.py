@@ -3,6 +3,7 @@
 import datetime
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from fmray.data import files
+from fmray.data import scan as scanning
 from fmray.data.scan import Dataset, read_item, scan, work_items
 from fmray.errors import DataError, SpecError
 from fmray.spec.sections import Data
@@ -88,8 +91,8 @@ def test_a_storage_that_refuses_in_words_of_its_own_is_named():
     ("path", "message"),
     [
         ("nowher", r"data.path: nothing lies at '.*nowher'. Did you mean 'nowhere'\?"),
-        ("nowhere", r"data.path: '.*nowhere' is empty. Accepted: files whose names end in .parquet."),
-        ("csv", r"data.path: '.*csv' holds 1 files, e.g. a.csv. Accepted"),
+        ("nowhere", r"data.path: '.*nowhere' is empty. Accepted: Parquet files, by any name."),
+        ("csv", r"data.path: '.*csv' holds no Parquet file: 1 entry is not read: 1 text \(a.csv\). Accepted"),
         ("csv/*.parquet", r"data.path: no file matches '.*csv/\*.parquet'"),
     ],
 )
@@ -121,7 +124,7 @@ def test_secrets_in_a_uri_stay_out_of_messages():
     [
         (b"", r"data.path: bad.parquet: the file is empty \(0 bytes\)"),
         (b"PAR1", r"data.path: bad.parquet: the file is cut short or not Parquet \(4 bytes"),
-        (b"a,b\n1,2\n" * 100, r"data.path: bad.parquet: the file is cut short or not Parquet \(800 bytes"),
+        (b"a,b\n1,2\n" * 100, r"data.path: bad.parquet: the file is CSV text, not Parquet. Convert it to Parquet."),
         (b"\xff" * 92 + (80).to_bytes(4, "little") + b"PAR1", r"data.path: bad.parquet: "),
         (b"\xff" * 92 + (10**9).to_bytes(4, "little") + b"PAR1", r"data.path: bad.parquet: the file is cut short"),
     ],
@@ -144,12 +147,12 @@ def test_a_truncated_file_is_refused_by_name(write):
 
 def test_corruption_inside_a_file_is_named_with_its_row_group_when_it_is_read(write):
     folder = write("a.parquet", {"y": np.arange(3000)}, row_group_size=1000, compression="zstd", use_dictionary=False)
-    dataset = look(folder)
     path = folder / "a.parquet"
     column = pq.ParquetFile(path).metadata.row_group(1).column(0)
     damaged = bytearray(path.read_bytes())
     damaged[column.data_page_offset : column.data_page_offset + 20] = bytes(20)  # the page's header
     path.write_bytes(damaged)
+    dataset = look(folder)
     with pytest.raises(DataError, match=r"a.parquet: row group 1 cannot be read"):
         read(dataset)
 
@@ -357,6 +360,73 @@ def test_an_edit_in_place_changes_the_fingerprint_even_with_the_old_size_and_tim
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
     assert os.stat(path).st_size == was.st_size
     assert scan(data, ".", store).fingerprint != before
+
+
+def swap(path, values):
+    """Write other values so that size, footer and time stay."""
+    was, footer = os.stat(path), pq.read_metadata(path).serialized_size
+    pq.write_table(pa.table({"y": values}), path, compression="none", use_dictionary=False)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert (os.stat(path).st_size, pq.read_metadata(path).serialized_size) == (was.st_size, footer)
+
+
+@pytest.mark.parametrize("hashed", [0, 1 << 20])
+def test_values_swapped_with_size_footer_and_time_kept_change_the_fingerprint(write, store, monkeypatch, hashed):
+    monkeypatch.setattr(files, "HASHED_BYTES", hashed)
+    folder = write("a.parquet", {"y": [1, 5, 3, 9]}, compression="none", use_dictionary=False)
+    data = Data(path=str(folder), target="y")
+    before = scan(data, ".", store).fingerprint
+    assert scan(data, ".", store).fingerprint == scan(data, ".").fingerprint == before
+    swap(folder / "a.parquet", [1, 3, 5, 9])
+    assert scan(data, ".", store).fingerprint == scan(data, ".").fingerprint != before
+
+
+def test_a_small_data_set_keeps_its_fingerprint_when_it_is_copied_with_its_times(write, tmp_path):
+    folder = write("a.parquet", {"y": [1, 2]})
+    shutil.copytree(folder, tmp_path / "copy")  # keeps times
+    assert look(tmp_path / "copy").fingerprint == look(folder).fingerprint
+
+
+def test_verified_in_full_nothing_but_contents_decides(write, store, monkeypatch):
+    monkeypatch.setattr(files, "HASHED_BYTES", 0)
+    folder = write("a.parquet", {"y": [1, 5, 3, 9]}, compression="none", use_dictionary=False)
+    data = Data(path=str(folder), target="y", verify="full")
+    before = scan(data, ".", store).fingerprint
+    os.utime(folder / "a.parquet", (1, 1))
+    assert scan(data, ".", store).fingerprint == before
+    # Even where the filesystem tells nothing, as if the mark had been forged:
+    monkeypatch.setattr(files, "_local_mark", lambda known: "same")
+    scan(data, ".", store)
+    swap(folder / "a.parquet", [1, 3, 5, 9])
+    assert scan(data, ".", store).fingerprint != before
+
+
+def test_a_fresh_scan_believes_nothing_that_was_kept(write, store):
+    folder = write("a.parquet", {"y": [1, 2]})
+    data = Data(path=str(folder), target="y")
+    scan(data, ".", store)
+    (cache,) = [store.path("scans", os.path.basename(name)) for name in store.list(store.path("scans"))]
+    text = store.read_bytes(cache)
+    store.write_bytes(cache, text.replace(b'"num_rows": 2', b'"num_rows": 5').replace(b'"num_rows":2', b'"num_rows":5'))
+    assert scan(data, ".", store, fresh=True).num_rows == 2
+
+
+def test_data_that_change_between_scan_and_reading_or_while_they_are_read_are_refused(write, monkeypatch):
+    folder = write("a.parquet", {"y": [1, 5, 3, 9]}, compression="none", use_dictionary=False)
+    dataset = look(folder)
+    swap(folder / "a.parquet", [1, 3, 5, 9])
+    with pytest.raises(DataError, match=r"a.parquet: the file has changed since it was scanned. Run again."):
+        read(dataset)
+    dataset, read_groups = look(folder), scanning._read_groups
+
+    def change_meanwhile(*arguments):
+        table = read_groups(*arguments)
+        swap(folder / "a.parquet", [1, 5, 3, 9])
+        return table
+
+    monkeypatch.setattr(scanning, "_read_groups", change_meanwhile)
+    with pytest.raises(DataError, match=r"a.parquet: the file changed while it was read. Run again."):
+        read(dataset)
 
 
 def test_a_rewrite_of_the_same_bytes_is_another_version(write, store):
