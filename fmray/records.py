@@ -298,7 +298,7 @@ class SearchAccount:
         selection: `evaluate.selection.Selection` as plain values; empty where there was nothing to choose from.
         finalists: [{"member", "params", "scores", "mean", "sd"}], scores one per seed it was trained again with.
         diversity: `evaluate.diversity.Diversity` as plain values; empty for one member.
-        failed: [{"member", "reason"}].
+        failed: [{"member", "params", "reason"}].
     """
 
     space: Json

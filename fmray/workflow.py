@@ -17,7 +17,7 @@ from fmray.data.target import decide
 from fmray.ensemble.combine import combine
 from fmray.ensemble.folds import FOLD
 from fmray.ensemble.voting import refuse_numbers
-from fmray.errors import ClusterError, FmrayError
+from fmray.errors import ClusterError, FmrayError, TrainError
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
@@ -147,10 +147,14 @@ def _named(error: BaseException, journal: Journal, root: str) -> BaseException:
     """Give an error of the user's code in one line, with its place and that of its traceback; others as they are."""
     if isinstance(error, CodeError):
         return CodeError(error.said, error.stacks, root)
-    if user_frames(error) and is_of_user(error):
-        found = code_error(error, "stacks/error.txt", journal, "stopped")
-        return CodeError(found.said, found.stacks, root)
-    return error
+    if not is_of_user(error):
+        return error
+    found = code_error(error, "stacks/error.txt", journal, "stopped")
+    if user_frames(error):
+        return CodeError(found.said, found.stacks, root, journal.at)
+    return TrainError(
+        f"{found.said}, which fmray did not expect. Its traceback is in {root}/{found.stacks}.", journal.at
+    )
 
 
 def _tell(run: Run, store: Store, address: Address, journal: Journal) -> None:

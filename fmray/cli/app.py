@@ -107,6 +107,11 @@ def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str,
     except OSError as error:
         return FAILED, _failure(type(error).__name__, str(error.filename or ""), error.strerror or str(error))
     except Exception as error:  # the last line of defence: whatever it is, the caller gets JSON and exit code 1
+        from fmray.train.failures import place_of, told, user_frames
+
+        if user_frames(error):
+            error.add_note(place_of(error))
+            return FAILED, _failure(type(error).__name__, "", told(error))
         error_console.say(*redact(traceback.format_exc()).splitlines())
         return FAILED, _failure(type(error).__name__, "", str(error))
 

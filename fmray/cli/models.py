@@ -1,5 +1,7 @@
 """Use trained models: let one speak about new rows, hand one to other tools."""
 
+import sys
+from contextlib import nullcontext, redirect_stdout
 from typing import Annotated, Any, Literal
 
 import typer
@@ -29,7 +31,8 @@ def predict(
     from fmray.progress import Watch
 
     context.obj["out"] = out
-    with Watch(console) as watch:
+    # what the model's own code prints must not stand where the answer is read
+    with Watch(console) as watch, redirect_stdout(sys.stderr) if as_json else nullcontext():
         summary = carry(model, data, out, place=place, report=watch)
     if not as_json:
         console.say(*spell_summary(summary), out)

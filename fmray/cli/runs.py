@@ -1,6 +1,8 @@
 """Carry jobs to their reports, and look at what came out."""
 
 import os
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +57,9 @@ def run(
                 context.obj["promotion"] = event
             watch(event)
 
-        done = carry(job, store, fresh=fresh, report=report, wait_seconds=patience)
+        # what the job's own code prints must not stand where the answer is read
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            done = carry(job, store, fresh=fresh, report=report, wait_seconds=patience)
     answer = {
         "status": done.status,
         "run_id": done.id,

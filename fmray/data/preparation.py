@@ -113,7 +113,7 @@ class Preparation:
         repeats = self._repeats()
         rows = self._account(found, repeats)
         refuse_weightless(held, rows, recipe.dataset.data, self._another_split)
-        for text in gaps:
+        for text in gaps if recipe.fold is None else ():
             self.report({"event": "note", "text": text})
         target, notes = self._learn(steps, [f.summary for f in found], held)
         levels = merge_levels((f.levels for f in found), recipe.slices)
@@ -205,14 +205,24 @@ class Preparation:
             raise DataError(text, "data.target")
         for split in SPLITS:
             if not rows[split]:
-                cure = f"Give more rows, or {self._another_split}; where groups are few, they go one way whole."
-                raise DataError(f"no rows are left for {split}: {rows}. {cure}", "split")
+                raise DataError(f"no rows are left for {split}: {rows}. {self._cure(rows)}", "split")
         return rows
 
     @property
     def _another_split(self) -> str:
         """Say how rows come to other sides."""
         return another_split(self.recipe.definition.by, self.recipe.definition.column)
+
+    def _cure(self, rows: dict[str, int]) -> str:
+        """Say what to do about a side without rows."""
+        alone = [split for split in SPLITS if rows[split]]
+        if len(alone) == 1 and rows[alone[0]] > 1 and self.recipe.definition.by == "hash":
+            names = ", ".join(map(repr, self.recipe.definition.columns))
+            return (
+                f"Rows that are equal in {names} stay together, and all of them are. "
+                "Set data.key, or data.group, to columns that tell rows apart."
+            )
+        return f"Give more rows, or {self._another_split}; where groups are few, they go one way whole."
 
     def _learn(self, steps: Pipeline, summaries: Sequence[Summary | None], held: Json) -> tuple[Target, list[str]]:
         """Let the target and the steps learn, with one pass over the data for each step that needs one."""

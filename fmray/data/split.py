@@ -264,7 +264,8 @@ def _nearest_cut(times: np.ndarray, wanted: float) -> int | float:
     """Give the distinct time before which the number of rows is nearest the wanted one, and not zero."""
     values, starts = np.unique(times, return_index=True)
     if len(values) < 2:
-        raise DataError(f"{len(values)} distinct times cannot be divided in two.", "data.time")
+        text = f"{len(times):,} rows have a time, of {len(values)} distinct values, which cannot be divided in two"
+        raise DataError(f"{text}. Fill in more times, or set split.by: hash.", "data.time")
     cut: int | float = values[1:][np.argmin(np.abs(starts[1:] - wanted))].item()
     return cut
 

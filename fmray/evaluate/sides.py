@@ -84,7 +84,8 @@ def _why(prepared: Prepared, split: Split) -> str:
         return f"it has {_rows(held['rows'])}"
     shown = "; ".join(_counted(prepared, name) for name in missing[:MOST_SHOWN])
     more = f"; and {len(missing) - MOST_SHOWN} more classes" if len(missing) > MOST_SHOWN else ""
-    return f"its {_rows(held['rows'])} have none of {shown}{more}"
+    counted = " of a weight above 0" if prepared.weighted else ""
+    return f"none of its {_rows(held['rows'])}{counted} is of {shown}{more}"
 
 
 def _counted(prepared: Prepared, name: str) -> str:

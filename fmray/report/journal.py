@@ -67,6 +67,11 @@ class Journal:
         """Give what was said in words, in order."""
         return tuple(self._notes)
 
+    @property
+    def at(self) -> str:
+        """Name the stage that the run is at."""
+        return self._stage
+
     def failures(self) -> list[Json]:
         """Give every failure that the run went through, in this process and in those before it."""
         return [event for event in self._store.events(self._path) if event["event"] == "failure"]

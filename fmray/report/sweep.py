@@ -20,7 +20,7 @@ class Section:
         figures: Side by side: leaders, rungs, importance, finalists, diversity.
         whole: Figures as wide as the page.
         slices: One per parameter.
-        failed: [{"member", "reason"}].
+        failed: [{"member", "params", "reason"}].
     """
 
     words: tuple[str, ...]

@@ -43,9 +43,10 @@ MOST_HANGS = 1
 _OWN_FOLDERS = (f"{Path(__file__).parents[1]}{os.sep}", f"{sysconfig.get_paths()['stdlib']}{os.sep}", "<frozen ")
 """Where files of fmray and of Python itself lie."""
 _CALLERS = tuple(
-    os.path.join(*path) for path in (("train", "population.py"), ("train", "step.py"), ("data", "pipeline.py"))
+    f"{os.sep}{path.replace('/', os.sep)}"
+    for path in ("train/population.py", "train/step.py", "data/pipeline.py", "fmray/registry.py")
 )
-"""What calls the modules, losses and steps that a job brings along."""
+"""What imports and calls the modules, losses and steps that a job brings along."""
 _SPEAKERS = tuple(
     f"{os.sep}{path.replace('/', os.sep)}"
     for path in ("workflow.py", "report/journal.py", "tune/trial.py", "tune/tally.py", "tune/sweep.py", "progress.py")
@@ -93,15 +94,16 @@ class CodeError(TrainError):
         said: It in one line, with its place.
         stacks: Where in the run's directory its traceback is.
         root: That directory, where it is known.
+        stage: What the run was at.
     """
 
-    def __init__(self, said: str, stacks: str, root: str = "") -> None:
+    def __init__(self, said: str, stacks: str, root: str = "", stage: str = "train") -> None:
         place = f"{root}/{stacks}" if root else f"{stacks} of the run's directory"
-        super().__init__(f"{said}. Its traceback is in {place}. Correct the code, then run the job again.", "train")
+        super().__init__(f"{said}. Its traceback is in {place}. Correct the code, then run the job again.", stage)
         self.said, self.stacks, self.root = said, stacks, root
 
-    def __reduce__(self) -> tuple[type["CodeError"], tuple[str, str, str]]:
-        return CodeError, (self.said, self.stacks, self.root)
+    def __reduce__(self) -> tuple[type["CodeError"], tuple[str, str, str, str]]:
+        return CodeError, (self.said, self.stacks, self.root, self.where)
 
 
 def kind_of(error: BaseException) -> Kind:
@@ -256,7 +258,8 @@ def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 
 def _is_users(filename: str) -> bool:
-    return not (filename.startswith(_OWN_FOLDERS) or "site-packages" in filename or "dist-packages" in filename)
+    installed = filename.startswith(_OWN_FOLDERS) or "site-packages" in filename or "dist-packages" in filename
+    return not installed and (not filename.startswith("<") or filename.startswith("<ipython"))
 
 
 def place_of(error: BaseException) -> str:

@@ -44,7 +44,9 @@ def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ens
         selection=_selection(trained, best, truth, metric, job) if len(best) > 1 else {},
         finalists=tuple(_finalists(trained.members)),
         diversity=_diversity(trained, ensemble, truth, metric),
-        failed=tuple({"member": m.index, "reason": m.reason} for m in searched if m.status == "failed"),
+        failed=tuple(
+            {"member": m.index, "params": dict(m.params), "reason": m.reason} for m in searched if m.status == "failed"
+        ),
     )
 
 

@@ -7,6 +7,8 @@ from fmray.metrics.metric import Metric
 from fmray.records import Json
 
 Report = Callable[[Json], None]
+MOST_TOLD = 20
+"""Members left out that are told of as it happens; all of them are told of once more when the search ends."""
 
 
 class Tally:
@@ -26,10 +28,22 @@ class Tally:
         self._packs: dict[tuple[int, int], Json] = {}
         self._epochs, self._opened = 0, time.monotonic()
         self._best: float | None = None
+        self._left_out = 0
 
     def __call__(self, event: Json) -> None:
         """Take an event."""
+        if event["event"] in ("failure", "stacks") and self._is_one_of_many(event):
+            return
         self._report({**event, "search": self._standing(event)} if event["event"] == "epoch" else event)
+
+    def _is_one_of_many(self, event: Json) -> bool:
+        """Count members that were left out, and their tracebacks: beyond the first, their records say enough."""
+        if event["event"] == "stacks":
+            return bool(event["path"].startswith("stacks/member-")) and self._left_out >= MOST_TOLD
+        if event["action"] == "left the member out":
+            self._left_out += 1
+            return self._left_out > MOST_TOLD
+        return False
 
     def _standing(self, event: Json) -> Json:
         key = (event["trial"], event["pack"])

@@ -21,6 +21,7 @@ _NOISE = re.compile(r'^{"|logging\.cc:|job_manager\.py:')
 """Lines that Ray prints around those of a command, and the answer of the command itself."""
 BEGUN_SECONDS = 60.0
 """How long a run may take to name itself."""
+LEFT_OUT, MOST_LEFT_OUT = "left the member out", 5
 UNSURE = ("bug", "killed worker", "cluster")
 GATE_FIX = "Look at the gate in the report, mend the data or the job; or waive it under rigour, with a reason"
 
@@ -48,6 +49,20 @@ def finished(evidence: Evidence) -> Iterator[Finding]:
             tuple(seen),
             f"Nothing to do: {evidence.root}/report.html",
         )
+
+
+def left_out(evidence: Evidence) -> Iterator[Finding]:
+    """Tell of members that a run went on without."""
+    told = [line for line in evidence.of("failure") if line["action"] == LEFT_OUT]
+    if told:
+        seen = [(line.place, shorten(str(line["text"]))) for line in told[:MOST_LEFT_OUT]]
+        more = f"the first of {len(told)}: " if len(told) > 1 else ""
+        cause = (
+            f"it went on without members whose code or parameters failed; {more}{shorten(str(told[0]['text']), 200)}"
+        )
+        at = f" (tracebacks are in {evidence.root}/stacks)" if any(line["stacks"] for line in told) else ""
+        fix = f"Correct the code{at}, or leave these values out of the search; then run the job again"
+        yield Finding("failed members", cause, tuple(seen), fix)
 
 
 def failed(evidence: Evidence) -> Iterator[Finding]:

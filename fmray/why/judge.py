@@ -5,7 +5,17 @@ Pure: it sees nothing but the evidence, so every verdict can be had without a cl
 
 from collections.abc import Iterator
 
-from fmray.why.ends import failed, failures_of, finished, halves, interrupted, killed_for_memory, of_attempt
+from fmray.why.ends import (
+    LEFT_OUT,
+    failed,
+    failures_of,
+    finished,
+    halves,
+    interrupted,
+    killed_for_memory,
+    left_out,
+    of_attempt,
+)
 from fmray.why.evidence import Evidence
 from fmray.why.finding import Finding, shorten
 from fmray.why.room import missing_room
@@ -24,6 +34,7 @@ def _findings(evidence: Evidence) -> Iterator[Finding]:
     match evidence.status:
         case "finished":
             yield from finished(evidence)
+            yield from left_out(evidence)
         case "failed":
             yield from failed(evidence)
             yield from skewed(evidence)
@@ -53,7 +64,8 @@ def _restarted(evidence: Evidence) -> Iterator[Finding]:
         Finding("got over", f"workers were restarted: {one.cause}", one.evidence, one.fix)
         for one in killed_for_memory(evidence)
     )
-    failures = evidence.of("failure")
+    yield from left_out(evidence)
+    failures = [line for line in evidence.of("failure") if line["action"] != LEFT_OUT]
     if failures:
         last = failures[-1]
         what = f"the last a matter of {last['class']}: {shorten(str(last['text']), 160)}"

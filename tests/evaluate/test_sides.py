@@ -69,7 +69,7 @@ def test_a_primary_metric_that_validation_cannot_give_is_refused_with_counts_and
         check_sides(found, find_metric("roc_auc", TWO), BINARY)
     text = str(caught.value)
     assert text.startswith(
-        "split: roc_auc is not defined on validation: its 500 rows have none of class 'yes' (train 30"
+        "split: roc_auc is not defined on validation: none of its 500 rows is of class 'yes' (train 30"
     )
     assert "(train 30, validation 0, test 2)" in text
     assert "another split.salt" in text
