@@ -21,7 +21,7 @@ from fmray.tune.search import Hunt
 WIDTHS = {"width": {"choice": [13, 14]}}
 LR = {"adamw": {"lr": {"log_uniform": [1e-3, 1e-1]}}}
 SEARCHES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "exit": ("Exits", WIDTHS, {"by": "optuna", "members": 4, "structures": 4}),
+    "exit": ("Exits", WIDTHS, {"by": "grid"}),
     "pbt": ("FailsForSeeds", {}, {"by": "pbt", "members": 3}),
     "nothing left": ("Broken", WIDTHS, {"by": "grid"}),
 }
