@@ -48,7 +48,7 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
     except Exception as error:
         kind = kind_of(error)
         if group.size > 1 or kind not in (MEMORY, DEVICE_MEMORY):
-            if len(batch) != pack.train.batch_rows and not isinstance(error, FmrayError):
+            if group.size == 1 and len(batch) != pack.train.batch_rows and not isinstance(error, FmrayError):
                 error.batch_rows = len(batch)  # type: ignore[attr-defined]  # code may fail on the last batch alone
             raise
         short = kind, told(error)
