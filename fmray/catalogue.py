@@ -17,6 +17,7 @@ STEPS = Registry(
         "impute": "fmray.data.clean:Impute",
         "min_max": "fmray.data.tabular:MinMax",
         "one_hot": "fmray.data.tabular:OneHot",
+        "parse": "fmray.data.parse:Parse",
         "quantile": "fmray.data.tabular:Quantile",
         "robust_scale": "fmray.data.tabular:RobustScale",
         "standardise": "fmray.data.tabular:Standardise",

@@ -4,7 +4,7 @@ Data only: every record can be written as JSON and read back equal. What lies be
 is named in it by path relative to `root`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -62,6 +62,10 @@ class Target:
         return cls(**plain)
 
 
+def _names(given: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if given is None else tuple(given)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Point at the lanes of one prepared data set, with all that was learned while preparing it.
@@ -88,6 +92,7 @@ class Prepared:
         raw: Columns that the steps are given, as read.
         held: Split -> {"rows", and of val and test "counts" per class, or "low" and "high" per target column}, of rows
             whose weight is above 0.
+        with_nulls: Those in which training rows have nulls; None if no step looked at them.
     """
 
     fingerprint: str
@@ -109,6 +114,7 @@ class Prepared:
     variants: Mapping[str, "Prepared"] = field(default_factory=dict)
     raw: Schema = field(default_factory=lambda: Schema(()))
     held: Json = field(default_factory=dict)
+    with_nulls: tuple[str, ...] | None = None
 
     def for_member(self, member: "Member") -> "Prepared":
         """Give the rows as a member learned from them."""
@@ -132,6 +138,7 @@ class Prepared:
                 **value,
                 "schema": Schema.from_json(value["schema"]),
                 "raw": Schema.from_json(value.get("raw", [])),
+                "with_nulls": _names(value.get("with_nulls")),
                 "target": Target.from_json(value["target"]),
                 "parts": {split: tuple(Part(**p) for p in parts) for split, parts in value["parts"].items()},
                 "steps": tuple(value["steps"]),

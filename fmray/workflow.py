@@ -53,7 +53,7 @@ from fmray.train.stacks import here
 from fmray.train.workers import code_error
 from fmray.tune.account import account_of
 from fmray.tune.members import train_members
-from fmray.tune.plans import job_at, linear_job, linear_plans
+from fmray.tune.plans import job_at, left_out_numbers, linear_job, linear_plans
 from fmray.tune.search import Hunt
 from fmray.tune.space import num_members
 from fmray.tune.sweep import Sweep, Workers, sweep
@@ -183,6 +183,9 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
     with journal.stage("prepare", f"{dataset.num_rows:,} rows in {len(dataset.files)} files"):
         task = decide(dataset, job.data, job.task)
         prepared = prepare(dataset, job.at({}) if job.ranges else job, task, store, journal)
+        for text in prepared.notes:  # also where the record is read back: whoever runs a job is told what it decides
+            if text not in journal.notes:
+                journal.note(text)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
     for text in check_sides(prepared, metric, job.evaluate.metrics or defaults(prepared.target)[1]):
         journal.note(text)
@@ -196,7 +199,7 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
         trained = work.train()
     work = work.knowing(trained)
     with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
-        linear = work.train_linear()
+        work, linear = work.train_linear()
     with journal.stage("combine", job.ensemble.name):
         ensemble = work.combine(trained)
     with journal.stage("evaluate", f"{prepared.num_rows('test'):,} test rows, looked at once"):
@@ -235,11 +238,19 @@ class _Work:
         variants = {one.prepared: self._prepare(*self._way_of(one)) for one in others}
         return replace(self, prepared=replace(self.prepared, variants=variants)) if variants else self
 
-    def train_linear(self) -> Sweep:
-        job = linear_job(self.job)
+    def train_linear(self) -> tuple["_Work", Sweep]:
+        """Train the linear baseline; know how its rows were prepared where that is not as the model's were."""
+        job, prepared = linear_job(self.job, self.prepared), self.prepared
         plans = linear_plans(job, self.task) if "linear" in job.evaluate.baselines else []
         workers = 0 if self.job.ranges else self.workers
-        return sweep(job, plans, self.prepared, self.metric, self.store, workers, role="baseline", report=self.journal)
+        if plans and (names := left_out_numbers(prepared)):
+            self.journal.note(f"the linear baseline also sees what auto leaves out for the model: {', '.join(names)}")
+            prepared = self._prepare(job)
+        linear = sweep(job, plans, prepared, self.metric, self.store, workers, role="baseline", report=self.journal)
+        if prepared is self.prepared:
+            return self, linear
+        variants = {**self.prepared.variants, prepared.fingerprint: prepared}
+        return replace(self, prepared=replace(self.prepared, variants=variants)), linear
 
     def _way_of(self, member: Member) -> tuple[Job, int | None]:
         """Say how the rows of a member were prepared: by which steps, and what fold these learned nothing from."""

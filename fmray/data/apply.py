@@ -42,7 +42,7 @@ def fit_rows(
     """Summarise the training rows of an item, given the side and the occurrence number of each of its rows."""
     data = recipe.dataset.data
     inputs = [] if pipeline.is_complete else [column.name for column in recipe.schema.columns]
-    targets = [name for name in data.target if with_target]
+    targets = [name for name in data.target if with_target or pipeline.uses_target]
     groups = [data.group] if recipe.fold and data.group else []
     rows = some(read_item(recipe.dataset, item, [*inputs, *targets, *groups]), sides == TRAIN)
     if recipe.fold is None:

@@ -4,7 +4,7 @@ One pass over the training rows answers all questions; every decision is said in
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,17 @@ import polars as pl
 
 from fmray.data import moments
 from fmray.data.clean import DateParts
-from fmray.data.step import Fitted, Partial
+from fmray.data.row_names import (
+    FLOAT_EXACT,
+    encode_targets,
+    first_look,
+    is_related,
+    looks_of,
+    marks_of,
+    merge_marks,
+    why_a_name,
+)
+from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
 from fmray.data.tabular import (
     MISSING,
     OTHER,
@@ -24,6 +34,7 @@ from fmray.data.tabular import (
     shifted,
     to_rank,
 )
+from fmray.data.text_numbers import FORMS, read, tidied, units
 from fmray.errors import DataError
 from fmray.records import Json
 from fmray.schema import Column, Schema
@@ -39,6 +50,18 @@ CODES = (-1, -9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
 CODE_SHARE = 0.002
 LEAST_NAMES = 64
 RARE_ROWS, RARE_SHARE = 10, 0.001
+FIRST_ROWS = 64
+"""Rows of a text column that tell whether it may hold numbers or dates at all."""
+MOSTLY = 0.5
+"""Share of values from which text that cannot be read as numbers throughout is worth a word."""
+PARTS = ("year", "month_sin", "month_cos", "weekday_sin", "weekday_cos", "hour_sin", "hour_cos")
+"""What `date_parts` makes of a time, behind its name."""
+FINE_SHARE = 0.9
+"""Share of distinct values in a part from which its column may name rows."""
+_PARSE = "parse: {{columns: [{name}], form: {form}}} before auto"
+_ONE_HOT = "one_hot before auto, with max_levels, keeps more levels"
+_NUMBER = "standardise before auto keeps the number only"
+_CLIP = "clip or quantile before auto handles them otherwise"
 
 Levels = tuple[dict[Any, int] | None, np.ndarray]
 """Rows per level, None where levels are too many to be told apart, and the smallest hashes of all levels."""
@@ -51,25 +74,30 @@ class Auto:
       with a tail beyond 8 standard deviations also gets its normal rank; an integer of 3 to 32 levels also indicators.
     - Text: indicators up to 100 levels, 256 hash buckets beyond. Missing is a level; levels of fewer than 10 rows (or
       0.1 % of fewer rows) share one. A level never seen has theirs, or none where there are no rare ones.
+    - Numbers and dates in text: read as such where every training value can be; see `fmray.data.text_numbers`. Whole
+      numbers of up to 100 levels, and those that all have equally many digits, stay levels, as they may be codes.
     - Times: year, and month, weekday and hour as points on a circle. Bytes: divided by 255. Lists: one mean and scale.
-    - Left out: constant columns, and integers and text of which more than 95 % are distinct, because they name rows.
+    - Left out: constant columns; integers of which more than 95 % are distinct and that look like names of rows, see
+      `fmray.data.row_names`; text of which more than 95 % is distinct.
+
+    Args:
+        keep: Columns that are used even if they look like names of rows, or are free text.
     """
 
-    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
-        """Summarise all columns in one pass."""
-        frame = _with_dates(frame, schema)
-        numbers = [c.name for c in _dated(schema).columns if c.kind == "number"]
-        integers = [name for name in numbers if frame.schema[name].is_integer()]
-        text = [c.name for c in schema.columns if c.kind == "text"]
-        return {
-            "rows": frame.height,
-            "moments": (found := moments.numbers(frame, numbers)),
-            "points": {name: moments.ranks(frame[name]) for name in numbers},
-            "nulls": {name: frame[name].null_count() for name in (*numbers, *text)},
-            "levels": {name: _levels(frame[name]) for name in (*integers, *text)},
-            "wide": {c.name: _whole_moments(frame[c.name]) for c in schema.columns if c.kind == "vector"},
-            "codes": {name: _codes_for_missing(frame[name], found[name]) for name in numbers},
-        }
+    uses_target = True
+
+    def __init__(self, keep: Sequence[str] = ()) -> None:
+        self.keep = keep
+
+    def fit(self, frame: pl.DataFrame, schema: Schema, targets: pl.DataFrame | None = None) -> Partial:
+        """Summarise all columns in one pass.
+
+        Args:
+            targets: Of the same rows; without them no column is found to be related to any.
+        """
+        chosen(self.keep, schema, tuple({column.kind for column in schema.columns}), "auto", "keep")
+        encoded = encode_targets(targets.get_columns()) if targets is not None else np.zeros((frame.height, 0))
+        return _summary(frame, schema, encoded, _names(schema))
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the summary of both sets of rows."""
@@ -78,9 +106,40 @@ class Auto:
             "moments": moments.merge(one["moments"], other["moments"]),
             "points": {n: moments.merge_ranks(part, other["points"][n]) for n, part in one["points"].items()},
             "nulls": {name: part + other["nulls"][name] for name, part in one["nulls"].items()},
-            "levels": {name: _merged_levels(part, other["levels"][name]) for name, part in one["levels"].items()},
+            "levels": {
+                name: _merged_levels(part, other["levels"][name])
+                for name, part in one["levels"].items()
+                if name in other["levels"]
+            },
             "wide": moments.merge(one["wide"], other["wide"]),
             "codes": {n: dict(Counter(part) + Counter(other["codes"][n])) for n, part in one["codes"].items()},
+            "marks": {
+                n: merge_marks(part, other["marks"][n]) for n, part in one["marks"].items() if n in other["marks"]
+            },
+            "looks": {n: part & other["looks"][n] for n, part in one["looks"].items() if n in other["looks"]},
+            "readings": {n: self._merged_readings(part, other["readings"][n]) for n, part in one["readings"].items()},
+        }
+
+    def _merged_readings(self, one: Json, other: Json) -> Json:
+        """Merge what text can be read as; a part without values follows every form."""
+        if not one["values"] or not other["values"]:
+            told = other if not one["values"] else one
+            return {**told, "silent": one["silent"] + other["silent"]}
+        forms = {}
+        for form, mine in one["forms"].items():
+            if (theirs := other["forms"].get(form)) is None:
+                continue
+            both = mine["summary"] is not None and theirs["summary"] is not None
+            forms[form] = {
+                "read": mine["read"] + theirs["read"],
+                "summary": self.merge(mine["summary"], theirs["summary"]) if both else None,
+            }
+        return {
+            "silent": one["silent"] + other["silent"],
+            "values": one["values"] + other["values"],
+            "units": sorted({*one["units"], *other["units"]}),
+            "digits": sorted({*one["digits"], *other["digits"]}),
+            "forms": forms,
         }
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
@@ -90,49 +149,229 @@ class Auto:
             DataError: If no column is left.
         """
         plan: list[Json] = []
-        notes: list[str] = []
-        for column in _dated(schema).columns:
-            if why := _useless(column, partial):
-                notes.append(f"auto leaves out '{column.name}': {why}")
-                continue
-            entries, note = _plan(column, partial)
-            plan += entries
-            notes += note
+        notes: list[Note] = []
+        left_out: list[str] = []
+        known = _names(schema)
+        taken = set(known)
+        forms: dict[str, str] = {}
+        times: dict[str, str] = {}
+        for raw in schema.columns:
+            column, own, said = _as_read(raw, partial)
+            notes += said
+            if column.kind != raw.kind:
+                forms[column.name] = form_of(partial["readings"][column.name], partial["levels"][column.name])
+            if column.kind == "time":
+                times[column.name] = _prefix(column.name, known)
+                taken |= set(_parts_of(times[column.name]))
+            for inner in _dated(column, known):
+                if why := _useless(inner, own, inner.name in self.keep):
+                    notes.append(why)
+                    left_out += [inner.name] if inner.kind == "number" and inner.name in own["marks"] else []
+                    continue
+                entries, note = _plan(inner, own, taken)
+                plan += entries
+                notes += note
+        lines = summed_up(notes)
         if not plan:
-            raise DataError(f"auto leaves out every column: {'; '.join(notes)}.", "steps")
+            raise DataError(f"auto leaves out every column: {'; '.join(lines)}.", "steps")
         made = tuple(
             Column(e["name"], e["kind"], e.get("width", 1), tuple(e["levels"]) if "levels" in e else ()) for e in plan
         )
-        return Fitted(
-            {"times": [c.name for c in schema.columns if c.kind == "time"], "plan": plan}, Schema(made), tuple(notes)
-        )
+        state: Json = {"times": times, "plan": plan, "forms": forms, "left_out": left_out}
+        return Fitted(state, Schema(made), lines)
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Make the inputs."""
-        for name in state["times"]:
-            frame = _dates(name).apply(frame, {"columns": [name]})
-        simple = [_expression(frame, entry) for entry in state["plan"] if entry["by"] in ("shift", "flag")]
-        made = [_made(frame, entry) for entry in state["plan"] if entry["by"] not in ("shift", "flag")]
+        frame, state = seen_by_auto(frame, state)
+        types = dict(zip(frame.columns, frame.dtypes, strict=True))
+        columns = dict(zip(frame.columns, frame.get_columns(), strict=True))
+        simple = [_expression(types, entry) for entry in state["plan"] if entry["by"] in ("shift", "flag")]
+        made = [_made(columns, entry) for entry in state["plan"] if entry["by"] not in ("shift", "flag")]
         result = frame.select(simple).with_columns(made) if simple else pl.DataFrame(made)
-        return result.select(entry["name"] for entry in state["plan"])
+        return result.select([entry["name"] for entry in state["plan"]])
 
 
-def _dates(name: str) -> DateParts:
-    return DateParts([name])
+def seen_by_auto(frame: pl.DataFrame, state: Json) -> tuple[pl.DataFrame, Json]:
+    """Give a frame with text read and times taken apart, and the state with which `apply` does the rest."""
+    return dated(as_read(frame, state), state["times"]), {**state, "forms": {}, "times": {}}
 
 
-def _dated(schema: Schema) -> Schema:
-    for column in schema.columns:
-        if column.kind == "time":
-            schema = _dates(column.name).learn(None, schema).schema
-    return schema
+def as_read(frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+    """Give the columns with numbers and dates in text read; what cannot be read is null."""
+    forms = state.get("forms", {})  # models of earlier versions read none
+    return frame.with_columns([read(tidied(frame[name]), form) for name, form in forms.items()]) if forms else frame
 
 
-def _with_dates(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    for column in schema.columns:
-        if column.kind == "time":
-            frame = _dates(column.name).apply(frame, {"columns": [column.name]})
-    return frame
+def dated(frame: pl.DataFrame, times: Mapping[str, str] | Sequence[str]) -> pl.DataFrame:
+    """Replace times by their parts.
+
+    Args:
+        times: Column -> what the names of its parts begin with; models of earlier versions name columns only.
+    """
+    if not times:
+        return frame
+    prefixes = dict(times) if isinstance(times, Mapping) else {name: name for name in times}
+    names = list(prefixes.values())
+    return DateParts(names).apply(frame.rename(prefixes), {"columns": names})
+
+
+def _parts_of(prefix: str) -> list[str]:
+    return [f"{prefix}_{part}" for part in PARTS]
+
+
+def _names(schema: Schema) -> frozenset[str]:
+    return frozenset(column.name for column in schema.columns)
+
+
+def _prefix(name: str, known: Collection[str]) -> str:
+    """Choose what the names of a time's parts begin with, so that none is a name that the data have."""
+    prefix, number = name, 2
+    while any(part in known for part in _parts_of(prefix)) or (prefix != name and prefix in known):
+        prefix, number = f"{name}_{number}", number + 1
+    return prefix
+
+
+def _dated(column: Column, known: Collection[str]) -> list[Column]:
+    if column.kind != "time":
+        return [column]
+    return [Column(name, "number") for name in _parts_of(_prefix(column.name, known))]
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """Give the name wanted, or one with a number behind it where a column has it; and take it."""
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
+def _summary(frame: pl.DataFrame, schema: Schema, targets: np.ndarray, known: Collection[str]) -> Partial:
+    """Summarise the columns of a schema; `known` are the names of all raw columns."""
+    frame = dated(frame, {c.name: _prefix(c.name, known) for c in schema.columns if c.kind == "time"})
+    columns = dict(zip(frame.columns, frame.get_columns(), strict=True))
+    numbers = [inner.name for c in schema.columns for inner in _dated(c, known) if inner.kind == "number"]
+    integers = [name for name in numbers if columns[name].dtype.is_integer()]
+    text = [c.name for c in schema.columns if c.kind == "text"]
+    found = moments.numbers(frame, numbers)
+    levels = {name: _levels(columns[name]) for name in (*integers, *text)}
+    fine = [name for name in levels if _hardly_repeats(levels[name], columns[name])]
+    return {
+        "rows": frame.height,
+        "moments": found,
+        "points": {name: moments.ranks(columns[name]) for name in numbers},
+        "nulls": {name: columns[name].null_count() for name in (*numbers, *text)},
+        "levels": levels,
+        "wide": {c.name: _whole_moments(columns[c.name]) for c in schema.columns if c.kind == "vector"},
+        "codes": {name: _codes_for_missing(columns[name], found[name]) for name in numbers},
+        "marks": {name: marks_of(columns[name], targets) for name in fine if columns[name].dtype.is_integer()},
+        "looks": {name: looks_of(columns[name].drop_nulls()) for name in fine if columns[name].dtype == pl.String},
+        "readings": {name: _readings(columns[name], targets, known) for name in text},
+    }
+
+
+def _hardly_repeats(levels: Levels, values: pl.Series) -> bool:
+    """Tell whether the values of a part may be those of a column that names rows."""
+    there = len(values) - values.null_count()
+    return there <= LEAST_NAMES or moments.distinct_at_most(levels[1]) > FINE_SHARE * there
+
+
+def _readings(values: pl.Series, targets: np.ndarray, known: Collection[str]) -> Json:
+    """Say as what a text column can be read: by which forms, and what it then is."""
+    first = tidied(values.drop_nulls().head(FIRST_ROWS)).drop_nulls()
+    likely = [form for form in FORMS if len(first) - read(first, form).null_count() >= MOSTLY * len(first)]
+    if not likely:
+        return {"silent": 0, "values": 1, "units": [], "digits": [], "forms": {}}
+    tidy = tidied(values)
+    if not (count := len(tidy) - tidy.null_count()):
+        return {"silent": len(tidy), "values": 0, "units": [], "digits": [], "forms": {}}
+    bare = pl.select(pl.when(tidy.str.contains(r"^[1-9]\d*$")).then(tidy.str.len_chars()).otherwise(0)).to_series()
+    forms = {}
+    for form in likely:
+        made = read(tidy, form)
+        if (num_read := len(made) - made.null_count()) >= MOSTLY * count:
+            own = Schema((Column(values.name, FORMS[form].kind),))
+            summary = _summary(_whole(made).to_frame(), own, targets, known) if num_read == count else None
+            forms[form] = {"read": num_read, "summary": summary}
+    return {
+        "silent": 0,
+        "values": count,
+        "units": sorted(units(tidy)),
+        "digits": sorted(bare.filter(tidy.is_not_null()).unique().to_list()),
+        "forms": forms,
+    }
+
+
+def _whole(values: pl.Series) -> pl.Series:
+    """Give numbers as integers if all of them are."""
+    if values.dtype != pl.Float64 or not len(values.drop_nulls()):
+        return values
+    are_whole = (values == values.round()) & (values.abs() <= FLOAT_EXACT)
+    return values.cast(pl.Int64) if are_whole.all() else values
+
+
+def form_of(reading: Json, levels: Levels) -> str:
+    """Choose the form by which `auto` reads a text column; empty if it stays text.
+
+    Few levels stay levels, for indicators tell all that numbers do, and so do whole numbers that may be codes.
+    """
+    forms = [form for form in FORMS if form in reading["forms"] and reading["forms"][form]["summary"] is not None]
+    if not forms or len(reading["units"]) != 1 or not reading["digits"]:
+        return ""
+    num_levels = MOST_LEVELS + 1 if levels[0] is None else len(levels[0])
+    is_bare = 0 not in reading["digits"]
+    if num_levels <= (MOST_LEVELS if is_bare else FEW_INTEGERS):
+        return ""
+    if is_bare and len(reading["digits"]) == 1:  # as zip codes, and as numbers of telephones and orders
+        marks = list(reading["forms"][forms[0]]["summary"]["marks"].values())
+        return forms[0] if any(m is not None and is_related(m.sample) for m in marks) else ""
+    return forms[0]
+
+
+def _as_read(column: Column, partial: Partial) -> tuple[Column, Partial, list[Note]]:
+    """Give a column as `auto` sees it, with its summary: text of numbers as numbers, and dates as times."""
+    if column.kind != "text":
+        return column, partial, []
+    name = column.name
+    reading = partial["readings"][name]
+    form = form_of(reading, partial["levels"][name])
+    if not form:
+        return column, partial, _about_text(name, reading, partial)
+    what = "numbers" if FORMS[form].kind == "number" else "dates"
+    other = [f for f, r in reading["forms"].items() if f != form and _differ(r, reading["forms"][form])]
+    text = f"auto reads '{name}' as {what} written like {FORMS[form].example}"
+    many = f"auto reads {{columns}} as {what} written like {FORMS[form].example}"
+    cure = f"{_PARSE.format(name=name, form=other[0])} reads them like {FORMS[other[0]].example}" if other else ""
+    doubt = f", though all values can be written like {FORMS[other[0]].example} as well" if other else ""
+    note = Note(name, text + doubt, many + doubt, cure or f"one_hot or hashing before auto keeps '{name}' as levels")
+    own, silent = reading["forms"][form]["summary"], reading["silent"]
+    nulls = {made: number + silent for made, number in own["nulls"].items()}
+    return Column(name, FORMS[form].kind), {**own, "rows": own["rows"] + silent, "nulls": nulls}, [note]
+
+
+def _differ(one: Json, other: Json) -> bool:
+    """Tell whether two forms read all values, and not as the same."""
+    return one["summary"] is not None and one["summary"]["moments"] != other["summary"]["moments"]
+
+
+def _about_text(name: str, reading: Json, partial: Partial) -> list[Note]:
+    """Say what could be read of text that stays text."""
+    if not reading["forms"]:
+        return []
+    form = max(reading["forms"], key=lambda form: reading["forms"][form]["read"])
+    what = "numbers" if FORMS[form].kind == "number" else "dates"
+    cure = f"{_PARSE.format(name=name, form=form)} reads them"
+    num_read, count = reading["forms"][form]["read"], reading["values"]
+    if num_read < count:
+        why = f"{count - num_read} of {count} values are no {what}"
+    elif len(reading["units"]) > 1:
+        why = f"it has several units: {', '.join(repr(unit) for unit in reading['units'])}"
+    elif 0 in reading["digits"]:
+        why = f"its {len(partial['levels'][name][0] or ())} levels have indicators each"
+    else:
+        why = "whole numbers may be codes"
+    many = f"auto does not read {{columns}} as {what}, as not all values are, or they may be codes"
+    return [Note(name, f"auto does not read '{name}' as {what}: {why}", many, cure)]
 
 
 def _whole_moments(values: pl.Series) -> list[float]:
@@ -167,47 +406,63 @@ def _codes_for_missing(values: pl.Series, moment: Sequence[float]) -> dict[int, 
     return {end: int((values == end).sum()) for end in ends}
 
 
-def _suspect_code(name: str, partial: Partial) -> str:
+def _suspect_code(name: str, partial: Partial) -> list[Note]:
     """Name a value that is repeated far outside of all others, as a code for "missing" is."""
     for code, count in partial["codes"][name].items():
         low, high = moments.quantiles(partial["points"][name], [0.1, 0.9])
         outside = max(low - code, code - high)
         if count >= max(3, CODE_SHARE * partial["rows"]) and outside > 2 * (high - low) > 0:
-            return (
-                f"'{name}' is {code} in {count} training rows, far from all others; if that means missing, "
-                f"say data.null_values: [{code}]"
-            )
-    return ""
+            cure = f"if that means missing, say data.null_values: [{code}]"
+            text = f"'{name}' is {code} in {count} training rows, far from all others"
+            return [Note(name, text, f"{{columns}}: {code} stands far from all other values", cure)]
+    return []
 
 
-def _useless(column: Column, partial: Partial) -> str:
+def _useless(column: Column, partial: Partial, is_kept: bool) -> Note | None:
+    """Say why a column is left out, if it is."""
     name, rows = column.name, partial["rows"]
     if column.kind == "number" and not moments.scale(partial["moments"][name]) and not partial["nulls"][name]:
-        return "it is the same in all training rows"
+        return _left_out(name, "it is the same in all training rows")
     if column.kind == "number" and not partial["moments"][name][0]:
-        return "it is missing in all training rows"
+        return _left_out(name, "it is missing in all training rows")
     if name not in partial["levels"]:
-        return ""
+        return None
     hashes, there = partial["levels"][name][1], rows - partial["nulls"][name]
     distinct = moments.distinct(hashes)
     if column.kind == "text" and distinct + (partial["nulls"][name] > 0) < 2:
-        return "it is the same in all training rows"
-    if there > LEAST_NAMES and moments.distinct_at_most(hashes) > ID_SHARE * there:
-        about = "about " if len(hashes) == moments.SMALLEST_HASHES else ""
-        return f"{about}{min(distinct, there):.0f} of {there} values are distinct, so they name rows"
-    return ""
+        return _left_out(name, "it is the same in all training rows")
+    if is_kept or there <= LEAST_NAMES or moments.distinct_at_most(hashes) <= ID_SHARE * there:
+        return None
+    about = "about " if len(hashes) == moments.SMALLEST_HASHES else ""
+    counted = f"{about}{min(distinct, there):.0f} of {there} values are distinct"
+    if column.kind == "text":
+        if look := first_look(partial["looks"].get(name, frozenset())):
+            return _left_out(name, f"it names rows: {counted}, and all look like {look}", "they name rows", True)
+        free = "it is free text, which no step reads yet"
+        return _left_out(name, f"{free}: {counted}", "they are free text, which no step reads yet", True)
+    marks = partial["marks"].get(name)
+    why, related = why_a_name(marks, distinct) if marks else ("", False)
+    if not why or related:
+        return None
+    return _left_out(name, f"it names rows: {counted}, and {why}", "they name rows", True)
 
 
-def _plan(column: Column, partial: Partial) -> tuple[list[Json], list[str]]:
+def _left_out(name: str, why: str, many: str = "", can_stay: bool = False) -> Note:
+    cure = f"steps: [{{auto: {{keep: [{name}]}}}}] keeps it" if can_stay else ""
+    return Note(name, f"auto leaves out '{name}': {why}", f"auto leaves out {{columns}}: {many or why}", cure)
+
+
+def _plan(column: Column, partial: Partial, taken: set[str]) -> tuple[list[Json], list[Note]]:
     name = column.name
     match column.kind:
         case "number":
-            return _number(name, partial)
+            return _number(name, partial, taken)
         case "text":
             counts, hashes = partial["levels"][name]
             if counts is None:
                 about = moments.distinct(hashes)
-                note = f"auto hashes '{name}': about {about:.0f} levels into {BUCKETS} buckets"
+                text = f"auto hashes '{name}': about {about:.0f} levels into {BUCKETS} buckets"
+                note = Note(name, text, f"auto hashes {{columns}} into {BUCKETS} buckets each", _ONE_HOT)
                 return [{"by": "hash", "of": name, "name": name, "kind": "hashed", "width": BUCKETS}], [note]
             return _text(name, counts, partial)
         case "bytes":
@@ -231,37 +486,46 @@ def _plan(column: Column, partial: Partial) -> tuple[list[Json], list[str]]:
     ], []
 
 
-def _text(name: str, counts: dict[str, int], partial: Partial) -> tuple[list[Json], list[str]]:
+def _text(name: str, counts: dict[str, int], partial: Partial) -> tuple[list[Json], list[Note]]:
     """Give levels indicators; rare ones share one, which thereby learns what a level never seen is like."""
     least = min(RARE_ROWS, partial["rows"] * RARE_SHARE)
     common = {level: count for level, count in counts.items() if count >= least}
     num_rare = len(counts) - len(common)
     levels = kept_levels(common, MOST_LEVELS, partial["nulls"][name] > 0, other=num_rare > 0)
-    notes = [f"auto puts {num_rare} levels of '{name}' with fewer than {least:g} rows into {OTHER}"] if num_rare else []
+    text = f"auto puts {num_rare} levels of '{name}' with fewer than {least:g} rows into {OTHER}"
+    many = f"auto puts levels of {{columns}} with fewer than {least:g} rows into {OTHER}"
     rare = sorted(set(counts) - set(common))
-    return [_indicator_entry(name, name, levels, rare)], notes
+    return [_indicator_entry(name, name, levels, rare)], [Note(name, text, many, _ONE_HOT)] if num_rare else []
 
 
-def _number(name: str, partial: Partial) -> tuple[list[Json], list[str]]:
-    moment, notes = partial["moments"][name], []
+def _number(name: str, partial: Partial, taken: set[str]) -> tuple[list[Json], list[Note]]:
+    moment, notes = partial["moments"][name], _suspect_code(name, partial)
     mean, scale = shift_of(name, moment)
-    notes += [suspect] if (suspect := _suspect_code(name, partial)) else []
     entries: list[Json] = [{"by": "shift", "of": name, "name": name, "kind": "number", "shift": [mean, scale]}]
     counts = partial["levels"].get(name, (None, None))[0] or {}
+    reach = max(moment[4] - mean, mean - moment[3]) / scale
+    cut = f"; what lies beyond {FARTHEST:g} is cut off there" if reach > FARTHEST else ""
     if 3 <= len(counts) <= FEW_INTEGERS:
         levels = kept_levels(counts, FEW_INTEGERS, missing=False, other=False)
-        entries.append(_indicator_entry(name, f"{name}_level", levels, []))
-        notes.append(f"auto gives '{name}' indicators of its {len(counts)} levels beside the number")
-    elif max(moment[4] - mean, mean - moment[3]) > HEAVY_TAIL * scale:
+        entries.append(_indicator_entry(name, free_name(f"{name}_level", taken), levels, []))
+        text = f"auto gives '{name}' indicators of its {len(counts)} levels beside the number"
+        notes.append(Note(name, text, "auto gives {columns} indicators of their levels beside the number", _NUMBER))
+        if cut:
+            text = f"auto cuts '{name}' off at {FARTHEST:g} standard deviations: it reaches {reach:.3g}"
+            notes.append(Note(name, text, f"auto cuts {{columns}} off at {FARTHEST:g} standard deviations", _CLIP))
+    elif reach > HEAVY_TAIL:
         edges = moments.quantiles(partial["points"][name], np.linspace(0, 1, RANKS).tolist())
-        entries.append({"by": "rank", "of": name, "name": f"{name}_rank", "kind": "number", "edges": edges})
-        notes.append(
-            f"auto gives '{name}' its normal rank beside the number: it reaches beyond "
-            f"{HEAVY_TAIL:g} standard deviations"
-        )
+        rank = free_name(f"{name}_rank", taken)
+        entries.append({"by": "rank", "of": name, "name": rank, "kind": "number", "edges": edges})
+        many = f"beside the number: {{}} beyond {HEAVY_TAIL:g} standard deviations{cut}"
+        text = f"auto gives '{name}' its normal rank {many.format('it reaches')}"
+        notes.append(Note(name, text, f"auto gives {{columns}} their normal ranks {many.format('they reach')}", _CLIP))
     if partial["nulls"][name]:
-        entries.append({"by": "flag", "of": name, "name": f"{name}_missing", "kind": "missing"})
-        notes.append(f"auto puts {partial['nulls'][name]} missing values of '{name}' at the mean and flags them")
+        flag = free_name(f"{name}_missing", taken)
+        entries.append({"by": "flag", "of": name, "name": flag, "kind": "missing"})
+        text = f"auto puts {partial['nulls'][name]} missing values of '{name}' at the mean and flags them"
+        many = "auto puts missing values of {columns} at the mean and flags them"
+        notes.append(Note(name, text, many, "impute before auto fills them otherwise"))
     return entries, notes
 
 
@@ -271,15 +535,15 @@ def _indicator_entry(of: str, name: str, levels: Sequence[str], rare: Sequence[s
     return {"by": "levels", "of": of, "name": name, "kind": "one_hot", **places}
 
 
-def _expression(frame: pl.DataFrame, entry: Json) -> pl.Expr:
+def _expression(types: Mapping[str, pl.DataType], entry: Json) -> pl.Expr:
     if entry["by"] == "flag":
         return pl.col(entry["of"]).is_null().cast(pl.UInt8).alias(entry["name"])
-    scaled = shifted(frame, entry["of"], *entry["shift"]).clip(-FARTHEST, FARTHEST)
+    scaled = shifted(types[entry["of"]], entry["of"], *entry["shift"]).clip(-FARTHEST, FARTHEST)
     return scaled.fill_null(0.0).alias(entry["name"])
 
 
-def _made(frame: pl.DataFrame, entry: Json) -> pl.Series:
-    values: pl.Series = frame[entry["of"]]
+def _made(columns: Mapping[str, pl.Series], entry: Json) -> pl.Series:
+    values = columns[entry["of"]]
     match entry["by"]:
         case "levels":
             return indicators(values.rename(entry["name"]), entry["levels"])

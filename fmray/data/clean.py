@@ -93,7 +93,8 @@ class Impute:
         """Fill, and flag where asked."""
         names = list(state["fill"])
         flags = [pl.col(name).is_null().cast(pl.UInt8).alias(f"{name}_missing") for name in names] if self.flag else []
-        filled = [_filled(frame, name, value) for name, value in state["fill"].items()]
+        types = dict(zip(frame.columns, frame.dtypes, strict=True))  # once: a frame's schema is made at every use
+        filled = [_filled(types[name], name, value) for name, value in state["fill"].items()]
         return frame.with_columns(*flags, *filled)
 
     def _names(self, schema: Schema) -> list[str]:
@@ -117,9 +118,9 @@ class Impute:
         raise DataError(f"column '{name}' has no value in any training row. Put it in data.ignore.", "steps.impute")
 
 
-def _filled(frame: pl.DataFrame, name: str, value: Any) -> pl.Expr:
+def _filled(dtype: pl.DataType, name: str, value: Any) -> pl.Expr:
     column = pl.col(name)
-    if isinstance(value, float) and frame.schema[name].is_integer():
+    if isinstance(value, float) and dtype.is_integer():
         column = column.cast(pl.Float64)
     return column.fill_null(value)
 
@@ -171,7 +172,8 @@ class Clip:
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Cut off."""
-        wide = {name: frame.schema[name] if frame.schema[name].is_float() else pl.Float64 for name in state["bounds"]}
+        types = dict(zip(frame.columns, frame.dtypes, strict=True))
+        wide = {name: types[name] if types[name].is_float() else pl.Float64 for name in state["bounds"]}
         return frame.with_columns(
             pl.col(name).cast(wide[name]).clip(low, high) for name, (low, high) in state["bounds"].items()
         )

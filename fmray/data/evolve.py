@@ -228,9 +228,10 @@ def evolve(table: pa.Table, schema: pa.Schema, time_zone: str | None = None) -> 
         pa.ArrowInvalid: If a value does not fit the wider type.
     """
     columns = []
+    there = dict(zip(table.column_names, table.columns, strict=True))
     for field in schema:
-        if field.name in table.column_names:
-            column = table.column(field.name)
+        if field.name in there:
+            column = there[field.name]
             columns.append(column if column.type == field.type else _cast(column, field, time_zone))
         else:
             columns.append(pa.nulls(table.num_rows, field.type))

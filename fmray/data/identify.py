@@ -102,11 +102,13 @@ class Summary:
 
     Args:
         num_rows: That the step sees.
+        with_nulls: Columns in which some of these rows have no value; None if no step looked.
     """
 
     target: Partial
     step: Partial
     num_rows: int
+    with_nulls: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,10 @@ def summarise(
     rows = rows if seen is None else some(rows, seen)
     if pipeline.is_complete:
         return Summary(target, None, len(rows))
-    return Summary(target, pipeline.fit_next(as_frame(rows, recipe.schema, data.null_values)), len(rows))
+    targets = target_frame(rows, data) if pipeline.uses_target else None
+    frame = as_frame(rows, recipe.schema, data.null_values)
+    with_nulls = tuple(column.name for column in frame.get_columns() if column.null_count())
+    return Summary(target, pipeline.fit_next(frame, targets), len(rows), with_nulls)
 
 
 def some(table: pa.Table, mask: np.ndarray) -> pa.Table:

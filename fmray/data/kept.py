@@ -101,7 +101,7 @@ class Kept:
                 if digest == _digest(to_text(parts).encode()):
                     return Learned(Summary(*parts), (FITS, key), True)
         summary = fit()
-        parts = [summary.target, summary.step, summary.num_rows]
+        parts = [summary.target, summary.step, summary.num_rows, summary.with_nulls]
         try:
             text = to_text([_digest(to_text(parts).encode()), *parts])
         except TypeError:  # a step of the user's own may say anything

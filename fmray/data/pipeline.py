@@ -4,6 +4,7 @@ A step sees the rows as the steps before it leave them; all of them learn from t
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -52,9 +53,20 @@ class Pipeline:
         """Whether every step has learned."""
         return len(self.fitted) == len(self.steps)
 
-    def fit_next(self, frame: pl.DataFrame) -> Partial:
-        """Summarise raw training rows for the next step to learn."""
-        return self.steps[len(self.fitted)].fit(self.apply(frame), self.schema)
+    @property
+    def uses_target(self) -> bool:
+        """Whether the next step decides by the target as well; see `Step`."""
+        return not self.is_complete and getattr(self.steps[len(self.fitted)], "uses_target", False)
+
+    def fit_next(self, frame: pl.DataFrame, targets: pl.DataFrame | None = None) -> Partial:
+        """Summarise raw training rows for the next step to learn.
+
+        Args:
+            targets: Of the same rows; needed where the step uses them.
+        """
+        step: Any = self.steps[len(self.fitted)]
+        also = (targets,) if self.uses_target else ()
+        return step.fit(self.apply(frame), self.schema, *also)
 
     def learn_next(self, partials: Iterable[Partial]) -> Fitted:
         """Let the next step learn from the summaries of all work items, in their order."""

@@ -115,7 +115,7 @@ class Preparation:
         refuse_weightless(held, rows, recipe.dataset.data, self._another_split)
         for text in gaps if recipe.fold is None else ():
             self.report({"event": "note", "text": text})
-        target, notes = self._learn(steps, [f.summary for f in found], held)
+        target, with_nulls, notes = self._learn(steps, [f.summary for f in found], held)
         levels = merge_levels((f.levels for f in found), recipe.slices)
         kept = self._kept(found, repeats)
         if sample := recipe.dataset.data.sample:
@@ -144,6 +144,7 @@ class Preparation:
             split=recipe.definition.to_json(),
             raw=recipe.schema,
             held=held["splits"],
+            with_nulls=with_nulls,
             manifest=tuple(
                 {"path": f.path, "bytes": f.size, "rows": f.num_rows, "version": f.version}
                 for f in recipe.dataset.files
@@ -224,7 +225,9 @@ class Preparation:
             )
         return f"Give more rows, or {self._another_split}; where groups are few, they go one way whole."
 
-    def _learn(self, steps: Pipeline, summaries: Sequence[Summary | None], held: Json) -> tuple[Target, list[str]]:
+    def _learn(
+        self, steps: Pipeline, summaries: Sequence[Summary | None], held: Json
+    ) -> tuple[Target, tuple[str, ...] | None, list[str]]:
         """Let the target and the steps learn, with one pass over the data for each step that needs one."""
         first = [summary for summary in summaries if summary is not None]
         if not first:
@@ -236,13 +239,14 @@ class Preparation:
         if "counts" in merged:
             refuse_one_class(merged["counts"], held, self.recipe.dataset.data, self._another_split)
         target, said = learn_target(merged, self.recipe.dataset.data)
+        with_nulls = _with_nulls(first)
         notes = list(said)
         while not steps.is_complete:
             notes += steps.learn_next(summary.step for summary in first).notes
             steps.learn_idle()
             if not steps.is_complete:
                 first = self._fit(steps, False)
-        return target, notes
+        return target, with_nulls, notes
 
     def _fit(self, steps: Pipeline, with_target: bool) -> list[Summary]:
         own = [(with_target, item) for item in self.items]
@@ -340,6 +344,12 @@ class Preparation:
                 f"{what} need {needed:,} bytes, {free:,} are free at {self.recipe.folder}. "
                 "Free space or choose another store."
             )
+
+
+def _with_nulls(summaries: Sequence[Summary]) -> tuple[str, ...] | None:
+    """Name the columns in which training rows have nulls; None if no step looked at them."""
+    found = [summary.with_nulls for summary in summaries if summary.with_nulls is not None]
+    return tuple(sorted(set().union(*found))) if len(found) == len(summaries) else None
 
 
 def _reasons(found: Sequence[Identified]) -> dict[str, int]:

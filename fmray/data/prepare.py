@@ -150,7 +150,7 @@ def _exact(prepared: Prepared) -> bytes:
     plain: Any = to_plain({**prepared.to_json(), "root": ""})
     hidden = redact(plain)
     steps = [{**step, "state": exact["state"]} for step, exact in zip(hidden["steps"], plain["steps"], strict=True)]
-    exact = {name: plain[name] for name in ("schema", "raw", "target", "slices", "split")}
+    exact = {name: plain[name] for name in ("schema", "raw", "target", "slices", "split", "with_nulls")}
     return write_text({**hidden, **exact, "steps": steps}, indent=1).encode()
 
 

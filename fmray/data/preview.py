@@ -11,7 +11,7 @@ from fmray.data import pipeline
 from fmray.data.pipeline import Pipeline
 from fmray.data.raw import as_frame, block, faults, raw_schema
 from fmray.data.scan import Dataset, WorkItem, read_item, scan, work_items
-from fmray.data.target import decide, fit_target, learn_target
+from fmray.data.target import decide, fit_target, learn_target, target_frame
 from fmray.errors import DataError, SpecError
 from fmray.records import Target
 from fmray.registry import nearest
@@ -69,7 +69,8 @@ def preview(job: Job) -> Preview:
     steps.learn_idle()
     try:
         while not steps.is_complete:
-            notes += steps.learn_next([steps.fit_next(frame)]).notes
+            targets = target_frame(table, job.data) if steps.uses_target else None
+            notes += steps.learn_next([steps.fit_next(frame, targets)]).notes
             steps.learn_idle()
         block(steps.apply(frame), steps.schema)
         inputs = steps.schema

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,7 +26,7 @@ BLOCK_ROWS = 8192
 SOUND = ""
 DECODES = "decode_image"
 CURES = {
-    "text": "one_hot, hashing, drop or auto",
+    "text": "one_hot, hashing, parse, drop or auto",
     "time": "date_parts, drop or auto",
     "image": f"{DECODES} or drop",
 }
@@ -156,8 +157,10 @@ def as_frame(table: pa.Table, schema: Schema, null_values: NullValues) -> pl.Dat
     Raises:
         DataError: If a column of bytes holds another length.
     """
+    held = dict(zip(table.column_names, table.columns, strict=True))
     # By name: polars would give an unnamed series in a list a name of its own.
-    return pl.DataFrame({c.name: _series(table.column(c.name), c, null_values) for c in schema.columns})
+    frame = pl.DataFrame({c.name: _series(held[c.name], c, null_values) for c in schema.columns})
+    return frame.with_columns(cs.float().fill_nan(None))
 
 
 def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) -> pl.Series:
@@ -174,8 +177,6 @@ def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) ->
         )
     if series.dtype == pl.Boolean:
         series = series.cast(pl.UInt8)
-    if series.dtype.is_float():
-        series = series.fill_nan(None)
     return without(series, null_values)
 
 
@@ -261,11 +262,12 @@ def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
         DataError: If a column is still text or time, or has missing values.
     """
     columns: list[np.ndarray] = []
+    made = dict(zip(frame.columns, frame.get_columns(), strict=True))
     for column in schema.columns:
         if column.kind in CURES:
             text = f"column '{column.name}' is still {column.kind} after the steps. Add {CURES[column.kind]}."
             raise DataError(text, "steps")
-        series = frame[column.name]
+        series = made[column.name]
         if series.null_count():
             raise DataError(
                 f"column '{column.name}' has {series.null_count()} missing values after the steps. Add impute.", "steps"

@@ -343,7 +343,8 @@ def _read_piece(
             raise DataError(f"{file.path}: the file has changed since it was scanned. Run again.")
         with _open(opened, path) as parquet:
             held = parquet.schema_arrow
-            ours = [name for name in held.names if name in schema.names]
+            wanted = set(schema.names)
+            ours = [name for name in held.names if name in wanted]
             groups = range(first, first + num_groups)
             try:
                 if _views(held, ours):

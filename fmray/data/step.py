@@ -17,6 +17,9 @@ from fmray.records import Json
 from fmray.registry import nearest
 from fmray.schema import Column, Kind, Schema
 
+MOST_NOTES, SHOWN_COLUMNS = 5, 3
+"""Columns up to which each has a line of its own, and columns that are named where they share one."""
+
 Partial = Any
 """What one work item says about its training rows; small, and picklable between Ray tasks."""
 
@@ -52,6 +55,9 @@ class Step(Protocol):
 
     Frames hold one Polars column per schema column: numbers and 0/1 flags as floats or integers (null is missing),
     text as String, time as Datetime("us"), encoded images as Binary, everything wider than 1 as Array of that width.
+
+    A step with an attribute `uses_target = True` gets the targets of the same rows, a frame, as a third argument of
+    `fit`, to decide by; what it makes of a row must not depend on that row's target.
     """
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
@@ -79,7 +85,43 @@ class Step(Protocol):
         ...
 
 
-def chosen(columns: Sequence[str] | str | None, schema: Schema, kinds: Sequence[Kind], step: str) -> tuple[Column, ...]:
+@dataclass(frozen=True)
+class Note:
+    """Say what a step decided about a column.
+
+    Args:
+        column: Its name.
+        text: The decision, in full.
+        many: The same of many columns at once, as a template with `{columns}`.
+        cure: How to change it; empty if nothing can.
+    """
+
+    column: str
+    text: str
+    many: str
+    cure: str = ""
+
+
+def summed_up(notes: Sequence[Note]) -> tuple[str, ...]:
+    """Give a line for each note, or one for all of a kind where that kind concerns many columns."""
+    kinds: dict[str, list[Note]] = {}
+    for note in notes:
+        kinds.setdefault(note.many, []).append(note)
+    lines = []
+    for many, same in kinds.items():
+        if len(same) <= MOST_NOTES:
+            lines += [note.text + (f"; {note.cure}" if note.cure else "") for note in same]
+            continue
+        first = ", ".join(f"'{note.column}'" for note in same[:SHOWN_COLUMNS])
+        columns = f"{len(same)} columns ({first} and {len(same) - SHOWN_COLUMNS} more)"
+        cure = f"; e.g. {same[0].cure}" if same[0].cure else ""
+        lines.append(many.replace("{columns}", columns) + cure)
+    return tuple(lines)
+
+
+def chosen(
+    columns: Sequence[str] | str | None, schema: Schema, kinds: Sequence[Kind], step: str, key: str = "columns"
+) -> tuple[Column, ...]:
     """Give the columns a step works on: those named, or all of the kinds it can change.
 
     Raises:
@@ -88,15 +130,15 @@ def chosen(columns: Sequence[str] | str | None, schema: Schema, kinds: Sequence[
     if columns is None:
         return tuple(column for column in schema.columns if column.kind in kinds)
     if not isinstance(columns, str | list | tuple):
-        raise SpecError(f"{columns!r}. Give a name, or a list of names.", f"steps.{step}.columns")
+        raise SpecError(f"{columns!r}. Give a name, or a list of names.", f"steps.{step}.{key}")
     known = {column.name: column for column in schema.columns}
     found = []
     for name in [columns] if isinstance(columns, str) else dict.fromkeys(columns):
         if name not in known:
-            raise SpecError(f"column '{name}' is not there. {nearest(name, known)}", f"steps.{step}.columns")
+            raise SpecError(f"column '{name}' is not there. {nearest(name, known)}", f"steps.{step}.{key}")
         if known[name].kind not in kinds:
             raise SpecError(
-                f"column '{name}' holds {known[name].kind}. Accepted: {', '.join(kinds)}.", f"steps.{step}.columns"
+                f"column '{name}' holds {known[name].kind}. Accepted: {', '.join(kinds)}.", f"steps.{step}.{key}"
             )
         found.append(known[name])
     return tuple(found)

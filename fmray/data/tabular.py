@@ -62,13 +62,14 @@ class Standardise:
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Subtract the mean and divide by the scale."""
         changed: list[pl.Expr | pl.Series] = []
+        types = dict(zip(frame.columns, frame.dtypes, strict=True))  # once: a frame's schema is made at every use
         for name, (mean, scale) in state["shift"].items():
             if isinstance(mean, list):
                 values = frame[name].to_numpy().reshape(frame.height, len(mean))
                 scaled = (values - np.asarray(mean, np.float32)) * (1 / np.asarray(scale)).astype(np.float32)
                 changed.append(array_series(name, scaled.astype(np.float32)))
             else:
-                changed.append(shifted(frame, name, mean, scale))
+                changed.append(shifted(types[name], name, mean, scale))
         return frame.with_columns(changed)
 
     def _columns(self, schema: Schema) -> tuple[Column, ...]:
@@ -152,7 +153,8 @@ class RobustScale:
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Subtract the median and divide by the scale."""
-        return frame.with_columns([shifted(frame, name, *shift) for name, shift in state["shift"].items()])
+        types = dict(zip(frame.columns, frame.dtypes, strict=True))
+        return frame.with_columns([shifted(types[name], name, *shift) for name, shift in state["shift"].items()])
 
 
 class Quantile:
@@ -292,9 +294,13 @@ class Hashing:
         return [column.name for column in chosen(self.columns, schema, kinds, "hashing")]
 
 
-def shifted(frame: pl.DataFrame, name: str, mean: float, scale: float) -> pl.Expr:
-    """Give (x - mean) / scale as float32; computed in float64 unless float32 loses nothing by it."""
-    narrow = frame.schema[name] == pl.Float32 and abs(mean) < 1e3 * scale
+def shifted(dtype: pl.DataType, name: str, mean: float, scale: float) -> pl.Expr:
+    """Give (x - mean) / scale as float32; computed in float64 unless float32 loses nothing by it.
+
+    Args:
+        dtype: Of the column.
+    """
+    narrow = dtype == pl.Float32 and abs(mean) < 1e3 * scale
     kind = pl.Float32 if narrow else pl.Float64
     return ((pl.col(name).cast(kind) - pl.lit(mean, kind)) * pl.lit(1 / scale, kind)).cast(pl.Float32)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fmray.errors import DataError, SpecError
 from fmray.inference.model import SavedModel, open_model
-from fmray.inference.rows import as_trained
+from fmray.inference.rows import Unseen, as_trained
 from fmray.records import Ensemble, Json
 from fmray.store.files import TEMPORARY
 from fmray.store.plain import write_text
@@ -145,9 +145,9 @@ def _refuse(model: SavedModel, kind: Format, out: str) -> None:
 def _golden(model: SavedModel, names: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
     """Give inputs of a few validation rows, in the order of the names, and what the model says of them."""
     rows = as_trained(model.example, model.input_schema.columns, model.input_types)
-    spoken = model.speak(rows, {})
+    spoken = model.speak(rows, Unseen())
     sound = spoken.faulty == 0
-    parts = [part.x for part in model.reader.slices(rows, [], {})]
+    parts = [part.x for part in model.reader.slices(rows, [], Unseen())]
     if not sound.any():
         raise DataError(f"{model.folder} holds no golden rows to compare with. Run the job again with --fresh.")
     return [np.concatenate([x[name] for x in parts])[sound] for name in names], spoken.said[sound]

@@ -142,7 +142,8 @@ class SavedModel:
         """
         rows = table if isinstance(table, pa.Table) else _from_pandas(table, self.input_types)
         zone = self.saved.data.time_zone
-        spoken = self.speak(as_trained(rows, self.input_schema.columns, self.input_types, time_zone=zone), {})
+        trained = as_trained(rows, self.input_schema.columns, self.input_types, time_zone=zone)
+        spoken = self.speak(trained, Unseen())
         return self.as_table(spoken.said, spoken.faulty > 0)
 
     def speak(self, table: pa.Table, unseen: Unseen) -> "Spoken":

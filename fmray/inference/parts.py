@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from fmray.data.scratch import is_local, write_file
 from fmray.errors import DataError
 from fmray.inference.model import SavedModel, open_model
 from fmray.inference.rowids import hashes_file, ids_of, leave_hashes
-from fmray.inference.rows import Strangers, as_trained
+from fmray.inference.rows import Unseen, as_trained
 from fmray.records import Json
 from fmray.store.files import TEMPORARY
 from fmray.store.manifest import measure, verify
@@ -126,13 +126,13 @@ def predict_item(work: Work, item: WorkItem) -> None:
     where = ", ".join(dict.fromkeys(work.dataset.files[piece[0]].path for piece in item.pieces[:3]))
     rows = as_trained(table, model.input_schema.columns, model.input_types, where, work.dataset.data.time_zone)
     beside = _provenance(work.dataset, item) | {ROW_ID: _binary(hashes)} | _carried(table, work.keys, model)
-    counts: Json = {"rows": table.num_rows, "faults": {}, "unseen": {}}
-    strangers: dict[str, Strangers] = {}
+    counts: Json = {"rows": table.num_rows, "faults": {}}
+    unseen = Unseen()
     with _whole_file(work.part(item.index)) as sink:
         writer: pq.ParquetWriter | None = None
         num_rows = max(LEAST_ROWS, min(WRITE_ROWS, WRITE_BYTES // (8 * len(model.output_names))))
         for start in range(0, max(1, table.num_rows), num_rows):
-            spoken = model.speak(rows.slice(start, num_rows), strangers)
+            spoken = model.speak(rows.slice(start, num_rows), unseen)
             reasons = pa.array([None, *spoken.reasons[1:]], pa.string()).take(pa.array(spoken.faulty))
             _count(counts["faults"], spoken.faulty, spoken.reasons)
             said = model.as_table(spoken.said, spoken.faulty > 0)
@@ -141,7 +141,7 @@ def predict_item(work: Work, item: WorkItem) -> None:
             writer = writer or _writer(sink, made.schema)
             writer.write_table(made)
         if writer is not None:
-            counts["unseen"] = {name: found.to_json() for name, found in strangers.items()}
+            counts |= unseen.to_json()
             writer.add_key_value_metadata({COUNTS: json.dumps(counts).encode()})
             writer.close()
     _leave_mark(work, item)
@@ -254,14 +254,12 @@ def _opened_part(path: str) -> Iterator[pq.ParquetFile]:
         yield part
 
 
-def merged(counts: list[Json]) -> tuple[dict[str, int], dict[str, Json]]:
-    """Add up the faults and the unseen levels of work items."""
+def merged(counts: list[Json]) -> tuple[dict[str, int], Unseen]:
+    """Add up the faults of work items, and what no training row has."""
     faults: dict[str, int] = {}
-    strangers: dict[str, Strangers] = {}
+    unseen = Unseen()
     for part in counts:
         for reason, number in part["faults"].items():
             faults[reason] = faults.get(reason, 0) + number
-        for name, found in part["unseen"].items():
-            strangers.setdefault(name, Strangers()).add(found["rows"], found["levels"])
-    unseen: Mapping[str, Strangers] = dict(sorted(strangers.items()))
-    return faults, {name: found.to_json() for name, found in unseen.items()}
+        unseen.add(part)
+    return faults, unseen

@@ -172,7 +172,7 @@ def _carry(work: Work, items: Sequence[WorkItem], num_bytes: int, place: Place, 
         "rows": num_rows,
         "repeats": repeats,
         "faults": faults,
-        "unseen": unseen,
+        **unseen.to_json(),
         "parts": [
             {"file": Path(work.part(item.index)).name, "rows": part["rows"], **mark_of(work, item)}
             for item, part in zip(items, counts, strict=True)
@@ -217,6 +217,11 @@ def spell_summary(summary: Json) -> list[str]:
         shown = ", ".join(f"{level!r} {rows:,}" for level, rows in list(found["levels"].items())[:5])
         lines.append(f"{found['rows']:,} rows have a level of '{name}' that no training row has: {shown}")
     lines += summary.get("notes", [])
+    for name, number in summary.get("nulls", {}).items():
+        lines.append(f"{number:,} rows have no value of '{name}', which every training row has")
+    for name, found in summary.get("unread", {}).items():
+        shown = ", ".join(f"{text!r} {rows:,}" for text, rows in list(found["levels"].items())[:5])
+        lines.append(f"{found['rows']:,} rows have a '{name}' that cannot be read, and count as missing: {shown}")
     if summary["repeats"]:
         what = "key" if summary["key"] else "values"
         lines.append(f"{summary['repeats']:,} rows have the {what} of an earlier row")

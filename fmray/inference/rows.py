@@ -13,14 +13,16 @@ import polars as pl
 import pyarrow as pa
 
 from fmray.data import pipeline as pipelines
-from fmray.data.auto import Auto
+from fmray.data.auto import Auto, seen_by_auto
 from fmray.data.contents import is_bytes
 from fmray.data.evolve import convert, normal, wider
 from fmray.data.moments import spell
+from fmray.data.parse import Parse
 from fmray.data.pipeline import Pipeline
 from fmray.data.raw import as_frame, block, faults
 from fmray.data.step import Fitted, Step
 from fmray.data.tabular import MISSING, OneHot
+from fmray.data.text_numbers import read, tidied
 from fmray.errors import DataError
 from fmray.records import Json, Prepared
 from fmray.schema import Column, Schema
@@ -55,8 +57,34 @@ class Strangers:
         return {"rows": self.rows, "levels": dict(self.levels)}
 
 
-Unseen = dict[str, Strangers]
-"""Column -> rows whose level no training row has."""
+@dataclass
+class Unseen:
+    """Count what rows have that no training row had, per column.
+
+    Args:
+        levels: Rows whose level no training row has.
+        nulls: Rows without a value, of columns in which every training row has one.
+        unread: Rows whose text cannot be read as the number or date that training rows' could.
+    """
+
+    levels: dict[str, Strangers] = field(default_factory=dict)
+    nulls: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, Strangers] = field(default_factory=dict)
+
+    def add(self, other: Json) -> None:
+        """Count what was counted elsewhere; see `to_json`."""
+        for mine, theirs in ((self.levels, other["unseen"]), (self.unread, other.get("unread", {}))):
+            for name, found in theirs.items():
+                mine.setdefault(name, Strangers()).add(found["rows"], found["levels"])
+        self.nulls.update(other.get("nulls", {}))  # parts of an earlier version lack it
+
+    def to_json(self) -> Json:
+        """Give the counts as plain values, in order of columns."""
+        return {
+            "unseen": {name: found.to_json() for name, found in sorted(self.levels.items())},
+            "nulls": dict(sorted(self.nulls.items())),
+            "unread": {name: found.to_json() for name, found in sorted(self.unread.items())},
+        }
 
 
 @dataclass(frozen=True)
@@ -100,7 +128,7 @@ class Reader:
         Args:
             table: As `as_trained` gives it.
             reasons: Takes why rows are faulty, in words; its first entry is "".
-            unseen: Takes the levels that no training row has.
+            unseen: Takes what no training row has.
         """
         codes, found = faults(table, self.schema, [])
         reasons[:] = [*found, MISSING_INPUT, TOO_LARGE]
@@ -110,7 +138,7 @@ class Reader:
             own = codes[start : start + len(rows)].copy()
             x = {}
             for number, (name, steps) in enumerate(self.pipelines.items()):
-                x[name], holes = self._inputs(rows, own == 0, self.ways[name], steps, {} if number else unseen)
+                x[name], holes = self._inputs(rows, own == 0, self.ways[name], steps, Unseen() if number else unseen)
                 own[holes & (own == 0)] = missing
                 own[~np.isfinite(x[name]).all(1) & (own == 0)] = large
             for values in x.values():
@@ -124,9 +152,16 @@ class Reader:
         x, holes = np.zeros((len(rows), way.schema.width), np.float32), np.zeros(len(rows), bool)
         table = rows if sound.all() else rows.filter(pa.array(sound))
         frame = as_frame(table, way.raw, self.null_values)
+        count_nulls(frame, way, unseen)
         for step, learned in zip(steps.steps, steps.fitted, strict=True):
-            count_unseen(frame, step, learned.state, unseen)
-            frame = step.apply(frame, learned.state)
+            state = learned.state
+            if isinstance(step, Auto):
+                count_unread(frame, state.get("forms", {}), unseen)
+                frame, state = seen_by_auto(frame, state)
+            elif isinstance(step, Parse):
+                count_unread(frame, state["forms"], unseen)
+            count_unseen(frame, step, state, unseen.levels, way.with_nulls is None)
+            frame = step.apply(frame, state)
         places = np.flatnonzero(sound)
         empty = _with_holes(frame)
         if empty.any():
@@ -151,8 +186,34 @@ def fitted(prepared: Prepared) -> Pipeline:
     return Pipeline(pipelines.build(refs), prepared.raw, learned)
 
 
-def count_unseen(frame: pl.DataFrame, step: Step, state: Json, unseen: Unseen) -> None:
-    """Count the levels of a frame that a step has no place for and that no training row has."""
+def count_nulls(frame: pl.DataFrame, way: Prepared, unseen: Unseen) -> None:
+    """Count nulls in columns in which no training row has one; a model of an earlier version does not know."""
+    if way.with_nulls is None:
+        return
+    known = set(way.with_nulls)
+    for column in frame.get_columns():
+        if (number := column.null_count()) and column.name not in known:
+            unseen.nulls[column.name] += number
+
+
+def count_unread(frame: pl.DataFrame, forms: Mapping[str, str], unseen: Unseen) -> None:
+    """Count text that does not follow the form by which its column is read, and which therefore is missing."""
+    for name, form in forms.items():
+        tidy = tidied(frame[name])
+        strange = tidy.filter(tidy.is_not_null() & read(tidy, form).is_null()).alias("level")
+        if len(strange):
+            counts = strange.value_counts(name="rows").sort("rows", "level").tail(MOST_LEVELS)
+            unseen.unread.setdefault(name, Strangers()).add(len(strange), dict(counts.iter_rows()))
+
+
+def count_unseen(
+    frame: pl.DataFrame, step: Step, state: Json, unseen: dict[str, Strangers], with_nulls: bool = True
+) -> None:
+    """Count the levels of a frame that a step has no place for and that no training row has.
+
+    Args:
+        with_nulls: Count text that is missing as a level as well.
+    """
     for name, known in _known_levels(step, state).items():
         column, nulls = frame[name].alias("level"), frame[name].null_count()
         if column.dtype == pl.String:
@@ -166,7 +227,7 @@ def count_unseen(frame: pl.DataFrame, step: Step, state: Json, unseen: Unseen) -
             counts = column.filter(column.is_in(strange.implode())).value_counts(name="rows").sort("rows", "level")
             found = {spell(level): rows for level, rows in counts.tail(MOST_LEVELS).iter_rows()}
             unseen.setdefault(name, Strangers()).add(int(counts["rows"].sum()), found)
-        if nulls and frame.schema[name] == pl.String and MISSING not in known:
+        if with_nulls and nulls and frame[name].dtype == pl.String and MISSING not in known:
             unseen.setdefault(name, Strangers()).add(nulls, {MISSING: nulls})
 
 

@@ -171,15 +171,25 @@ def _refuse_damaged(member: Member) -> None:
 
 
 def _way(prepared: Prepared) -> Json:
-    return {"raw": prepared.raw.to_json(), "schema": prepared.schema.to_json(), "steps": list(prepared.steps)}
+    return {
+        "raw": prepared.raw.to_json(),
+        "schema": prepared.schema.to_json(),
+        "steps": list(prepared.steps),
+        "with_nulls": None if prepared.with_nulls is None else list(prepared.with_nulls),
+    }
 
 
 def _prepared(name: str, way: Json, target: Json) -> Prepared:
     return Prepared(
         fingerprint=name, root="", schema=Schema.from_json(way["schema"]), target=Target.from_json(target),
         num_lanes=1, parts={}, steps=tuple(way["steps"]), rows={}, quarantine={}, test_identity="",
-        raw=Schema.from_json(way["raw"]),
+        raw=Schema.from_json(way["raw"]), with_nulls=_names_of(way.get("with_nulls")),
     )  # fmt: skip
+
+
+def _names_of(given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Read names back; a model of an earlier version has none."""
+    return None if given is None else tuple(given)
 
 
 def _example(dataset: Dataset, prepared: Prepared, ways: Sequence[Prepared]) -> pa.Table:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fmray.records import Member
+from fmray.records import Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.explain import dotted
 from fmray.spec.job import Job
@@ -60,8 +60,26 @@ def linear_plans(job: Job, task: Ref) -> list[Plan]:
     ]
 
 
-def linear_job(job: Job) -> Job:
-    """Give the job by which the linear baseline trains: same rows and batches, patient, nothing fancy."""
+def left_out_numbers(prepared: Prepared) -> list[str]:
+    """Name the number columns that `auto` leaves out as names of rows, which a linear model can use all the same."""
+    return [name for step in prepared.steps for name in step["state"].get("left_out", [])]
+
+
+def linear_job(job: Job, prepared: Prepared) -> Job:
+    """Give the job by which the linear baseline trains: same rows and batches, patient, nothing fancy.
+
+    It sees the numbers that `auto` leaves out for the model too: where they would have helped, the gate that compares
+    the model with its baselines must be able to tell.
+
+    Args:
+        prepared: As the job prepares its rows.
+    """
+    steps = tuple(
+        Ref(ref.name, {**ref.params, "keep": [*ref.params.get("keep", []), *left]})
+        if (left := step["state"].get("left_out"))
+        else ref
+        for ref, step in zip(job.prepared_steps, prepared.steps, strict=True)
+    )
     train = replace(
         job.train,
         optimizer=Ref("adam"),
@@ -72,4 +90,4 @@ def linear_job(job: Job) -> Job:
         precision="float32",
         warm_start=None,
     )
-    return replace(job, train=train, steps=job.prepared_steps, ranges={})
+    return replace(job, train=train, steps=steps, ranges={})

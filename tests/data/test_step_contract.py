@@ -21,6 +21,8 @@ SCHEMA = Schema(
         Column("age", "number"),
         Column("level", "number"),
         Column("city", "text"),
+        Column("price", "text"),
+        Column("day", "text"),
         Column("at", "time"),
         Column("pixels", "vector", 3),
         Column("raw", "bytes", 2),
@@ -28,7 +30,7 @@ SCHEMA = Schema(
     )
 )
 PARAMS = {
-    "auto": [{}],
+    "auto": [{}, {"keep": ["city"]}],
     "clip": [{"low": 0, "high": 50}, {"quantile": 0.9}],
     "date_parts": [{}, {"parts": ["year", "day", "minute"], "cyclic": False}],
     "decode_image": [{"columns": ["photo"], "size": [3, 2]}, {"columns": "photo", "size": [5, 4], "channels": 1}],
@@ -37,6 +39,7 @@ PARAMS = {
     "impute": [{}, {"by": "median", "flag": True}, {"by": "most_frequent"}, {"by": "constant", "value": -1.0}],
     "min_max": [{}],
     "one_hot": [{}, {"columns": ["level", "city"], "max_levels": 2}, {"other": False}],
+    "parse": [{"columns": ["price", "day"]}, {"columns": ["price"], "form": "decimal_comma"}],
     "quantile": [{}, {"levels": 5, "to": "normal"}],
     "robust_scale": [{}, {"columns": ["age"], "low": 0.1, "high": 0.9}],
     "standardise": [{}, {"columns": ["age"]}],
@@ -63,6 +66,8 @@ def rows(num_rows: int = 300, seed: int = 0) -> pl.DataFrame:
             "age": pl.Series(np.where(missing, np.nan, age)).fill_nan(None),
             "level": random.integers(0, 6, num_rows),
             "city": pl.Series(cities.tolist(), dtype=pl.String),
+            "price": [f"{value:,}" if value % 9 else "n/a" for value in random.integers(1, 10**7, num_rows).tolist()],
+            "day": [f"{1 + i % 28}.{1 + i % 12}.{1980 + i % 45}" for i in random.integers(0, 9999, num_rows).tolist()],
             "at": pl.Series(random.integers(0, 2**50, num_rows)).cast(pl.Datetime("us")),
             "pixels": pl.Series(random.normal(size=(num_rows, 3)).astype(np.float32)),
             "raw": pl.Series(random.integers(0, 256, (num_rows, 2)).astype(np.uint8)),
@@ -78,6 +83,8 @@ def strange() -> pl.DataFrame:
             "age": [None, 1e30, -5.0],
             "level": pl.Series([99, None, -3], dtype=pl.Int64),
             "city": ["Atlantis", None, ""],
+            "price": ["a lot", None, "1e400"],
+            "day": ["31.2.2020", None, "yesterday"],
             "at": pl.Series([None, 0, 2**50]).cast(pl.Datetime("us")),
             "pixels": pl.Series(np.full((3, 3), 1e6, np.float32)),
             "raw": pl.Series(np.zeros((3, 2), np.uint8)),

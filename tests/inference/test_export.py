@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from fmray.cli import main
 from fmray.errors import DataError, SpecError
 from fmray.inference.export import export
-from fmray.inference.rows import as_trained
+from fmray.inference.rows import Unseen, as_trained
 from fmray.records import Ensemble
 
 STACKED = Ensemble(
@@ -24,7 +24,7 @@ STACKED = Ensemble(
 def inputs_and_outputs(model, table):
     """Give prepared inputs of each way, and what the model says of the rows."""
     given = as_trained(table, model.input_schema.columns, model.input_types)
-    parts = list(model.reader.slices(given, [], {}))
+    parts = list(model.reader.slices(given, [], Unseen()))
     inputs = [np.concatenate([part.x[name] for part in parts]) for name in model.saved.ways()]
     said = model.predict(table)
     return inputs, np.stack([said[name].to_numpy() for name in said.column_names if name[:2] in ("p_", "y_")], 1)

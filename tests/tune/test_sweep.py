@@ -127,7 +127,7 @@ def test_the_width_chosen_from_sizes_alone_is_the_same_every_time(job, prepared,
 
 
 def test_the_linear_baseline_is_tried_at_several_rates_and_the_best_on_validation_counts(job, prepared, store):
-    linear = train(linear_job(job), prepared, store, plans=linear_plans(job, TASK), role="baseline")
+    linear = train(linear_job(job, prepared), prepared, store, plans=linear_plans(job, TASK), role="baseline")
     metric = find_metric("roc_auc", prepared.target)
     assert {m.role for m in linear.members} == {"baseline"}
     assert linear.best(metric).val_score == max(m.val_score for m in linear.members)
