@@ -71,8 +71,9 @@ def row_hashes(table: pa.Table, sets: Sequence[Sequence[str]], seed: int = 0, nu
         if not columns:
             raise DataError("hash: no columns were named. Name at least one.")
     members: dict[tuple[bool, ...], list[str]] = {}  # columns that are in the same sets are summed together
-    for name in sorted(set().union(*sets)):
-        members.setdefault(tuple(name in columns for columns in sets), []).append(name)
+    named = [frozenset(columns) for columns in sets]
+    for name in sorted(set().union(*named)):
+        members.setdefault(tuple(name in columns for columns in named), []).append(name)
     lanes = LANES[:num_words]
     results = [np.empty((table.num_rows, num_words), np.uint64) for _ in sets]
     keys = [key(lane, "row", "", seed) for lane in lanes]

@@ -97,6 +97,18 @@ def test_levels_that_no_training_row_has_are_counted_and_named(model, tmp_path):
     assert read(tmp_path / "out")["prediction"].null_count == 0
 
 
+def test_nulls_where_no_training_row_has_one_are_counted_and_named_per_column(model, tmp_path):
+    table = rows(30)
+    values, city = table["f0"].to_pylist(), table["city"].to_pylist()
+    values[4:9] = [None] * 5
+    city[2] = None
+    write_data(tmp_path / "data", table.set_column(0, "f0", pa.array(values)).set_column(3, "city", pa.array(city)))
+    summary = go(model, tmp_path / "data", tmp_path / "out")
+    assert (summary["nulls"], summary["unseen"], summary["unread"]) == ({"city": 1, "f0": 5}, {}, {})
+    assert "5 rows have no value of 'f0', which every training row has" in spell_summary(summary)
+    assert read(tmp_path / "out")["prediction"].null_count == 0
+
+
 def test_a_row_that_cannot_be_an_input_keeps_its_place_and_says_why(model, tmp_path):
     table = rows(30)
     values = table["f0"].to_pylist()

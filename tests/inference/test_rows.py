@@ -6,7 +6,7 @@ import pytest
 
 from fmray.data.auto import Auto
 from fmray.data.tabular import OneHot
-from fmray.inference.rows import MOST_LEVELS, Strangers, accepted, count_unseen
+from fmray.inference.rows import MOST_LEVELS, Strangers, Unseen, accepted, count_unread, count_unseen
 from fmray.schema import Column, Schema
 
 TEXT = Schema((Column("c", "text"),))
@@ -81,3 +81,11 @@ def test_counts_of_parts_add_up():
 )
 def test_a_column_may_come_in_every_type_that_holds_the_same_kind_of_value(given, trained, kind, expected):
     assert accepted(given, trained, Column("c", kind)) == expected
+
+
+def test_text_that_can_no_longer_be_read_is_counted_with_what_it_says():
+    step, frame = Auto(), pl.DataFrame({"c": [f"{i * i:,}" for i in range(900, 3000)]})
+    state = step.learn(step.fit(frame, TEXT), TEXT).state
+    unseen = Unseen()
+    count_unread(pl.DataFrame({"c": ["1,000", "n/a", "many", "many", None]}), state["forms"], unseen)
+    assert unseen.to_json()["unread"] == {"c": {"rows": 2, "levels": {"many": 2}}}

@@ -16,7 +16,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.tune import trial
-from fmray.tune.plans import linear_job, linear_plans, plans_of
+from fmray.tune.plans import left_out_numbers, linear_job, linear_plans, plans_of
 from fmray.tune.sweep import sweep
 from fmray.tune.width import Layout
 
@@ -131,6 +131,15 @@ def test_the_linear_baseline_is_tried_at_several_rates_and_the_best_on_validatio
     metric = find_metric("roc_auc", prepared.target)
     assert {m.role for m in linear.members} == {"baseline"}
     assert linear.best(metric).val_score == max(m.val_score for m in linear.members)
+
+
+def test_the_linear_baseline_sees_the_numbers_that_auto_leaves_out_for_the_model(job, prepared):
+    plain = linear_job(job, prepared)
+    assert plain.steps == job.prepared_steps
+    left = tuple({**step, "state": {**step["state"], "left_out": ["id"]}} for step in prepared.steps)
+    kept = linear_job(job, replace(prepared, steps=left))
+    assert [step.params.get("keep") for step in kept.steps] == [["id"]] * len(left)
+    assert left_out_numbers(replace(prepared, steps=left)) == ["id"] * len(left)
 
 
 def test_a_sweep_without_plans_is_no_members_and_no_error(job, prepared, store):
