@@ -14,6 +14,7 @@ from fmray.data import moments
 from fmray.data.clean import DateParts
 from fmray.data.row_names import (
     FLOAT_EXACT,
+    Marks,
     encode_targets,
     first_look,
     is_related,
@@ -114,7 +115,7 @@ class Auto:
             "wide": moments.merge(one["wide"], other["wide"]),
             "codes": {n: dict(Counter(part) + Counter(other["codes"][n])) for n, part in one["codes"].items()},
             "marks": {
-                n: merge_marks(part, other["marks"][n]) for n, part in one["marks"].items() if n in other["marks"]
+                n: _both_marks(part, other["marks"][n]) for n, part in one["marks"].items() if n in other["marks"]
             },
             "looks": {n: part & other["looks"][n] for n, part in one["looks"].items() if n in other["looks"]},
             "readings": {n: self._merged_readings(part, other["readings"][n]) for n, part in one["readings"].items()},
@@ -264,7 +265,7 @@ def _summary(frame: pl.DataFrame, schema: Schema, targets: np.ndarray, known: Co
         "levels": levels,
         "wide": {c.name: _whole_moments(columns[c.name]) for c in schema.columns if c.kind == "vector"},
         "codes": {name: _codes_for_missing(columns[name], found[name]) for name in numbers},
-        "marks": {name: marks_of(columns[name], targets) for name in fine if columns[name].dtype.is_integer()},
+        "marks": {name: _plain(marks_of(columns[name], targets)) for name in fine if columns[name].dtype.is_integer()},
         "looks": {name: looks_of(columns[name].drop_nulls()) for name in fine if columns[name].dtype == pl.String},
         "readings": {name: _readings(columns[name], targets, known) for name in text},
     }
@@ -324,7 +325,7 @@ def form_of(reading: Json, levels: Levels) -> str:
         return ""
     if is_bare and len(reading["digits"]) == 1:  # as zip codes, and as numbers of telephones and orders
         marks = list(reading["forms"][forms[0]]["summary"]["marks"].values())
-        return forms[0] if any(m is not None and is_related(m.sample) for m in marks) else ""
+        return forms[0] if any(m is not None and is_related(m["sample"]) for m in marks) else ""
     return forms[0]
 
 
@@ -392,6 +393,15 @@ def _levels(values: pl.Series) -> Levels:
     return counts, moments.smallest_hashes(seen)
 
 
+def _plain(marks: Marks | None) -> Json | None:
+    """Give marks as plain values, which can be kept as text beside what else a part says."""
+    return None if marks is None else vars(marks)
+
+
+def _both_marks(one: Json | None, other: Json | None) -> Json | None:
+    return _plain(merge_marks(Marks(**one) if one else None, Marks(**other) if other else None))
+
+
 def _merged_levels(one: Levels, other: Levels) -> Levels:
     hashes = moments.merge_hashes(one[1], other[1])
     if one[0] is None or other[0] is None:
@@ -441,7 +451,7 @@ def _useless(column: Column, partial: Partial, is_kept: bool) -> Note | None:
         free = "it is free text, which no step reads yet"
         return _left_out(name, f"{free}: {counted}", "they are free text, which no step reads yet", True)
     marks = partial["marks"].get(name)
-    why, related = why_a_name(marks, distinct) if marks else ("", False)
+    why, related = why_a_name(Marks(**marks), distinct) if marks else ("", False)
     if not why or related:
         return None
     return _left_out(name, f"it names rows: {counted}, and {why}", "they name rows", True)

@@ -84,7 +84,7 @@ def test_a_column_may_come_in_every_type_that_holds_the_same_kind_of_value(given
 
 
 def test_text_that_can_no_longer_be_read_is_counted_with_what_it_says():
-    step, frame = Auto(), pl.DataFrame({"c": [f"{i * i:,}" for i in range(900, 3000)]})
+    step, frame = Auto(), pl.DataFrame({"c": [f"{i * i:,}" for i in (*range(900, 3000, 2), *range(901, 3000, 2))]})
     state = step.learn(step.fit(frame, TEXT), TEXT).state
     unseen = Unseen()
     count_unread(pl.DataFrame({"c": ["1,000", "n/a", "many", "many", None]}), state["forms"], unseen)
