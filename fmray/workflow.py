@@ -29,13 +29,13 @@ from fmray.promote import promote, starts_of
 from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
 from fmray.registry import importable
 from fmray.report.card import Card, write_card
-from fmray.report.folder import environment, finish_run, open_run, start_run, write_members
+from fmray.report.folder import environment, finish_run, open_run, read_run, start_run, write_members
 from fmray.report.journal import Journal, Report, log_to
 from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
-from fmray.store import Store, fingerprint, redact, waiting
+from fmray.store import Lease, Store, fingerprint, redact, waiting
 from fmray.track.address import Address, address_of
 from fmray.track.live import Live
 from fmray.track.optuna import write_study
@@ -111,7 +111,7 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
     run = open_run(job, dataset.fingerprint, store, fresh)
     report({"event": "run", "id": run.id, "root": run.root})
     if run.status == "finished":
-        report({"event": "stage", "stage": "found", "text": f"run {run.id}, finished before; --fresh trains it anew"})
+        _found(run, report)
         if address is not None and not is_told(run, store, address):
             with suppress(ClusterError), store.lease(run.root, wait_seconds=0):  # held: its holder tells
                 begin(run, job.to_json(), job.modules(), store, address)
@@ -119,17 +119,35 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
         return run
     if wait_seconds and store.status(run.root) == "running":
         report({"event": "note", "text": f"another process holds this run; waits {wait_seconds:g} s for it to end"})
-    with store.lease(run.root, wait_seconds=wait_seconds), log_to(f"{run.root}/driver.log", store):
+    with store.lease(run.root, wait_seconds=wait_seconds) as lease:
+        if store.status(run.root) == "finished":  # by the process that held it until now
+            return _found(read_run(run.root, store), report)
+        return _hold(job, dataset, run, store, report, address, lease)
+
+
+def _found(run: Run, report: Report) -> Run:
+    report({"event": "stage", "stage": "found", "text": f"run {run.id}, finished before; --fresh trains it anew"})
+    return run
+
+
+def _hold(
+    job: Job, dataset: Dataset, run: Run, store: Store, report: Report, address: Address | None, lease: Lease
+) -> Run:
+    """Carry a run whose lease is held, and leave word of how it ended, unless another process has taken it over."""
+    with log_to(f"{run.root}/driver.log", store):
         start_run(run, job, store)
         notice = None if address is None else begin(run, job.to_json(), job.modules(), store, address)
         live = Live(run.root, store, address, notice, report) if address and notice else None
         journal = Journal(run.root, store, live or report)
+        if lease.replaced:
+            journal.note(lease.replaced)
         try:
             one = session() if job.run.workers not in ("auto", 0) else nullcontext()  # for all stages
             with one, waiting(journal, beat):
                 journal({"event": "driver", "places": [here()], "ray": where_ray_runs()})
                 done = _carry(job, dataset, run, store, journal)
         except BaseException as error:
+            _refuse_lost(lease, error)
             named = _named(error, journal, run.root)
             if isinstance(named, Exception):
                 journal.fail(named)
@@ -139,7 +157,8 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
         finally:
             if live is not None:
                 live.close()
-                _tell(run, store, live.address, journal)
+                if not _loss(lease):
+                    _tell(run, store, live.address, journal)
         return done
 
 
@@ -155,6 +174,27 @@ def _named(error: BaseException, journal: Journal, root: str) -> BaseException:
     return TrainError(
         f"{found.said}, which fmray did not expect. Its traceback is in {root}/{found.stacks}.", journal.at
     )
+
+
+def _refuse_lost(lease: Lease, error: BaseException) -> None:
+    """Say that the run is another process's now, whatever it was that this one noticed first.
+
+    Raises:
+        ClusterError: If it is.
+    """
+    if loss := _loss(lease):
+        raise ClusterError(
+            f"another process has taken over this run, since this one gave no sign of life for too long: {loss}. "
+            "Nothing more was written. Run the job again to read what the other one makes of it."
+        ) from error
+
+
+def _loss(lease: Lease) -> str:
+    """Say how a lease was lost, "" if it was not; a store that does not answer takes nothing over."""
+    try:
+        return lease.fence.loss()
+    except FmrayError:
+        return ""
 
 
 def _tell(run: Run, store: Store, address: Address, journal: Journal) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fmray.errors import ClusterError, DataError, FmrayError
 from fmray.records import Json
+from fmray.store.fences import guards
 from fmray.store.files import is_disk_full
 
 Report = Callable[[Json], None]
@@ -103,7 +104,8 @@ def run_over_ray(
     if len(own) == 1:  # not worth half a second of planning
         return run_here(report, name, function, common, own)
     results: list[Any] = []
-    call = partial(_call, ray.put((function, common)), tuple(sys.path))
+    # the fences go along: a task writes no more than its driver may
+    call = partial(_call, ray.put((function, common, guards())), tuple(sys.path))
     rows = [{"own": ray.cloudpickle.dumps(arguments)} for arguments in own]
     with quiet() as context, ray.data.DataContext.current(context):
         asked = ray.data.from_items(rows, override_num_blocks=len(rows)).map(call, num_cpus=1)
@@ -129,7 +131,7 @@ def _call(common: Any, path: Sequence[str], row: Json) -> Json:
     os.environ["POLARS_MAX_THREADS"] = "1"  # a task has one core; read when Polars first works
     sys.path += [folder for folder in path if folder not in sys.path]  # the user's own modules
     try:
-        function, held = ray.get(common)
+        function, held, _ = ray.get(common)
         result = function(*held, *pickle.loads(row["own"]))
     except Exception as error:
         if is_disk_full(error) and not isinstance(error, FmrayError):

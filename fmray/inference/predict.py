@@ -70,7 +70,7 @@ def predict(
     begun = {"format": FORMAT, "model": work.identity, "data": work.dataset.fingerprint, "item_bytes": item_bytes}
     _refuse_strange(work.out, begun)
     files = files_of(work.out)
-    with hold(f"{work.out}/_state", wait_seconds=0):
+    with hold(f"{work.out}/_state", wait_seconds=0, covers=[work.out]):
         _refuse_strange(work.out, begun)  # again, since another may have begun meanwhile
         files.write(f"{work.out}/{BEGUN}", seal_text(begun, BEGUN))
         if files.exists(f"{work.out}/{MANIFEST}"):

@@ -11,10 +11,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from fmray.errors import FmrayError
+from fmray.errors import ClusterError, FmrayError
 from fmray.printable import printable
 from fmray.records import Json
 from fmray.store import Store, redact
+from fmray.store.fences import require_held
 
 Report = Callable[[Json], None]
 EVENTS, RUN = "events.jsonl", "run.json"
@@ -130,7 +131,7 @@ def _pack_of(event: Json) -> tuple[object, ...]:
 def log_to(path: str, store: Store) -> Iterator[None]:
     """Copy what fmray logs to a file, without secrets."""
     is_local = "://" not in path
-    handler = logging.FileHandler(path, encoding="utf-8") if is_local else logging.StreamHandler(io.StringIO())
+    handler = _Fenced(path) if is_local else logging.StreamHandler(io.StringIO())
     handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("fmray")
     level = log.level
@@ -143,7 +144,23 @@ def log_to(path: str, store: Store) -> Iterator[None]:
         log.removeHandler(handler)
         handler.close()
         if isinstance(handler.stream, io.StringIO):  # objects cannot grow: it is written when the run ends
-            store.write_bytes(path, handler.stream.getvalue().encode())
+            with suppress(ClusterError):  # another process has taken over, and the log is its own
+                store.write_bytes(path, handler.stream.getvalue().encode())
+
+
+class _Fenced(logging.FileHandler):
+    """Write to a log as long as its run is held."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            require_held(self._path)
+        except FmrayError:
+            return
+        super().emit(record)
 
 
 class _Redacting(logging.Formatter):

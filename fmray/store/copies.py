@@ -5,12 +5,14 @@ In a local store nothing is copied; elsewhere a file is made here and put in pla
 
 import atexit
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from fmray.store.fences import require_held
 from fmray.store.files import TEMPORARY, machine
 from fmray.store.places import files_of
 
@@ -19,11 +21,13 @@ from fmray.store.places import files_of
 def to_write(path: str) -> Iterator[str]:
     """Give a local path to make a file at; when the block ends well, it lies at `path`, whole."""
     folder, _, name = path.rpartition("/")
+    require_held(path)
     if "://" not in path:
         os.makedirs(folder or ".", exist_ok=True)
         partial = os.path.join(folder, f"{TEMPORARY}{machine()}-{os.getpid()}-{name}")
         try:
             yield partial
+            require_held(path)
             os.replace(partial, path)
         finally:
             if os.path.exists(partial):
@@ -37,13 +41,23 @@ def to_write(path: str) -> Iterator[str]:
 @contextmanager
 def folder_to_write(path: str) -> Iterator[str]:
     """Give a local folder to make files in; when the block ends well, they lie in the folder `path`, and no others."""
+    require_held(path)
     if "://" not in path:
-        partial = f"{path}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        parent, name = os.path.split(path)
+        os.makedirs(parent or ".", exist_ok=True)
+        for left in os.listdir(parent or "."):
+            if left.startswith(f"{name}.partial"):  # of a process that ended, or that may not go on here
+                shutil.rmtree(os.path.join(parent, left), ignore_errors=True)
+        # a name of its own: a process that was stopped in here must not write into the folder of its successor
+        partial = f"{path}.partial-{secrets.token_hex(4)}"
         os.makedirs(partial)
-        yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
+        try:
+            yield partial
+            require_held(path)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return
     with tempfile.TemporaryDirectory(prefix="fmray-") as here:
         yield here

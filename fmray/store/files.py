@@ -71,7 +71,10 @@ class Files(Protocol):
         """Renew the time of a file and give it; None if the filesystem keeps none that can be trusted."""
 
     def touched(self, path: str) -> float | None:
-        """Give the time of the last touch; None if the filesystem keeps none that can be trusted."""
+        """Give the time of the last touch or write; None if the filesystem keeps none that can be trusted."""
+
+    def clock(self, folder: str) -> float | None:
+        """Give the time by the clock that `touched` goes by; None if the filesystem has none."""
 
 
 @functools.cache

@@ -9,8 +9,9 @@ from contextlib import closing
 
 from fmray.errors import ClusterError, DataError
 from fmray.records import Json
+from fmray.store.fences import is_lease
 from fmray.store.files import MANIFEST, TEMPORARY, Files, machine
-from fmray.store.lease import acquire, is_held, is_lease, process_start
+from fmray.store.lease import acquire, is_held, process_start
 from fmray.store.places import files_of
 from fmray.store.plain import read_text
 from fmray.store.redaction import redact

@@ -13,12 +13,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fmray.errors import ClusterError, DataError, FmrayError
+from fmray.store.fences import guard, is_lease, unguard
 from fmray.store.files import Files, machine
 from fmray.store.places import files_of
 from fmray.store.redaction import redact
@@ -31,7 +32,9 @@ SUBMISSION = "FMRAY_SUBMISSION"
 
 _BEATS = 6  # signs of life per STALE_SECONDS
 _POLL_SECONDS = 0.1
-_LONG_DEAD = 10  # multiples of STALE_SECONDS that no clock skew explains
+_LONG_DEAD = 10  # multiples of STALE_SECONDS without a sign of life after which nobody is waited for
+
+_KINDS = {"fence": int, "pid": int, "heartbeat": float, "released": bool}  # of the fields that are no text
 
 _thread_of: dict[str, int] = {}  # token of a lease of this process -> the thread that holds it
 
@@ -68,10 +71,6 @@ class Holder:
         """Tell whether its process is known to have ended; only this machine's processes can be known."""
         return self.machine == machine() and process_start(self.pid) != self.started
 
-    def age_seconds(self) -> float:
-        """Give the time since the last sign of life, by this machine's clock."""
-        return time.time() - self.heartbeat
-
 
 @dataclass(frozen=True)
 class Fence:
@@ -81,11 +80,16 @@ class Fence:
         place: What is held.
         number: Of the lease; it grows with every holder.
         token: Of the holder.
+        covers: Paths that only the holder may write to or below.
     """
 
     place: str
     number: int
     token: str
+    covers: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[type["Fence"] | Any, tuple[Any, ...]]:
+        return _received, (self.place, self.number, self.token, self.covers)
 
     def check(self) -> None:
         """Make sure that no other process has taken over.
@@ -93,22 +97,44 @@ class Fence:
         Raises:
             ClusterError: If one has, or the place was removed.
         """
-        holder = newest_holder(files_of(self.place), self.place)
-        if holder is None or holder.token != self.token:
-            now = "the place was removed" if holder is None else f"{holder} took over as number {holder.fence}"
+        if now := self.loss():
             raise ClusterError(
                 f"{redact(self.place)}: lease {self.number} was lost, {now}. "
                 "This process must not write there any more."
             )
 
+    def loss(self) -> str:
+        """Say how the lease was lost, "" if it was not."""
+        holder = _newest(files_of(self.place), self.place)
+        if holder is None:
+            return "the place was removed"
+        return "" if holder.token == self.token else f"{holder} took over as number {holder.fence}"
+
+
+def _received(place: str, number: int, token: str, covers: tuple[str, ...]) -> Fence:
+    """Give a fence that another process sent, and hold the writes of this one to it."""
+    fence = Fence(place, number, token, covers)
+    for path in covers:
+        guard(path, fence)
+    return fence
+
 
 class Lease:
-    """Hold a place in the store until released."""
+    """Hold a place in the store until released; meanwhile every write to what it covers goes through its fence.
 
-    def __init__(self, place: str, holder: Holder) -> None:
-        self.place, self.number = place, holder.fence
-        self.fence = Fence(place, holder.fence, holder.token)
+    Args:
+        place: What is held.
+        holder: Who holds it.
+        covers: Paths that only the holder may write to or below.
+        replaced: Who held it before and why that one was replaced, where it takes explaining.
+    """
+
+    def __init__(self, place: str, holder: Holder, covers: Sequence[str] = (), replaced: str = "") -> None:
+        self.place, self.number, self.replaced = place, holder.fence, replaced
+        self.fence = Fence(place, holder.fence, holder.token, tuple(covers))
         self._holder, self._files = holder, files_of(place)
+        for path in covers:
+            guard(path, self.fence)
         _thread_of[holder.token] = threading.get_ident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease {place}", daemon=True)
@@ -140,6 +166,8 @@ class Lease:
     def _stop(self) -> None:
         self._ended.set()
         self._thread.join()
+        for path in self.fence.covers:
+            unguard(path, self.fence)
         _thread_of.pop(self._holder.token, None)
 
     def _beat(self) -> None:
@@ -158,40 +186,58 @@ class Lease:
 
 
 @contextmanager
-def hold(place: str, *, wait_seconds: float | None = None, single_writer: bool = False) -> Iterator[Lease]:
+def hold(
+    place: str, *, wait_seconds: float | None = None, single_writer: bool = False, covers: Sequence[str] = ()
+) -> Iterator[Lease]:
     """Hold the lease of a place for the length of a `with` block.
 
     Args:
         wait_seconds: How long to wait for a living holder; None waits until it is done.
         single_writer: Take the user's word that no other process writes here.
+        covers: Paths that only the holder may write to or below; by default the place.
 
     Raises:
         ClusterError: If another process holds it, or the filesystem cannot give out leases.
     """
-    lease = acquire(place, wait_seconds=wait_seconds, single_writer=single_writer)
+    lease = acquire(place, wait_seconds=wait_seconds, single_writer=single_writer, covers=covers)
     try:
         yield lease
+    except Exception as error:
+        # what was noticed first, a folder that is gone, say, may only follow from the loss of the lease
+        if not isinstance(error, ClusterError):
+            _refuse_lost(lease.fence, error)
+        raise
     finally:
         lease.release()
 
 
-def acquire(place: str, *, wait_seconds: float | None = None, single_writer: bool = False) -> Lease:
-    """Take the lease of a place; the caller releases it.
+def _refuse_lost(fence: Fence, error: Exception) -> None:
+    try:
+        fence.check()
+    except ClusterError as lost:
+        raise lost from error
+
+
+def acquire(
+    place: str, *, wait_seconds: float | None = None, single_writer: bool = False, covers: Sequence[str] = ()
+) -> Lease:
+    """Take the lease of a place; the caller releases it. See `hold`.
 
     Raises:
         ClusterError: If another process holds it, or the filesystem cannot give out leases.
     """
+    covers = covers or (place,)
     if place.endswith((".json", ".jsonl")):
         place += ".lease"  # a file cannot hold the lease files
     files = files_of(place)
     exclusive = require_exclusive(files, place, single_writer)
-    watch = _Watch(place, wait_seconds, trusting=not exclusive)
+    watch = _Watch(files, place, wait_seconds, trusting=not exclusive)
     while True:
         holder = newest_holder(files, place)
         if holder is not None and not watch.may_replace(holder):
             watch.wait(holder)
-        elif lease := _take(files, place, _myself(1 if holder is None else holder.fence + 1)):
-            return lease
+        elif mine := _take(files, place, _myself(1 if holder is None else holder.fence + 1)):
+            return Lease(place, mine, covers, watch.remark(holder))
 
 
 def require_exclusive(files: Files, folder: str, single_writer: bool) -> bool:
@@ -210,37 +256,53 @@ def require_exclusive(files: Files, folder: str, single_writer: bool) -> bool:
 
 
 def newest_holder(files: Files, place: str) -> Holder | None:
-    """Read who holds, or last held, the lease of a place."""
-    while fences := _fences(files, place):
-        path = _file(place, fences[-1])
+    """Read who holds, or last held, the lease of a place, with the time of its last sign of life."""
+    while holder := _newest(files, place):
+        if holder.released or holder.is_gone():
+            return holder
         try:
-            value: dict[str, Any] = json.loads(files.read(path))
-            heartbeat = files.touched(path) or value["heartbeat"]
-            return Holder(**{**value, "heartbeat": heartbeat})
+            return replace(holder, heartbeat=files.touched(_file(place, holder.fence)) or holder.heartbeat)
         except DataError:
             continue  # it went while we looked
-        except (ValueError, TypeError, KeyError):
-            # a machine that lost power, or one without hard links that is just writing it: only its age speaks
-            return Holder(fences[-1], "", "unknown", "unknown", 0, "", "", files.touched(path) or 0.0)
     return None
 
 
 def is_held(files: Files, place: str) -> bool:
     """Tell whether a living process holds the lease of a place."""
     holder = newest_holder(files, place)
-    return holder is not None and not holder.released and not holder.is_gone() and holder.age_seconds() < STALE_SECONDS
+    if holder is None or holder.released or holder.is_gone():
+        return False
+    # a stamp in the future says as little as an old one: the clock that wrote it is wrong, or was set back since
+    return abs(age_seconds(holder, files, place)) < STALE_SECONDS
 
 
-def is_lease(name: str) -> bool:
-    """Tell a lease file by its name."""
-    return name.startswith("lease-") and name.endswith(".json")
+def age_seconds(holder: Holder, files: Files, place: str) -> float:
+    """Give the time since the last sign of life, by the clock of the store; negative if it is stamped in the future."""
+    age = time.time() - holder.heartbeat
+    if 0 <= age < STALE_SECONDS:
+        return age
+    with suppress(FmrayError):  # a store that may only be read has no clock for us
+        age = (files.clock(place) or time.time()) - holder.heartbeat
+    return age
+
+
+def _newest(files: Files, place: str) -> Holder | None:
+    """Read the newest lease file, without asking when it was touched."""
+    while fences := _fences(files, place):
+        try:
+            return _decode(files.read(_file(place, fences[-1])), fences[-1])
+        except DataError:
+            continue  # it went while we looked
+    return None
 
 
 def process_start(pid: int) -> str:
     """Give when a process of this machine started, "" if there is none, "?" if the system does not say."""
+    if pid <= 0:  # to `kill`, a group of processes
+        return ""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return ""
     except PermissionError:
         pass
@@ -254,28 +316,31 @@ def process_start(pid: int) -> str:
 
 
 class _Watch:
-    """Judge a holder by what is seen of it over time, since clocks of two machines may differ."""
+    """Judge a holder by what is seen of it over time: the clocks of two machines may differ, and may be set."""
 
-    def __init__(self, place: str, wait_seconds: float | None, trusting: bool) -> None:
-        self._place, self._wait_seconds, self._trusting = place, wait_seconds, trusting
+    def __init__(self, files: Files, place: str, wait_seconds: float | None, trusting: bool) -> None:
+        self._files, self._place, self._wait_seconds, self._trusting = files, place, wait_seconds, trusting
         self._since = time.monotonic()
         self._said_at = -math.inf
         self._seen: Holder | None = None
+        self._num_signs = -1  # of life, seen while watching; the first look is none
+        self._ahead: float | None = None  # how far the store's clock is ahead of the monotonic one here
 
     def may_replace(self, holder: Holder) -> bool:
         """Tell whether the holder is done, dead or silent for too long."""
         now = time.monotonic()
         if holder != self._seen:
+            self._num_signs += 1
             self._seen, self._unchanged_since = holder, now
         if holder.released or holder.is_gone():
             return True
         if self._trusting and (holder.machine, holder.pid) != (machine(), os.getpid()):
             return True
-        age, unchanged = holder.age_seconds(), now - self._unchanged_since
+        age, unchanged = self._age(holder), now - self._unchanged_since
         if age > STALE_SECONDS * _LONG_DEAD or unchanged > STALE_SECONDS:
             return True
         # it may have slept with this laptop, or its clock is wrong: give it two heartbeats to speak up
-        return age > STALE_SECONDS and unchanged > 2 * STALE_SECONDS / _BEATS
+        return abs(age) > STALE_SECONDS and unchanged > 2 * STALE_SECONDS / _BEATS
 
     def wait(self, holder: Holder) -> None:
         """Let a little time pass.
@@ -287,19 +352,40 @@ class _Watch:
         place = redact(self._place)
         if _thread_of.get(holder.token) == threading.get_ident():
             raise ClusterError(f"{place} is held by this very thread. Release it before taking it again.")
-        is_silent = holder.age_seconds() > STALE_SECONDS  # then its end is near, whatever the limit
+        age = self._age(holder)
+        is_silent = abs(age) > STALE_SECONDS and self._num_signs == 0  # then its end is near, whatever the limit
         if self._wait_seconds is not None and now - self._since >= self._wait_seconds and not is_silent:
             raise ClusterError(
-                f"{place} is held by {holder} ({holder.owner}), last sign of life {holder.age_seconds():.0f} s ago. "
-                "Wait until it ends, or stop it."
+                f"{place} is held by {holder} ({holder.owner}), {_spell_age(age)}. Wait until it ends, or stop it."
             )
         if now - self._said_at >= STALE_SECONDS:
             self._said_at = now
-            log.info("waiting for %s, held by %s (%s)", place, holder, holder.owner)
+            log.info("waiting for %s, held by %s (%s), %s", place, holder, holder.owner, _spell_age(age))
         time.sleep(_POLL_SECONDS)
 
+    def remark(self, holder: Holder | None) -> str:
+        """Say why a holder was replaced whose sign of life is stamped in the future."""
+        if holder is None or holder.released or self._ahead is None or self._age(holder) > -STALE_SECONDS:
+            return ""
+        return f"{holder} is taken to have ended: {_spell_age(self._age(holder))}, and it does not change"
 
-def _take(files: Files, place: str, mine: Holder) -> Lease | None:
+    def _age(self, holder: Holder) -> float:
+        """Give the time since the last sign of life by the store's clock, which is asked once."""
+        if self._ahead is None:
+            now = None
+            with suppress(FmrayError):
+                now = self._files.clock(self._place)
+            self._ahead = (now or time.time()) - time.monotonic()
+        return time.monotonic() + self._ahead - holder.heartbeat
+
+
+def _spell_age(age: float) -> str:
+    if age < -STALE_SECONDS:
+        return f"its last sign of life is stamped {-age:.0f} s in the future"
+    return f"last sign of life {max(age, 0.0):.0f} s ago"
+
+
+def _take(files: Files, place: str, mine: Holder) -> Holder | None:
     path = _file(place, mine.fence)
     if not files.create(path, _encode(mine)):
         return None
@@ -310,7 +396,7 @@ def _take(files: Files, place: str, mine: Holder) -> Lease | None:
         return None
     for fence in fences[:-1]:
         files.remove(_file(place, fence))
-    return Lease(place, mine)
+    return mine
 
 
 def _myself(fence: int) -> Holder:
@@ -330,10 +416,23 @@ def _encode(holder: Holder) -> bytes:
     return json.dumps(asdict(holder)).encode()
 
 
+def _decode(data: bytes, fence: int) -> Holder:
+    """Read a lease file; of one that a machine lost power over, or is just writing, only its age speaks."""
+    try:
+        value = json.loads(data)
+        kinds = {field.name: type(value[field.name]) for field in fields(Holder) if field.name in value}
+        if all(_KINDS.get(name, str) is kind for name, kind in kinds.items()) and math.isfinite(value["heartbeat"]):
+            return Holder(**{**value, "fence": fence})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return Holder(fence, "", "unknown", "unknown", 0, "", "", 0.0)
+
+
 def _file(place: str, fence: int) -> str:
     return f"{place}/lease-{fence:08d}.json"
 
 
 def _fences(files: Files, place: str) -> list[int]:
     numbers = [name[len("lease-") : -len(".json")] for name in files.names(place) if is_lease(name)]
-    return sorted(int(number) for number in numbers if number.isdigit())
+    # a name that is not spelt as ours would never be found under its number
+    return sorted(int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) == 8)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
+from fmray.store.fences import require_held
 from fmray.store.files import MANIFEST, TEMPORARY, machine, named_errors
 
 
@@ -29,12 +30,14 @@ class LocalFiles:
     def write(self, path: str, data: bytes) -> None:
         """Put a file in place, whole or not at all."""
         with named_errors(path, len(data)), self._temporary(path, data) as temporary:
+            require_held(path)  # again: bringing it to the disk may have taken long
             os.replace(temporary, path)
             _sync_folder(os.path.dirname(path))
 
     def create(self, path: str, data: bytes) -> bool:
         """Put a file in place unless there is one; False if another was first."""
         with named_errors(path, len(data)), self._temporary(path, data) as temporary:
+            require_held(path)
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -50,10 +53,13 @@ class LocalFiles:
     def append(self, path: str, line: bytes) -> None:
         """Add one line, after cutting a last line that was never finished."""
         with named_errors(path, len(line)):
+            if not os.path.exists(path):
+                require_held(path)
             self.make(os.path.dirname(path))
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
+                require_held(path)
                 size = _cut_torn_line(descriptor)
                 try:
                     _write_all(descriptor, line)
@@ -135,6 +141,7 @@ class LocalFiles:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             try:
                 shutil.copyfile(here, partial)
+                require_held(path)
                 os.replace(partial, path)
             finally:
                 with suppress(FileNotFoundError):
@@ -159,6 +166,17 @@ class LocalFiles:
         """Give the time of the last touch."""
         with named_errors(path):
             return os.stat(path).st_mtime
+
+    def clock(self, folder: str) -> float | None:
+        """Give the time by the clock of the filesystem, which over NFS is the server's."""
+        probe = os.path.join(folder, f"{TEMPORARY}{machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+        with named_errors(probe):
+            try:
+                os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+                return os.stat(probe).st_mtime
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(probe)
 
     def _open_new(self, path: str) -> int:
         for _ in range(10):

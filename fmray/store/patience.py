@@ -15,6 +15,7 @@ from typing import BinaryIO, TypeVar
 
 from fmray.errors import ClusterError
 from fmray.records import Json
+from fmray.store.fences import require_held
 from fmray.store.files import Files, is_disk_full
 from fmray.store.redaction import redact
 
@@ -84,7 +85,7 @@ class PatientFiles:
     def __init__(self, files: Files) -> None:
         self._files = files
         self.can_exclude, self.temporaries, self.drop = files.can_exclude, files.temporaries, files.drop
-        self.touch, self.touched = files.touch, files.touched
+        self.touch, self.touched, self.clock = files.touch, files.touched, files.clock
 
     def read(self, path: str) -> bytes:
         """Give the content of a file."""
@@ -92,12 +93,18 @@ class PatientFiles:
 
     def write(self, path: str, data: bytes) -> None:
         """Put a file in place, whole or not at all."""
-        _patiently(path, lambda again: self._files.write(path, data))
+
+        def act(again: bool) -> None:
+            require_held(path)
+            self._files.write(path, data)
+
+        _patiently(path, act)
 
     def create(self, path: str, data: bytes) -> bool:
         """Put a file in place unless there is one; False if another was first."""
 
         def act(again: bool) -> bool:
+            require_held(path)
             # an attempt that was refused may have come through all the same
             return self._files.create(path, data) or (again and self._files.read(path) == data)
 
@@ -126,10 +133,12 @@ class PatientFiles:
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with all below it, its manifest first."""
+        require_held(path)
         _patiently(path, lambda again: self._files.remove(path))
 
     def make(self, folder: str) -> None:
         """Make a folder, where the filesystem has such things."""
+        require_held(folder)
         _patiently(folder, lambda again: self._files.make(folder))
 
     def open(self, path: str) -> BinaryIO:
@@ -138,7 +147,12 @@ class PatientFiles:
 
     def put(self, here: str, path: str) -> None:
         """Put a copy of a local file in place, whole or not at all."""
-        _patiently(path, lambda again: self._files.put(here, path))
+
+        def act(again: bool) -> None:
+            require_held(path)
+            self._files.put(here, path)
+
+        _patiently(path, act)
 
     def sync(self, folder: str, names: Sequence[str]) -> None:
         """Bring files that others wrote to the disk."""

@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 import fsspec
 
+from fmray.store.fences import require_held
 from fmray.store.files import MANIFEST, TEMPORARY, machine, named_errors
 
 _WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "memory"})
@@ -79,6 +80,7 @@ class RemoteFiles:
         """Add one line by writing the file anew: objects cannot grow."""
         with self._lock:
             old = self.read(path) if self.exists(path) else b""
+            require_held(path)
             self.write(path, old[: old.rfind(b"\n") + 1] + line)
 
     def names(self, folder: str) -> list[str]:
@@ -152,12 +154,26 @@ class RemoteFiles:
         """Do nothing: what a put has accepted is durable."""
 
     def touch(self, path: str) -> float | None:
-        """Give None: objects carry the time of a server, in whole seconds."""
+        """Give None: the time of an object changes only when it is written anew."""
         return None
 
     def touched(self, path: str) -> float | None:
-        """Give None: objects carry the time of a server, in whole seconds."""
-        return None
+        """Give the time of the last write by the server's clock, in whole seconds."""
+        with _errors(path):
+            try:
+                return float(self._fs.modified(path).timestamp())
+            except NotImplementedError:
+                return None
+
+    def clock(self, folder: str) -> float | None:
+        """Give the time by the server's clock, from a file just written."""
+        probe = f"{folder}/{TEMPORARY}{secrets.token_hex(8)}"
+        with _errors(probe):
+            try:
+                self._fs.pipe_file(probe, b"now")
+                return self.touched(probe)
+            finally:
+                self._fs.rm_file(probe)
 
 
 def _is_conflict(error: OSError) -> bool:

@@ -10,7 +10,7 @@ A record exists once its manifest does, and the manifest is written last, by the
 import builtins  # `list` is also a method of the store
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Literal
 
@@ -267,13 +267,16 @@ class Store:
                     with suppress(FmrayError):
                         self._files.remove(folder)
 
-    def lease(self, path: str, *, wait_seconds: float | None = None) -> AbstractContextManager[Lease]:
-        """Hold a folder of the store exclusively; see `fmray.store.lease`.
+    def lease(
+        self, path: str, *, wait_seconds: float | None = None, covers: Sequence[str] = ()
+    ) -> AbstractContextManager[Lease]:
+        """Hold a folder of the store exclusively, and what it covers; see `fmray.store.lease`.
 
         Raises:
             ClusterError: On entering, if another living process holds it for longer than `wait_seconds`.
         """
-        return hold(self._writable(path), wait_seconds=wait_seconds, single_writer=self.single_writer)
+        place = self._writable(path)
+        return hold(place, wait_seconds=wait_seconds, single_writer=self.single_writer, covers=covers)
 
     def status(self, run_root: str) -> Literal["finished", "failed", "running", "interrupted"]:
         """Derive how a run stands from its run.json and its lease."""

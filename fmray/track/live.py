@@ -12,6 +12,7 @@ from collections.abc import Callable
 from fmray.errors import FmrayError
 from fmray.records import Json
 from fmray.store import Store
+from fmray.store.fences import require_held
 from fmray.track.address import Address
 from fmray.track.entries import is_progress, progress_of
 from fmray.track.mlflow import ANSWER_SECONDS, connected
@@ -72,6 +73,7 @@ class Live:
                 pause = EVERY_SECONDS * PATIENCE
 
     def _say(self) -> None:
+        require_held(self._root)
         points = progress_of(list(self._epochs))
         fresh = [point for point in points if point.step > self._told]
         if not fresh:

@@ -22,6 +22,7 @@ from typing import Any
 
 from fmray.errors import ClusterError, DataError, FmrayError
 from fmray.records import Json
+from fmray.store.fences import guards
 from fmray.track.address import FOLDER, Address
 from fmray.track.entries import Entry, Point
 
@@ -123,6 +124,7 @@ class Connection:
 
     def experiment(self, name: str) -> str:
         """Give the id of an experiment, made where there is none."""
+        _require_held()
         found = self.client.get_experiment_by_name(name)
         if found is None:
             place = self._address.artifacts
@@ -138,6 +140,7 @@ class Connection:
 
     def run(self, experiment: str, key: str, name: str, began: float) -> Any:
         """Give the run that goes by a key, made where there is none; of doubles, left by lost answers, the first."""
+        _require_held()
         found = self.client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time"])
         found = sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
         for double in found[1:]:
@@ -252,12 +255,19 @@ class Connection:
         return str(made.model_id)
 
     def _request(self) -> Any:
+        _require_held()
         if self._until is not None and time.monotonic() > self._until:
             raise ClusterError(
                 f"MLflow at {self._address.shown}: not done after {self._most:g} s. The rest is told later.",
                 "track.mlflow",
             )
         return self.client
+
+
+def _require_held() -> None:
+    """Make sure that this process still holds what it tells of: MLflow hears of a run from its holder alone."""
+    for fence in guards():
+        fence.check()
 
 
 def requirements() -> list[str]:

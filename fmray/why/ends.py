@@ -169,10 +169,11 @@ def interrupted(evidence: Evidence) -> Iterator[Finding]:
         cause = f"its process {holder['name']} is gone without a word: {how}"
         yield Finding("killed", cause, tuple(seen), f"Look for a kill (`dmesg | grep -i oom`). {again}")
     else:
-        age = spell_seconds(holder["age"])
-        cause = (
-            f"its process {holder['name']} has given no sign of life for {age}: that machine is down, asleep or cut off"
-        )
+        age = spell_seconds(abs(holder["age"]))
+        how = f"has given no sign of life for {age}"
+        if holder["age"] < 0:
+            how = f"gives no sign of life, and its last one is stamped {age} in the future"
+        cause = f"its process {holder['name']} {how}: that machine is down, asleep or cut off"
         yield Finding(
             "dead node", cause, tuple(seen), f"Look at that machine. {again}, and takes over what the dead one holds"
         )

@@ -19,7 +19,7 @@ from fmray.errors import DataError, FmrayError
 from fmray.records import Json
 from fmray.store import Store
 from fmray.store.files import machine
-from fmray.store.lease import newest_holder
+from fmray.store.lease import age_seconds, newest_holder
 from fmray.store.places import files_of
 
 READ_SECONDS, LOOK_SECONDS = 10.0, 25.0
@@ -125,7 +125,7 @@ def read(root: str, store: Store) -> Json:
     holder = newest_holder(files_of(root), root)
     facts: Json = {}
     if holder is not None:
-        age = holder.age_seconds()
+        age = age_seconds(holder, files_of(root), root)
         facts = {"name": str(holder), "age": age, "released": holder.released, "gone": holder.is_gone()}
         facts["here"] = holder.machine == machine()
     return {
