@@ -115,7 +115,7 @@ def try_point(folder: Path, point: str) -> dict[str, Any]:
     _, status = os.waitpid(first, os.WUNTRACED)
     assert os.WIFSTOPPED(status), (home / "told").read_text()
     place = store / "promotions/job" if point == "promote" else place
-    while any(time.time() - path.stat().st_mtime < 1.2 for path in store.rglob("lease-*.json")):
+    while any(time.time() - path.stat().st_mtime < 1.2 for path in home.rglob("lease-*.json")):
         time.sleep(0.05)
     other = home / "other"
     other.mkdir()

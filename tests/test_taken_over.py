@@ -36,7 +36,7 @@ def try_points(folder: Path, *points: str) -> dict[str, dict]:
 
 @pytest.mark.slow
 def test_a_run_stopped_past_its_lease_leaves_what_another_process_finished_as_it_is(tmp_path):
-    stages = ("prepare", "train", "baseline", "combine", "evaluate", "report", "model", "card", "end", "predict")
+    stages = ("prepare", "train", "baseline", "combine", "evaluate", "report", "model", "end", "predict")
     for point, found in try_points(tmp_path, *stages).items():
         assert found["second"] in (0, 2), (point, found["told"])
         assert found["files"] > 1
