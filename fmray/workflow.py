@@ -334,7 +334,9 @@ class _Work:
             subject = fingerprint(
                 [member.tensor_hash for member in chosen], ensemble.weights, ensemble.combine, ensemble.params
             )
-            return Ledger(self.store).look(prepared.test_identity, self.run.id, f"score of {job.name}", subject)
+            return Ledger(self.store).look(
+                prepared.test_identity, self.run.id, f"score of {job.name}", subject, job.name
+            )
 
         metrics = job.evaluate.metrics or defaults(prepared.target)[1]
         run = run_over_ray if self.workers != 0 else run_here
@@ -373,7 +375,7 @@ class _Work:
             gates=gates,
             environment=environment(self.device, num_threads(self.job.run)),
             timings=dict(self.journal.seconds),
-            ledger=tuple(Ledger(self.store).looks(prepared.test_identity)),
+            ledger=tuple(Ledger(self.store).verify(prepared.test_identity)),
             notes=self.journal.notes,
             search=account,
             failures=tuple(self.journal.failures()),

@@ -102,6 +102,7 @@ def approve(run: Run, store: Store, by: str, registry: Registry | None = None) -
                 f"run {run.id} was compared with {found[-1]['champion'] or 'nobody'}, and {standing.champion} is "
                 f"champion now. Have it compared anew: fmray promote {run.root}"
             )
+        history.require_evidence(found[-1])
         history.add("approval", run=run.id, by=by, decision=found[-1]["number"])
         outcome = _moved(found[-1], standing, history, f"approved by {by}", by=by)
         return _told(outcome, history, registry)
@@ -145,6 +146,7 @@ class _Case:
         if standing.champion == self.card.run_id:
             return self._outcome("promoted", standing, "it is champion", self._shown(self._newest()))
         decision = self._newest(champion=standing.champion)
+        self.history.require_evidence(decision)
         if decision is None or decision["verdict"] in ("inconclusive", "spent"):
             decision = self._decide(standing, decision)
         if decision["verdict"] not in SAYS_YES:
@@ -209,7 +211,9 @@ class _Case:
         if attempt["rows"] != found.rows:
             raise DataError(f"run {card.run_id}: attempt {attempt['number']} began with other rows. Train another run.")
         subject = fingerprint("promotion", attempt["number"], found.rows)
-        Ledger(self.store).look(card.prepared.test_identity, card.run_id, f"promotion in {self.history.job}", subject)
+        Ledger(self.store).look(
+            card.prepared.test_identity, card.run_id, f"promotion in {self.history.job}", subject, self.history.job
+        )
         judged = judge(*told, found.others.get(ANCHOR), card.prepared.slices)
         return self._record(
             "promote" if judged.promotes else "keep", standing, judged.reason, before,
@@ -241,16 +245,18 @@ class _Case:
         number = len(self.history.events("decision")) + 1
         if before is not None and (before["verdict"], before["text"]) == (verdict, text):
             return before
-        shown, attempt, path = text, None, ""
+        shown, attempt, path, digest = text, None, "", ""
         if evidence is not None:
             attempt = evidence["attempt"]["number"]
             path = f"{self.rule.evidence}/{number:06d}.json"
             self.store.write_json(f"{self.history.folder}/{path}", {"verdict": verdict, "reason": text, **evidence})
+            digest = self.history.digest(path)
             if self.rule.evidence == "sealed":
                 shown = f"decided by sealed test rows, attempt {evidence['attempt']['t']} of {self.rule.attempts}"
         return self.history.add(
             "decision", number=number, run=self.card.run_id, champion=standing.champion, verdict=verdict, text=shown,
-            mode=self.rule.mode, attempt=attempt, evidence=path, notes=list(notes), rule=asdict(self.rule),
+            mode=self.rule.mode, attempt=attempt, evidence=path, digest=digest, notes=list(notes),
+            rule=asdict(self.rule),
         )  # fmt: skip
 
     def _warning(self, found: Evidence) -> tuple[str, ...]:

@@ -1,16 +1,18 @@
-"""Keep what was decided about the champion of a job, one line after the other; none is changed or removed.
+"""Keep what was decided about the champion of a job, one line after the other; none is changed or removed unnoticed.
 
 Who is champion follows from the lines, so a move is one line: it is there or it is not, whenever a process is killed.
 """
 
 import datetime
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fmray.errors import ClusterError
+from fmray.errors import ClusterError, DataError
 from fmray.records import Json
+from fmray.rigour.chain import Chain
 from fmray.rigour.ledger import who
 from fmray.store import Lease, Store
 
@@ -44,13 +46,24 @@ class History:
         self.store, self.job = store, job
         self.folder = store.path(FOLDER, job)
         self._path = f"{self.folder}/log.jsonl"
+        cure = "A lost log is an error, not a first promotion: without it the champion and the attempts are unknown."
+        self._chain = Chain(store, self._path, "promotions", counter="line", cure=cure, jobs=[job])
         self._lease: Lease | None = None
+
+    def verify(self) -> None:
+        """Make sure that no line was changed or removed.
+
+        Raises:
+            DataError: Naming what is lost.
+        """
+        self._chain.verify()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Be the only one who decides about this job; waits for another living process."""
         with self.store.lease(self.folder) as lease:
             self._lease = lease
+            self.verify()
             try:
                 yield
             finally:
@@ -75,8 +88,26 @@ class History:
         self._lease.check()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         event = {"event": kind, "when": now, "who": who(), **values}
-        self.store.append(self._path, event)
-        return event
+        run = str(values.get("run") or values.get("to") or "")
+        return self._chain.add(event, self.job, run)
+
+    def digest(self, evidence: str) -> str:
+        """Give the digest of a file of evidence, named relative to the folder of the history."""
+        return hashlib.sha256(self.store.read_bytes(f"{self.folder}/{evidence}")).hexdigest()
+
+    def require_evidence(self, decision: Json | None) -> None:
+        """Make sure that what a decision rests on is what it was.
+
+        Raises:
+            DataError: If it was changed or removed.
+        """
+        if decision is None or not decision.get("digest"):  # a decision without looking, or of an earlier version
+            return
+        if self.digest(decision["evidence"]) != decision["digest"]:
+            raise DataError(
+                f"{self.folder}/{decision['evidence']} is not what decision {decision['number']} was based on. "
+                "Restore the file."
+            )
 
     def move(self, expected: str | None, to: str, anchor: str, why: str, by: str = "") -> bool:
         """Make another run champion, unless the champion is no longer the expected one: then False."""
@@ -97,5 +128,11 @@ class History:
 
 
 def champion_of(job: str, store: Store) -> str | None:
-    """Give the id of the run in use, None if there is none yet."""
-    return History(store, job).standing().champion
+    """Give the id of the run in use, None if there is none yet.
+
+    Raises:
+        DataError: If the log was cut or changed.
+    """
+    history = History(store, job)
+    history.verify()
+    return history.standing().champion

@@ -9,20 +9,22 @@ from collections.abc import Collection
 
 from fmray.errors import DataError
 from fmray.records import Json
+from fmray.rigour.chain import WITNESS as LOOKS
 from fmray.store import Store
 from fmray.store.manifest import compare, measure
 
 RUN, WITNESS, EVENTS = "run.json", "finished.json", "events.jsonl"
 _GROWS = frozenset({RUN, WITNESS, "driver.log", "mlflow.json"})
 """Files that are written after the run has finished, or need no checksum in run.json."""
-_LEASE = "lease-"
+_CHANGES = ("lease-", f"{LOOKS}/")
+"""How names begin of files that change later: who holds the run, and its newest look and decision."""
 CURE = "Restore it from a copy, or run the job again with --fresh."
 
 
 def measure_run(root: str, store: Store) -> Json:
     """Give size and checksum of every file of a run that no longer changes, and of the events until now."""
     found = store.sizes(root)
-    return measure(root, [name for name in found if name not in _GROWS and not name.startswith(_LEASE)])
+    return measure(root, [name for name in found if name not in _GROWS and not name.startswith(_CHANGES)])
 
 
 def verify_run(root: str, store: Store, facts: Json, names: Collection[str] | None = None) -> None:

@@ -1,7 +1,8 @@
 """Count every look at a test set before it happens.
 
 The ledger of a test set belongs to its rows, not to a run: two jobs with the same test rows share it. Entries are
-chained by hash and the newest is written down apart, so an entry that is changed, removed or cut off is noticed.
+chained by hash, the newest is written down apart, and each run that looked remembers its look, so an entry that is
+changed, removed or cut off is noticed.
 """
 
 import datetime
@@ -9,11 +10,9 @@ import getpass
 import os
 import socket
 
-from fmray.errors import DataError
 from fmray.records import Json
-from fmray.store import Store, fingerprint
-
-FIRST = "0" * 32
+from fmray.rigour.chain import Chain
+from fmray.store import Store
 
 
 class Ledger:
@@ -22,7 +21,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def look(self, test_identity: str, run_id: str, purpose: str, subject: str) -> int:
+    def look(self, test_identity: str, run_id: str, purpose: str, subject: str, job: str = "") -> int:
         """Write down that a test set is about to be looked at, and say the how many-th look it is.
 
         A run that was killed between this entry and its scores, and continues with the very same predictions, has not
@@ -32,29 +31,26 @@ class Ledger:
             test_identity: Of the test rows.
             run_id, purpose: Who looks, and what for.
             subject: Digest of what will be scored.
+            job: Whose run it is, which then keeps a witness of its look.
 
         Raises:
             DataError: If the ledger has been tampered with.
         """
-        path = self._path(test_identity)
-        with self._store.lease(path):
-            entries = self.verify(test_identity)
-            for entry in entries:
+        path, chain = self._path(test_identity), self._chain(test_identity)
+        with self._store.lease(path, covers=[path, chain.head]):
+            for entry in chain.verify():
                 if entry["run"] == run_id and entry["subject"] == subject:
+                    if job:  # a kill may have come between the entry and its witness
+                        chain.bear_witness(chain.entries()[entry["look"] - 1], job, run_id)
                     return int(entry["look"])
             entry = {
-                "look": len(entries) + 1,
                 "run": run_id,
                 "purpose": purpose,
                 "subject": subject,
                 "who": who(),
                 "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-                "previous": entries[-1]["hash"] if entries else FIRST,
             }
-            entry["hash"] = fingerprint(entry)
-            self._store.append(path, entry)
-            self._store.write_json(self._head(test_identity), {"look": entry["look"], "hash": entry["hash"]})
-            return len(entries) + 1
+            return int(chain.add(entry, job, run_id)["look"])
 
     def looks(self, test_identity: str) -> list[Json]:
         """Give the entries of a test set, oldest first; none if nobody has looked."""
@@ -75,31 +71,14 @@ class Ledger:
         Raises:
             DataError: Naming the first entry that is not as it was written.
         """
-        entries, previous = self.looks(test_identity), FIRST
-        for number, entry in enumerate(entries, start=1):
-            body = {name: value for name, value in entry.items() if name != "hash"}
-            if (
-                entry.get("look") != number
-                or entry.get("previous") != previous
-                or entry.get("hash") != fingerprint(body)
-            ):
-                raise DataError(
-                    f"{self._path(test_identity)}: entry {number} is not as it was written, or one before it is gone. "
-                    "Restore the file; scores of this test set prove nothing without it."
-                )
-            previous = entry["hash"]
-        head = self._head(test_identity)
-        newest: Json = self._store.read_json(head) if self._store.exists(head) else {"look": 0, "hash": FIRST}
-        known = [FIRST, *(entry["hash"] for entry in entries)]
-        if newest["look"] >= len(known) or known[newest["look"]] != newest["hash"]:
-            raise DataError(f"{self._path(test_identity)}: look {newest['look']} is gone. Restore the file.")
-        return entries
+        return self._chain(test_identity).verify()
+
+    def _chain(self, test_identity: str) -> Chain:
+        cure = "Scores of this test set prove nothing without it."
+        return Chain(self._store, self._path(test_identity), f"ledger-{test_identity}", counter="look", cure=cure)
 
     def _path(self, test_identity: str) -> str:
         return self._store.path("ledger", f"{test_identity}.jsonl")
-
-    def _head(self, test_identity: str) -> str:
-        return self._store.path("ledger", f"{test_identity}.head.json")
 
 
 def who() -> str:

@@ -81,3 +81,22 @@ def test_processes_that_look_at_once_get_different_numbers(ledger, tmp_path):
     workers = [subprocess.Popen([sys.executable, "-c", LOOK, str(tmp_path), f"run {i}"]) for i in range(3)]
     assert [worker.wait(60) for worker in workers] == [0, 0, 0]
     assert [entry["look"] for entry in ledger.verify("t")] == [1, 2, 3]
+
+
+def test_the_last_look_and_the_head_removed_together_are_missed_by_the_run_that_looked(ledger, tmp_path):
+    store = Store(str(tmp_path))
+    for run in "ab":
+        store.write_json(f"runs/j/{run}/run.json", {"status": "finished"})
+        ledger.look("t", run, "score", "s", "j")
+    put(tmp_path, lines(tmp_path)[:1])
+    (tmp_path / "ledger/t.head.json").unlink()
+    with pytest.raises(DataError, match=r"look 2 is gone, and .*runs/j/b/witness/ledger-t\.json knows it"):
+        ledger.verify("t")
+
+
+def test_a_head_removed_alone_is_noticed(ledger, tmp_path):
+    for run in "abc":
+        look(ledger, run)
+    (tmp_path / "ledger/t.head.json").unlink()
+    with pytest.raises(DataError, match="head.json is gone"):
+        look(ledger, "d")

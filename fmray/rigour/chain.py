@@ -1,0 +1,134 @@
+"""Keep lines that none can be taken from: chained by hash, counted, and known to the runs that they are about.
+
+Each line carries its number, the hash of the line before it and its own. The newest is written down apart in the head,
+after the line itself, so a process killed in between leaves one line more than the head knows, which is as it should
+be. Each run keeps a witness of its newest line in its own directory: a line removed together with the head is missed
+there. Lines of an earlier version carry no hashes; the first chained one after them seals them as they are.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from fmray.errors import DataError
+from fmray.records import Json
+from fmray.store import Store, fingerprint, redact
+from fmray.store.plain import read_text, to_plain, write_text
+
+FIRST = "0" * 32
+WITNESS = "witness"
+_THREADS = 32
+
+
+class Chain:
+    """Read and continue lines in a store; whoever adds one holds the lease of the file.
+
+    Args:
+        path: Of the lines, `.jsonl`.
+        name: Of the log, as its witnesses are called.
+        counter: Key of the number of a line.
+        cure: What to do about a line that is gone, and what it means.
+        jobs: Whose runs may be witnesses; by default all jobs of the store.
+    """
+
+    def __init__(
+        self, store: Store, path: str, name: str, *, counter: str, cure: str, jobs: Sequence[str] | None = None
+    ) -> None:
+        self._store, self._path, self._name = store, path, name
+        self._counter, self._cure, self._jobs = counter, cure, jobs
+        self.head = f"{path.removesuffix('.jsonl')}.head.json"
+
+    def entries(self) -> list[Json]:
+        """Give the lines as they are, oldest first."""
+        return self._store.events(self._path)
+
+    def verify(self) -> list[Json]:
+        """Give the lines, after making sure that none was changed or removed.
+
+        Raises:
+            DataError: Naming the first line that is not as it was written, or the one that is gone.
+        """
+        entries = self.entries()
+        hashes = self._hashes(entries)
+        if self._store.exists(self.head):
+            newest = self._store.read_json(self.head)
+            self._require(hashes, newest["look"], newest["hash"], self.head)
+            if len(entries) > newest["look"] + 1:
+                raise DataError(f"{self.head} is older than {self._path}. Restore it. {self._cure}")
+        elif sum("hash" in entry for entry in entries) > 1:  # after the first, a kill may have come before the head
+            raise DataError(f"{self.head} is gone. Restore it. {self._cure}")
+        for path, witness in self._witnesses():
+            self._require(hashes, witness["look"], witness["hash"], path)
+        return entries
+
+    def add(self, entry: Json, job: str = "", run_id: str = "") -> Json:
+        """Write a line and give it as it stands there; the caller has verified the lines before it.
+
+        Args:
+            job, run_id: Run that is to be its witness.
+        """
+        entries = self.entries()
+        if entries and "hash" in entries[-1]:
+            self._seal(entries[-1])  # where the process that wrote it was killed before it came to that
+            previous = entries[-1]["hash"]
+        else:
+            previous = fingerprint(entries) if entries else FIRST
+        plain = read_text(write_text(redact(to_plain(entry, self._path))))
+        line = {**plain, self._counter: len(entries) + 1, "previous": previous}
+        line["hash"] = fingerprint(line)
+        self._store.append(self._path, line)
+        self._seal(line)
+        if job and run_id:
+            self.bear_witness(line, job, run_id)
+        return line
+
+    def bear_witness(self, line: Json, job: str, run_id: str) -> None:
+        """Have a run remember a line, if its directory is there."""
+        root = self._store.path("runs", job, run_id)
+        if self._store.exists(f"{root}/run.json"):
+            self._store.write_json(f"{root}/{WITNESS}/{self._name}.json", self._mark(line))
+
+    def _seal(self, line: Json) -> None:
+        self._store.write_json(self.head, self._mark(line))
+
+    def _mark(self, line: Json) -> Json:
+        return {"look": line[self._counter], "hash": line["hash"]}
+
+    def _hashes(self, entries: Sequence[Json]) -> list[str]:
+        """Give the hashes of the lines, "" of those of an earlier version, that of no line first."""
+        hashes, previous = [FIRST], FIRST
+        for number, entry in enumerate(entries, start=1):
+            if "hash" not in entry and set(hashes[1:]) <= {""}:
+                hashes.append("")
+                previous = fingerprint(entries[:number])
+                continue
+            body = {name: value for name, value in entry.items() if name != "hash"}
+            is_whole = entry.get("hash") == fingerprint(body)
+            if not is_whole or (entry.get(self._counter), entry.get("previous")) != (number, previous):
+                raise DataError(
+                    f"{self._path}: entry {number} is not as it was written, or one before it is gone. "
+                    f"Restore the file. {self._cure}"
+                )
+            previous = entry["hash"]
+            hashes.append(previous)
+        return hashes
+
+    def _require(self, hashes: Sequence[str], number: int, digest: str, known_by: str) -> None:
+        if number >= len(hashes) or hashes[number] != digest:
+            raise DataError(
+                f"{self._path}: {self._counter} {number} is gone, and {known_by} knows it. Restore the file. "
+                f"{self._cure}"
+            )
+
+    def _witnesses(self) -> Iterator[tuple[str, Json]]:
+        jobs = self._store.list(self._store.path("runs")) if self._jobs is None else self._jobs
+        folders = [self._store.path("runs", job) for job in jobs]
+        paths = [
+            f"{folder}/{run}/{WITNESS}/{self._name}.json" for folder in folders for run in self._store.list(folder)
+        ]
+        if "://" not in self._store.root:
+            found = [path for path in paths if self._store.exists(path)]
+        else:  # each question takes a round trip
+            with ThreadPoolExecutor(_THREADS) as pool:
+                found = [path for path, there in zip(paths, pool.map(self._store.exists, paths), strict=True) if there]
+        for path in found:
+            yield path, self._store.read_json(path)
