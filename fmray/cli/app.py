@@ -13,18 +13,22 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from fmray.cli.signals import watch_signals
 from fmray.console import PlainConsole, guard_streams, require_utf8_names
 from fmray.errors import DataError, FmrayError, SpecError
 from fmray.store import redact
+from fmray.store.lease import release_all
 
 # Typer brings its own click or uses the installed one; its exceptions tell which.
 USAGE_ERROR: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 DONE, FAILED, GATE_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 5, 130
 DEFAULT_STORE = "fmray-store"
+RESUMABLE = "interrupted; run the same command again to continue"
 
 app = typer.Typer(
     name="fmray",
@@ -48,16 +52,33 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Of a call from Python; by default those of the process, whose streams are then guarded.
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    known: dict[str, Any] = {}
     if arguments is None:
         require_utf8_names()
         guard_streams()
-    given = sys.argv[1:] if arguments is None else arguments
-    known: dict[str, Any] = {}
+        watch_signals(partial(_give_up, given, known))
     with _terminable():
         code, answer = _answer(given, known)
     if answer is not None and "--json" in given:
-        print(json.dumps(redact(_strict({**known, **answer}))), flush=True)
+        known["is_answered"] = True
+        print(_as_line(known, answer), flush=True)
     sys.exit(code)
+
+
+def _give_up(arguments: list[str], known: dict[str, Any]) -> None:
+    """Leave a process that a signal could not stop in time as an interrupted one leaves: leases let go, and said."""
+    release_all()
+    if known.get("is_interrupted"):
+        return
+    error_console.say(RESUMABLE)
+    if "--json" in arguments and not known.get("is_answered"):
+        print(_as_line(known, {"status": "interrupted"}), flush=True)
+
+
+def _as_line(known: dict[str, Any], answer: dict[str, Any]) -> str:
+    plain = {key: value for key, value in known.items() if not key.startswith("is_")}
+    return json.dumps(redact(_strict({**plain, **answer})))
 
 
 @contextmanager
@@ -94,12 +115,14 @@ def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str,
         hint = f"{error.format_message()} Try 'fmray --help'."
         return BAD_INPUT, _failure("usage", "", hint)
     except (KeyboardInterrupt, typer.Abort):
-        error_console.say("interrupted; run the same command again to continue")
+        error_console.say(RESUMABLE)
+        known["is_interrupted"] = True
         return INTERRUPTED, {"status": "interrupted"}
     except SystemExit as ended:  # by which Ray, once it has started, answers SIGTERM
         if ended.code != signal.SIGTERM:
             raise
-        error_console.say("interrupted; run the same command again to continue")
+        error_console.say(RESUMABLE)
+        known["is_interrupted"] = True
         return INTERRUPTED, {"status": "interrupted"}
     except FmrayError as error:
         code = BAD_INPUT if isinstance(error, SpecError | DataError) else FAILED

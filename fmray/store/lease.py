@@ -37,6 +37,7 @@ _LONG_DEAD = 10  # multiples of STALE_SECONDS without a sign of life after which
 _KINDS = {"fence": int, "pid": int, "heartbeat": float, "released": bool}  # of the fields that are no text
 
 _thread_of: dict[str, int] = {}  # token of a lease of this process -> the thread that holds it
+_held: dict[str, "Lease"] = {}  # likewise, the leases themselves
 
 log = logging.getLogger("fmray")
 
@@ -136,6 +137,7 @@ class Lease:
         for path in covers:
             guard(path, self.fence)
         _thread_of[holder.token] = threading.get_ident()
+        _held[holder.token] = self
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease {place}", daemon=True)
         self._thread.start()
@@ -169,6 +171,7 @@ class Lease:
         for path in self.fence.covers:
             unguard(path, self.fence)
         _thread_of.pop(self._holder.token, None)
+        _held.pop(self._holder.token, None)
 
     def _beat(self) -> None:
         while not self._ended.wait(STALE_SECONDS / _BEATS):
@@ -183,6 +186,12 @@ class Lease:
 
     def _write(self, holder: Holder) -> None:
         self._files.write(_file(self.place, self.number), _encode(holder))
+
+
+def release_all() -> None:
+    """Let go of every lease that this process holds, because it ends now."""
+    for lease in list(_held.values()):
+        lease.release()
 
 
 @contextmanager

@@ -1,0 +1,49 @@
+"""Answer SIGINT and SIGTERM in time, whatever the process is doing.
+
+Python raises KeyboardInterrupt only between two of its instructions, and a long sort in a library is one of them. A
+thread hears of signals at once; it ends the process where the main thread has not done so within a grace period.
+Whatever is on disk by then is as good as after a kill: a run continues from it.
+"""
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+GRACE_SECONDS = 2.0
+INTERRUPTED = 130
+_HEARD = (signal.SIGINT, signal.SIGTERM)
+
+
+def watch_signals(give_up: Callable[[], None]) -> None:
+    """End this process soon after a signal, and at once after a second one.
+
+    Args:
+        give_up: Called before the process is ended from outside of its main thread; has half a second.
+    """
+    heard, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    # a signal to a forked child must not end its parent
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    threading.Thread(target=_watch, args=(heard, give_up), name="signals", daemon=True).start()
+
+
+def _watch(heard: int, give_up: Callable[[], None]) -> None:
+    _wait(heard, None)
+    _wait(heard, GRACE_SECONDS)
+    last = threading.Thread(target=give_up, name="give up", daemon=True)
+    last.start()
+    last.join(0.5)
+    os._exit(INTERRUPTED)
+
+
+def _wait(heard: int, seconds: float | None) -> None:
+    """Wait for a signal that ends processes, for so long at most."""
+    until = None if seconds is None else time.monotonic() + seconds
+    while True:
+        ready, _, _ = select.select([heard], [], [], None if until is None else max(0.0, until - time.monotonic()))
+        if not ready or any(number in _HEARD for number in os.read(heard, 64)):
+            return

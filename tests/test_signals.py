@@ -1,0 +1,94 @@
+"""Send signals to commands that Python cannot interrupt, and in every stage of a run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+STAGES = ("prepare", "train", "baseline", "combine", "evaluate", "report")
+# stands for a long call into C: Python runs nothing of its main thread until it ends
+STUCK = """
+import ctypes, signal, sys, fmray.data.preview
+from fmray.cli import main
+from fmray.store import Store
+
+def preview(job):
+    lease = Store("store").lease("runs/a")
+    lease.__enter__()
+    print("stuck", flush=True)
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # poll would return early; another thread takes the signal
+    ctypes.CDLL(None).poll(None, 0, 60_000)
+
+fmray.data.preview.preview = preview
+sys.argv = ["fmray", "check", "job.yaml", "--json"]
+main()
+"""
+
+
+def write_job(folder: Path, text: str = "", num_rows: int = 400) -> None:
+    (folder / "data").mkdir()
+    x = np.random.default_rng(0).normal(size=num_rows)
+    pq.write_table(pa.table({"x": x, "y": np.where(x > 0, "yes", "no")}), folder / "data/a.parquet")
+    (folder / "job.yaml").write_text(f"data: {{path: data, target: y}}\n{text}")
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *command], cwd=folder, env=ENVIRONMENT, text=True, **pipes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_command_stuck_in_a_library_ends_as_interrupted_and_lets_its_lease_go(tmp_path, number, times):
+    write_job(tmp_path)
+    process = start(tmp_path, "-c", STUCK)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stuck\n"
+    sent = time.monotonic()
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.1)
+    said, errors = process.communicate(timeout=60)
+    print(f"{signal.Signals(number).name} x {times}: answered in {time.monotonic() - sent:.2f} s")
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert json.loads(said.splitlines()[-1]) == {"status": "interrupted"}
+    (lease,) = (tmp_path / "store/runs/a").glob("lease-*.json")
+    assert json.loads(lease.read_text())["released"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_is_interrupted_in_every_stage_and_continues(tmp_path, stage):
+    write_job(tmp_path, "model: linear\ntrain: {epochs: 5}\nrigour: {profile: draft}\n")
+    process = start(tmp_path, "-m", "fmray.cli", "run", "job.yaml", "--store", "store", "--json")
+    while process.poll() is None and not has_event(tmp_path, stage):
+        time.sleep(0.002)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    said, errors = process.communicate(timeout=60)
+    print(f"{stage}: answered in {time.monotonic() - sent:.2f} s, exit code {process.returncode}")
+    assert process.returncode in (0, 130), errors  # 0: the last stages may be done before the signal comes
+    assert "Traceback" not in errors
+    assert json.loads(said.splitlines()[-1])["status"] == ("interrupted" if process.returncode else "finished")
+    again = start(tmp_path, "-m", "fmray.cli", "run", "job.yaml", "--store", "store", "--json")
+    said, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert json.loads(said.splitlines()[-1])["status"] == "finished"
+
+
+def has_event(folder: Path, stage: str) -> bool:
+    told = f'"event":"stage","stage":"{stage}"'
+    return any(told in log.read_text() for log in folder.glob("store/runs/job/*/events.jsonl"))
