@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Annotated, Any
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         require_utf8_names()
         guard_streams()
         watch_signals(partial(_give_up, given, known))
-    with _terminable():
+    with _terminable() if arguments is not None else nullcontext():
         code, answer = _answer(given, known)
     if answer is not None and "--json" in given:
         known["is_answered"] = True

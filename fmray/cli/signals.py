@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 1.5
 INTERRUPTED = 130
 _HEARD = (signal.SIGINT, signal.SIGTERM)
 
@@ -25,10 +25,18 @@ def watch_signals(give_up: Callable[[], None]) -> None:
     """
     heard, written = os.pipe()
     os.set_blocking(written, False)
+    for number in _HEARD:
+        signal.signal(number, _interrupt)
     signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     # a signal to a forked child must not end its parent
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     threading.Thread(target=_watch, args=(heard, give_up), name="signals", daemon=True).start()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    for heard in _HEARD:  # a second one must not break what the first one has begun; the thread hears it all the same
+        signal.signal(heard, lambda number, frame: None)
+    raise KeyboardInterrupt
 
 
 def _watch(heard: int, give_up: Callable[[], None]) -> None:
