@@ -165,12 +165,12 @@ def _hold(
 def _named(error: BaseException, journal: Journal, root: str) -> BaseException:
     """Give an error of the user's code in one line, with its place and that of its traceback; others as they are."""
     if isinstance(error, CodeError):
-        return CodeError(error.said, error.stacks, root)
+        return _told(CodeError(error.said, error.stacks, root))
     if not is_of_user(error):
         return error
     found = code_error(error, "stacks/error.txt", journal, "stopped")
     if user_frames(error):
-        return CodeError(found.said, found.stacks, root, journal.at)
+        return _told(CodeError(found.said, found.stacks, root, journal.at))
     return TrainError(
         f"{found.said}, which fmray did not expect. Its traceback is in {root}/{found.stacks}.", journal.at
     )
@@ -195,6 +195,11 @@ def _loss(lease: Lease) -> str:
         return lease.fence.loss()
     except FmrayError:
         return ""
+
+
+def _told(error: CodeError) -> TrainError:
+    """Give the error as one of the classes that callers know."""
+    return TrainError(error.message, error.where)
 
 
 def _tell(run: Run, store: Store, address: Address, journal: Journal) -> None:

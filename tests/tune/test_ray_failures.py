@@ -51,7 +51,7 @@ def test_a_training_that_hangs_starts_again_once_then_is_ended_and_says_where_th
 def test_a_mistake_of_the_user_is_not_tried_again_and_says_where_it_is(found):
     one = found["bug"]
     assert failures(one, "class", "action", "attempt") == [("user", "stopped", 1)]
-    assert one["error"].startswith("TrainError: train: rank 1: ValueError: the user's own mistake (faulty_net.py:")
+    assert one["error"].startswith("CodeError: train: rank 1: ValueError: the user's own mistake (faulty_net.py:")
     assert "Its traceback is in stacks/error-0-1.txt" in one["error"]
     assert "in _fail" in one["stacks"]["0/error-0-1.txt"]
 
