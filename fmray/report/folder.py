@@ -27,6 +27,7 @@ from fmray.store import Store, captured_environment, redact
 from fmray.store.copies import to_write
 from fmray.store.lease import SUBMISSION
 from fmray.store.manifest import measure
+from fmray.store.plain import to_plain
 
 RUN = "run.json"
 MEMBER_COLUMNS = {"member": pa.int64(), "role": pa.string(), "model": pa.string(), "structure": pa.int64(),
@@ -189,7 +190,7 @@ def write_members(root: str, members: Sequence[Member]) -> None:
 
 def _yaml(value: Json) -> str:
     text = io.StringIO()
-    YAML(typ="safe", pure=True).dump(value, text)
+    YAML(typ="safe", pure=True).dump(to_plain(value), text)  # text that was quoted in the job is of ruamel's own type
     return text.getvalue()
 
 

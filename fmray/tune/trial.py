@@ -130,7 +130,8 @@ class Training:
     def outcome(self, number: int) -> list[Json]:
         """Give what the packs of a finished trial came to: members, health, width, said, errors."""
         found = self.store.read_json(f"{self.folder(number)}/{RESULT}")
-        packs = [self.store.read_json(f"{self.folder(number)}/{pack:05d}/{RESULT}") for pack in found["packs"]]
+        homes = [f"{self.folder(number)}/{pack:05d}" for pack in found["packs"]]
+        packs = [_placed(self.store.read_json(f"{home}/{RESULT}"), home) for home in homes]
         return [*packs, *([found["lost"]] if found["lost"] else [])]
 
     def best(self, trial: Trial) -> float | None:
@@ -356,12 +357,11 @@ class Training:
         others = _lost([plan for plan in trial.plans if plan.index in lost], lost, trial, self.role)
         made = [SAID, *(f"{member.index:05d}/{TENSORS}" for member in members)]
         result = {
-            "folder": folder,
             "files": measure(folder, made),
-            "members": [*(member.to_json() for member in members), *others["members"]],
+            "members": [*(_unplaced(member, folder) for member in members), *others["members"]],
             "health": pack.state.health,
             "width": len(pack.plans),
-            "said": f"{folder}/{SAID}",
+            "said": SAID,
             "errors": others["errors"],
         }
         self.store.write_json(f"{folder}/{RESULT}", result)
@@ -435,6 +435,18 @@ class Training:
 def _in_micro_batches(trial: Trial, number: int) -> Trial:
     train = replace(trial.job.train, accumulate=number)
     return replace(trial, job=replace(trial.job, train=train))
+
+
+def _unplaced(member: Member, home: str) -> Json:
+    """Give a member whose folder is named relative to its pack's: a store may be moved."""
+    return {**member.to_json(), "root": member.root.removeprefix(f"{home}/")}
+
+
+def _placed(pack: Json, home: str) -> Json:
+    """Give what a pack came to with whole paths."""
+    members = [{**member, "root": f"{home}/{member['root']}" if member["root"] else ""} for member in pack["members"]]
+    said = f"{home}/{pack['said']}" if pack["said"] else ""
+    return {**pack, "folder": home, "members": members, "said": said}
 
 
 def what_members_say(pack: Pack, rows: Rows, group: Group) -> np.ndarray:

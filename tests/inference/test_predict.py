@@ -240,6 +240,59 @@ def test_what_was_done_is_not_done_again(model, data, tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(b""), Path.unlink])
+def test_finished_predictions_that_were_damaged_since_are_named_and_made_again(model, data, tmp_path, damage):
+    out, told = tmp_path / "out", []
+    go(model, data, out)
+    whole = read(out)
+    broken = sorted(out.glob("part-*.parquet"))[1]
+    damage(broken)
+    go(model, data, out, report=told.append)
+    assert any(str(broken) in event.get("text", "") and "made anew" in event["text"] for event in told)
+    assert read(out).equals(whole)
+    go(model, data, out, report=told.append)
+    assert told[-1]["text"] == f"{out} is complete"
+
+
+@pytest.mark.parametrize("name", ["part-000000.parquet", "_state/scratch/000000.ids.npy", "_state/scratch/000000.json"])
+def test_unfinished_predictions_that_were_damaged_are_made_again(model, data, tmp_path, name, monkeypatch):
+    out = tmp_path / "out"
+    go(model, data, tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("fmray.inference.predict._repeats", raise_interrupt)
+        go(model, data, out)
+    flip(out / name)
+    go(model, data, out)
+    assert read(out).equals(read(tmp_path / "whole"))
+
+
+def raise_interrupt(*given):
+    raise KeyboardInterrupt
+
+
+def test_a_changed_list_of_predictions_is_named(model, data, tmp_path):
+    go(model, data, tmp_path / "out")
+    path = tmp_path / "out" / MANIFEST
+    path.write_text(path.read_text().replace('"rows": 380', '"rows": 381'))
+    with pytest.raises(DataError, match=r"predictions\.json is damaged or has been changed"):
+        go(model, data, tmp_path / "out")
+
+
+def test_predictions_from_before_checksums_are_said_not_to_be_verified(model, data, tmp_path):
+    told, out = [], tmp_path / "out"
+    summary = go(model, data, out)
+    summary |= {"format": 1, "parts": [{"file": part["file"], "rows": part["rows"]} for part in summary["parts"]]}
+    (out / MANIFEST).write_text(json.dumps(summary, indent=1))
+    go(model, data, out, report=told.append)
+    assert "not verified" in told[-1]["text"]
+
+
 def write_many(folder: Path) -> int:
     table = rows(4000, seed=1)
     write_data(folder, *[table] * 6)

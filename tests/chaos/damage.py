@@ -1,0 +1,555 @@
+"""Damage every kind of file that fmray reads, and see that no result changes without a word.
+
+    python tests/chaos/damage.py --seed 1 --count 600 --where in-process --work /tmp/chaos
+
+One small store is made, with copies of it as a kill would have left it at several instants. Each trial copies one of
+them, damages one file, and calls commands on it. A command must answer as on an undamaged copy, or end in an error that
+names the file. Anything else is counted: an answer that changed silently, a traceback, a hang, an error without a name.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HANG_SECONDS = 90.0
+WAYS = ("byte", "bit", "tail", "older", "other", "emptied", "deleted")
+KINDS: dict[str, str] = {
+    "store format": r"store\.json",
+    "footers": r"scans/[^/]+\.json",
+    "split": r"splits/[^/]+\.json",
+    "prepared manifest": r"prepared/[^/]+/manifest\.json",
+    "prepared": r"prepared/[^/]+/data-[^/]+/prepared\.json",
+    "lanes": r"prepared/[^/]+/data-[^/]+/.*\.arrow",
+    "rows manifest": r"rows/[^/]+/manifest\.json",
+    "rows": r"rows/[^/]+/data-[^/]+/.*\.(npy|json)",
+    "fits": r"fits/[^/]+\.json",
+    "members manifest": r"members/[^/]+/manifest\.json",
+    "members tensors": r"members/[^/]+/data-.*\.safetensors",
+    "members said": r"members/[^/]+/data-.*\.npy",
+    "checkpoint manifest": r"checkpoints/.*/states/[^/]+/manifest\.json",
+    "checkpoint tensors": r"checkpoints/.*/states/.*\.safetensors",
+    "checkpoint state": r"checkpoints/.*/states/[^/]+/state\.json",
+    "width": r"checkpoints/[^/]+/width-\d+\.json",
+    "cut": r"checkpoints/[^/]+/cut\.json",
+    "judgements": r"checkpoints/[^/]+/judgements\.jsonl",
+    "proposals": r"checkpoints/[^/]+/proposals\.jsonl",
+    "pack result": r"checkpoints/[^/]+/trials/\d+/\d+/result\.json",
+    "trial result": r"checkpoints/[^/]+/trials/\d+/result\.json",
+    "pack tensors": r"checkpoints/[^/]+/trials/\d+/\d+/\d+/model\.safetensors",
+    "pack said": r"checkpoints/[^/]+/trials/\d+/\d+/val\.npy",
+    "run.json": r"runs/[^/]+/[^/]+/run\.json",
+    "finished.json": r"runs/[^/]+/[^/]+/finished\.json",
+    "job.yaml": r"runs/[^/]+/[^/]+/job\.yaml",
+    "events": r"runs/[^/]+/[^/]+/events\.jsonl",
+    "history": r"runs/[^/]+/[^/]+/history\.parquet",
+    "members.parquet": r"runs/[^/]+/[^/]+/members\.parquet",
+    "predictions": r"runs/[^/]+/[^/]+/predictions/.*\.parquet",
+    "sealed": r"runs/[^/]+/[^/]+/sealed/.*\.parquet",
+    "model.json": r"runs/[^/]+/[^/]+/model/model\.json",
+    "model tensors": r"runs/[^/]+/[^/]+/model/.*\.safetensors",
+    "example": r"runs/[^/]+/[^/]+/model/example\.parquet",
+    "scores": r"runs/[^/]+/[^/]+/scores\.json",
+    "gates": r"runs/[^/]+/[^/]+/gates\.json",
+    "card": r"runs/[^/]+/[^/]+/card\.json",
+    "report": r"runs/[^/]+/[^/]+/report\.html",
+    "ledger": r"ledger/[^/]+\.jsonl",
+    "ledger head": r"ledger/[^/]+\.head\.json",
+    "promotions": r"promotions/[^/]+/.*\.jsonl",
+    "promotion evidence": r"promotions/[^/]+/.*\.json",
+    "sample": r"samples/[^/]+/.*\.(parquet|json)",
+    "predicted list": r"\.\./out/predictions\.json",
+    "predicted rows": r"\.\./out/part-\d+\.parquet",
+    "predicted state": r"\.\./out/_state/.*\.(json|npy)",
+}
+"""Kind of file -> its path in a store; predictions lie beside it."""
+
+AFTER = ("run", "runs", "report", "ledger", "why", "predict", "predict again", "export", "promote")
+"""Commands called on a finished run."""
+PLAIN = {
+    "name": "plain", "data": {"path": "../data", "target": "y"}, "split": {"test": 0.3},
+    "model": {"mlp": {"width": 4}},
+    "train": {"epochs": 4, "batch_rows": 32, "seeds": 3, "optimizer": {"adam": {"lr": 0.01}}, "early_stop": None},
+    "evaluate": {"baselines": ["dummy", "linear"]}, "ensemble": "greedy",
+    "run": {"deterministic": True, "threads": 1, "workers": 0, "checkpoint_seconds": 0},
+}  # fmt: skip
+SEARCH = PLAIN | {
+    "name": "search", "model": {"mlp": {"width": {"choice": [3, 4]}, "dropout": {"uniform": [0, 0.5]}}},
+    "search": {"members": 6, "first_rung": 1, "eta": 2, "finalists": 1, "by": "optuna", "structures": 2},
+    "train": PLAIN["train"] | {"seeds": 1},
+}  # fmt: skip
+SAMPLE = PLAIN | {"name": "sample", "data": {"path": "sample:iris", "target": "target"}}
+SOBOL = SEARCH | {"name": "sobol", "search": SEARCH["search"] | {"by": "sobol"}}
+JOBS = {"plain": PLAIN, "search": SEARCH, "sobol": SOBOL, "sample": SAMPLE}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Say what is damaged, and how.
+
+    Args:
+        snapshot: Which copy of the store.
+        path: The file, relative to the store.
+        seed: Of the place and the bits.
+    """
+
+    number: int
+    snapshot: str
+    kind: str
+    path: str
+    way: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Say how fmray took a damage.
+
+    Args:
+        verdict: "same", "named", or a fault: "silent", "traceback", "hang", "unnamed".
+        text: What was answered where it was not the same.
+    """
+
+    trial: Trial
+    verdict: str
+    command: str = ""
+    text: str = ""
+
+
+FAULTS = ("silent", "traceback", "hang", "unnamed")
+
+
+def main() -> int:
+    """Run the campaign; 1 if there was a fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=600)
+    parser.add_argument("--where", choices=["in-process", "ray"], default="in-process")
+    parser.add_argument("--work", type=Path, required=True, help="folder for stores; what is there is used again")
+    parser.add_argument("--only", default="", help="pattern of kinds")
+    parser.add_argument("--processes", type=int, default=2)
+    asked = parser.parse_args()
+    return campaign(asked.work, asked.seed, asked.count, asked.where, asked.only, asked.processes)
+
+
+def campaign(work: Path, seed: int, count: int, where: str, only: str = "", processes: int = 2) -> int:
+    """Make the stores, damage them, print what came of it."""
+    load()
+    house = House(work.resolve(), where)
+    house.build()
+    trials = list(draw(house, seed, count, only))
+    expected = {name: house.expected(name) for name in sorted({trial.snapshot for trial in trials})}
+    started, findings = time.monotonic(), list[Finding]()
+    with ThreadPoolExecutor(processes) as pool:
+        for finding in pool.map(lambda trial: house.judge(trial, expected[trial.snapshot]), trials):
+            findings.append(finding)
+            if finding.verdict in FAULTS:
+                print(json.dumps(asdict(finding)), flush=True)
+    show(findings, time.monotonic() - started)
+    return int(any(finding.verdict in FAULTS for finding in findings))
+
+
+def show(findings: list[Finding], seconds: float) -> None:
+    """Print counts per kind and way, and in all."""
+    for title, key in (("kind", lambda f: f.trial.kind), ("way", lambda f: f.trial.way)):
+        table: dict[str, Counter[str]] = defaultdict(Counter)
+        for finding in findings:
+            table[key(finding)][finding.verdict] += 1
+        print(f"{title:22}{'all':>6}" + "".join(f"{name:>11}" for name in ("same", "named", *FAULTS)))
+        for name in sorted(table):
+            cells = "".join(f"{table[name][verdict]:11}" for verdict in ("same", "named", *FAULTS))
+            print(f"{name:22}{table[name].total():6}{cells}")
+        print()
+    verdicts = Counter(finding.verdict for finding in findings)
+    print(json.dumps({"damages": len(findings), "seconds": round(seconds, 1), **{n: verdicts[n] for n in FAULTS}}))
+
+
+def load() -> None:
+    """Import what commands need, once: trials are forked from here. Nothing may start a thread before that."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class House:
+    """Hold the base store and its snapshots.
+
+    Args:
+        work: Folder for all of it.
+        where: "in-process", or "ray": runs with one worker of Ray, predictions as its tasks.
+    """
+
+    def __init__(self, work: Path, where: str) -> None:
+        self.work, self.where = work, where
+        self.data, self.jobs, self.snapshots = work / "data", work / "jobs", work / f"snapshots-{where}"
+
+    def build(self) -> None:
+        """Make data, jobs and snapshots, unless they are there."""
+        if (self.work / f"built-{self.where}").exists():
+            return
+        for folder in (self.data, self.jobs, self.snapshots):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        _write_data(self.data)
+        for name, job in JOBS.items():
+            told = job | {"run": job["run"] | ({"workers": 1} if self.where == "ray" else {})}
+            (self.jobs / f"{name}.json").write_text(json.dumps(told))
+        for name in JOBS if self.where == "in-process" else ("plain",):
+            code, text = in_child(lambda name=name: self._build(name), self.work / "build.log", 600)
+            if code != 0:
+                raise SystemExit(f"building {name} ended with {code}: {text[-3000:]}")
+        (self.work / f"built-{self.where}").touch()
+
+    def _build(self, name: str) -> None:
+        """Run a job, and copy its store at several instants, as a kill would leave it."""
+        from fmray.spec.load import load_job
+        from fmray.workflow import run
+
+        home = self.work / "base" / f"{self.where}-{name}"
+        shutil.rmtree(home, ignore_errors=True)
+        seen: Counter[str] = Counter()
+
+        def keep(label: str) -> None:
+            shutil.copytree(home, self.snapshots / f"{name}-{label}")
+
+        def watch(event: dict[str, Any]) -> None:
+            kind = str(event["event"])
+            if kind == "stage" and event["stage"] in ("train", "baseline", "evaluate", "report"):
+                keep(f"before-{event['stage']}")
+            if kind == "epoch" and event.get("role") == "member":
+                seen["epoch"] += 1
+                if seen["epoch"] in (2, 6, 10):
+                    keep(f"at-epoch-{seen['epoch']}")
+
+        job = load_job(str(self.jobs / f"{name}.json"), [])
+        done = run(job, str(home / "store"), report=watch)
+        if name == "plain":
+            self._build_after(home, done.root, keep)
+        keep("finished")
+
+    def _build_after(self, home: Path, root: str, keep: Callable[[str], None]) -> None:
+        """Have a second run promoted over the first, and rows predicted."""
+        from fmray.promote import promote
+        from fmray.report.folder import read_run
+        from fmray.spec.load import load_job
+        from fmray.store import Store
+        from fmray.workflow import run
+
+        store = Store(str(home / "store"))
+        promote(read_run(root, store), store)
+        again = run(load_job(str(self.jobs / "plain.json"), []), store, fresh=True)
+        promote(again, store)
+        self._predict(root, home / "out", keep)
+
+    def _predict(self, root: str, out: Path, keep: Callable[[str], None]) -> None:
+        from fmray.inference import predict as module
+
+        real, lock, kept = module.mend_item, threading.Lock(), list[str]()
+
+        def mend(*given: Any) -> None:
+            with lock:  # files are mended side by side
+                if not kept:
+                    keep("predicting")
+                    kept.append("predicting")
+            real(*given)
+
+        module.mend_item = mend  # the instant between two passes
+        module.predict(f"{root}/model", str(self.data), str(out), place="local", item_bytes=4000)
+
+    def commands(self, snapshot: str) -> tuple[str, ...]:
+        """Name the commands called on a snapshot."""
+        job, _, when = snapshot.partition("-")
+        if when == "predicting":
+            return ("predict again",)
+        if when != "finished":
+            return ("run",)
+        return AFTER if job == "plain" else ("run", "runs", "report", "fresh")
+
+    def expected(self, snapshot: str) -> dict[str, Any]:
+        """Give what each command answers on an undamaged copy."""
+        place = self.copy(snapshot, f"expected-{snapshot}")
+        found = {command: self.call(command, snapshot, place) for command in self.commands(snapshot)}
+        shutil.rmtree(place)
+        return found
+
+    def copy(self, snapshot: str, name: str) -> Path:
+        """Copy a snapshot to a folder of its own."""
+        place = self.work / "trials" / self.where / name
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(self.snapshots / snapshot, place)
+        return place
+
+    def judge(self, trial: Trial, expected: dict[str, Any]) -> Finding:
+        """Damage a copy and compare what commands answer; the first fault counts, else the first error."""
+        place = self.copy(trial.snapshot, f"{trial.number:05d}")
+        damage(place / "store", self, trial)
+        worst = Finding(trial, "same")
+        for command in self.commands(trial.snapshot):
+            found = self.call(command, trial.snapshot, place)
+            finding = compared(trial, command, found, expected[command])
+            if finding.verdict in FAULTS:
+                worst = finding
+                break
+            if finding.verdict == "named":
+                worst = finding
+        if worst.verdict not in FAULTS:
+            shutil.rmtree(place)
+        return worst
+
+    def call(self, command: str, snapshot: str, place: Path) -> dict[str, Any]:
+        """Call a command in a process of its own; give its code, its answer and what else it made."""
+        job = snapshot.partition("-")[0]
+        store, out = place / "store", place / "made"
+        shutil.rmtree(out, ignore_errors=True)
+        runs = sorted((store / "runs" / job).glob("*")) if (store / "runs" / job).is_dir() else []
+        first = str(runs[0]) if runs else "none"
+        asked = {
+            "run": ["run", str(self.jobs / f"{job}.json"), "--store", str(store)],
+            "fresh": ["run", str(self.jobs / f"{job}.json"), "--store", str(store), "--fresh"],
+            "runs": ["runs", "--store", str(store)],
+            "report": ["report", first],
+            "ledger": ["ledger", first],
+            "why": ["why", first],
+            "promote": ["promote", str(runs[-1]) if runs else "none"],
+            "predict": ["predict", first, str(self.data), "--out", str(out), "--place", _place(self.where)],
+            "predict again": ["predict", first, str(self.data), "--out", str(place / "out"), "--place", "local"],
+            "export": ["export", first, "--out", str(out)],
+        }[command]
+
+        def answer() -> None:
+            from fmray.cli.app import main as command_line
+
+            if command == "predict again":
+                _in_small_pieces()
+            command_line([*asked, "--json"])
+
+        code, text = in_child(answer, place / "log.txt", HANG_SECONDS * (3 if self.where == "ray" else 1))
+        told = _last_json(text)
+        made = _made(command, place, out, told)
+        return {"code": code, "text": text, "told": told, "made": made, "place": str(place)}
+
+
+def _place(where: str) -> str:
+    return "ray" if where == "ray" else "local"
+
+
+def _in_small_pieces() -> None:
+    """Have the command predict as the base did, in pieces of a few rows."""
+    from fmray.inference import predict as module
+
+    module.predict.__kwdefaults__["item_bytes"] = 4000
+
+
+def in_child(do: Callable[[], None], log: Path, seconds: float) -> tuple[int | None, str]:
+    """Do something in a forked process; give its exit code (None if it hung) and what it printed."""
+
+    def child() -> None:
+        os.setsid()
+        number = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(number, 1)
+        os.dup2(number, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        code = 0
+        try:
+            do()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(seconds)
+    code = process.exitcode
+    if code is None:
+        os.killpg(process.pid or 0, 9)
+        process.join()
+    return code, log.read_text(errors="replace")
+
+
+def compared(trial: Trial, command: str, found: dict[str, Any], expected: dict[str, Any]) -> Finding:
+    """Judge an answer by the undamaged one."""
+    if found["code"] is None:
+        return Finding(trial, "hang", command, found["text"][-2000:])
+    if "Traceback" in found["text"]:
+        return Finding(trial, "traceback", command, found["text"][-2000:])
+    if (found["code"], found["made"]) == (expected["code"], expected["made"]):
+        return Finding(trial, "same", command)
+    told = json.dumps(found["told"], default=str)
+    names = [Path(trial.path).name, *(part for part in Path(trial.path).parts if len(part) >= 12)]
+    if command == "runs" and '"damaged"' in told:
+        return Finding(trial, "named", command, told)
+    if found["told"].get("status") == "failed" and found["code"] in (1, 5):
+        is_named = any(name in told for name in names)
+        return Finding(trial, "named" if is_named else "unnamed", command, told[-600:])
+    if command == "why" and any(name in told for name in names):
+        return Finding(trial, "named", command, told[-600:])
+    text = f"{found['code']} {found['made']} instead of {expected['code']} {expected['made']}"
+    return Finding(trial, "silent", command, text[:1500])
+
+
+def _last_json(text: str) -> dict[str, Any]:
+    for line in reversed(text.splitlines()):
+        if line.startswith("{"):
+            try:
+                return dict(json.loads(line))
+            except ValueError:
+                continue
+    return {}
+
+
+def _made(command: str, place: Path, out: Path, told: dict[str, Any]) -> Any:
+    """Give what a command came to: all that decides, nothing that tells times and places."""
+    if told.get("status") == "failed":
+        return "failed"
+    if command in ("run", "fresh"):
+        facts = _plain_json(Path(told.get("run_dir", "none"), "run.json"))
+        scores = {name: value for name, value in told.get("scores", {}).items() if name != "looks"}
+        return [
+            told.get("status"),
+            told.get("failed_gates"),
+            _digest(scores),
+            facts.get("tensor_hashes"),
+            facts.get("rows"),
+        ]
+    if command == "runs":
+        return [{k: v for k, v in line.items() if k not in ("time", "root")} for line in told.get("runs", [])]
+    if command == "report":
+        page = Path(told.get("report", "none"))
+        return _digest(page.read_text().replace(str(place), "")) if page.exists() else "none"
+    if command == "ledger":
+        return told.get("looks")
+    if command == "why":
+        return [told.get("status"), [found.get("cause") for found in told.get("findings", [])]]
+    if command == "promote":
+        return {name: told.get(name) for name in ("verdict", "champion", "text")}
+    if command == "export":
+        return sorted((f.name, _digest(f.read_bytes())) for f in out.rglob("*.safetensors"))
+    folder = out if command == "predict" else place / "out"
+    return [told.get("rows"), told.get("repeats"), told.get("faults"), _tables(folder)]
+
+
+def _tables(folder: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    found = []
+    for path in sorted(folder.glob("part-*.parquet")):
+        try:
+            found.append(_digest(pq.read_table(path, page_checksum_verification=True).to_pylist()))
+        except Exception as error:
+            found.append(type(error).__name__)
+    return found
+
+
+def _plain_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _digest(value: Any) -> str:
+    data = value if isinstance(value, bytes) else repr(value).encode()
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def draw(house: House, seed: int, count: int, only: str = "") -> Iterator[Trial]:
+    """Draw damages: every kind in turn, in every way, of any file of it in any snapshot."""
+    files: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for snapshot in sorted(path.name for path in house.snapshots.iterdir()):
+        for kind, path in house_files(house.snapshots / snapshot / "store"):
+            if re.search(only, kind):
+                files[kind].append((snapshot, path))
+    source = random.Random(seed)
+    kinds = [kind for kind in KINDS if kind in files]
+    print(f"{len(kinds)} kinds of files; none of: {', '.join(k for k in KINDS if k not in files) or '-'}", flush=True)
+    for number in range(count):
+        turn, place = divmod(number, len(kinds))
+        kind = kinds[place]
+        snapshot, path = source.choice(files[kind])
+        way = WAYS[(turn + place) % len(WAYS)]
+        yield Trial(number, snapshot, kind, path, way, source.randrange(1 << 30))
+
+
+def house_files(store: Path) -> Iterator[tuple[str, str]]:
+    """Give every file of a store that is of a kind, with the kind."""
+    for parent, _, names in os.walk(store.parent):
+        for name in sorted(names):
+            path = os.path.relpath(os.path.join(parent, name), store)
+            for kind, pattern in KINDS.items():
+                if re.fullmatch(pattern, path):
+                    yield kind, path
+                    break
+
+
+def damage(store: Path, house: House, trial: Trial) -> None:
+    """Damage one file; a copy in which nothing could be changed is left as it is."""
+    source, path = random.Random(trial.seed), store / trial.path
+    data = bytearray(path.read_bytes())
+    match trial.way:
+        case "deleted":
+            path.unlink()
+            return
+        case "emptied":
+            data = bytearray()
+        case "tail" if data:
+            data = data[: source.randrange(len(data))]
+        case "byte" if data:
+            data[source.randrange(len(data))] ^= source.randrange(1, 256)
+        case "bit" if data:
+            data[source.randrange(len(data))] ^= 1 << source.randrange(8)
+        case "older" | "other":
+            data = bytearray(_another(house, trial, source) or data)
+    path.write_bytes(data)
+
+
+def _another(house: House, trial: Trial, source: random.Random) -> bytes | None:
+    """Give an older version of the file, or another file of its kind; None if there is none that differs."""
+    own = (house.snapshots / trial.snapshot / "store" / trial.path).read_bytes()
+    job = trial.snapshot.partition("-")[0]
+    found = []
+    if trial.way == "older":
+        others = [house.snapshots / name / "store" / trial.path for name in os.listdir(house.snapshots)]
+        found = [p for p in sorted(others) if p.exists() and p.parts[len(house.snapshots.parts)].startswith(job)]
+    if not found:
+        store = house.snapshots / trial.snapshot / "store"
+        found = [store / path for kind, path in sorted(house_files(store)) if kind == trial.kind]
+    different = [data for data in (path.read_bytes() for path in found) if data != own]
+    return source.choice(different) if different else None
+
+
+def _write_data(folder: Path) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    values = np.random.default_rng(0)
+    for number in range(3):
+        x = values.normal(size=(120, 3))
+        y = np.where(x[:, 0] + x[:, 1] + values.normal(size=120) > 0, "yes", "no")
+        columns = {f"f{i}": column for i, column in enumerate(x.T)}
+        city = np.array(["Bonn", "Oslo", "Rome"])[values.integers(0, 3, 120)]
+        rows = pa.table({**columns, "city": city, "y": y})
+        pq.write_table(pa.concat_tables([rows, rows.slice(0, 5)]), folder / f"part-{number}.parquet")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
