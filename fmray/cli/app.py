@@ -22,6 +22,7 @@ from fmray.cli.signals import watch_signals
 from fmray.console import PlainConsole, guard_streams, require_utf8_names
 from fmray.errors import DataError, FmrayError, SpecError
 from fmray.store import redact
+from fmray.store.files import NO_MEMORY, is_short_of_memory
 from fmray.store.lease import release_all
 
 # Typer brings its own click or uses the installed one; its exceptions tell which.
@@ -129,12 +130,15 @@ def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str,
         return code, _failures(error)
     except OSError as error:
         return FAILED, _failure(type(error).__name__, str(error.filename or ""), error.strerror or str(error))
-    except Exception as error:  # the last line of defence: whatever it is, the caller gets JSON and exit code 1
+    except Exception as error:
+        if is_short_of_memory(error):
+            return FAILED, _failure(type(error).__name__, "", f"{error or 'out of memory'}: {NO_MEMORY}")
         from fmray.train.failures import place_of, told, user_frames
 
         if user_frames(error):
             error.add_note(place_of(error))
             return FAILED, _failure(type(error).__name__, "", told(error))
+        # the last line of defence: whatever else it is, the caller gets JSON and exit code 1
         error_console.say(*redact(traceback.format_exc()).splitlines())
         return FAILED, _failure(type(error).__name__, "", str(error))
 

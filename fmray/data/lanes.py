@@ -16,10 +16,11 @@ import pyarrow as pa
 from fmray.data.hashing import sample_of
 from fmray.data.order import WHOLE, Share, num_windows, partners, window_order, window_start
 from fmray.data.scratch import is_local, write_file
-from fmray.errors import DataError
+from fmray.errors import ClusterError, DataError
 from fmray.records import Part, Prepared, Split
 from fmray.spec.sections import Order
 from fmray.store import Store, require_whole
+from fmray.store.files import NO_MEMORY, is_short_of_memory
 from fmray.store.manifest import require_same
 from fmray.store.places import files_of
 
@@ -245,7 +246,9 @@ class Lanes:
                 require_whole([path])
             batch = _mapped(path)
             batch.validate()
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, MemoryError, pa.ArrowException) as error:
+            if is_short_of_memory(error):
+                raise ClusterError(f"{path} cannot be mapped: {NO_MEMORY}") from error
             raise DataError(f"{path} is damaged or missing: {error}. {cure}") from error
         if batch.num_rows != part.num_rows:
             raise DataError(f"{path} has {batch.num_rows} rows where its record says {part.num_rows}. {cure}")

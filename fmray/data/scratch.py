@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fmray.errors import DataError
+from fmray.store.files import named_errors
 from fmray.store.places import files_of
 
 
@@ -44,9 +46,18 @@ def _write(file: BinaryIO, array: np.ndarray) -> None:
 
 
 def load(path: str) -> np.ndarray:
-    """Give an array that `save` left; a local one is mapped, so that only what is used is read."""
-    if is_local(path):
-        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return mapped
-    read: np.ndarray = np.load(io.BytesIO(files_of(path).read(path)), allow_pickle=False)
-    return read
+    """Give an array that `save` left; a local one is mapped, so that only what is used is read.
+
+    Raises:
+        DataError: If it is missing, cut short, or no array.
+        ClusterError: If memory does not suffice to map it.
+    """
+    try:
+        with named_errors(path):
+            if is_local(path):
+                mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+                return mapped
+            read: np.ndarray = np.load(io.BytesIO(files_of(path).read(path)), allow_pickle=False)
+            return read
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged: {error}. Remove it to have it made again.") from error

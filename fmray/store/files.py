@@ -17,6 +17,8 @@ from fmray.store.redaction import redact
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
+NO_MEMORY = "memory does not suffice. Free some, or raise the limit (`ulimit -v`, or that of the container)."
+_NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "can't start new thread", "failed to map segment")
 
 
 class Files(Protocol):
@@ -99,7 +101,7 @@ def named_errors(path: str, num_bytes: int = 0, kind: type[Exception] = OSError)
 
     Raises:
         DataError: If the disk is full, or the file is not there.
-        ClusterError: For any other refusal.
+        ClusterError: If memory does not suffice, or for any other refusal.
     """
     try:
         yield
@@ -107,13 +109,24 @@ def named_errors(path: str, num_bytes: int = 0, kind: type[Exception] = OSError)
         raise
     except FileNotFoundError as error:
         raise DataError(f"{redact(path)} is missing. It was removed, or never written.") from error
+    except MemoryError as error:
+        raise ClusterError(f"{redact(path)} cannot be read: {NO_MEMORY}") from error
     except kind as error:
+        if is_short_of_memory(error):
+            raise ClusterError(f"{redact(path)} cannot be opened: {NO_MEMORY}") from error
         if is_disk_full(error):
             raise DataError(
                 f"disk is full: {num_bytes:,} bytes did not fit at {redact(path)}. Free space or choose another store."
             ) from error
         reason = redact(str(error)) or type(error).__name__
         raise ClusterError(f"{redact(path)}: the filesystem refused: {reason}. Check rights and address.") from error
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Tell that the system gave no memory, or no room for addresses, whatever library asked for it."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def is_disk_full(error: BaseException) -> bool:

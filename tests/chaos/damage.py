@@ -152,9 +152,10 @@ def campaign(work: Path, seed: int, count: int, where: str, only: str = "", proc
     house = House(work.resolve(), where)
     house.build()
     trials = list(draw(house, seed, count, only))
-    expected = {name: house.expected(name) for name in sorted({trial.snapshot for trial in trials})}
     started, findings = time.monotonic(), list[Finding]()
+    names = sorted({trial.snapshot for trial in trials})
     with ThreadPoolExecutor(processes) as pool:
+        expected = dict(zip(names, pool.map(house.expected, names), strict=True))
         for finding in pool.map(lambda trial: house.judge(trial, expected[trial.snapshot]), trials):
             findings.append(finding)
             if finding.verdict in FAULTS:
