@@ -3,6 +3,7 @@
 Shards are the same bytes and bear the same date wherever they are written; a set is used only once its mark exists.
 """
 
+import logging
 import os
 import posixpath
 from collections.abc import Callable
@@ -13,7 +14,12 @@ import pyarrow.parquet as pq
 import sklearn
 import sklearn.datasets
 
-from fmray.store import Store, fingerprint
+from fmray.errors import DataError
+from fmray.records import Json
+from fmray.store import Store, fingerprint, verify
+from fmray.store.manifest import measure
+
+log = logging.getLogger("fmray")
 
 NUM_SHARDS = 4
 WRITTEN = 1_577_836_800  # 2020-01-01 UTC: a date that does not tell machines apart
@@ -60,16 +66,30 @@ def _shards(name: str, store: Store | None, load: Callable[[], pa.Table]) -> str
     folder = store.path("samples", name)
     mark = posixpath.join(folder, "_complete.json")
     made_by = {"name": name, "libraries": fingerprint(sklearn.__version__, pa.__version__)}
-    if not (store.exists(mark) and store.read_json(mark) == made_by):
+    if not _is_whole(folder, mark, made_by, store):
         table = load()
         edges = np.linspace(0, table.num_rows, NUM_SHARDS + 1).astype(int).tolist()
-        for i in range(NUM_SHARDS):
-            path = posixpath.join(folder, f"part-{i:05d}.parquet")
+        names = [f"part-{i:05d}.parquet" for i in range(NUM_SHARDS)]
+        for i, name in enumerate(names):
+            path = posixpath.join(folder, name)
             store.write_bytes(path, _parquet(table.slice(edges[i], edges[i + 1] - edges[i])))
             if "://" not in path:
                 os.utime(path, (WRITTEN, WRITTEN))
-        store.write_json(mark, made_by)
+        store.write_json(mark, {**made_by, "files": measure(folder, names)})
     return folder
+
+
+def _is_whole(folder: str, mark: str, made_by: Json, store: Store) -> bool:
+    """Tell whether a set lies there as it was written; one that is damaged is written again."""
+    if not store.exists(mark):
+        return False
+    try:
+        found = store.read_json(mark)
+        verify(folder, found.get("files", {}))
+    except DataError as error:
+        log.warning("%s The sample is written again.", error)
+        return False
+    return bool(made_by.items() <= found.items() and "files" in found)
 
 
 def _parquet(table: pa.Table) -> bytes:

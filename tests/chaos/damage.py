@@ -9,6 +9,7 @@ names the file. Anything else is counted: an answer that changed silently, a tra
 
 import argparse
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -78,13 +79,23 @@ KINDS: dict[str, str] = {
 }
 """Kind of file -> its path in a store; predictions lie beside it."""
 
-AFTER = ("run", "runs", "report", "ledger", "why", "predict", "predict again", "export", "promote")
-"""Commands called on a finished run."""
+AFTER = ("run", "runs", "report", "ledger", "why", "predict", "predict again", "export", "promote", "fresh")
+"""Commands that read a finished run, in the order in which they are called."""
+READERS: dict[str, tuple[str, ...]] = {
+    r"store format|run\.json|finished\.json": ("run", "runs", "report", "ledger", "why", "promote", "fresh"),
+    r"card|ledger.*": ("run", "report", "ledger", "promote", "fresh"),
+    r"model.*|example": ("run", "predict", "export", "promote"),
+    r"promotion.*|sealed": ("run", "promote"),
+    r"predicted.*": ("predict again",),
+    r"(footers|split|prepared|lanes|rows|fits|sample|members (manifest|tensors|said)).*": ("promote", "fresh"),
+    r".*": ("run", "runs", "report", "why"),
+}
+"""Kinds of files of a finished run -> commands that read them, or might."""
 PLAIN = {
     "name": "plain", "data": {"path": "../data", "target": "y"}, "split": {"test": 0.3},
     "model": {"mlp": {"width": 4}},
-    "train": {"epochs": 4, "batch_rows": 32, "seeds": 3, "optimizer": {"adam": {"lr": 0.01}}, "early_stop": None},
-    "evaluate": {"baselines": ["dummy", "linear"]}, "ensemble": "greedy",
+    "train": {"epochs": 3, "batch_rows": 32, "seeds": 3, "optimizer": {"adam": {"lr": 0.01}}, "early_stop": None},
+    "evaluate": {"baselines": ["dummy"]}, "ensemble": "greedy",
     "run": {"deterministic": True, "threads": 1, "workers": 0, "checkpoint_seconds": 0},
 }  # fmt: skip
 SEARCH = PLAIN | {
@@ -179,11 +190,21 @@ def show(findings: list[Finding], seconds: float) -> None:
     print(json.dumps({"damages": len(findings), "seconds": round(seconds, 1), **{n: verdicts[n] for n in FAULTS}}))
 
 
+LOADED = (
+    "fmray.cli", "fmray.workflow", "fmray.promote", "fmray.why", "fmray.inference.predict", "fmray.inference.export",
+    "fmray.progress", "fmray.catalogue", "fmray.tasks.classification", "fmray.models.mlp", "fmray.data.tabular",
+    "fmray.data.samples", "fmray.ensemble.greedy", "fmray.ensemble.averaging", "fmray.metrics.classification",
+    "fmray.metrics.probability", "fmray.metrics.ranking", "fmray.promote.registry", "fmray.rigour.ledger",
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "optuna.samplers", "scipy.stats", "sklearn.datasets",
+    "sklearn.linear_model", "torch._dynamo", "torch.export", "ray", "rich.live", "rich.progress",
+)  # fmt: skip
+"""What commands import while they run."""
+
+
 def load() -> None:
     """Import what commands need, once: trials are forked from here. Nothing may start a thread before that."""
-    import torch
-
-    torch.set_num_threads(1)
+    for name in LOADED:
+        importlib.import_module(name)
 
 
 class House:
@@ -233,7 +254,7 @@ class House:
                 keep(f"before-{event['stage']}")
             if kind == "epoch" and event.get("role") == "member":
                 seen["epoch"] += 1
-                if seen["epoch"] in (2, 6, 10):
+                if seen["epoch"] in (2, 4, 6):
                     keep(f"at-epoch-{seen['epoch']}")
 
         job = load_job(str(self.jobs / f"{name}.json"), [])
@@ -271,14 +292,15 @@ class House:
         module.mend_item = mend  # the instant between two passes
         module.predict(f"{root}/model", str(self.data), str(out), place="local", item_bytes=4000)
 
-    def commands(self, snapshot: str) -> tuple[str, ...]:
-        """Name the commands called on a snapshot."""
+    def commands(self, snapshot: str, kind: str = "") -> tuple[str, ...]:
+        """Name the commands called on a snapshot in which a file of some kind was damaged; all where none is named."""
         job, _, when = snapshot.partition("-")
         if when == "predicting":
             return ("predict again",)
         if when != "finished":
             return ("run",)
-        return AFTER if job == "plain" else ("run", "runs", "report", "fresh")
+        reading = next(names for pattern, names in READERS.items() if re.fullmatch(pattern, kind)) if kind else AFTER
+        return reading if job == "plain" else tuple(name for name in reading if name in ("run", "runs", "fresh"))
 
     def expected(self, snapshot: str) -> dict[str, Any]:
         """Give what each command answers on an undamaged copy."""
@@ -299,7 +321,7 @@ class House:
         place = self.copy(trial.snapshot, f"{trial.number:05d}")
         damage(place / "store", self, trial)
         worst = Finding(trial, "same")
-        for command in self.commands(trial.snapshot):
+        for command in self.commands(trial.snapshot, trial.kind):
             found = self.call(command, trial.snapshot, place)
             finding = compared(trial, command, found, expected[command])
             if finding.verdict in FAULTS:

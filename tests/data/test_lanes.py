@@ -12,10 +12,15 @@ import pytest
 from fmray.data import lanes
 from fmray.data.lanes import Lanes, lane_order, write_part
 from fmray.data.order import epoch_order
+from fmray.data.prepare import prepare
+from fmray.data.scan import scan
+from fmray.data.target import decide
 from fmray.errors import DataError
 from fmray.records import Part, Prepared, Target
 from fmray.schema import Column, Schema
+from fmray.spec.load import job_from
 from fmray.spec.sections import Order
+from fmray.store import Store
 
 WIDTH = 3
 COLUMNS = ["x", "target", "row_id", "weight", "group", "slice_sex"]
@@ -156,3 +161,21 @@ def test_a_million_rows_of_32_numbers_load_in_well_under_a_second(tmp_path):
     start = time.perf_counter()
     Lanes(prepared, "train").load(["x", "target"])
     assert time.perf_counter() - start < 0.7
+
+
+@pytest.mark.parametrize("name", ["train-000000.arrow", "test-000000.arrow"])
+def test_a_flipped_bit_in_a_lane_is_named_on_the_first_read_and_after_any_change(tmp_path, name):
+    job = job_from({"data": {"path": "sample:iris", "target": "target"}}, tmp_path)
+    store = Store(str(tmp_path / "store"))
+    dataset = scan(job.data, ".", store)
+    prepared = prepare(dataset, job, decide(dataset, job.data, job.task), store)
+    split = name.partition("-")[0]
+    before = Lanes(prepared, split).load(["x"])["x"].copy()
+    path, data = Path(prepared.root, name), bytearray(Path(prepared.root, name).read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{name} is damaged: crc32 is"):
+        Lanes(prepared, split).load(["x"])
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert np.array_equal(Lanes(prepared, split).load(["x"])["x"], before)
