@@ -75,7 +75,7 @@ KINDS: dict[str, str] = {
     "sample": r"samples/[^/]+/.*\.(parquet|json)",
     "predicted list": r"\.\./out/predictions\.json",
     "predicted rows": r"\.\./out/part-\d+\.parquet",
-    "predicted state": r"\.\./out/_state/.*\.(json|npy)",
+    "predicted state": r"\.\./out/_state/(begun\.json|scratch/.*)",
 }
 """Kind of file -> its path in a store; predictions lie beside it."""
 

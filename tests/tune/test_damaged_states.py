@@ -13,7 +13,9 @@ from fmray.errors import DataError
 from fmray.spec.load import job_from
 from fmray.store import Store
 
-SEARCH = {"members": 8, "by": "optuna", "structures": 2, "first_rung": 1, "eta": 2, "finalists": 1}
+pytestmark = pytest.mark.slow
+
+SEARCH = {"members": 8, "by": "optuna", "structures": 2, "first_rung": 1, "eta": 3, "finalists": 1}
 JOB = {
     "name": "small", "data": {"path": "rows.parquet", "target": "y"},
     "model": {"mlp": {"width": {"choice": [3, 4]}, "dropout": {"uniform": [0, 0.5]}}},
