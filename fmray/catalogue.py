@@ -3,7 +3,19 @@
 Strings only: nothing is imported until a name is used. Third parties write "my_package.module:Name" in the job file.
 """
 
-from fmray.registry import Registry
+from fmray.registry import Kind, Registry
+
+STEP = Kind("a class with the methods fit, merge, learn and apply", has=("fit", "merge", "learn", "apply"))
+TASK = Kind(
+    "a class with phases, packable, loss, predict and select",
+    has=("phases", "packable", "loss", "predict", "select"),
+)
+MODEL = Kind("a class derived from torch.nn.Module", base="torch.nn.modules.module.Module")
+OPTIMIZER = Kind("a class derived from torch.optim.Optimizer", base="torch.optim.optimizer.Optimizer")
+SCHEDULE = Kind("a class with the method factor", has=("factor",))
+METRIC = Kind("a Metric of fmray.metrics.metric", base="fmray.metrics.metric.Metric", is_instance=True)
+ENSEMBLE = Kind("a function whose first parameter is `candidates`", first="candidates")
+"""What a third party's code must be to stand for a name; anything else is refused and never called."""
 
 STEPS = Registry(
     "step",
@@ -22,6 +34,7 @@ STEPS = Registry(
         "robust_scale": "fmray.data.tabular:RobustScale",
         "standardise": "fmray.data.tabular:Standardise",
     },
+    STEP,
 )
 
 LIVE = Registry(
@@ -43,6 +56,7 @@ TASKS = Registry(
         "classification": "fmray.tasks.classification:Classification",
         "regression": "fmray.tasks.regression:Regression",
     },
+    TASK,
 )
 
 MODELS = Registry(
@@ -54,6 +68,7 @@ MODELS = Registry(
         "perceptron": "fmray.models.linear:Perceptron",
         "resnet": "fmray.models.resnet:ResNet",
     },
+    MODEL,
 )
 LINEAR_MODELS = ("linear", "logistic", "perceptron")
 
@@ -67,6 +82,7 @@ OPTIMIZERS = Registry(
         "rmsprop": "torch.optim:RMSprop",
         "sgd": "torch.optim:SGD",
     },
+    OPTIMIZER,
 )
 
 SCHEDULES = Registry(
@@ -77,6 +93,7 @@ SCHEDULES = Registry(
         "plateau": "fmray.train.schedule:Plateau",
         "step": "fmray.train.schedule:Step",
     },
+    SCHEDULE,
 )
 
 METRICS = Registry(
@@ -97,6 +114,7 @@ METRICS = Registry(
         "rmse": "fmray.metrics.regression:RMSE",
         "roc_auc": "fmray.metrics.ranking:ROC_AUC",
     },
+    METRIC,
 )
 
 ENSEMBLES = Registry(
@@ -112,6 +130,7 @@ ENSEMBLES = Registry(
         "stacking": "fmray.ensemble.stacking:stacking",
         "vote": "fmray.ensemble.voting:vote",
     },
+    ENSEMBLE,
 )
 
 GATES = Registry(

@@ -95,7 +95,7 @@ def execute(
     """
     address = address_of(job.track.mlflow, store) if job.track.mlflow else None
     job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))  # nobody else gets the password
-    with importable(job.folder):
+    with importable(job.folder, job.modules()):
         run = _finish(job, store, fresh, report, address, wait_seconds)
         if job.promote is not None:
             report({"event": "stage", "stage": "promote", "text": f"{run.id} against the champion of {run.job}"})

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fmray.cli.app import DONE, AsJson, app, error_console
+from fmray.cli.app import DONE, AsJson, TrustCode, app, error_console
 from fmray.cli.app import out as stdout
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a run, or of a model.")]
@@ -21,6 +21,7 @@ def predict(
     place: Annotated[
         Literal["auto", "local", "ray"], typer.Option("--place", help="This process or Ray; auto decides by size.")
     ] = "auto",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Write what a model says of every row, or continue where that was interrupted."""
@@ -33,7 +34,7 @@ def predict(
     context.obj["out"] = out
     # what the model's own code prints must not stand where the answer is read
     with Watch(console) as watch, redirect_stdout(sys.stderr) if as_json else nullcontext():
-        summary = carry(model, data, out, place=place, report=watch)
+        summary = carry(model, data, out, place=place, report=watch, trust_code=trust_code)
     if not as_json:
         console.say(*spell_summary(summary), out)
     return DONE, {"status": "finished", **summary}
@@ -46,12 +47,13 @@ def export(
     kind: Annotated[
         Literal["torch", "onnx"], typer.Option("--format", help="A program of torch.export, or of ONNX.")
     ] = "torch",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Write a model as one program that other tools run, and compare it with the model on golden rows."""
     from fmray.inference.export import export as write
 
-    summary = write(model, kind, out)
+    summary = write(model, kind, out, trust_code=trust_code)
     if not as_json:
         golden = summary["golden"]
         text = f"differs from the model by {golden['difference']:.2g} at most on {golden['rows']} golden rows"

@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from fmray.cli.app import DEFAULT_STORE, DONE, GATE_FAILED, AsJson, RunFolder, StorePath, app, out
+from fmray.cli.app import DEFAULT_STORE, DONE, GATE_FAILED, AsJson, RunFolder, StorePath, TrustCode, app, out
 from fmray.cli.runs import _open_run
 from fmray.errors import DataError
+from fmray.registry import trusting
 
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="Name of a job that has runs in the store.")]
 By = Annotated[str, typer.Option("--by", help="Who decides; by default who runs the command.")]
@@ -17,7 +18,11 @@ To = Annotated[
 
 @app.command()
 def promote(
-    run_folder: RunFolder, store: StorePath = DEFAULT_STORE, to: To = "", as_json: AsJson = False
+    run_folder: RunFolder,
+    store: StorePath = DEFAULT_STORE,
+    to: To = "",
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Decide whether a run becomes champion of its job, as the job's promote section says, and let it."""
     from fmray.promote import promote as decide
@@ -26,12 +31,18 @@ def promote(
 
     opened, root = _open_run(run_folder, store)
     run = read_run(root, opened)
-    return _show(decide(run, opened, registry=registry_of(run.job, root, opened, to)), as_json)
+    with trusting(trust_code):
+        return _show(decide(run, opened, registry=registry_of(run.job, root, opened, to)), as_json)
 
 
 @app.command()
 def approve(
-    run_folder: RunFolder, by: By = "", store: StorePath = DEFAULT_STORE, to: To = "", as_json: AsJson = False
+    run_folder: RunFolder,
+    by: By = "",
+    store: StorePath = DEFAULT_STORE,
+    to: To = "",
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Let a run become champion that was found better and waits for a person, or was rolled back."""
     from fmray.promote import approve as let
@@ -41,12 +52,18 @@ def approve(
 
     opened, root = _open_run(run_folder, store)
     run = read_run(root, opened)
-    return _show(let(run, opened, by or who(), registry_of(run.job, root, opened, to)), as_json)
+    with trusting(trust_code):
+        return _show(let(run, opened, by or who(), registry_of(run.job, root, opened, to)), as_json)
 
 
 @app.command()
 def rollback(
-    job: JobName, by: By = "", store: StorePath = DEFAULT_STORE, to: To = "", as_json: AsJson = False
+    job: JobName,
+    by: By = "",
+    store: StorePath = DEFAULT_STORE,
+    to: To = "",
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Bring the champion before the present one back."""
     from fmray.promote import champion_of
@@ -60,7 +77,8 @@ def rollback(
         known = ", ".join(opened.list(opened.path("runs"))) or "none"
         raise DataError(f"'{job}' has no runs in {store}. Jobs there: {known}.", "JOB")
     root = opened.path("runs", job, champion_of(job, opened) or "none")
-    return _show(back(job, opened, by or who(), registry_of(job, root, opened, to)), as_json)
+    with trusting(trust_code):
+        return _show(back(job, opened, by or who(), registry_of(job, root, opened, to)), as_json)
 
 
 def _show(outcome: Any, as_json: bool) -> tuple[int, dict[str, Any]]:

@@ -4,16 +4,21 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, RunFolder, StorePath, app, out
+from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, RunFolder, StorePath, TrustCode, app, out
 from fmray.cli.runs import _open_run
 from fmray.errors import DataError
+from fmray.registry import trusting
 
 To = Annotated[str, Option("--to", metavar="URI", help="MLflow server or database; 'default' is SQLite in the store.")]
 
 
 @app.command()
 def track(
-    run_folder: RunFolder, store: StorePath = DEFAULT_STORE, to: To = "", as_json: AsJson = False
+    run_folder: RunFolder,
+    store: StorePath = DEFAULT_STORE,
+    to: To = "",
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Tell MLflow of a run that it missed, or was not to be told of; told twice, it knows it once."""
     from fmray.inference.serving import served
@@ -30,7 +35,7 @@ def track(
     if notice is None and run.status == "failed":
         raise DataError("this run failed, and MLflow was not to be told. Run it again with track.mlflow.", "RUN")
     address = address_of(to or (notice.to if notice else "default"), opened)
-    with opened.lease(root, wait_seconds=0):
+    with trusting(trust_code), opened.lease(root, wait_seconds=0):
         begin(run, notice.job if notice else read_card(root, opened).job, (), opened, address)
         publish(root, opened, address, served, None)
     told = read_notice(root, opened)

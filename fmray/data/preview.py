@@ -4,9 +4,11 @@ What depends on all rows is not claimed; what is wrong with columns and steps sh
 """
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 
+from fmray.catalogue import STEPS
 from fmray.data import pipeline
 from fmray.data.pipeline import Pipeline
 from fmray.data.raw import as_frame, block, faults, raw_schema
@@ -30,7 +32,8 @@ class Preview:
         dataset: The files looked at.
         task: The objective, decided.
         columns: That a model may see, as read.
-        inputs: After the steps, as the first rows suggest; None if they are too few to learn from.
+        inputs: After the steps, as the first rows suggest; None if they are too few to learn from, or a step is the
+            user's own.
         target: As the first rows suggest; None likewise.
         num_rows: Rows the steps were tried on.
         notes: Of the steps.
@@ -62,7 +65,8 @@ def preview(job: Job) -> Preview:
     table = read_item(dataset, first, [*(c.name for c in columns.columns), *job.data.target])
     codes, _ = faults(table, columns, job.data.target)
     table = table.take(np.flatnonzero(codes == 0))
-    steps = Pipeline(pipeline.build(job.prepared_steps), columns)
+    known = list(takewhile(lambda step: STEPS.is_catalogued(step.name), job.prepared_steps))
+    steps = Pipeline(pipeline.build(known), columns)
     notes = dataset.notes
     inputs, target = None, None
     frame = as_frame(table, columns, job.data.null_values)
@@ -72,8 +76,12 @@ def preview(job: Job) -> Preview:
             targets = target_frame(table, job.data) if steps.uses_target else None
             notes += steps.learn_next([steps.fit_next(frame, targets)]).notes
             steps.learn_idle()
-        block(steps.apply(frame), steps.schema)
-        inputs = steps.schema
+        if len(known) == len(job.prepared_steps):
+            block(steps.apply(frame), steps.schema)
+            inputs = steps.schema
+        else:  # a look at a job runs nothing that it brings
+            own = job.prepared_steps[len(known)].name
+            notes += (f"'{own}' is code of your own, which check does not run; it and what follows were not tried",)
         target, told = learn_target(fit_target(table, job.data, task.name), job.data)
         notes += tuple(note for note in told if "positive class" not in note)
     except DataError as error:

@@ -23,6 +23,7 @@ from fmray.errors import DataError, SpecError
 from fmray.inference.model import SavedModel, open_model
 from fmray.inference.rows import Unseen, as_trained
 from fmray.records import Ensemble, Json
+from fmray.registry import Trust
 from fmray.store.files import TEMPORARY
 from fmray.store.plain import write_text
 from fmray.tasks.task import Task
@@ -86,7 +87,7 @@ class Program(nn.Module):
         return (features @ self.get_buffer("coefficients") + self.get_buffer("intercepts")).softmax(-1)
 
 
-def export(model_folder: str, kind: Format, out: str) -> Json:
+def export(model_folder: str, kind: Format, out: str, *, trust_code: Trust = False) -> Json:
     """Write a model as a program, and give a summary.
 
     Args:
@@ -94,13 +95,14 @@ def export(model_folder: str, kind: Format, out: str) -> Json:
         kind: "torch" writes a program of `torch.export`, "onnx" one of ONNX; both take any number of rows.
         out: Folder to make: the program, `steps.json` with all that turns rows into its inputs, and
             `golden.safetensors` with a few rows of inputs and outputs.
+        trust_code: Run the author's own modules that the model needs.
 
     Raises:
         SpecError: If the ensemble cannot be exported, or a package is missing.
         DataError: If the folder is not empty, or what was written says something else than the model; then nothing is
             left of it.
     """
-    model = open_model(model_folder)
+    model = open_model(model_folder, trust_code=trust_code)
     _refuse(model, kind, out)
     names = list(model.saved.ways())
     inputs, expected = _golden(model, names)

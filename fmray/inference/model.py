@@ -3,7 +3,6 @@
 What a model says of a row is what the run that made it would have said: the same fitted steps, the same ensemble.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +16,14 @@ from fmray.data.target import class_values
 from fmray.errors import DataError, FmrayError
 from fmray.inference.rows import Reader, Unseen, as_trained
 from fmray.records import Target
+from fmray.registry import Trust, trust_given
 from fmray.schema import Schema
 from fmray.store import Store
 from fmray.store.copies import folder_to_keep
 from fmray.store.places import files_of
+from fmray.store.regular import require_inside, require_regular
 from fmray.train.predict import Voice
-from fmray.train.saved import CODE, EXAMPLE, FILE, Saved, read_model, refuse_other_code
+from fmray.train.saved import EXAMPLE, FILE, Saved, admit_code, read_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,16 +32,17 @@ PREDICTION = "prediction"
 MODEL_FOLDER = "model"
 
 
-def open_model(folder: str | Path, store: Store | None = None) -> "SavedModel":
-    """Open a trained model.
+def open_model(folder: str | Path, store: Store | None = None, *, trust_code: Trust = False) -> "SavedModel":
+    """Open a trained model; no code that the folder brings or names is run unless it is trusted.
 
     Args:
         folder: Directory of a run, or of a model, wherever it was moved to; on a disk or in object storage.
         store: Store that a relative folder lies in; by default it is relative to the working directory.
+        trust_code: Run the author's own modules that the model needs, as they were when it was trained.
 
     Raises:
         DataError: If there is no model, or it is damaged.
-        SpecError: If it needs a module of the user's that cannot be found, or is another by now.
+        SpecError: If it needs a module that is not trusted, cannot be found, or is another by now.
     """
     place = store.path(str(folder)) if store is not None else str(folder).rstrip("/")
     files = files_of(place)
@@ -50,11 +52,9 @@ def open_model(folder: str | Path, store: Store | None = None) -> "SavedModel":
         raise DataError(f"{place}/{FILE} is missing. Give the directory of a finished run, or a model folder.")
     here = folder_to_keep(place)
     saved = read_model(here)
-    code = f"{here}/{CODE}"
-    if saved.modules and Path(code).is_dir() and code not in sys.path:
-        sys.path.insert(0, code)
-    refuse_other_code(saved)
-    return SavedModel(saved, place, here)
+    trust = trust_code or trust_given()
+    admit_code(saved, here, trust)
+    return SavedModel(saved, place, here, trust=trust)
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,18 @@ class SavedModel:
         folder: Where it lies.
         here: A local folder with the same content.
         device: Where members compute.
+        trust: Whose code it may run, which whoever opens it elsewhere needs too.
     """
 
-    def __init__(self, saved: Saved, folder: str, here: str, device: str = "cpu") -> None:
-        self.saved, self.folder, self._here = saved, folder, here
-        self.reader = Reader(saved)
-        self._classes = _values_of(saved)
+    def __init__(self, saved: Saved, folder: str, here: str, device: str = "cpu", trust: Trust = False) -> None:
+        self.saved, self.folder, self.trust, self._here = saved, folder, trust, here
         try:
+            self._classes = _values_of(saved)
+            self.reader = Reader(saved)
             self.voice = Voice(saved.members, saved.ensemble, saved.prepared, saved.task, device)
         except FmrayError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
             raise DataError(f"{folder} does not fit together: {error!r}. Copy the model folder again.") from error
 
     @property
@@ -127,6 +128,8 @@ class SavedModel:
     def example(self) -> pa.Table:
         """A few validation rows as they were read, with the columns that rows must have."""
         try:
+            require_inside(f"{self._here}/{EXAMPLE}", self._here)
+            require_regular(f"{self._here}/{EXAMPLE}")
             return pq.read_table(f"{self._here}/{EXAMPLE}").select(self.input_types.names)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise DataError(f"{self.folder}/{EXAMPLE} cannot be read: {error}. Copy the model folder again.") from error
@@ -156,9 +159,15 @@ class SavedModel:
         width = len(self.target.classes) or len(self.target.columns)
         said, faulty = np.zeros((table.num_rows, width)), np.zeros(table.num_rows, np.uint16)
         reasons: list[str] = [""]
-        for part in self.reader.slices(table, reasons, unseen):
-            rows = slice(part.start, part.start + len(part.faults))
-            said[rows], faulty[rows] = self.voice(dict(part.x)), part.faults
+        try:
+            for part in self.reader.slices(table, reasons, unseen):
+                rows = slice(part.start, part.start + len(part.faults))
+                said[rows], faulty[rows] = self.voice(dict(part.x)), part.faults
+        except (FmrayError, OSError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # polars panics outside of Exception where a learned state is none
+            text = f"{type(error).__name__}: {error!s:.300}"
+            raise DataError(f"{self.folder}: the model fails on these rows ({text}). Copy its folder again.") from error
         return Spoken(said, faulty, reasons)
 
     def as_table(self, said: np.ndarray, is_null: np.ndarray) -> pa.Table:

@@ -26,6 +26,7 @@ from fmray.inference.model import SavedModel, open_model
 from fmray.inference.rowids import hashes_file, ids_of, leave_hashes
 from fmray.inference.rows import Unseen, as_trained
 from fmray.records import Json
+from fmray.registry import Trust
 from fmray.store.files import TEMPORARY
 from fmray.store.manifest import measure, verify
 from fmray.store.places import files_of
@@ -51,6 +52,7 @@ class Work:
         keys: Columns that tell rows apart, which are carried along.
         hashed: Columns whose values make up a row's id.
         num_buckets: Into how many parts rows are cut to find equal ones.
+        trust: Whose code the model may run.
     """
 
     folder: str
@@ -60,6 +62,7 @@ class Work:
     keys: tuple[str, ...]
     hashed: tuple[str, ...]
     num_buckets: int
+    trust: Trust = False
 
     @property
     def scratch(self) -> str:
@@ -118,7 +121,7 @@ def predict_item(work: Work, item: WorkItem) -> None:
     Raises:
         DataError: If a file is damaged or has changed since it was found.
     """
-    model = _opened(work.folder, work.identity)
+    model = _opened(work.folder, work.identity, work.trust)
     names = list(dict.fromkeys([*model.input_types.names, *work.keys, *work.hashed]))
     table = read_item(work.dataset, item, names) if item.pieces else work.dataset.schema.empty_table().select(names)
     hashes = row_hash(table, work.hashed)
@@ -182,15 +185,15 @@ def counts_of(work: Work, item: WorkItem) -> Json:
     return counts
 
 
-def _opened(folder: str, identity: str) -> SavedModel:
+def _opened(folder: str, identity: str, trust: Trust) -> SavedModel:
     """Open a model once per process, also where several threads ask for it at once."""
     with _OPENING:
-        return _open(folder, identity)
+        return _open(folder, identity, trust)
 
 
 @functools.lru_cache(maxsize=1)
-def _open(folder: str, identity: str) -> SavedModel:
-    model = open_model(folder)
+def _open(folder: str, identity: str, trust: Trust) -> SavedModel:
+    model = open_model(folder, trust_code=trust)
     if model.identity != identity:
         raise DataError(f"{folder}: the model has changed since the command began. Run it again with another --out.")
     return model

@@ -22,6 +22,7 @@ from fmray.inference.model import SavedModel, open_model
 from fmray.inference.parts import Work, counts_of, is_done, mark_of, mend_item, merged, predict_item
 from fmray.inference.rowids import find_equal
 from fmray.records import Json
+from fmray.registry import Trust
 from fmray.store import redact
 from fmray.store.lease import hold
 from fmray.store.manifest import measure
@@ -46,6 +47,7 @@ def predict(
     place: Place = "auto",
     report: Report = lambda event: None,
     item_bytes: int = ITEM_BYTES,
+    trust_code: Trust = False,
 ) -> Json:
     """Write what a model says of every row, and give a summary; an interrupted call is continued by the same call.
 
@@ -56,13 +58,14 @@ def predict(
             in, `row_id`, the key, those of `SavedModel.output_names`, and `fault`, why a row has no prediction.
         place: Where work items are done: "local" in this process, "ray" as tasks of Ray Data; "auto" decides by size.
         item_bytes: Rows are read in pieces of about this size.
+        trust_code: Run the author's own modules that the model needs.
 
     Raises:
         DataError: If model or data are not as they must be, or `out` holds something else.
         ClusterError: If Ray fails, or another process writes to `out`.
     """
     report({"event": "stage", "stage": "model", "text": model_folder})
-    model = open_model(model_folder)
+    model = open_model(model_folder, trust_code=trust_code)
     work, num_bytes = _plan(model, data, out)
     for note in work.dataset.notes:
         report({"event": "note", "text": note})
@@ -104,7 +107,11 @@ def _plan(model: SavedModel, data: str, out: str) -> tuple[Work, int]:
     folder = str(Path(model.folder).resolve()) if is_local(model.folder) else model.folder
     buckets = num_buckets(dataset.num_rows)
     num_bytes = sum(sum(file.group_bytes) for file in dataset.files)
-    return Work(folder, model.identity, dataset, place, keys, hashed, buckets), num_bytes
+    work = Work(
+        folder=folder, identity=model.identity, dataset=dataset, out=place, keys=keys, hashed=hashed,
+        num_buckets=buckets, trust=model.trust,
+    )  # fmt: skip
+    return work, num_bytes
 
 
 def _refuse_strange(out: str, begun: Json) -> None:

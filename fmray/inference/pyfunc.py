@@ -3,6 +3,7 @@
 So nothing is pickled. fmray itself is not copied; where the model is served, it is installed.
 """
 
+import os
 from typing import Any
 
 import mlflow
@@ -16,8 +17,10 @@ class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is untyp
     """Say of rows what `open_model(folder).predict` says of them."""
 
     def load_context(self, context: Any) -> None:
-        """Open the model folder."""
-        self.model = open_model(context.artifacts["model"])
+        """Open the model folder; code of its author runs only where FMRAY_TRUST_CODE is 1."""
+        # of whoever serves it: what a model's own files say must not decide that its code is trusted
+        trust = os.environ.get("FMRAY_TRUST_CODE") == "1"
+        self.model = open_model(context.artifacts["model"], trust_code=trust)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Give predictions of rows, in which booleans come as numbers; see `fmray.inference.serving`."""

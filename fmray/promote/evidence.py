@@ -21,6 +21,7 @@ from fmray.evaluate.parts import Pass
 from fmray.evaluate.table import Table, read
 from fmray.inference.model import SavedModel, open_model
 from fmray.records import SPLITS, Json, Predictions, Prepared, Split, Target
+from fmray.registry import Trust
 from fmray.report.card import Card, read_card
 from fmray.report.contents import RUN, verify_run
 from fmray.rigour.ledger import Ledger
@@ -182,7 +183,7 @@ def compare(card: Card, rows: Table, rivals: Mapping[str, Card], store: Store, r
         for index in range(len(items))
         if cuts[index] < cuts[index + 1]
     ]
-    folders = {name: model.folder for name, model in models.items()}
+    folders = {name: (model.folder, model.trust) for name, model in models.items()}
     said: list[dict[str, tuple[np.ndarray, np.ndarray]]] = run(_silent, "promote", _say, (dataset, folders), own)
     others, is_sound = {}, np.ones(len(rows), bool)
     for name, model in models.items():
@@ -250,10 +251,10 @@ def _occurrences(hashes: np.ndarray) -> np.ndarray:
 
 
 def _say(
-    dataset: Dataset, folders: Mapping[str, str], item: WorkItem, rows: np.ndarray
+    dataset: Dataset, folders: Mapping[str, tuple[str, Trust]], item: WorkItem, rows: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Give what each model says of some rows of an item (n, C or T), and which of them it can read (n,)."""
-    models = {name: open_model(folder) for name, folder in folders.items()}
+    models = {name: open_model(folder, trust_code=trust) for name, (folder, trust) in folders.items()}
     names = dict.fromkeys(column.name for model in models.values() for column in model.input_schema.columns)
     known = [name for name in names if name in dataset.schema.names]
     table = read_item(dataset, item, known).take(pa.array(rows))

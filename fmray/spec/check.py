@@ -12,7 +12,7 @@ from fmray.errors import SpecError
 from fmray.registry import Registry, nearest
 from fmray.spec.effect import Refusal, without_effect
 from fmray.spec.job import Job
-from fmray.spec.params import Params, params_of, refusal, source_of
+from fmray.spec.params import Params, params_of, refusal, refuse_other_kind, source_of
 from fmray.spec.ranges import Keys
 from fmray.spec.ref import Ref
 
@@ -38,11 +38,14 @@ TASK_PARAMS["auto"] = {
     **TASK_PARAMS["regression"],
     "loss": "Literal['cross_entropy', 'perceptron', 'mse', 'huber']",
 }
-ALL_STEPS = Registry("step", {name: table.path(name) for table in (catalogue.STEPS, catalogue.LIVE) for name in table})
+ALL_STEPS = Registry(
+    "step",
+    {name: table.path(name) for table in (catalogue.STEPS, catalogue.LIVE) for name in table},
+    catalogue.STEP,
+)
 GIVEN_BY_FMRAY = ("self", "schema", "num_outputs")
 GIVEN_TO_ENSEMBLES = ("candidates",)
 KEEP = "Literal['when_better', 'always']"
-PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONE_CLASS = re.compile(r"f1\[.+\]")
 
 
@@ -75,8 +78,6 @@ def _known_params(registry: Registry, ref: Ref, folder: str) -> Params | None:
     if registry is catalogue.TASKS and ref.name == "auto":
         return TASK_PARAMS["auto"]
     path = registry.path(ref.name)
-    if not PATH.fullmatch(path):
-        raise SpecError(f"'{ref.name}' is no path of code. Write package.module:Name.")
     table = {catalogue.OPTIMIZERS: OPTIMIZER_PARAMS, catalogue.TASKS: TASK_PARAMS}.get(registry, {})
     if ref.name in table:
         return table[ref.name]
@@ -84,6 +85,8 @@ def _known_params(registry: Registry, ref: Ref, folder: str) -> Params | None:
     file = source_of(module, folder)
     skipped = GIVEN_TO_ENSEMBLES if registry is catalogue.ENSEMBLES else GIVEN_BY_FMRAY
     known = params_of(file, attribute, skipped) if file else None
+    if file and not registry.is_catalogued(ref.name) and registry.kind is not None:
+        refuse_other_kind(file, attribute, registry.kind)
     if registry is catalogue.ENSEMBLES and known is not None and ref.name != "single":
         known = {**known, "keep": KEEP}  # read by what decides whether any method's answer is kept
     # what a user's own task, step or model is given beyond its parameters is not ours to say, but its name must exist
@@ -116,8 +119,15 @@ def _in_metrics(job: Job) -> Iterator[Refusal]:
     known = [*catalogue.METRICS, "f1[label]"]
     for key, names in (("primary", [job.evaluate.primary]), ("metrics", job.evaluate.metrics or ())):
         for name in names:
-            if name is not None and name not in known[:-1] and not ONE_CLASS.fullmatch(name) and ":" not in name:
+            if name is None or name in known[:-1] or ONE_CLASS.fullmatch(name):
+                continue
+            if ":" not in name:
                 yield ("evaluate", key), f"unknown metric '{name}'. {nearest(name, known)}"
+                continue
+            try:
+                catalogue.METRICS.path(name)
+            except SpecError as error:
+                yield ("evaluate", key), error.message
     for gate in job.rigour.waive:
         if gate not in catalogue.GATES:
             yield ("rigour", "waive", gate), f"'{gate}' is no gate. {nearest(gate, catalogue.GATES)}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fmray.errors import SpecError
-from fmray.registry import nearest
+from fmray.registry import Kind, nearest
 
 Params = Mapping[str, str]
 """Parameter -> its annotation, as written; empty where there is none."""
@@ -88,7 +88,7 @@ def params_of(file: Path, attribute: str, skipped: Sequence[str]) -> Params | No
     """
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SpecError(f"{file.name} is not Python: {error}. Mend it.") from error
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == attribute:
@@ -101,6 +101,21 @@ def params_of(file: Path, attribute: str, skipped: Sequence[str]) -> Params | No
     if attribute not in names and "*" not in names:
         raise SpecError(f"{file.name} has no '{attribute}'. {nearest(attribute, names)}")
     return None
+
+
+def refuse_other_kind(file: Path, attribute: str, kind: Kind) -> None:
+    """Refuse a name that the source shows to be something else, without running it; what it leaves open passes.
+
+    Raises:
+        SpecError: If it is a function where a class is needed, or the other way round.
+    """
+    wanted: type[ast.stmt] = ast.FunctionDef if kind.first else ast.ClassDef
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name != attribute or kind.is_instance:
+            continue
+        if not isinstance(node, wanted):
+            what = "function" if isinstance(node, ast.FunctionDef) else "class"
+            raise SpecError(f"'{attribute}' in {file.name} is a {what}. Accepted: {kind.words}.")
 
 
 def packable_of(file: Path, attribute: str) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from fmray.store.fences import require_held
-from fmray.store.files import TEMPORARY, machine
+from fmray.store.files import TEMPORARY, machine, named_errors
 from fmray.store.places import files_of
+from fmray.store.regular import require_regular
 
 
 @contextmanager
@@ -71,6 +72,8 @@ def folder_to_write(path: str) -> Iterator[str]:
 def to_read(path: str) -> Iterator[str]:
     """Give a local path with the content of a file."""
     if "://" not in path:
+        with named_errors(path):
+            require_regular(path)  # libraries would wait for a named pipe without end
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="fmray-") as here:
@@ -102,4 +105,8 @@ def copy_file(source: str, path: str) -> None:
 
 def source_of(path: str) -> str | BinaryIO:
     """Give what Arrow reads a file from: its path, or where it lies elsewhere an open file that is read in part."""
-    return files_of(path).open(path) if "://" in path else path
+    if "://" in path:
+        return files_of(path).open(path)
+    with named_errors(path):
+        require_regular(path)
+    return path

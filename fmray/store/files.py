@@ -19,6 +19,8 @@ MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 NO_MEMORY = "memory does not suffice. Free some, or raise the limit (`ulimit -v`, or that of the container)."
 _NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "can't start new thread", "failed to map segment")
+_NO_FILE = frozenset({errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
+"""What a system answers where the thing itself is wrong: a folder for a file, links in a circle, a socket."""
 
 
 class Files(Protocol):
@@ -100,7 +102,7 @@ def named_errors(path: str, num_bytes: int = 0, kind: type[Exception] = OSError)
         kind: Errors that are the filesystem's; libraries of remote ones raise their own.
 
     Raises:
-        DataError: If the disk is full, or the file is not there.
+        DataError: If the disk is full, the file is not there, or it is a folder, a socket or a link in a circle.
         ClusterError: If memory does not suffice, or for any other refusal.
     """
     try:
@@ -114,6 +116,8 @@ def named_errors(path: str, num_bytes: int = 0, kind: type[Exception] = OSError)
     except kind as error:
         if is_short_of_memory(error):
             raise ClusterError(f"{redact(path)} cannot be opened: {NO_MEMORY}") from error
+        if isinstance(error, OSError) and error.errno in _NO_FILE:
+            raise DataError(f"{redact(path)} is no file that can be read: {error.strerror}. Remove it.") from error
         if is_disk_full(error):
             raise DataError(
                 f"disk is full: {num_bytes:,} bytes did not fit at {redact(path)}. Free space or choose another store."

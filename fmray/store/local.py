@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from fmray.store.fences import require_held
 from fmray.store.files import MANIFEST, TEMPORARY, machine, named_errors
+from fmray.store.regular import open_regular
 
 
 class LocalFiles:
@@ -24,7 +25,7 @@ class LocalFiles:
 
     def read(self, path: str) -> bytes:
         """Give the content of a file."""
-        with named_errors(path), open(path, "rb") as file:
+        with named_errors(path), open_regular(path) as file:
             return file.read()
 
     def write(self, path: str, data: bytes) -> None:
@@ -132,7 +133,7 @@ class LocalFiles:
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading."""
         with named_errors(path):
-            return open(path, "rb")
+            return open_regular(path)
 
     def put(self, here: str, path: str) -> None:
         """Put a copy of a local file in place, whole or not at all."""

@@ -6,7 +6,6 @@ real string that reads like one gets a backslash in front. `read_text(write_text
 
 import functools
 import hashlib
-import importlib.util
 import json
 import math
 import re
@@ -21,10 +20,20 @@ from typing import Any
 import numpy as np
 
 from fmray.errors import DataError, SpecError
+from fmray.registry import file_of_module
 
 Plain = dict[str, Any] | list[Any] | str | int | float | bool | None
 """What JSON holds."""
 
+MOST_DEPTH = 100
+"""How deep JSON may be nested; records of fmray are nested some ten deep."""
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _SPECIAL = re.compile(r"\\*(NaN|-?Infinity)")
 _ENDS = ("NaN", "Infinity")
 _PLAIN = frozenset({str, int, float, bool, type(None)})
@@ -82,9 +91,12 @@ def read_text(text: str | bytes) -> Any:
     """Read back what `write_text` gave.
 
     Raises:
-        ValueError: If it is not JSON.
+        ValueError: If it is not strict JSON, or nested without end.
     """
-    return _unescape(json.loads(text))
+    try:
+        return _unescape(_DECODER.decode(text if isinstance(text, str) else text.decode()))
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {MOST_DEPTH} deep") from error
 
 
 def checksum(value: object) -> str:
@@ -115,15 +127,28 @@ def source_digest(*packages: str) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for package in sorted(packages):
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
+        try:
+            file = file_of_module(package)
+        except ModuleNotFoundError:
+            file = None
+        if file is None:
             raise SpecError(f"source_digest: no module {package!r}. Give a dotted name such as 'fmray.data'.")
-        origin = Path(spec.origin)
-        folder = origin.parent
-        for path in sorted(folder.rglob("*.py")) if spec.submodule_search_locations else [origin]:
-            source = path.read_bytes()
-            digest.update(f"{package}\0{path.relative_to(folder).as_posix()}\0{len(source)}\0".encode() + source)
+        digest.update(_sources(package, file))
     return digest.hexdigest()
+
+
+def module_digest(package: str, file: Path) -> str:
+    """Give the digest of one module or package as `source_digest` does, read from where it lies now."""
+    return hashlib.blake2b(_sources(package, file), digest_size=16).hexdigest()
+
+
+def _sources(package: str, file: Path) -> bytes:
+    """Give what a digest of a module covers: the name, size and text of each of its Python files."""
+    folder, found = file.parent, []
+    for path in sorted(folder.rglob("*.py")) if file.name == "__init__.py" else [file]:
+        source = path.read_bytes()
+        found.append(f"{package}\0{path.relative_to(folder).as_posix()}\0{len(source)}\0".encode() + source)
+    return b"".join(found)
 
 
 def _canonical(value: object, where: str) -> str:
@@ -171,11 +196,13 @@ def _escape(value: object) -> object:
     return value
 
 
-def _unescape(value: object) -> object:
+def _unescape(value: object, depth: int = 0) -> object:
+    if depth > MOST_DEPTH:  # what walks values later, with several frames for each level, must not run out of them
+        raise ValueError(f"it is nested more than {MOST_DEPTH} deep")
     if isinstance(value, dict):
-        return {key: _unescape(item) for key, item in value.items()}
+        return {key: _unescape(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_unescape(item) for item in value]
+        return [_unescape(item, depth + 1) for item in value]
     if isinstance(value, str) and value.endswith(_ENDS) and _SPECIAL.fullmatch(value):
         return _NUMBERS.get(value, value[1:])
     return value

@@ -312,7 +312,7 @@ class Store:
             self._files.create(path, seal_text({"format": FORMAT, "sealed": is_new}, "store.json"))
         value = self.read_json(path)
         number = value.get("format") if isinstance(value, dict) else None
-        if not isinstance(number, int):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise DataError(f"{redact(path)} is damaged: it gives no format number.")
         if number > FORMAT:
             raise DataError(f"{redact(path)}: format {number} is newer than {FORMAT}. Use the fmray that wrote it.")
@@ -351,7 +351,10 @@ def _reopen(root: str, single_writer: bool) -> Store:
 def _opened(data: bytes, record: str) -> Json:
     manifest = unseal(data, f"{record}/{MANIFEST}")
     # a manifest of another kind, put in the place of this one, has a checksum that matches
-    if not isinstance(manifest.get("folder"), str) or not isinstance(manifest.get("files"), dict):
+    entries = manifest.get("files")
+    held = list(entries.values()) if isinstance(entries, dict) else [None]
+    sound = all(isinstance(entry, dict) and isinstance(entry.get("size"), int) for entry in held)
+    if not sound or not isinstance(manifest.get("folder"), str):
         raise DataError(f"{redact(record)}/{MANIFEST} is not the manifest of a record. Remove {redact(record)}.")
     if manifest.get("record", name := record.rpartition("/")[2]) != name:
         raise DataError(

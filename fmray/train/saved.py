@@ -8,10 +8,16 @@
 The folder may be moved or copied; whatever was changed in it since is found when it is read.
 """
 
+import atexit
 import base64
+import hashlib
+import importlib
 import importlib.util
 import json
+import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,11 +26,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fmray.catalogue import MODELS
 from fmray.data.raw import faults
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.data.split import VAL, Definition, assign
 from fmray.errors import DataError, SpecError
 from fmray.records import Ensemble, Json, Member, Prepared, Target
+from fmray.registry import Trust, file_of_module
 from fmray.schema import Schema
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -32,12 +40,14 @@ from fmray.spec.sections import Data
 from fmray.store import fingerprint, redact, source_digest
 from fmray.store.copies import copy_file, folder_to_write
 from fmray.store.places import files_of
+from fmray.store.plain import module_digest
+from fmray.store.regular import open_regular, require_inside, require_regular
+from fmray.train.description import FORMAT, data_of, ensemble_of, read_description, types_of
 from fmray.train.predict import TENSORS, read_tensors
 
-FORMAT = 1
-"""Number of the layout of a model folder; another one is refused."""
 FILE, EXAMPLE, CODE = "model.json", "example.parquet", "code"
 EXAMPLE_ROWS = 16
+MOST_CODE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Saved:
         data: What the job said of the data: keys, what means "missing".
         types: Columns that made up a row in training, as they were read.
         modules: The user's own modules behind the names of models, steps and task -> digest of their source.
+        code: Python file in `code/` -> SHA-256; None where an earlier fmray did not say.
         identity: Names the content of the folder.
     """
 
@@ -62,6 +73,7 @@ class Saved:
     data: Data
     types: pa.Schema
     modules: Mapping[str, str]
+    code: Mapping[str, str] | None
     identity: str
 
     def ways(self) -> dict[str, Prepared]:
@@ -82,7 +94,9 @@ def write_model(
     ways = {own.fingerprint: own for own in map(prepared.for_member, chosen)} | {prepared.fingerprint: prepared}
     names = ("index", "model", "seed", "tensor_hash", "prepared")
     members = [{name: getattr(member, name) for name in names} for member in chosen]
-    types = pa.schema([field for field in dataset.schema if field.name not in dataset.data.ignore])
+    # without metadata of fields, which may name extension types: a model is read without their libraries
+    kept = [field for field in dataset.schema if field.name not in dataset.data.ignore]
+    types = pa.schema([field.remove_metadata() for field in kept])
     asked = job.to_json()["data"]
     description: Json = {
         "format": FORMAT,
@@ -98,13 +112,17 @@ def write_model(
     }
     # Not redacted as a whole: a column may be called `token`, and its step must not forget what it learned.
     plain: Json = json.loads(json.dumps(description, allow_nan=False))
-    text = json.dumps({**plain, "checksum": fingerprint(plain)}, indent=1, allow_nan=False)
     with folder_to_write(root) as home:
         for member in chosen:
             for name in files_of(member.root).sizes(member.root):
                 copy_file(f"{member.root}/{name}", f"{home}/{member.index:05d}/{name}")
         pq.write_table(_example(dataset, prepared, list(ways.values())), f"{home}/{EXAMPLE}")
         _copy_code(job, Path(home) / CODE)
+        plain["code"] = {
+            path.relative_to(Path(home) / CODE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(Path(home, CODE).rglob("*.py"))
+        }
+        text = json.dumps({**plain, "checksum": fingerprint(plain)}, indent=1, allow_nan=False)
         (Path(home) / FILE).write_text(text, encoding="utf-8")
 
 
@@ -114,60 +132,114 @@ def read_model(root: str) -> Saved:
     Raises:
         DataError: If it holds no model, one of another format, or a damaged one.
     """
-    path = Path(root) / FILE
-    value = _description(path)
+    path = f"{root}/{FILE}"
+    told, value = read_description(path)
     ways = {name: _prepared(name, way, value["target"]) for name, way in value["ways"].items()}
     base = ways.pop(value["prepared"])
     known: Json = {"params": {}, "status": "finished", "best_epoch": 0, "epochs": 0, "val_score": None}
     members = tuple(Member(**{**known, **m, "root": f"{root}/{m['index']:05d}"}) for m in value["members"])
     for member in members:
-        _refuse_damaged(member)
+        _refuse_damaged(member, root)
     return Saved(
         members=members,
-        ensemble=Ensemble.from_json(value["ensemble"]),
+        ensemble=ensemble_of(value["ensemble"]),
         prepared=replace(base, variants=ways),
         task=Ref(value["task"]["name"], value["task"]["params"]),
-        data=Data(**value["data"]),
-        types=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["types"]))),
-        modules=value["modules"],
+        data=data_of(value["data"], path),
+        types=types_of(value["types"], path),
+        modules={name: value["modules"][name] for name in told.own_modules},
+        code=value.get("code"),
         identity=value["checksum"],
     )
 
 
-def refuse_other_code(saved: Saved) -> None:
-    """Make sure that the user's own modules are those that the model was trained with.
+def admit_code(saved: Saved, folder: str, trust: Trust) -> None:
+    """Let the user's own modules that a model needs be imported, if they are trusted and those it was trained with.
+
+    Nothing of `code/` is imported where it lies: what its digests prove is copied, and the copy is put on the path.
+
+    Args:
+        folder: Local folder of the model.
+        trust: True takes modules from `code/` or wherever they are installed; names of modules take those as they lie
+            here, beside the job that names them.
 
     Raises:
-        SpecError: If one cannot be found, or has another source.
+        SpecError: If one is not trusted, cannot be found, or has another source.
     """
+    if not saved.modules:
+        return
+    if not (trust is True or (trust and saved.modules.keys() <= trust)):
+        names = ", ".join(saved.modules)
+        raise SpecError(
+            f"{folder}: this model needs code of its author: {names}. Nothing of it was run. Read its code/ folder, "
+            "and give --trust-code (trust_code=True in Python, FMRAY_TRUST_CODE=1 where MLflow serves it) to run it."
+        )
+    homes = [_proven_code(saved, folder)] if trust is True and os.path.isdir(f"{folder}/{CODE}") else []
     for name, digest in saved.modules.items():
+        is_loaded = name.partition(".")[0] in sys.modules  # then what is loaded is what would be used
+        for places in [homes, []] if is_loaded else [homes]:
+            try:
+                file = file_of_module(name, places)
+            except ModuleNotFoundError as error:
+                raise SpecError(f"model: no module {name!r}. Put its folder on PYTHONPATH.") from error
+            if file is None or module_digest(name, file) != digest:
+                text = f"model: module {name!r} is not the one this model was trained with"
+                raise SpecError(f"{text}. Put that one on PYTHONPATH first.")
+    sys.path[:0] = [home for home in homes if home not in sys.path]
+    importlib.invalidate_caches()
+
+
+_proven: dict[str, str] = {}
+"""Identity of a model -> folder with its code as it was proven in this process."""
+
+
+def _proven_code(saved: Saved, folder: str) -> str:
+    """Copy the code of a model that has the digests its description gives."""
+    if saved.identity in _proven:
+        return _proven[saved.identity]
+    here = tempfile.mkdtemp(prefix="fmray-code-")
+    atexit.register(shutil.rmtree, here, ignore_errors=True)
+    for name, digest in (saved.code or {}).items():
+        path = f"{folder}/{CODE}/{name}"
         try:
-            same = source_digest(name) == digest
-        except ModuleNotFoundError as error:
-            raise SpecError(f"model: no module {name!r}. Put its folder on PYTHONPATH.") from error
-        if not same:
+            require_inside(path, folder)
+            with open_regular(path, MOST_CODE_BYTES) as file:
+                source = file.read()
+        except OSError as error:
+            raise SpecError(f"{path} cannot be read: {error.strerror}. Copy the model folder again.") from error
+        if hashlib.sha256(source).hexdigest() != digest:
+            module = name.partition("/")[0].removesuffix(".py")
             raise SpecError(
-                f"model: module {name!r} is not the one this model was trained with. Put that one on PYTHONPATH first."
+                f"{path}: module '{module}' is not the one this model was trained with. Copy the model folder again."
             )
+        Path(here, name).parent.mkdir(parents=True, exist_ok=True)
+        Path(here, name).write_bytes(source)
+    _proven[saved.identity] = here
+    return here
 
 
-def _description(path: Path) -> Json:
-    try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{path} is missing. Give the directory of a finished run, or a model folder.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: it is not JSON ({error}).") from error
-    number = value.get("format") if isinstance(value, dict) else None
-    if number != FORMAT:
-        raise DataError(f"{path}: format {number}. This fmray reads {FORMAT}; run the job again with --fresh.")
-    if fingerprint({name: held for name, held in value.items() if name != "checksum"}) != value.get("checksum"):
-        raise DataError(f"{path} is damaged: its checksum does not match. Copy the folder again.")
-    return dict(value)
+def _refuse_damaged(member: Member, root: str) -> None:
+    path = f"{member.root}/{TENSORS}"
+    if os.path.lexists(path):
+        require_inside(path, root)
+        require_regular(path)
+    tensors = read_tensors(path, member.tensor_hash, member.index)
+    _refuse_huge(member, sum(tensor.numel() for tensor in tensors.values()), path)
 
 
-def _refuse_damaged(member: Member) -> None:
-    read_tensors(f"{member.root}/{TENSORS}", member.tensor_hash, member.index)
+def _refuse_huge(member: Member, num_elements: int, path: str) -> None:
+    """Refuse parameters of a model of fmray that its tensors cannot be of: building it might take for ever."""
+    if not MODELS.is_catalogued(member.model["name"]):
+        return
+    layers = 1
+    for name, given in member.model["params"].items():
+        values = given if isinstance(given, list) else [given]
+        numbers = [value for value in values if isinstance(value, int | float)]
+        layers *= max([1, *numbers]) if name in ("depth", "stages") else 1
+        if len(values) > num_elements or any(not abs(value) <= num_elements + 1 for value in numbers):
+            raise DataError(f"{path} has {num_elements:,} numbers, too few for {name} {given!r:.60} in {FILE}.")
+    if layers > num_elements:
+        raise DataError(f"{path} has {num_elements:,} numbers, too few for {layers:,} layers in {FILE}.")
 
 
 def _way(prepared: Prepared) -> Json:

@@ -241,13 +241,16 @@ def test_the_users_own_network_comes_along_and_another_of_its_name_is_refused(tm
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
-    assert call("alone", "data", "--out", "out")[1]["rows"] == NUM_ROWS
+    code, answer = call("alone", "data", "--out", "out")
+    assert (code, answer["error"]["kind"]) == (5, "SpecError")
+    assert "needs code of its author: net_of_mine. Nothing of it was run" in answer["error"]["message"]
+    assert call("alone", "data", "--out", "out", "--trust-code")[1]["rows"] == NUM_ROWS
     said = pq.read_table(tmp_path / "out/part-000000.parquet")
     place = {value: row for row, value in enumerate(said["row_id"].to_pylist())}
     same = said.take(pa.array([place[value.tobytes()] for value in expected.row_id]))
     assert np.abs(same["p_yes"].to_numpy() - expected.output[:, 1]).max() < 1e-6
     (tmp_path / "alone/code/net_of_mine.py").write_text(OWN.replace("Linear(", "Linear(in_features="))
-    code, answer = call("alone", "data", "--out", "other")
+    code, answer = call("alone", "data", "--out", "other", "--trust-code")
     assert (code, answer["error"]["kind"]) == (5, "SpecError")
     assert "'net_of_mine' is not the one this model was trained with" in answer["error"]["message"]
 
