@@ -231,7 +231,7 @@ def _refuse_huge(member: Member, num_elements: int, path: str) -> None:
     """Refuse parameters of a model of fmray that its tensors cannot be of: building it might take for ever."""
     if not MODELS.is_catalogued(member.model["name"]):
         return
-    layers = 1
+    layers = 1.0
     for name, given in member.model["params"].items():
         values = given if isinstance(given, list) else [given]
         numbers = [value for value in values if isinstance(value, int | float)]
@@ -239,7 +239,7 @@ def _refuse_huge(member: Member, num_elements: int, path: str) -> None:
         if len(values) > num_elements or any(not abs(value) <= num_elements + 1 for value in numbers):
             raise DataError(f"{path} has {num_elements:,} numbers, too few for {name} {given!r:.60} in {FILE}.")
     if layers > num_elements:
-        raise DataError(f"{path} has {num_elements:,} numbers, too few for {layers:,} layers in {FILE}.")
+        raise DataError(f"{path} has {num_elements:,} numbers, too few for {layers:,.0f} layers in {FILE}.")
 
 
 def _way(prepared: Prepared) -> Json:
