@@ -12,6 +12,7 @@ from fmray.spec.load import job_from
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINES = TEXT.splitlines()
 NOUNS = ["Job", "Dataset", "Step", "Prepared", "Task", "Model", "Member", "Predictions", "Ensemble", "Scores", "Run"]
 
@@ -59,13 +60,24 @@ def test_its_floors_are_those_that_are_tested():
     architecture = (ROOT / "tests/test_architecture.py").read_text(encoding="utf-8")
     floors = re.findall(r"^    \((\"[a-z_]+\",? ?.*)\),$", architecture, re.MULTILINE)
     tested = [re.findall(r"\"(\w+)\"", floor) for floor in floors]
-    drawn = TEXT.split("```\ncli >")[1].split("```")[0]
+    page = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
+    drawn = page.split("```\ncli >")[1].split("```")[0]
     assert [re.findall(r"\w+", floor) for floor in f"cli >{drawn}".split(">")] == tested
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", TEXT))
-def test_what_it_links_to_is_there(link):
-    assert "://" in link or (ROOT / link).exists()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_it_is_at_most_150_lines_long():
+    assert len(LINES) <= 150
+
+
+def test_it_leads_to_every_page_of_the_documentation():
+    linked = {(page.parent / link).resolve() for page in PAGES for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())}
+    assert [page.name for page in PAGES if page not in linked and page != PAGES[0]] == []
 
 
 def test_constraints_pin_every_dependency_and_name_no_registry():
