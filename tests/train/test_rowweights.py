@@ -103,7 +103,7 @@ def test_mixed_losses_weigh_each_row_and_partner_for_each_member():
     ("rows", "error", "message"),
     [
         ({"boostrap": 3}, TrainError, "boostrap"),
-        ({"weights": "/nowhere.npy"}, DataError, r"/nowhere\.npy cannot be read"),
+        ({"weights": "/nowhere.npy"}, DataError, r"/nowhere\.npy is missing"),
     ],
 )
 def test_what_cannot_be_weighed_is_refused(rows, error, message):
