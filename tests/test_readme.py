@@ -76,7 +76,9 @@ def test_it_is_at_most_150_lines_long():
 
 
 def test_it_leads_to_every_page_of_the_documentation():
-    linked = {(page.parent / link).resolve() for page in PAGES for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())}
+    linked = {
+        (page.parent / link).resolve() for page in PAGES for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    }
     assert [page.name for page in PAGES if page not in linked and page != PAGES[0]] == []
 
 
