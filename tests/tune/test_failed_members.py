@@ -170,7 +170,7 @@ WRONG = {
     "NeedsMore": r"has forward\(x, mask\), which cannot be called with x: missing a required argument: 'mask'",
     "TooFew": r"missing 1 required positional argument: 'depth'",
     "OwnTypeError": r"TypeError: object of type 'int' has no len\(\) \(bad_nets\.py:\d+ in __init__\)",
-    "Refuses": r"gave a Refuses\. Give an nn\.Module",
+    "Refuses": r"Accepted: a class derived from torch\.nn\.Module",
     "FixedBatch": r"RuntimeError: shape .* is invalid .* \(on a batch of \d+ rows, bad_nets\.py:\d+ in forward\)",
     "Broken": r"ValueError: not written yet \(bad_nets\.py:\d+ in forward\)",
 }
