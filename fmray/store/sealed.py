@@ -68,11 +68,16 @@ def unsealed(data: bytes, place: str, path: str, *, is_sealed: bool, cure: str =
         if found[1].decode() == _digest(data[: found.start()], place):
             return data[: found.start()] + b"}"
         raise damaged(path, cure)
-    if data[:1] == b"{" and (is_sealed or f'"{CHECKSUM}"'.encode() in data):
+    if data[:1] == b"{" and (is_sealed or f'"{CHECKSUM}"'.encode() in data[-_TAIL_BYTES:]):
         raise damaged(path, cure)
     if data[:1] == b"{":
         say_unverified()
     return data
+
+
+def has_checksum(data: bytes) -> bool:
+    """Tell whether a text ends in a checksum, right or wrong; one that only speaks of checksums does not."""
+    return _END.search(data, max(0, len(data) - _TAIL_BYTES)) is not None
 
 
 def parse(data: bytes, path: str) -> Any:

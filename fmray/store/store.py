@@ -23,7 +23,7 @@ from fmray.store.manifest import measure, seal, unseal
 from fmray.store.places import files_of
 from fmray.store.plain import to_plain, write_text
 from fmray.store.redaction import redact
-from fmray.store.sealed import CHECKSUM, open_text, parse, seal_text, unsealed
+from fmray.store.sealed import has_checksum, open_text, parse, seal_text, unsealed
 
 FORMAT = 1
 """Number of the layout; a store with a higher one is refused, with a lower one only read."""
@@ -201,7 +201,7 @@ class Store:
         """
         full = self.path(path)
         where = f"{full}:{number}"
-        if f'"{CHAINED}":'.encode() in line and CHECKSUM.encode() not in line:
+        if f'"{CHAINED}":'.encode() in line and not has_checksum(line):
             event = parse(line, where)  # whoever reads the log verifies the chain
         else:
             event = open_text(line, self._place(full), where, is_sealed=self.is_sealed)
