@@ -6,8 +6,10 @@ be. Each run keeps a witness of its newest line in its own directory: a line rem
 there. Lines of an earlier version carry no hashes; the first chained one after them seals them as they are.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 from fmray.errors import DataError
 from fmray.records import Json
@@ -17,6 +19,7 @@ from fmray.store.plain import read_text, to_plain, write_text
 FIRST = "0" * 32
 WITNESS = "witness"
 _THREADS = 32
+log = logging.getLogger("fmray")
 
 
 class Chain:
@@ -47,17 +50,18 @@ class Chain:
         Raises:
             DataError: Naming the first line that is not as it was written, or the one that is gone.
         """
+        # the lines last: what the others know must be in them, also while another process adds one
+        known = [*self._witnesses()]
+        head = self._read_head()
         entries = self.entries()
         hashes = self._hashes(entries)
-        if self._store.exists(self.head):
-            newest = self._store.read_json(self.head)
-            self._require(hashes, newest["look"], newest["hash"], self.head)
-            if len(entries) > newest["look"] + 1:
-                raise DataError(f"{self.head} is older than {self._path}. Restore it. {self._cure}")
-        elif sum("hash" in entry for entry in entries) > 1:  # after the first, a kill may have come before the head
-            raise DataError(f"{self.head} is gone. Restore it. {self._cure}")
-        for path, witness in self._witnesses():
-            self._require(hashes, witness["look"], witness["hash"], path)
+        if head is not None:
+            known.append((self.head, head))
+        for path, mark in known:
+            self._require(hashes, mark["look"], mark["hash"], path)
+        if not self._reaches(head, entries) and not self._reaches(head := self._read_head(), entries):
+            state = "is gone" if head is None else f"is older than {self._path}"
+            raise DataError(f"{self.head} {state}. Restore it. {self._cure}")
         return entries
 
     def add(self, entry: Json, job: str = "", run_id: str = "") -> Json:
@@ -87,6 +91,17 @@ class Chain:
         if self._store.exists(f"{root}/run.json"):
             self._store.write_json(f"{root}/{WITNESS}/{self._name}.json", self._mark(line))
 
+    def _read_head(self) -> Json | None:
+        if not self._store.exists(self.head):
+            return None
+        found: Json = self._store.read_json(self.head)
+        return found
+
+    def _reaches(self, head: Json | None, entries: Sequence[Json]) -> bool:
+        """Tell whether the head knows all lines but the newest: a kill may have come between that line and the head."""
+        num_unknown = sum("hash" in entry for entry in entries) if head is None else len(entries) - head["look"]
+        return num_unknown <= 1
+
     def _seal(self, line: Json) -> None:
         self._store.write_json(self.head, self._mark(line))
 
@@ -95,12 +110,12 @@ class Chain:
 
     def _hashes(self, entries: Sequence[Json]) -> list[str]:
         """Give the hashes of the lines, "" of those of an earlier version, that of no line first."""
-        hashes, previous = [FIRST], FIRST
-        for number, entry in enumerate(entries, start=1):
-            if "hash" not in entry and set(hashes[1:]) <= {""}:
-                hashes.append("")
-                previous = fingerprint(entries[:number])
-                continue
+        num_plain = next((place for place, entry in enumerate(entries) if "hash" in entry), len(entries))
+        if num_plain and num_plain == len(entries):
+            _say_unchained(self._path)
+        hashes = [FIRST, *[""] * num_plain]
+        previous = fingerprint(entries[:num_plain]) if num_plain else FIRST
+        for number, entry in enumerate(entries[num_plain:], start=num_plain + 1):
             body = {name: value for name, value in entry.items() if name != "hash"}
             is_whole = entry.get("hash") == fingerprint(body)
             if not is_whole or (entry.get(self._counter), entry.get("previous")) != (number, previous):
@@ -132,3 +147,13 @@ class Chain:
                 found = [path for path, there in zip(paths, pool.map(self._store.exists, paths), strict=True) if there]
         for path in found:
             yield path, self._store.read_json(path)
+
+
+@cache
+def _say_unchained(path: str) -> None:
+    """Say, once in a process, that a log of an earlier version is read as it is."""
+    log.warning(
+        "%s was written by an earlier version, without hashes: lines removed or changed until now go unnoticed. "
+        "The next line seals them.",
+        redact(path),
+    )

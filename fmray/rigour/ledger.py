@@ -38,10 +38,11 @@ class Ledger:
         """
         path, chain = self._path(test_identity), self._chain(test_identity)
         with self._store.lease(path, covers=[path, chain.head]):
-            for entry in chain.verify():
-                if entry["run"] == run_id and entry["subject"] == subject:
-                    if job:  # a kill may have come between the entry and its witness
-                        chain.bear_witness(chain.entries()[entry["look"] - 1], job, run_id)
+            own = [entry for entry in chain.verify() if entry["run"] == run_id]
+            for entry in own:
+                if entry["subject"] == subject:
+                    if job:  # a kill may have come between the newest entry and its witness
+                        chain.bear_witness(own[-1], job, run_id)
                     return int(entry["look"])
             entry = {
                 "run": run_id,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fmray.errors import DataError
+from fmray.rigour.chain import Chain
 from fmray.rigour.ledger import Ledger
 from fmray.store import Store
 
@@ -100,3 +101,43 @@ def test_a_head_removed_alone_is_noticed(ledger, tmp_path):
     (tmp_path / "ledger/t.head.json").unlink()
     with pytest.raises(DataError, match="head.json is gone"):
         look(ledger, "d")
+
+
+class Interrupted(Store):
+    """Let another process look right after the lines were read."""
+
+    def events(self, path):
+        found = super().events(path)
+        for run in ("late", "later"):
+            Ledger(Store(self.root)).look("t", run, "score", "s")
+        return found
+
+
+def test_a_look_while_the_ledger_is_verified_is_no_damage(ledger, tmp_path):
+    look(ledger, "a")
+    assert len(Ledger(Interrupted(str(tmp_path))).verify("t")) == 1
+    assert len(ledger.verify("t")) == 3
+
+
+@pytest.mark.parametrize("word", ["checksum", '"checksum"'])
+def test_a_job_may_be_called_after_a_key_of_the_store(ledger, word):
+    ledger.look("t", "a", f"score of {word}", "s")
+    assert len(ledger.verify("t")) == 1
+
+
+def test_a_long_log_without_hashes_is_read_once_and_said_to_be_unverified_once(tmp_path, caplog):
+    store = Store(str(tmp_path))
+    path = store.path("promotions", "demo", "log.jsonl")
+    chain = Chain(store, path, "promotions", counter="line", cure="", jobs=[])
+    for number in range(3):
+        store.append(path, {"event": "decision", "number": number})
+    with caplog.at_level("WARNING", "fmray"):
+        chain.verify()
+        chain.verify()
+    assert caplog.text.count("without hashes") == 1
+    chain.add({"event": "decision", "number": 3})
+    assert len(chain.verify()) == 4
+    text = (tmp_path / "promotions/demo/log.jsonl").read_text()
+    (tmp_path / "promotions/demo/log.jsonl").write_text("".join(text.splitlines(keepends=True)[1:]))
+    with pytest.raises(DataError, match="not as it was written"):
+        chain.verify()
