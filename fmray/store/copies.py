@@ -5,6 +5,7 @@ In a local store nothing is copied; elsewhere a file is made here and put in pla
 
 import atexit
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -16,6 +17,8 @@ from fmray.store.fences import require_held
 from fmray.store.files import TEMPORARY, machine, named_errors
 from fmray.store.places import files_of
 from fmray.store.regular import require_regular
+
+_PARTIAL = re.compile(r"\.partial(-[0-9a-f]{8})?")  # nothing else beside the folder is ours to remove
 
 
 @contextmanager
@@ -47,7 +50,7 @@ def folder_to_write(path: str) -> Iterator[str]:
         parent, name = os.path.split(path)
         os.makedirs(parent or ".", exist_ok=True)
         for left in os.listdir(parent or "."):
-            if left.startswith(f"{name}.partial"):  # of a process that ended, or that may not go on here
+            if left.startswith(name) and _PARTIAL.fullmatch(left, len(name)):  # of a process that ended, or that may not go on here
                 shutil.rmtree(os.path.join(parent, left), ignore_errors=True)
         # a name of its own: a process that was stopped in here must not write into the folder of its successor
         partial = f"{path}.partial-{secrets.token_hex(4)}"

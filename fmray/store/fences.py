@@ -46,7 +46,7 @@ def unguard(path: str, fence: Guard) -> None:
 
 def guards() -> tuple[Guard, ...]:
     """Give the fences that this process works under; sent to another process, they hold there as well."""
-    return tuple(dict.fromkeys(_guards.values()))
+    return tuple(dict.fromkeys(list(_guards.values())))  # a list at once: other threads take and release leases
 
 
 def require_held(path: str) -> None:
