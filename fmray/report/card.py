@@ -16,7 +16,7 @@ from fmray.metrics.metric import ranked
 from fmray.printable import printable
 from fmray.records import Ensemble, Json, Member, Prepared, Scores, SearchAccount
 from fmray.report import plots
-from fmray.report.contents import RUN, verify_run
+from fmray.report.contents import REPORT, RUN, verify_run
 from fmray.report.plots import Figure, number, spell
 from fmray.report.sweep import section
 from fmray.store import Store, redact
@@ -101,7 +101,7 @@ def write_card(card: Card, store: Store) -> str:
 
 def write_report(card: Card, store: Store) -> str:
     """Write `report.html` of a card without secrets, and give its path."""
-    path = f"{card.root}/report.html"
+    path = f"{card.root}/{REPORT}"
     store.write_bytes(path, render(card).encode())
     return path
 

@@ -13,7 +13,7 @@ from fmray.rigour.chain import WITNESS as LOOKS
 from fmray.store import Store
 from fmray.store.manifest import compare, measure
 
-RUN, WITNESS, EVENTS = "run.json", "finished.json", "events.jsonl"
+RUN, WITNESS, EVENTS, REPORT = "run.json", "finished.json", "events.jsonl", "report.html"
 _GROWS = frozenset({RUN, WITNESS, "driver.log", "mlflow.json"})
 """Files that are written after the run has finished, or need no checksum in run.json."""
 _CHANGES = ("lease-", f"{LOOKS}/")

@@ -19,9 +19,10 @@ from ruamel.yaml import YAML
 from fmray.errors import DataError
 from fmray.records import Json, Member, Run, Scores
 from fmray.report.card import Card, read_card, write_report
-from fmray.report.contents import leave_witness, measure_run, refuse_older, verify_run
+from fmray.report.contents import REPORT, leave_witness, measure_run, refuse_older, verify_run
 from fmray.report.identity import name_run
 from fmray.rigour.gates import failed
+from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
 from fmray.store import Store, captured_environment, redact
 from fmray.store.copies import to_write
@@ -68,7 +69,7 @@ def read_run(root: str, store: Store) -> Run:
         return run
     verify_run(root, store, facts)
     scores = Scores.from_json(store.read_json(f"{root}/scores.json"))
-    return replace(run, scores=scores, report=f"{root}/report.html", failed_gates=tuple(facts["failed_gates"]))
+    return replace(run, scores=scores, report=f"{root}/{REPORT}", failed_gates=tuple(facts["failed_gates"]))
 
 
 def start_run(run: Run, job: Job, store: Store) -> None:
@@ -121,12 +122,21 @@ def finish_run(run: Run, card: Card, widths: Sequence[int], store: Store) -> Run
 
 
 def remake_report(root: str, store: Store) -> str:
-    """Make the page of a run again from what its card says, and give its path."""
-    path = write_report(read_card(root, store), store)
+    """Make the page of a run again from what its card says, and give its path.
+
+    Raises:
+        DataError: If the card is damaged, or a look at the test set was removed from the ledger.
+    """
+    card = read_card(root, store)
+    Ledger(store).verify(card.prepared.test_identity)  # the page says how often the test set was looked at
     facts = store.read_json(f"{root}/{RUN}")
-    if "files" in facts:
-        name = path.rpartition("/")[2]
-        store.write_json(f"{root}/{RUN}", {**facts, "files": {**facts["files"], **measure(root, [name])}})
+    if "files" not in facts:  # of an earlier version
+        return write_report(card, store)
+    others = {name: entry for name, entry in facts["files"].items() if name != REPORT}
+    # nothing is claimed of the page while it is replaced: a process killed in between leaves no false alarm
+    store.write_json(f"{root}/{RUN}", {**facts, "files": others})
+    path = write_report(card, store)
+    store.write_json(f"{root}/{RUN}", {**facts, "files": {**others, **measure(root, [REPORT])}})
     return path
 
 

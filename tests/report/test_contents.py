@@ -89,6 +89,39 @@ def test_a_report_that_is_made_again_belongs_to_its_run(store, root):
     assert read_run(str(root), store).status == "finished"
 
 
+class Killed(Store):
+    """End, as a killed process does, right before or after a report is put in place."""
+
+    after = False
+
+    def write_bytes(self, path, data):
+        if self.after:
+            super().write_bytes(path, data)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_report_whose_making_is_killed_is_no_damage(store, root, after):
+    killed = Killed(store.root)
+    killed.after = after
+    (root / "report.html").write_text("of an earlier version")
+    with pytest.raises(KeyboardInterrupt):
+        remake_report(str(root), killed)
+    assert read_run(str(root), store).status == "finished"
+    remake_report(str(root), store)
+    flip(root / "report.html")
+    with pytest.raises(DataError, match=r"report\.html is damaged"):
+        read_run(str(root), store)
+
+
+def test_a_report_is_not_made_again_of_a_ledger_that_was_cut(store, root):
+    for path in Path(store.root, "ledger").iterdir():
+        if path.suffix in (".json", ".jsonl"):
+            path.unlink()
+    with pytest.raises(DataError, match="look 1 is gone"):
+        remake_report(str(root), store)
+
+
 def test_a_run_from_before_checksums_is_read(store, root):
     facts = store.read_json(f"{root}/run.json")
     store.write_json(f"{root}/run.json", {name: value for name, value in facts.items() if name != "files"})
