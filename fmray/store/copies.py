@@ -50,7 +50,8 @@ def folder_to_write(path: str) -> Iterator[str]:
         parent, name = os.path.split(path)
         os.makedirs(parent or ".", exist_ok=True)
         for left in os.listdir(parent or "."):
-            if left.startswith(name) and _PARTIAL.fullmatch(left, len(name)):  # of a process that ended, or that may not go on here
+            # of a process that ended, or that may not go on here
+            if left.startswith(name) and _PARTIAL.fullmatch(left, len(name)):
                 shutil.rmtree(os.path.join(parent, left), ignore_errors=True)
         # a name of its own: a process that was stopped in here must not write into the folder of its successor
         partial = f"{path}.partial-{secrets.token_hex(4)}"

@@ -22,6 +22,7 @@ from fmray.report.card import read_card
 from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
 from fmray.spec.promotion import Promote
+from fmray.store.manifest import measure
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -323,10 +324,13 @@ def test_a_champion_whose_run_is_gone_is_named(house):
 def test_a_run_that_is_judged_by_another_metric_is_refused(house):
     house, runs = house
     promote(runs["weak"], house.store)
-    path = Path(runs["weak"].root) / "card.json"
-    card = json.loads(path.read_text())
+    root = runs["weak"].root
+    card = house.store.read_json(f"{root}/card.json")
     card["scores"]["primary"] = "roc_auc"
-    path.write_text(json.dumps(card))
+    house.store.write_json(f"{root}/card.json", card)
+    facts = house.store.read_json(f"{root}/run.json")
+    files = {**facts["files"], **measure(root, ["card.json"])}
+    house.store.write_json(f"{root}/run.json", {**facts, "files": files})
     with pytest.raises(DataError, match="is judged by accuracy, champion .* by roc_auc"):
         promote(runs["strong"], house.store)
 
