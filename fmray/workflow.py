@@ -25,6 +25,7 @@ from fmray.evaluate.sides import check_sides
 from fmray.inference.serving import served
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
+from fmray.printable import in_yaml
 from fmray.promote import promote, starts_of
 from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
 from fmray.registry import importable
@@ -289,7 +290,9 @@ class _Work:
         plans = linear_plans(job, self.task) if "linear" in job.evaluate.baselines else []
         workers = 0 if self.job.ranges else self.workers
         if plans and (names := left_out_numbers(prepared)):
-            self.journal.note(f"the linear baseline also sees what auto leaves out for the model: {', '.join(names)}")
+            self.journal.note(
+                f"the linear baseline also sees what auto leaves out for the model: {', '.join(map(in_yaml, names))}"
+            )
             prepared = self._prepare(job)
         linear = sweep(job, plans, prepared, self.metric, self.store, workers, role="baseline", report=self.journal)
         if prepared is self.prepared:

@@ -1,9 +1,10 @@
 """Names and values of strangers are shown as text and never do anything to what shows them."""
 
 import pytest
+from ruamel.yaml import YAML
 
 from fmray.errors import DataError
-from fmray.printable import printable
+from fmray.printable import in_yaml, printable
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,12 @@ def test_invisible_characters_are_seen_in_every_error():
     error = DataError("column 'x' is not there. Did you mean '\ufeffx'?", "a\nb.parquet")
     assert str(error) == r"a\nb.parquet: column 'x' is not there. Did you mean '\ufeffx'?"
     assert (error.where, error.message) == (r"a\nb.parquet", r"column 'x' is not there. Did you mean '\ufeffx'?")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "x", "größe", "a.b", "a b", "a, b", "[x]", "x: y", "null", "True", "1", "-", '"', "\\", "\x1b[31m\u202e"],
+)
+def test_a_name_in_a_cure_can_be_pasted_into_a_job(name):
+    shown = printable(f"steps: [{{auto: {{keep: [{in_yaml(name)}]}}}}]")
+    assert YAML(typ="safe").load(shown) == {"steps": [{"auto": {"keep": [name]}}]}

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, JobFile, Overrides, StorePath, app, error_console, out
 from fmray.errors import SpecError
+from fmray.printable import in_yaml
 from fmray.store import redact
 
 
@@ -122,7 +123,7 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
         "job": f"{job.name}",
         "data": f"{data.path}: {seen.dataset.num_rows:,} rows in {num_files} files{more}",
         "columns": "; ".join(
-            f"{len(names)} {kind}: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
+            f"{len(names)} {kind}: {', '.join(map(in_yaml, names[:12]))}{' …' if len(names) > 12 else ''}"
             for kind, names in kinds.items()
         ),
         "target": target,

@@ -35,8 +35,9 @@ from fmray.data.tabular import (
     shifted,
     to_rank,
 )
-from fmray.data.text_numbers import FORMS, read, tidied, units
+from fmray.data.text_numbers import FORMS, MOST_UNITS, read, tidied, units
 from fmray.errors import DataError
+from fmray.printable import in_yaml
 from fmray.records import Json
 from fmray.schema import Column, Schema
 
@@ -138,7 +139,7 @@ class Auto:
         return {
             "silent": one["silent"] + other["silent"],
             "values": one["values"] + other["values"],
-            "units": sorted({*one["units"], *other["units"]}),
+            "units": sorted({*one["units"], *other["units"]})[: MOST_UNITS + 1],
             "digits": sorted({*one["digits"], *other["digits"]}),
             "forms": forms,
         }
@@ -178,7 +179,8 @@ class Auto:
         made = tuple(
             Column(e["name"], e["kind"], e.get("width", 1), tuple(e["levels"]) if "levels" in e else ()) for e in plan
         )
-        state: Json = {"times": times, "plan": plan, "forms": forms, "left_out": left_out}
+        own_units = {name: partial["readings"][name]["units"] for name in forms}
+        state: Json = {"times": times, "plan": plan, "forms": forms, "units": own_units, "left_out": left_out}
         return Fitted(state, Schema(made), lines)
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
@@ -200,7 +202,9 @@ def seen_by_auto(frame: pl.DataFrame, state: Json) -> tuple[pl.DataFrame, Json]:
 def as_read(frame: pl.DataFrame, state: Json) -> pl.DataFrame:
     """Give the columns with numbers and dates in text read; what cannot be read is null."""
     forms = state.get("forms", {})  # models of earlier versions read none
-    return frame.with_columns([read(tidied(frame[name]), form) for name, form in forms.items()]) if forms else frame
+    known = state.get("units", {})
+    made = [read(tidied(frame[name]), form, known.get(name)) for name, form in forms.items()]
+    return frame.with_columns(made) if made else frame
 
 
 def dated(frame: pl.DataFrame, times: Mapping[str, str] | Sequence[str]) -> pl.DataFrame:
@@ -342,7 +346,9 @@ def _as_read(column: Column, partial: Partial) -> tuple[Column, Partial, list[No
     other = [f for f, r in reading["forms"].items() if f != form and _differ(r, reading["forms"][form])]
     text = f"auto reads '{name}' as {what} written like {FORMS[form].example}"
     many = f"auto reads {{columns}} as {what} written like {FORMS[form].example}"
-    cure = f"{_PARSE.format(name=name, form=other[0])} reads them like {FORMS[other[0]].example}" if other else ""
+    cure = (
+        f"{_PARSE.format(name=in_yaml(name), form=other[0])} reads them like {FORMS[other[0]].example}" if other else ""
+    )
     doubt = f", though all values can be written like {FORMS[other[0]].example} as well" if other else ""
     note = Note(name, text + doubt, many + doubt, cure or f"one_hot or hashing before auto keeps '{name}' as levels")
     own, silent = reading["forms"][form]["summary"], reading["silent"]
@@ -357,11 +363,11 @@ def _differ(one: Json, other: Json) -> bool:
 
 def _about_text(name: str, reading: Json, partial: Partial) -> list[Note]:
     """Say what could be read of text that stays text."""
-    if not reading["forms"]:
+    if not reading["forms"] or len(reading["units"]) > MOST_UNITS:
         return []
     form = max(reading["forms"], key=lambda form: reading["forms"][form]["read"])
     what = "numbers" if FORMS[form].kind == "number" else "dates"
-    cure = f"{_PARSE.format(name=name, form=form)} reads them"
+    cure = f"{_PARSE.format(name=in_yaml(name), form=form)} reads them"
     num_read, count = reading["forms"][form]["read"], reading["values"]
     if num_read < count:
         why = f"{count - num_read} of {count} values are no {what}"
@@ -458,7 +464,7 @@ def _useless(column: Column, partial: Partial, is_kept: bool) -> Note | None:
 
 
 def _left_out(name: str, why: str, many: str = "", can_stay: bool = False) -> Note:
-    cure = f"steps: [{{auto: {{keep: [{name}]}}}}] keeps it" if can_stay else ""
+    cure = f"steps: [{{auto: {{keep: [{in_yaml(name)}]}}}}] keeps it" if can_stay else ""
     return Note(name, f"auto leaves out '{name}': {why}", f"auto leaves out {{columns}}: {many or why}", cure)
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fmray.errors import SpecError
+from fmray.printable import in_yaml
 from fmray.spec.sections import Data
 
 STORED = b"fmray.stored_as"
@@ -44,7 +45,7 @@ def settle(schema: pa.Schema, data: Data, roles: Mapping[str, str], first: Rows)
             kinds |= dict.fromkeys(found, pa.string())
             notes.append(
                 f"bytes of {_named(found)} are valid UTF-8 and read as text; data.read_as: "
-                f"{{{found[0]}: bytes}} says otherwise"
+                f"{{{in_yaml(found[0])}: bytes}} says otherwise"
             )
         kinds |= {name: _vector(rows.column(name), schema.field(name)) for name in lists_of}
         notes += [

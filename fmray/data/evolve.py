@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fmray.errors import DataError
+from fmray.printable import in_yaml
 
 UNITS = ("s", "ms", "us", "ns")
 SHOWN = 3
@@ -246,7 +247,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, time_zone: str | None) -> pa
         if pa.types.is_string(field.type) and "UTF8" in str(error):
             text = (
                 f"column '{field.name}' holds bytes here that are no UTF-8, and text elsewhere. Mend them, say "
-                f"data.read_as: {{{field.name}: bytes}} if they are no text, or put it in data.ignore"
+                f"data.read_as: {{{in_yaml(field.name)}: bytes}} if they are no text, or put it in data.ignore"
             )
             raise pa.ArrowInvalid(text) from error
         raise pa.ArrowInvalid(f"column '{field.name}' cannot be read as {field.type}: {error}") from error

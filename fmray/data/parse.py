@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 
 from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
-from fmray.data.text_numbers import FORMS, read, tidied
+from fmray.data.text_numbers import FORMS, MOST_UNITS, read, tidied, units
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.schema import Column, Schema
@@ -23,8 +23,10 @@ class Parse:
     Args:
         columns: Text.
         form: How values are written: "decimal_point" (1,234.5), "decimal_comma" (1.234,5), "year_month_day"
-            (2024-01-31), "day_month_year" (31.01.2024) or "month_day_year" (01/31/2024); "auto" takes the one by which
-            most training values can be read, the first of them if there are several.
+            (2024-01-31), "day_month_year" (31.01.2024), "month_day_year" (01/31/2024), "day_name_year" (31 Jan 2024),
+            "name_day_year" (Jan 31, 2024), "day_month_yy" (31/01/24) or "month_day_yy" (01/31/24), with years from 1969
+            to 2068; "auto" takes the one by which most training values can be read, the first of them if there are
+            several.
 
     Raises:
         SpecError: If the form is unknown.
@@ -34,7 +36,16 @@ class Parse:
         self,
         columns: Sequence[str],
         form: Literal[
-            "auto", "decimal_point", "decimal_comma", "year_month_day", "day_month_year", "month_day_year"
+            "auto",
+            "decimal_point",
+            "decimal_comma",
+            "year_month_day",
+            "day_month_year",
+            "month_day_year",
+            "day_name_year",
+            "name_day_year",
+            "day_month_yy",
+            "month_day_yy",
         ] = "auto",
     ) -> None:
         if form != "auto" and form not in FORMS:
@@ -54,6 +65,7 @@ class Parse:
                 "values": len(tidy) - tidy.null_count(),
                 "read": {form: len(values) - values.null_count() for form, values in made.items()},
                 "strange": sorted(unread.unique().to_list())[:SHOWN],
+                "units": sorted(units(tidy.filter(is_read))),
             }
         return found
 
@@ -64,6 +76,7 @@ class Parse:
                 "values": part["values"] + other[name]["values"],
                 "read": dict(Counter(part["read"]) + Counter(other[name]["read"])),
                 "strange": sorted({*part["strange"], *other[name]["strange"]})[:SHOWN],
+                "units": sorted({*part["units"], *other[name]["units"]})[: MOST_UNITS + 1],
             }
             for name, part in one.items()
         }
@@ -90,10 +103,23 @@ class Parse:
                 text = f"parse: {unread} of {found['values']} values of '{name}' are not written like "
                 text += f"{FORMS[form].example} and become missing{example}"
                 notes.append(Note(name, text, "parse: values of {columns} cannot be read and become missing"))
+            notes += _about_units(name, found["units"])
         made = {name: Column(name, FORMS[form].kind) for name, form in forms.items()}
         columns = tuple(made.get(column.name, column) for column in schema.columns)
-        return Fitted({"forms": forms}, Schema(columns), summed_up(notes))
+        own_units = {name: found["units"] for name, found in partial.items() if len(found["units"]) <= MOST_UNITS}
+        return Fitted({"forms": forms, "units": own_units}, Schema(columns), summed_up(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Read the columns."""
-        return frame.with_columns([read(tidied(frame[name]), form) for name, form in state["forms"].items()])
+        known = state.get("units", {})  # models of earlier versions know none
+        made = [read(tidied(frame[name]), form, known.get(name)) for name, form in state["forms"].items()]
+        return frame.with_columns(made)
+
+
+def _about_units(name: str, found: Sequence[str]) -> list[Note]:
+    """Say that values of several units are read as if they were of one."""
+    if len(found) < 2:
+        return []
+    shown = ", ".join(map(repr, found[:MOST_UNITS])) + (", ..." if len(found) > MOST_UNITS else "")
+    text = f"parse: values of '{name}' have several units ({shown}) and are read as if they had one"
+    return [Note(name, text, "parse: values of {columns} have several units and are read as if they had one")]

@@ -31,6 +31,8 @@ from fmray.store import fingerprint
 Report = Callable[[Json], None]
 SCRATCH_BYTES = 84
 """What a row takes beside the lanes while it is prepared: hashes, side and place in its bucket."""
+SHOWN = 5
+"""Classes that an error names."""
 COPIES_BYTES = 8
 """What it takes more where rows are sampled."""
 
@@ -122,7 +124,7 @@ class Preparation:
             target, kept = self._sample(sample, target, kept)
             rows["sampled"] = sum(target.sampled)
             notes.append(about_rates(target))
-        told = [*self._read_as(rows), *notes]
+        told = [*self._read_as(rows, _reasons(found)), *notes]
         for text in told:
             self.report({"event": "note", "text": text})
         parts, test_ids = self._write(kept, steps, target, levels)
@@ -265,11 +267,15 @@ class Preparation:
                 "train.folds",
             )
 
-    def _read_as(self, rows: dict[str, int]) -> list[str]:
-        """Say how columns were read, and which rows have nothing to learn from."""
+    def _read_as(self, rows: dict[str, int], reasons: dict[str, int]) -> list[str]:
+        """Say how columns were read, and which rows cannot be used or have nothing to learn from."""
         data, count = self.recipe.dataset.data, rows["unlabelled"]
         named = " and ".join(f"'{name}'" for name in data.target)
         without = [f"{count} of {rows['read']} rows have no {named} (null or NaN) and are left out"] if count else []
+        if reasons:
+            shown = "; ".join(f"{reason}: {number} rows" for reason, number in reasons.items())
+            text = f"{rows['quarantined']} of {rows['read']} rows cannot be used and are set aside ({shown})"
+            without.append(f"{text}; data.max_quarantine: 0 refuses them")
         return [*self.recipe.dataset.notes, *without]
 
     def _idle_labels(self, found: Sequence[Identified]) -> list[str]:
@@ -330,7 +336,9 @@ class Preparation:
                 counts[name] += count
                 first.setdefault(name, place)
         if counts:
-            shown = "; ".join(f"'{name}': {count} rows, the first in {first[name]}" for name, count in counts.items())
+            named = list(counts)[:SHOWN]
+            shown = "; ".join(f"'{name}': {counts[name]} rows, the first in {first[name]}" for name in named)
+            shown += f"; and {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else ""
             raise DataError(
                 f"classes of '{self.recipe.dataset.data.target[0]}' in validation or test that no training row has: "
                 f"{shown}. Map them with data.labels, give training rows of them, or {self._another_split}.",

@@ -1,12 +1,13 @@
-"""Look at a job's data before anything is prepared: the first footers, and one row group carried through the steps.
+"""Look at a job's data before anything is prepared: the first footers, and a row group or a few through the steps.
 
 What depends on all rows is not claimed; what is wrong with columns and steps shows here, in a second.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
+import pyarrow as pa
 
 from fmray.catalogue import STEPS
 from fmray.data import pipeline
@@ -22,6 +23,8 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 
 FOOTERS = 32
+PARTITIONS = 4
+"""Files of which rows are looked at where folders name columns, which are the same throughout a file."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,10 @@ def preview(job: Job) -> Preview:
             if name and name not in dataset.schema.names:
                 raise SpecError(f"column '{name}' is not in the data. {nearest(name, dataset.schema.names)}", key)
     task, columns = decide(dataset, job.data, job.task), raw_schema(dataset, job)
-    first = _first_group(work_items(dataset)[0])
-    table = read_item(dataset, first, [*(c.name for c in columns.columns), *job.data.target])
+    names = [*(c.name for c in columns.columns), *job.data.target]
+    table = pa.concat_tables([read_item(dataset, item, names) for item in _first_groups(dataset)])
+    is_all = table.num_rows == dataset.num_rows
+    seen = f"judged by {table.num_rows:,} of {dataset.num_rows:,} rows"
     codes, _ = faults(table, columns, job.data.target)
     table = table.take(np.flatnonzero(codes == 0))
     known = list(takewhile(lambda step: STEPS.is_catalogued(step.name), job.prepared_steps))
@@ -74,7 +79,8 @@ def preview(job: Job) -> Preview:
     try:
         while not steps.is_complete:
             targets = target_frame(table, job.data) if steps.uses_target else None
-            notes += steps.learn_next([steps.fit_next(frame, targets)]).notes
+            told = steps.learn_next([steps.fit_next(frame, targets)]).notes
+            notes += told if is_all else tuple(f"{seen}: {note}" for note in told)
             steps.learn_idle()
         if len(known) == len(job.prepared_steps):
             block(steps.apply(frame), steps.schema)
@@ -91,6 +97,16 @@ def preview(job: Job) -> Preview:
     return Preview(dataset, task, columns, inputs, target, table.num_rows, notes)
 
 
-def _first_group(item: WorkItem) -> WorkItem:
-    file, first, groups, row, rows = item.pieces[0]
-    return replace(item, pieces=((file, first, groups, row, rows),), num_rows=rows)
+def _first_groups(dataset: Dataset) -> list[WorkItem]:
+    """Name the first row groups; with columns that folders name, the first ones of files with different values."""
+    pieces = [piece for item in work_items(dataset) for piece in item.pieces]
+    apart = sorted({dataset.files[piece[0]].partition: piece for piece in reversed(pieces)}.values())
+    if len(apart) < 2:
+        return [WorkItem(0, (pieces[0],), pieces[0][4])]
+    number = min(PARTITIONS, len(apart))
+    chosen = [apart[place * (len(apart) - 1) // (number - 1)] for place in range(number)]  # outer folders differ too
+    items = []
+    for index, (file, group, _, row, _) in enumerate(chosen):
+        rows = dataset.files[file].row_groups[group]
+        items.append(WorkItem(index, ((file, group, 1, row, rows),), rows))
+    return items

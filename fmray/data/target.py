@@ -6,9 +6,10 @@ that look like slips are shown, never merged. A class is spelled once, and `clas
 
 import datetime
 import decimal
+import json
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from fmray.data import moments
 from fmray.data.evolve import UUID
 from fmray.data.raw import plain, without
 from fmray.data.scan import Dataset, read_item, work_items
+from fmray.data.text_numbers import NULL_WORDS
 from fmray.errors import DataError, SpecError
 from fmray.records import Target
 from fmray.registry import nearest
@@ -123,10 +125,17 @@ def fit_target(table: pa.Table, data: Data, task: str) -> Partial:
     """
     frame = target_frame(table, data, as_numbers=task == "regression")
     if task == "regression":
-        return {"moments": moments.numbers(frame, frame.columns)}
+        few = {name: _few_levels(frame[name].drop_nulls().unique().to_list()) for name in frame.columns}
+        return {"moments": moments.numbers(frame, frame.columns), "few": few}
     counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows")
     _refuse_many(counts, data)
     return {"counts": dict(zip(counts[:, 0].to_list(), counts[:, 1].to_list(), strict=True))}
+
+
+def _few_levels(levels: Iterable[float]) -> list[float] | None:
+    """Give distinct numbers in order, None where they are many."""
+    found = sorted({float(level) for level in levels})
+    return found if len(found) <= FEW_LEVELS else None
 
 
 def _refuse_many(counts: Sized, data: Data) -> None:
@@ -141,7 +150,9 @@ def _refuse_many(counts: Sized, data: Data) -> None:
 def merge_target(one: Partial, other: Partial) -> Partial:
     """Give the summary of both sets of rows."""
     if "moments" in one:
-        return {"moments": moments.merge(one["moments"], other["moments"])}
+        pairs = {name: (mine, other["few"][name]) for name, mine in one["few"].items()}
+        few = {n: None if a is None or b is None else _few_levels([*a, *b]) for n, (a, b) in pairs.items()}
+        return {"moments": moments.merge(one["moments"], other["moments"]), "few": few}
     return {"counts": dict(Counter(one["counts"]) + Counter(other["counts"]))}
 
 
@@ -160,7 +171,8 @@ def learn_target(partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]
             raise DataError(
                 f"'{name}' is the same number in all training rows. There is nothing to learn.", "data.target"
             )
-        return Target(data.target, "number", mean=tuple(m[1] for m in found), scale=scales), ()
+        told = [note for name in data.target for note in _about_few(name, partial["few"][name])]
+        return Target(data.target, "number", mean=tuple(m[1] for m in found), scale=scales), tuple(told)
     counts = partial["counts"]
     _refuse_many(counts, data)
     if len(counts) < 2:
@@ -172,7 +184,26 @@ def learn_target(partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]
     numbers = tuple(counts[level] for level in levels)
     positive, notes = _positive(data, classes, numbers)
     guessed = _about_type(data, levels)
+    guessed += _about_missing([level for level in levels if isinstance(level, str)], counts)
     return Target(data.target, "class", classes, positive, counts=numbers), (*guessed, *notes, *_variants(classes))
+
+
+def _about_few(name: str, levels: Sequence[float] | None) -> list[str]:
+    """Say that few numbers with fractions are not taken for classes, which nobody need have asked for."""
+    if levels is None or all(level.is_integer() for level in levels):
+        return []
+    shown = ", ".join(map(moments.spell, levels[:SHOWN])) + (" ..." if len(levels) > SHOWN else "")
+    return [f"'{name}' holds {len(levels)} numbers ({shown}), predicted as numbers; task: classification as classes"]
+
+
+def _about_missing(levels: Sequence[str], counts: Mapping[Any, int]) -> tuple[str, ...]:
+    """Say that a class may be what somebody wrote where there is no label."""
+    return tuple(
+        f"class '{level}' ({counts[level]} training rows) may mean that there is no label; "
+        f"data.null_values: [{json.dumps(level, ensure_ascii=False)}] says so"
+        for level in levels
+        if level.strip().lower() in NULL_WORDS
+    )
 
 
 def _about_type(data: Data, levels: Sequence[object]) -> tuple[str, ...]:

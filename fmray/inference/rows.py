@@ -156,10 +156,10 @@ class Reader:
         for step, learned in zip(steps.steps, steps.fitted, strict=True):
             state = learned.state
             if isinstance(step, Auto):
-                count_unread(frame, state.get("forms", {}), unseen)
+                count_unread(frame, state, unseen)
                 frame, state = seen_by_auto(frame, state)
             elif isinstance(step, Parse):
-                count_unread(frame, state["forms"], unseen)
+                count_unread(frame, state, unseen)
             count_unseen(frame, step, state, unseen.levels, way.with_nulls is None)
             frame = step.apply(frame, state)
         places = np.flatnonzero(sound)
@@ -196,11 +196,12 @@ def count_nulls(frame: pl.DataFrame, way: Prepared, unseen: Unseen) -> None:
             unseen.nulls[column.name] += number
 
 
-def count_unread(frame: pl.DataFrame, forms: Mapping[str, str], unseen: Unseen) -> None:
-    """Count text that does not follow the form by which its column is read, and which therefore is missing."""
-    for name, form in forms.items():
+def count_unread(frame: pl.DataFrame, state: Json, unseen: Unseen) -> None:
+    """Count text that is missing as it does not follow the form, or is in no unit, by which its column is read."""
+    for name, form in state.get("forms", {}).items():
         tidy = tidied(frame[name])
-        strange = tidy.filter(tidy.is_not_null() & read(tidy, form).is_null()).alias("level")
+        made = read(tidy, form, state.get("units", {}).get(name))
+        strange = tidy.filter(tidy.is_not_null() & made.is_null()).alias("level")
         if len(strange):
             counts = strange.value_counts(name="rows").sort("rows", "level").tail(MOST_LEVELS)
             unseen.unread.setdefault(name, Strangers()).add(len(strange), dict(counts.iter_rows()))

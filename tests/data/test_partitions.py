@@ -6,8 +6,10 @@ import pyarrow as pa
 import pytest
 
 from fmray.data.partitions import type_of
+from fmray.data.preview import preview
 from fmray.data.scan import Dataset, read_item, scan, work_items
 from fmray.errors import DataError
+from fmray.spec.job import Job
 from fmray.spec.sections import Data
 
 
@@ -96,3 +98,14 @@ def test_what_folders_say_reaches_the_lanes_and_the_notes_of_the_record(write, p
     assert "region" in [column.name for column in made.raw.columns]
     assert any("read from the names of folders: 'region' (string)" in note for note in made.notes)
     assert prepared(folder, steps=["auto"]).notes == made.notes
+
+
+def test_a_look_at_partitions_reads_several_and_says_of_how_many_rows_it_speaks(write):
+    for year in (2020, 2021):
+        for region in ("north", "east", "south", "west"):
+            rows = {"x": [n / 7 for n in range(30)], "k": ["same"] * 30, "y": ["a", "b"] * 15}
+            folder = write(f"year={year}/region={region}/part.parquet", rows)
+    seen = preview(Job.from_json({"name": "test", "data": {"path": str(folder), "target": "y"}}))
+    assert seen.num_rows == 4 * 30
+    left_out = [note for note in seen.notes if "leaves out" in note]
+    assert left_out == ["judged by 120 of 240 rows: auto leaves out 'k': it is the same in all training rows"]

@@ -71,6 +71,8 @@ def test_every_row_is_accounted_for(write, prepared):
     assert sum(found.num_rows(split) for split in SPLITS) == N - 5
     assert all(found.rows[split] == found.num_rows(split) for split in SPLITS)
     assert found.quarantine == {"'a' is infinite": 1, "'when' is missing": 2}
+    said = "rows cannot be used and are set aside ('a' is infinite: 1 rows; 'when' is missing: 2 rows)"
+    assert f"3 of {found.rows['read']} {said}; data.max_quarantine: 0 refuses them" in found.notes
     held = pq.read_table(f"{found.root}/quarantine").select(["quarantine_reason", "quarantine_row"]).to_pydict()
     assert held == {
         "quarantine_reason": ["'when' is missing", "'when' is missing", "'a' is infinite"],

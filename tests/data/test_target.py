@@ -227,3 +227,30 @@ def test_labels_that_no_row_has_are_noted_wherever_the_others_occur(write, prepa
     found = prepared(folder, data={"labels": labels}, split={"by": "given", "column": "side"}, steps=["standardise"])
     assert [note for note in found.notes if "data.labels" in note] == ["data.labels maps 'Yes', which no row has"]
     assert found.target.counts == (166, 84)
+
+
+def test_few_numbers_with_fractions_are_said_to_be_predicted_as_numbers():
+    told = "'y' holds 2 numbers (0.5, 1.5), predicted as numbers; task: classification as classes"
+    parts = [pa.table({"y": values}) for values in ([0.5, None], [1.5, 0.5], [float("nan")])]
+    one, *others = (fit_target(part, section(), "regression") for part in parts)
+    for other in others:
+        one = merge_target(one, other)
+    assert learn_target(one, section())[1] == (told,)
+    assert learned([1.0, 2.0, 3.0], "regression")[1] == ()
+    assert learned([n / 7 for n in range(50)], "regression")[1] == ()
+
+
+@pytest.mark.parametrize("word", ["", "NA", "null", " - "])
+def test_classes_that_may_mean_missing_are_said_with_the_way_to_make_them_so(word):
+    said = learned(["yes", "no", "no", word, word])[1]
+    assert f"class '{word}' (2 training rows) may mean that there is no label; data.null_values: " in said[0]
+    assert learned(["yes", "no", "no", word], null_values=(word,))[0].classes == ("no", "yes")
+
+
+def test_of_many_classes_that_no_training_row_has_the_first_are_named(write, prepared):
+    folder = write("a.parquet", {"x": [n / 7 for n in range(200)], "y": [f"id{n}" for n in range(200)]})
+    with pytest.raises(
+        DataError, match=r"'id\d+': 1 rows, the first in a.parquet row \d+; and \d+ more classes"
+    ) as error:
+        prepared(folder)
+    assert str(error.value).count("the first in") == module.SHOWN

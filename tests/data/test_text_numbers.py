@@ -51,6 +51,13 @@ def learned(values, parts=3):
         ("decimal_point", "1,23,456", None),
         ("decimal_point", "1.234,56", None),
         ("decimal_point", "01234", None),
+        ("decimal_point", "1,234.5 kg", 1234.5),
+        ("decimal_point", "-12.5°C", -12.5),
+        ("decimal_point", "80 km/h", 80),
+        ("decimal_point", "5e-3 m²", 0.005),
+        ("decimal_point", "12 of them", None),
+        ("decimal_point", "2024Q1", None),
+        ("decimal_comma", "1.234,5 kg", 1234.5),
         ("decimal_point", "1e400", None),
         ("decimal_point", "N/A", None),
         ("decimal_comma", "1.234,56", 1234.56),
@@ -63,6 +70,17 @@ def learned(values, parts=3):
         ("day_month_year", "31-01-2024 09:15", DAY.replace(hour=9, minute=15)),
         ("month_day_year", "01/31/2024", DAY),
         ("month_day_year", "31/01/2024", None),
+        ("day_name_year", "31-Jan-2024", DAY),
+        ("day_name_year", "31 january 2024 09:15", DAY.replace(hour=9, minute=15)),
+        ("day_name_year", "31 Feb 2024", None),
+        ("day_name_year", "31-Jam-2024", None),
+        ("name_day_year", "Jan. 31, 2024", DAY),
+        ("name_day_year", "September 1 1999", datetime.datetime(1999, 9, 1)),
+        ("day_month_yy", "31/01/24", DAY),
+        ("day_month_yy", "31/01/68", DAY.replace(year=2068)),
+        ("day_month_yy", "31/01/69", DAY.replace(year=1969)),
+        ("month_day_yy", "1-31-24", DAY),
+        ("month_day_yy", "31/01/24", None),
     ],
 )
 def test_a_value_follows_a_form_exactly_or_is_missing(form, text, value):
@@ -71,6 +89,7 @@ def test_a_value_follows_a_form_exactly_or_is_missing(form, text, value):
 
 def test_units_are_told_apart_and_days_are_no_zones():
     assert units(tidied(pl.Series(["$5", "12%", "7", "31-01-2024", "10:05:00Z"]))) == {"$", "%", "", "zone"}
+    assert units(tidied(pl.Series(["1 kg", "2kg", "80 km/h", "1e5", "3 m²"]))) == {"kg", "km/h", "", "m²"}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +100,8 @@ def test_units_are_told_apart_and_days_are_no_zones():
         lambda v: f"${v:,.2f}",
         lambda v: f"{v / 1e5:.3f}%",
         lambda v: f"{v / 1e3:.3e}",
+        lambda v: f"{v / 1e3:,.3f} kg",
+        lambda v: f"{v}ms",
         lambda v: f"{v:,}".replace(",", ".") + ",50",
         str,
     ],
@@ -97,11 +118,15 @@ def test_numbers_in_text_are_read_by_auto_and_it_is_said(spell):
     assert fitted.notes[0].startswith("auto reads 'x' as numbers written like 1")
 
 
-def test_dates_in_text_become_parts_of_times():
-    values = [f"{1 + i % 28:02}.{1 + i % 12:02}.{1990 + i % 30}" for i in range(N)]
+@pytest.mark.parametrize(
+    ("written", "example"),
+    [("%d.%m.%Y", "31.01.2024"), ("%d-%b-%Y", "31 Jan 2024"), ("%B %d, %Y", "Jan 31, 2024"), ("%m/%d/%y", "01/31/24")],
+)
+def test_dates_in_text_become_parts_of_times(written, example):
+    values = [datetime.date(1990 + i % 30, 1 + i % 12, 1 + i % 28).strftime(written) for i in range(N)]
     fitted = learned(values)
     assert "x_year" in [column.name for column in fitted.schema.columns]
-    assert "auto reads 'x' as dates written like 31.01.2024" in fitted.notes[0]
+    assert f"auto reads 'x' as dates written like {example}" in fitted.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +149,8 @@ def test_what_can_be_read_in_two_ways_is_said_with_the_other_way(values, said, c
         [str(90_000 + i % 300) for i in range(2 * N)],  # zip codes
         [str(i % 7) for i in range(N)],  # few levels
         [f"{'$€'[i % 2]}{v}" for i, v in enumerate(NUMBERS)],  # several currencies
+        [f"{v}{'kM'[i % 2]}" for i, v in enumerate(NUMBERS)],  # thousands and millions
+        [f"{v} Street{'abcdefghijklmnop'[i % 16]}" for i, v in enumerate(NUMBERS)],  # words that are no units
     ],
 )
 def test_codes_and_mixed_units_are_not_read_as_numbers(values):
@@ -146,3 +173,10 @@ def test_parse_says_what_it_cannot_read_and_refuses_where_that_is_all():
         step.learn(step.fit(frame_of(["few", "lots"]), SCHEMA), SCHEMA)
     with pytest.raises(SpecError, match="'comma'. Accepted: auto, decimal_point"):
         Parse(["x"], form="comma")
+
+
+def test_parse_says_that_values_have_several_units():
+    frame = frame_of([f"{v} {'kg' if v % 2 else 'lb'}" for v in NUMBERS])
+    step = Parse(["x"])
+    fitted = step.learn(step.merge(step.fit(frame.head(3), SCHEMA), step.fit(frame.tail(-3), SCHEMA)), SCHEMA)
+    assert fitted.notes == ("parse: values of 'x' have several units ('kg', 'lb') and are read as if they had one",)

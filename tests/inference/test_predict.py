@@ -18,7 +18,6 @@ from fmray.cli import main
 from fmray.data.hashing import row_hash
 from fmray.data.lanes import Lanes
 from fmray.errors import ClusterError, DataError
-from fmray.inference import predict as predicting
 from fmray.inference.model import open_model
 from fmray.inference.predict import MANIFEST, predict, spell_summary
 from fmray.records import SPLITS
@@ -221,21 +220,22 @@ def test_two_at_once_do_not_write_into_one_folder(model, data, tmp_path):
         go(model, data, tmp_path / "out")
 
 
-def test_what_was_done_is_not_done_again(model, data, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    read_part = predicting.predict_item
+def test_what_was_done_is_not_done_again(model, data, tmp_path):
+    out, disk, unplugged = tmp_path / "out", tmp_path / "disk", tmp_path / "unplugged"
+    disk.mkdir()
+    (data / "1.parquet").rename(disk / "1.parquet")
+    (data / "1.parquet").symlink_to(disk / "1.parquet")
 
-    def fail_at_second(work, item):
-        if item.index == 1:
-            raise DataError("1.parquet: cannot be read now")
-        read_part(work, item)
+    def unplug_after_the_first_part(event):
+        if disk.exists() and any(out.glob("part-*.parquet")):
+            disk.rename(unplugged)
 
-    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"1\.parquet"):
-        patch.setattr(predicting, "predict_item", fail_at_second)
-        go(model, data, out)
+    with pytest.raises(DataError, match=r"1\.parquet"):
+        go(model, data, out, report=unplug_after_the_first_part)
     done = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     assert done
     assert not (out / MANIFEST).exists()
+    unplugged.rename(disk)
     assert go(model, data, out)["rows"] == 380 == len(read(out))
     assert {path: path.stat().st_mtime_ns for path in done} == done
 

@@ -87,5 +87,17 @@ def test_text_that_can_no_longer_be_read_is_counted_with_what_it_says():
     step, frame = Auto(), pl.DataFrame({"c": [f"{i * i:,}" for i in (*range(900, 3000, 2), *range(901, 3000, 2))]})
     state = step.learn(step.fit(frame, TEXT), TEXT).state
     unseen = Unseen()
-    count_unread(pl.DataFrame({"c": ["1,000", "n/a", "many", "many", None]}), state["forms"], unseen)
+    count_unread(pl.DataFrame({"c": ["1,000", "n/a", "many", "many", None]}), state, unseen)
     assert unseen.to_json()["unread"] == {"c": {"rows": 2, "levels": {"many": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "others"), [("%", ["5", "$5", "5 kg"]), ("", ["5%", "5 kg"]), (" kg", ["5 lb", "5"])]
+)
+def test_numbers_in_text_in_another_unit_than_in_training_are_counted_and_count_as_missing(trained, others):
+    step, frame = Auto(), pl.DataFrame({"c": [f"{number}.5{trained}" for number in range(900, 3000)]})
+    state = step.learn(step.fit(frame, TEXT), TEXT).state
+    unseen, new = Unseen(), pl.DataFrame({"c": [f"7.5{trained}", *others]})
+    count_unread(new, state, unseen)
+    assert unseen.to_json()["unread"] == {"c": {"rows": len(others), "levels": dict.fromkeys(others, 1)}}
+    assert step.apply(new, state)["c"].to_list()[1:] == [0.0] * len(others)
