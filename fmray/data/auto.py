@@ -438,6 +438,9 @@ def _useless(column: Column, partial: Partial, is_kept: bool) -> Note | None:
     """Say why a column is left out, if it is."""
     name, rows = column.name, partial["rows"]
     if column.kind == "number" and not moments.scale(partial["moments"][name]) and not partial["nulls"][name]:
+        low, high = partial["moments"][name][3:5]
+        if low != high or (name in partial["levels"] and moments.distinct(partial["levels"][name][1]) > 1):
+            return _left_out(name, "its values are too close together to tell them apart as floats")
         return _left_out(name, "it is the same in all training rows")
     if column.kind == "number" and not partial["moments"][name][0]:
         return _left_out(name, "it is missing in all training rows")

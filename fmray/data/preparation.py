@@ -31,6 +31,8 @@ from fmray.store import fingerprint
 Report = Callable[[Json], None]
 SCRATCH_BYTES = 84
 """What a row takes beside the lanes while it is prepared: hashes, side and place in its bucket."""
+UNLIKELY_ROWS = 30
+"""So many rows that differ do not come to one side by chance."""
 SHOWN = 5
 """Classes that an error names."""
 COPIES_BYTES = 8
@@ -219,7 +221,7 @@ class Preparation:
     def _cure(self, rows: dict[str, int]) -> str:
         """Say what to do about a side without rows."""
         alone = [split for split in SPLITS if rows[split]]
-        if len(alone) == 1 and rows[alone[0]] > 1 and self.recipe.definition.by == "hash":
+        if len(alone) == 1 and rows[alone[0]] >= UNLIKELY_ROWS and self.recipe.definition.by == "hash":
             names = ", ".join(map(repr, self.recipe.definition.columns))
             return (
                 f"Rows that are equal in {names} stay together, and all of them are. "

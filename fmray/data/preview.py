@@ -64,8 +64,8 @@ def preview(job: Job) -> Preview:
             if name and name not in dataset.schema.names:
                 raise SpecError(f"column '{name}' is not in the data. {nearest(name, dataset.schema.names)}", key)
     task, columns = decide(dataset, job.data, job.task), raw_schema(dataset, job)
-    names = [*(c.name for c in columns.columns), *job.data.target]
-    table = pa.concat_tables([read_item(dataset, item, names) for item in _first_groups(dataset)])
+    shown = [*(c.name for c in columns.columns), *job.data.target]
+    table = pa.concat_tables([read_item(dataset, item, shown) for item in _first_groups(dataset)])
     is_all = table.num_rows == dataset.num_rows
     seen = f"judged by {table.num_rows:,} of {dataset.num_rows:,} rows"
     codes, _ = faults(table, columns, job.data.target)
