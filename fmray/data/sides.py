@@ -95,7 +95,7 @@ def _target_of(table: pa.Table, data: Data, task: str) -> Json:
     if task == "regression":
         low, high = frame.min().row(0), frame.max().row(0)
         return {"low": [_number(v) for v in low], "high": [_number(v) for v in high]}
-    counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows").head(MOST_CLASSES)
+    counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows").sort("level").head(MOST_CLASSES)
     return {"counts": dict(zip(map(moments.spell, counts[:, 0].to_list()), counts[:, 1].to_list(), strict=True))}
 
 
@@ -115,7 +115,7 @@ def _merged(parts: Sequence[Json]) -> Json:
         total = Counter[str]()
         for part in parts:
             total.update(part["counts"])
-        found["counts"] = dict(total)
+        found["counts"] = dict(sorted(total.items()))  # else the record's bytes would go by the order of the items
     for name, best in (("low", min), ("high", max)):
         if name in parts[0]:
             columns = zip(*(part[name] for part in parts), strict=True)

@@ -1,5 +1,6 @@
 """Ask for each ensemble in a whole job, and compare what is written with what its members say."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def run(folder, ensemble, train, target="y"):
     job = job_from({"name": "flow", "data": data, "train": train, "ensemble": ensemble, **options}, folder)
     store = Store(str(folder / "store"))
     found = workflow.execute(job, store)
-    return found, store.read_json(f"{found.root}/model/model.json")["ensemble"]
+    return found, json.loads(Path(found.root, "model/model.json").read_text())["ensemble"]
 
 
 @pytest.mark.parametrize("name", list(JOBS))
