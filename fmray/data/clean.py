@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from fmray.data import moments
-from fmray.data.step import Fitted, Partial, chosen
+from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.schema import Column, Schema
@@ -59,25 +59,27 @@ class Impute:
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Summarise the columns as `by` needs it."""
         names = self._names(schema)
+        nulls = {name: frame[name].null_count() for name in names}
         match self.by:
             case "mean":
-                return {"moments": moments.numbers(frame, names)}
+                return {"nulls": nulls, "moments": moments.numbers(frame, names)}
             case "median":
-                return {"points": {name: moments.ranks(frame[name]) for name in names}}
+                return {"nulls": nulls, "points": {name: moments.ranks(frame[name]) for name in names}}
             case "most_frequent":
-                return {"levels": {name: moments.levels(frame[name], MOST_LEVELS)[0] for name in names}}
+                levels = {name: moments.levels(frame[name], MOST_LEVELS)[0] for name in names}
+                return {"nulls": nulls, "levels": levels}
         return None
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the summary of both sets of rows."""
+        nulls = {name: count + other["nulls"][name] for name, count in one["nulls"].items()}
         if self.by == "mean":
-            return {"moments": moments.merge(one["moments"], other["moments"])}
+            return {"nulls": nulls, "moments": moments.merge(one["moments"], other["moments"])}
         if self.by == "median":
-            return {
-                "points": {n: moments.merge_ranks(points, other["points"][n]) for n, points in one["points"].items()}
-            }
+            points = {n: moments.merge_ranks(mine, other["points"][n]) for n, mine in one["points"].items()}
+            return {"nulls": nulls, "points": points}
         both = {n: moments.merge_levels(seen, other["levels"][n], MOST_LEVELS) for n, seen in one["levels"].items()}
-        return {"levels": {name: counts for name, (counts, _) in both.items()}}
+        return {"nulls": nulls, "levels": {name: counts for name, (counts, _) in both.items()}}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Choose the filling of each column.
@@ -87,7 +89,10 @@ class Impute:
         """
         fill = {name: self._filling(name, partial) for name in self._names(schema)}
         flags = tuple(Column(f"{name}_missing", "missing") for name in fill) if self.flag else ()
-        return Fitted({"fill": fill}, Schema((*schema.columns, *flags)))
+        notes = (
+            [] if self.by == "constant" else [self._about(name, fill[name], partial["nulls"][name]) for name in fill]
+        )
+        return Fitted({"fill": fill}, Schema((*schema.columns, *flags)), summed_up([n for n in notes if n is not None]))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Fill, and flag where asked."""
@@ -102,6 +107,15 @@ class Impute:
         text = self.by == "most_frequent" or (self.by == "constant" and isinstance(self.value, str))
         kinds = (*(("number",) if numeric or self.by == "most_frequent" else ()), *(("text",) if text else ()))
         return [column.name for column in chosen(self.columns, schema, kinds, "impute")]
+
+    def _about(self, name: str, value: Any, number: int) -> Note | None:
+        """Say with what missing values are filled, if there are any."""
+        if not number:
+            return None
+        shown = f"{value:.6g}" if isinstance(value, int | float) else repr(value)
+        text = f"impute fills {number} missing values of '{name}' with {shown} (by: {self.by})"
+        many = f"impute fills missing values of {{columns}} (by: {self.by})"
+        return Note(name, text, many, "by: constant, with a value, fills them otherwise")
 
     def _filling(self, name: str, partial: Partial) -> Any:
         if self.by == "constant":
@@ -168,7 +182,11 @@ class Clip:
             return Fitted({"bounds": {name: [self.low, self.high] for name in names}}, schema)
         shares = [1 - self.quantile, self.quantile]
         bounds = {name: moments.quantiles(partial[name], shares) for name in names if len(partial[name][0])}
-        return Fitted({"bounds": bounds}, schema)
+        cure, notes = "low and high set bounds of your own", []
+        for name, (low, high) in bounds.items():
+            text = f"clip cuts '{name}' off at {low:.6g} and {high:.6g} (quantile: {self.quantile:g})"
+            notes.append(Note(name, text, f"clip cuts {{columns}} off (quantile: {self.quantile:g})", cure))
+        return Fitted({"bounds": bounds}, schema, summed_up(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Cut off."""

@@ -225,3 +225,11 @@ def test_real_data_become_finite_inputs(real_data, name, target, null_values, ex
         assert x.shape == (frame.height, fitted.schema.width)
         assert np.isfinite(x).all()
         assert np.abs(x).max() <= auto.FARTHEST
+
+
+@pytest.mark.parametrize(
+    "values", [[2**53 + number % 2 for number in range(N)], [number * 1e-313 for number in range(N)]]
+)
+def test_numbers_that_floats_cannot_tell_apart_are_left_out_and_not_called_the_same(values):
+    _, fitted = run({"x": values}, parts=2)
+    assert fitted.notes == ("auto leaves out 'x': its values are too close together to tell them apart as floats",)

@@ -125,3 +125,27 @@ def test_dropping_leaves_the_rest_in_order():
 def test_parameters_that_make_no_sense_are_refused(build, message):
     with pytest.raises(SpecError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("by", "frame", "schema", "shown"),
+    [
+        ("mean", numbers([1.0, None, 3.0, None]), NUMBER, "2"),
+        ("median", numbers([1.0, None, 9.0, 3.0, None]), NUMBER, "3"),
+        ("most_frequent", text(["a", None, "a", "b", None]), TEXT, "'a'"),
+    ],
+)
+def test_what_missing_values_are_filled_with_is_said(by, frame, schema, shown):
+    _, fitted = run(Impute(by=by), frame, schema)
+    name = schema.columns[0].name
+    assert len(fitted.notes) == 1
+    assert fitted.notes[0].startswith(
+        f"impute fills 2 missing values of '{name}' with {shown} (by: {by}); by: constant"
+    )
+    assert run(Impute(by=by), frame.drop_nulls(), schema)[1].notes == ()
+
+
+def test_bounds_that_clip_learned_are_said():
+    _, fitted = run(Clip(quantile=0.75), numbers([float(n) for n in range(101)]), NUMBER)
+    assert fitted.notes == ("clip cuts 'x' off at 25 and 75 (quantile: 0.75); low and high set bounds of your own",)
+    assert run(Clip(low=0), numbers([1.0]), NUMBER)[1].notes == ()
