@@ -218,7 +218,8 @@ def _judge(recipe: Recipe, table: pa.Table, sides: np.ndarray) -> tuple[np.ndarr
     mark(sides == EXCLUDED, f"'{data.time}' is missing")
     if data.weight:
         weight = table.column(data.weight).cast(pa.float64()).fill_null(-1.0).to_numpy()
-        mark(~((weight >= 0) & np.isfinite(weight)), f"'{data.weight}' is missing, negative or infinite")
+        most = float(np.finfo(np.float32).max)  # weights are kept as such, beyond which all is infinite
+        mark(~((weight >= 0) & (weight <= most)), f"'{data.weight}' is missing, negative or infinite")
     mark(unlabelled(table, data), UNLABELLED)
     return codes, reasons
 

@@ -35,11 +35,13 @@ def another_split(by: str, column: str) -> str:
 
 
 def lacking(table: pa.Table, names: Sequence[str], null_values: NullValues) -> np.ndarray:
-    """Tell which rows have a value in none of some columns (n,), bool."""
+    """Tell which rows have a value in none of some columns (n,), bool; blank text is none."""
     found = np.ones(len(table), bool)
     for name in names:
         series = pl.Series(name, table.column(name))
         series = series.fill_nan(None) if series.dtype.is_float() else series
+        if series.dtype == pl.String:
+            series = series.set((series.str.strip_chars() == "").fill_null(False), None)
         found &= without(series, null_values).is_null().to_numpy()
     return found
 

@@ -42,7 +42,7 @@ def grouped(missing=None):
     return columns(g=[missing if i % 3 == 0 else name for i, name in enumerate(groups)])
 
 
-@pytest.mark.parametrize("missing", [None, "NA"])
+@pytest.mark.parametrize("missing", [None, "NA", "", " "])
 def test_rows_without_a_group_are_refused_with_their_number(prepared, missing):
     with pytest.raises(DataError, match=r"^data.group: 100 of 300 rows have no 'g'.*data.group_nulls: own"):
         prepared(grouped(missing), group="g", null_values=["NA"])
