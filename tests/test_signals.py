@@ -92,3 +92,51 @@ def test_a_run_is_interrupted_in_a_stage_and_continues(tmp_path, stage):
 def has_event(folder: Path, stage: str) -> bool:
     told = f'"event":"stage","stage":"{stage}"'
     return any(told in log.read_text() for log in folder.glob("store/runs/job/*/events.jsonl"))
+
+
+# stands for modules that take long to be taken apart, as torch does on a busy machine
+SLOW_END = """
+import sys, time
+from fmray.cli import main
+
+class Slow:
+    def __del__(self, sleep=time.sleep, write=sys.stderr.write):
+        sleep(30)
+
+slow = Slow()
+sys.argv = ["fmray", *{command}]
+{before}
+main()
+"""
+INTERRUPT = """
+import os, signal, fmray.data.preview
+fmray.data.preview.preview = lambda job: exec('os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)', globals())
+"""
+AT_END = """
+import os, threading
+signal = lambda number: (os.kill(os.getpid(), number), time.sleep(0.2))
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_ends_without_waiting_for_modules_to_be_taken_apart(tmp_path):
+    write_job(tmp_path)
+    code = SLOW_END.format(command=["check", "job.yaml", "--json"], before=INTERRUPT)
+    process = start(tmp_path, "-c", code)
+    said, errors = process.communicate(timeout=25)
+    assert process.returncode == 130, errors  # and not by SIGINT, as where code that is run as text is interrupted
+    assert json.loads(said.splitlines()[-1]) == {"status": "interrupted"}
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_answer_changes_neither_exit_code_nor_what_is_said(tmp_path, number):
+    before = (
+        AT_END + f"threading.Thread(target=lambda: (threading.main_thread().join(), signal({int(number)}))).start()"
+    )
+    process = start(tmp_path, "-c", SLOW_END.format(command=["version", "--json"], before=before))
+    said, errors = process.communicate(timeout=25)
+    assert process.returncode == 0, errors
+    assert json.loads(said)["status"] == "done"
+    assert errors == ""

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmray.cli.signals import watch_signals
+from fmray.cli.signals import end_with, watch_signals
 from fmray.console import PlainConsole, guard_streams, require_utf8_names
 from fmray.errors import DataError, FmrayError, SpecError
 from fmray.store import redact
@@ -60,8 +60,16 @@ def main(arguments: list[str] | None = None) -> None:
         require_utf8_names()
         guard_streams()
         watch_signals(partial(_give_up, given, known))
-    with _terminable() if arguments is not None else nullcontext():
-        code, answer = _answer(given, known)
+    try:
+        with _terminable() if arguments is not None else nullcontext():
+            code, answer = _answer(given, known)
+        if arguments is None:
+            end_with(code)
+    except KeyboardInterrupt:  # while an error was being said
+        code, answer = _interrupted(known)
+        if arguments is None:
+            end_with(code)
+    known["is_ended"] = True
     if answer is not None and "--json" in given:
         known["is_answered"] = True
         print(_as_line(known, answer), flush=True)
@@ -71,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _give_up(arguments: list[str], known: dict[str, Any]) -> None:
     """Leave a process that a signal could not stop in time as an interrupted one leaves: leases let go, and said."""
     release_all()
-    if known.get("is_interrupted"):
+    if known.get("is_interrupted") or known.get("is_ended"):
         return
     error_console.say(RESUMABLE)
     if "--json" in arguments and not known.get("is_answered"):
@@ -117,15 +125,11 @@ def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str,
         hint = f"{error.format_message()} Try 'fmray --help'."
         return BAD_INPUT, _failure("usage", "", hint)
     except (KeyboardInterrupt, typer.Abort):
-        error_console.say(RESUMABLE)
-        known["is_interrupted"] = True
-        return INTERRUPTED, {"status": "interrupted"}
+        return _interrupted(known)
     except SystemExit as ended:  # by which Ray, once it has started, answers SIGTERM
         if ended.code != signal.SIGTERM:
             raise
-        error_console.say(RESUMABLE)
-        known["is_interrupted"] = True
-        return INTERRUPTED, {"status": "interrupted"}
+        return _interrupted(known)
     except FmrayError as error:
         code = BAD_INPUT if isinstance(error, SpecError | DataError) else FAILED
         return code, _failures(error)
@@ -142,6 +146,12 @@ def _answer(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str,
         # the last line of defence: whatever else it is, the caller gets JSON and exit code 1
         error_console.say(*redact(traceback.format_exc()).splitlines())
         return FAILED, _failure(type(error).__name__, "", str(error))
+
+
+def _interrupted(known: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    error_console.say(RESUMABLE)
+    known["is_interrupted"] = True
+    return INTERRUPTED, {"status": "interrupted"}
 
 
 def _failure(kind: str, where: str, message: str) -> dict[str, Any]:

@@ -3,18 +3,25 @@
 Python raises KeyboardInterrupt only between two of its instructions, and a long sort in a library is one of them. A
 thread hears of signals at once; it ends the process where the main thread has not done so within a grace period.
 Whatever is on disk by then is as good as after a kill: a run continues from it.
+
+A command that has answered ends as soon as exit handlers have run. Python would take its modules apart first, for
+seconds on a busy machine, and by then nobody hears of signals.
 """
 
+import atexit
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 GRACE_SECONDS = 1.5
 INTERRUPTED = 130
 _HEARD = (signal.SIGINT, signal.SIGTERM)
+_codes: list[int] = []  # the exit code, once it is known
 
 
 def watch_signals(give_up: Callable[[], None]) -> None:
@@ -23,6 +30,7 @@ def watch_signals(give_up: Callable[[], None]) -> None:
     Args:
         give_up: Called before the process is ended from outside of its main thread; has half a second.
     """
+    atexit.register(_leave)  # before any library registers its own, so it runs after them
     heard, written = os.pipe()
     os.set_blocking(written, False)
     for number in _HEARD:
@@ -31,6 +39,22 @@ def watch_signals(give_up: Callable[[], None]) -> None:
     # a signal to a forked child must not end its parent
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     threading.Thread(target=_watch, args=(heard, give_up), name="signals", daemon=True).start()
+
+
+def end_with(code: int) -> None:
+    """Let the process end with an exit code from now on, also when a signal comes."""
+    _codes.append(code)
+    for number in _HEARD:  # the thread hears it all the same, and ends the process should its exit handlers hang
+        signal.signal(number, lambda number, frame: None)
+
+
+def _leave() -> None:
+    if not _codes:  # an error that nobody foresaw, or a call from Python
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(_codes[-1])
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -45,7 +69,7 @@ def _watch(heard: int, give_up: Callable[[], None]) -> None:
     last = threading.Thread(target=give_up, name="give up", daemon=True)
     last.start()
     last.join(0.5)
-    os._exit(INTERRUPTED)
+    os._exit(_codes[-1] if _codes else INTERRUPTED)
 
 
 def _wait(heard: int, seconds: float | None) -> None:
