@@ -42,7 +42,7 @@ def verify_run(root: str, store: Store, facts: Json, names: Collection[str] | No
     sizes = store.sizes(root) if names is None else {}
     for name in wanted:
         if names is None and name not in sizes:
-            raise DataError(f"{root}/{name} is missing. {CURE}")
+            raise DataError(f"{root}/{name} is missing, {RUN} lists it. {CURE}")
         if name == EVENTS:  # which goes on after the end
             data = store.read_bytes(f"{root}/{EVENTS}")[: listed[name]["size"]]
             compare(f"{root}/{name}", {"size": len(data), "crc32": zlib.crc32(data)}, listed[name], RUN, CURE)

@@ -229,7 +229,7 @@ class Store:
             if sizes.get(name) != entry["size"]:
                 found = f"has {sizes[name]} bytes" if name in sizes else "is missing"
                 raise DataError(
-                    f"{redact(manifest['folder'])}/{name} {found}, its manifest says {entry['size']}. "
+                    f"{redact(manifest['folder'])}/{name} {found}, {MANIFEST} says {entry['size']}. "
                     f"Remove {redact(record)} to have the record made again."
                 )
         return manifest

@@ -199,7 +199,7 @@ def _proven_code(saved: Saved, folder: str) -> str:
         return _proven[saved.identity]
     here = tempfile.mkdtemp(prefix="fmray-code-")
     atexit.register(shutil.rmtree, here, ignore_errors=True)
-    for name, digest in (saved.code or {}).items():
+    for name, digest in (_old_code(saved, folder) if saved.code is None else saved.code).items():
         path = f"{folder}/{CODE}/{name}"
         try:
             require_inside(path, folder)
@@ -207,7 +207,7 @@ def _proven_code(saved: Saved, folder: str) -> str:
                 source = file.read()
         except OSError as error:
             raise SpecError(f"{path} cannot be read: {error.strerror}. Copy the model folder again.") from error
-        if hashlib.sha256(source).hexdigest() != digest:
+        if digest is not None and hashlib.sha256(source).hexdigest() != digest:
             module = name.partition("/")[0].removesuffix(".py")
             raise SpecError(
                 f"{path}: module '{module}' is not the one this model was trained with. Copy the model folder again."
@@ -216,6 +216,13 @@ def _proven_code(saved: Saved, folder: str) -> str:
         Path(here, name).write_bytes(source)
     _proven[saved.identity] = here
     return here
+
+
+def _old_code(saved: Saved, folder: str) -> dict[str, None]:
+    """List the sources of a model's own modules; those of earlier versions have digests of whole modules only."""
+    tops = {name.partition(".")[0] for name in saved.modules}
+    paths = (path.relative_to(f"{folder}/{CODE}") for path in sorted(Path(folder, CODE).rglob("*.py")))
+    return {path.as_posix(): None for path in paths if path.parts[0].removesuffix(".py") in tops}
 
 
 def _refuse_damaged(member: Member, root: str) -> None:

@@ -23,7 +23,7 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ KINDS: dict[str, str] = {
     "ledger": r"ledger/[^/]+\.jsonl",
     "ledger head": r"ledger/[^/]+\.head\.json",
     "promotions": r"promotions/[^/]+/.*\.jsonl",
-    "promotion evidence": r"promotions/[^/]+/.*\.json",
+    "promotions head": r"promotions/[^/]+/.*\.head\.json",
+    "witness": r"runs/[^/]+/[^/]+/witness/.*\.json",
     "sample": r"samples/[^/]+/.*\.(parquet|json)",
     "predicted list": r"\.\./out/predictions\.json",
     "predicted rows": r"\.\./out/part-\d+\.parquet",
@@ -85,7 +86,7 @@ READERS: dict[str, tuple[str, ...]] = {
     r"store format|run\.json|finished\.json": ("run", "runs", "report", "ledger", "why", "promote", "fresh"),
     r"card|ledger.*": ("run", "report", "ledger", "promote", "fresh"),
     r"model.*|example": ("run", "predict", "export", "promote"),
-    r"promotion.*|sealed": ("run", "promote"),
+    r"promotion.*|sealed|witness": ("run", "report", "promote", "fresh"),
     r"predicted.*": ("predict again",),
     r"(footers|split|prepared|lanes|rows|fits|sample|members (manifest|tensors|said)).*": ("promote", "fresh"),
     r".*": ("run", "runs", "report", "why"),
@@ -105,7 +106,9 @@ SEARCH = PLAIN | {
 }  # fmt: skip
 SAMPLE = PLAIN | {"name": "sample", "data": {"path": "sample:iris", "target": "target"}}
 SOBOL = SEARCH | {"name": "sobol", "search": SEARCH["search"] | {"by": "sobol"}}
-JOBS = {"plain": PLAIN, "search": SEARCH, "sobol": SOBOL, "sample": SAMPLE}
+RIVAL = PLAIN | {"data": {"path": "../rival", "target": "y"}, "train": PLAIN["train"] | {"epochs": 2}}
+"""The job `plain` on other data: its files are swapped in, and never damaged."""
+JOBS = {"plain": PLAIN, "search": SEARCH, "sobol": SOBOL, "sample": SAMPLE, "rival": RIVAL}
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Trial:
         snapshot: Which copy of the store.
         path: The file, relative to the store.
         seed: Of the place and the bits.
+        changes: Whether the bytes of the file become others.
     """
 
     number: int
@@ -124,6 +128,7 @@ class Trial:
     path: str
     way: str
     seed: int
+    changes: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ class Finding:
     text: str = ""
 
 
+DRAWS = 50
 FAULTS = ("silent", "traceback", "hang", "unnamed")
 
 
@@ -179,15 +185,16 @@ def show(findings: list[Finding], seconds: float) -> None:
     """Print counts per kind and way, and in all."""
     for title, key in (("kind", lambda f: f.trial.kind), ("way", lambda f: f.trial.way)):
         table: dict[str, Counter[str]] = defaultdict(Counter)
+        columns = ("unchanged", "same", "named", *FAULTS)
         for finding in findings:
-            table[key(finding)][finding.verdict] += 1
-        print(f"{title:22}{'all':>6}" + "".join(f"{name:>11}" for name in ("same", "named", *FAULTS)))
+            table[key(finding)][finding.verdict if finding.trial.changes else "unchanged"] += 1
+        print(f"{title:22}{'all':>6}" + "".join(f"{name:>11}" for name in columns))
         for name in sorted(table):
-            cells = "".join(f"{table[name][verdict]:11}" for verdict in ("same", "named", *FAULTS))
-            print(f"{name:22}{table[name].total():6}{cells}")
+            print(f"{name:22}{table[name].total():6}" + "".join(f"{table[name][column]:11}" for column in columns))
         print()
-    verdicts = Counter(finding.verdict for finding in findings)
-    print(json.dumps({"damages": len(findings), "seconds": round(seconds, 1), **{n: verdicts[n] for n in FAULTS}}))
+    changed = [finding.verdict for finding in findings if finding.trial.changes]
+    counts = {"damages": len(changed), "unchanged": len(findings) - len(changed), "seconds": round(seconds, 1)}
+    print(json.dumps(counts | {name: changed.count(name) for name in ("same", "named", *FAULTS)}))
 
 
 LOADED = (
@@ -217,20 +224,23 @@ class House:
 
     def __init__(self, work: Path, where: str) -> None:
         self.work, self.where = work, where
-        self.data, self.jobs, self.snapshots = work / "data", work / "jobs", work / f"snapshots-{where}"
+        self.data, self.rival, self.jobs = work / "data", work / "rival", work / "jobs"
+        self.snapshots = work / f"snapshots-{where}"
+        self._files: dict[str, list[tuple[str, str]]] = {}
 
     def build(self) -> None:
         """Make data, jobs and snapshots, unless they are there."""
         if (self.work / f"built-{self.where}").exists():
             return
-        for folder in (self.data, self.jobs, self.snapshots):
+        for folder in (self.data, self.rival, self.jobs, self.snapshots):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        _write_data(self.data)
+        _write_data(self.data, 0)
+        _write_data(self.rival, 1)
         for name, job in JOBS.items():
             told = job | {"run": job["run"] | ({"workers": 1} if self.where == "ray" else {})}
             (self.jobs / f"{name}.json").write_text(json.dumps(told))
-        for name in JOBS if self.where == "in-process" else ("plain",):
+        for name in JOBS if self.where == "in-process" else ("plain", "rival"):
             code, text = in_child(lambda name=name: self._build(name), self.work / "build.log", 600)
             if code != 0:
                 raise SystemExit(f"building {name} ended with {code}: {text[-3000:]}")
@@ -259,11 +269,11 @@ class House:
 
         job = load_job(str(self.jobs / f"{name}.json"), [])
         done = run(job, str(home / "store"), report=watch)
-        if name == "plain":
-            self._build_after(home, done.root, keep)
+        if name in ("plain", "rival"):
+            self._build_after(name, done.root, keep)
         keep("finished")
 
-    def _build_after(self, home: Path, root: str, keep: Callable[[str], None]) -> None:
+    def _build_after(self, name: str, root: str, keep: Callable[[str], None]) -> None:
         """Have a second run promoted over the first, and rows predicted."""
         from fmray.promote import promote
         from fmray.report.folder import read_run
@@ -271,13 +281,14 @@ class House:
         from fmray.store import Store
         from fmray.workflow import run
 
+        home = self.work / "base" / f"{self.where}-{name}"
         store = Store(str(home / "store"))
         promote(read_run(root, store), store)
-        again = run(load_job(str(self.jobs / "plain.json"), []), store, fresh=True)
+        again = run(load_job(str(self.jobs / f"{name}.json"), []), store, fresh=True)
         promote(again, store)
-        self._predict(root, home / "out", keep)
+        self._predict(root, self.rival if name == "rival" else self.data, home / "out", keep)
 
-    def _predict(self, root: str, out: Path, keep: Callable[[str], None]) -> None:
+    def _predict(self, root: str, data: Path, out: Path, keep: Callable[[str], None]) -> None:
         from fmray.inference import predict as module
 
         real, lock, kept = module.mend_item, threading.Lock(), list[str]()
@@ -290,7 +301,7 @@ class House:
             real(*given)
 
         module.mend_item = mend  # the instant between two passes
-        module.predict(f"{root}/model", str(self.data), str(out), place="local", item_bytes=4000)
+        module.predict(f"{root}/model", str(data), str(out), place="local", item_bytes=4000)
 
     def commands(self, snapshot: str, kind: str = "") -> tuple[str, ...]:
         """Name the commands called on a snapshot in which a file of some kind was damaged; all where none is named."""
@@ -308,6 +319,18 @@ class House:
         found = {command: self.call(command, snapshot, place) for command in self.commands(snapshot)}
         shutil.rmtree(place)
         return found
+
+    def names(self) -> list[str]:
+        """Name the snapshots."""
+        return sorted(path.name for path in self.snapshots.iterdir())
+
+    def of_kind(self, kind: str, names: list[str]) -> list[Path]:
+        """Give the files of a kind in some snapshots."""
+        for name in names:
+            if name not in self._files:
+                self._files[name] = sorted(house_files(self.snapshots / name / "store"))
+        stores = {name: self.snapshots / name / "store" for name in names}
+        return [stores[name] / path for name in names for found, path in self._files[name] if found == kind]
 
     def copy(self, snapshot: str, name: str) -> Path:
         """Copy a snapshot to a folder of its own."""
@@ -417,16 +440,21 @@ def compared(trial: Trial, command: str, found: dict[str, Any], expected: dict[s
     if (found["code"], found["made"]) == (expected["code"], expected["made"]):
         return Finding(trial, "same", command)
     told = json.dumps(found["told"], default=str)
-    names = [Path(trial.path).name, *(part for part in Path(trial.path).parts if len(part) >= 12)]
-    if command == "runs" and '"damaged"' in told:
-        return Finding(trial, "named", command, told)
+    is_named = names_file(told, trial.path)
     if found["told"].get("status") == "failed" and found["code"] in (1, 5):
-        is_named = any(name in told for name in names)
         return Finding(trial, "named" if is_named else "unnamed", command, told[-600:])
-    if command == "why" and any(name in told for name in names):
+    if command in ("runs", "why") and is_named:
         return Finding(trial, "named", command, told[-600:])
     text = f"{found['code']} {found['made']} instead of {expected['code']} {expected['made']}"
     return Finding(trial, "silent", command, text[:1500])
+
+
+def names_file(text: str, path: str) -> bool:
+    """Tell whether a text leads to a file: by its path, or by its name and the path of its folder."""
+    folder, name = os.path.split(path.removeprefix("../"))
+    return f"{folder}/{name}" in text or (
+        f"/{folder}" in text and re.search(rf"(?<![\w.]){re.escape(name)}", text) is not None
+    )
 
 
 def _last_json(text: str) -> dict[str, Any]:
@@ -497,9 +525,9 @@ def _digest(value: Any) -> str:
 def draw(house: House, seed: int, count: int, only: str = "") -> Iterator[Trial]:
     """Draw damages: every kind in turn, in every way, of any file of it in any snapshot."""
     files: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for snapshot in sorted(path.name for path in house.snapshots.iterdir()):
+    for snapshot in house.names():
         for kind, path in house_files(house.snapshots / snapshot / "store"):
-            if re.search(only, kind):
+            if re.search(only, kind) and not snapshot.startswith("rival"):
                 files[kind].append((snapshot, path))
     source = random.Random(seed)
     kinds = [kind for kind in KINDS if kind in files]
@@ -507,9 +535,13 @@ def draw(house: House, seed: int, count: int, only: str = "") -> Iterator[Trial]
     for number in range(count):
         turn, place = divmod(number, len(kinds))
         kind = kinds[place]
-        snapshot, path = source.choice(files[kind])
         way = WAYS[(turn + place) % len(WAYS)]
-        yield Trial(number, snapshot, kind, path, way, source.randrange(1 << 30))
+        for _ in range(DRAWS):  # an empty file cannot be cut, and some files are the same in every run
+            snapshot, path = source.choice(files[kind])
+            trial = Trial(number, snapshot, kind, path, way, source.randrange(1 << 30))
+            if changes := altered(house, trial) != (house.snapshots / snapshot / "store" / path).read_bytes():
+                break
+        yield replace(trial, changes=changes)
 
 
 def house_files(store: Path) -> Iterator[tuple[str, str]]:
@@ -524,47 +556,53 @@ def house_files(store: Path) -> Iterator[tuple[str, str]]:
 
 
 def damage(store: Path, house: House, trial: Trial) -> None:
-    """Damage one file; a copy in which nothing could be changed is left as it is."""
-    source, path = random.Random(trial.seed), store / trial.path
-    data = bytearray(path.read_bytes())
+    """Damage one file of a copy."""
+    data = altered(house, trial)
+    if data is None:
+        (store / trial.path).unlink()
+    else:
+        (store / trial.path).write_bytes(data)
+
+
+def altered(house: House, trial: Trial) -> bytes | None:
+    """Give what a damage leaves of a file; None where it is deleted."""
+    source = random.Random(trial.seed)
+    data = bytearray((house.snapshots / trial.snapshot / "store" / trial.path).read_bytes())
     match trial.way:
         case "deleted":
-            path.unlink()
-            return
+            return None
         case "emptied":
-            data = bytearray()
+            return b""
         case "tail" if data:
-            data = data[: source.randrange(len(data))]
+            return bytes(data[: source.randrange(len(data))])
         case "byte" if data:
             data[source.randrange(len(data))] ^= source.randrange(1, 256)
         case "bit" if data:
             data[source.randrange(len(data))] ^= 1 << source.randrange(8)
         case "older" | "other":
-            data = bytearray(_another(house, trial, source) or data)
-    path.write_bytes(data)
+            return _another(house, trial, source)
+    return bytes(data)
 
 
-def _another(house: House, trial: Trial, source: random.Random) -> bytes | None:
-    """Give an older version of the file, or another file of its kind; None if there is none that differs."""
+def _another(house: House, trial: Trial, source: random.Random) -> bytes:
+    """Give an older version of the file, or another file of its kind; first of the same run, else of another."""
     own = (house.snapshots / trial.snapshot / "store" / trial.path).read_bytes()
     job = trial.snapshot.partition("-")[0]
-    found = []
-    if trial.way == "older":
-        others = [house.snapshots / name / "store" / trial.path for name in os.listdir(house.snapshots)]
-        found = [p for p in sorted(others) if p.exists() and p.parts[len(house.snapshots.parts)].startswith(job)]
-    if not found:
-        store = house.snapshots / trial.snapshot / "store"
-        found = [store / path for kind, path in sorted(house_files(store)) if kind == trial.kind]
-    different = [data for data in (path.read_bytes() for path in found) if data != own]
-    return source.choice(different) if different else None
+    names = [name for name in house.names() if name.startswith(job)]
+    older = [house.snapshots / name / "store" / trial.path for name in names] if trial.way == "older" else []
+    for paths in (older, house.of_kind(trial.kind, [trial.snapshot]), house.of_kind(trial.kind, house.names())):
+        different = [data for data in (path.read_bytes() for path in paths if path.exists()) if data != own]
+        if different:
+            return source.choice(different)
+    return own
 
 
-def _write_data(folder: Path) -> None:
+def _write_data(folder: Path, seed: int) -> None:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    values = np.random.default_rng(0)
+    values = np.random.default_rng(seed)
     for number in range(3):
         x = values.normal(size=(120, 3))
         y = np.where(x[:, 0] + x[:, 1] + values.normal(size=120) > 0, "yes", "no")

@@ -1,6 +1,8 @@
 """Check that pixels are those of the file, and that bytes which are no image never stop a run unnamed."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import polars as pl
@@ -77,7 +79,21 @@ def test_other_sizes_are_resized_bilinearly():
     assert set(found[1].to_list()) == {9}
 
 
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def bomb(width, height, pixels, text=0):
+    """Give a PNG whose few bytes claim, or unpack to, far more: pixels, or a text beside them."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    words = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(text))) if text else b""
+    return b"\x89PNG\r\n\x1a\n" + head + words + chunk(b"IDAT", zlib.compress(bytes(pixels), 1)) + chunk(b"IEND", b"")
+
+
 BROKEN = {
+    "pixels beyond what Pillow takes for a bomb": bomb(10_000, 9_500, 9_500 * 10_001),
+    "a gigapixel": bomb(60_000, 60_000, 1000),
+    "text that unpacks to more than is read": bomb(4, 4, 20, text=1 << 26),
     "missing": None,
     "empty": b"",
     "text": b"no image",
@@ -129,15 +145,15 @@ def test_a_column_that_holds_no_bytes_is_refused_by_its_kind():
 
 @pytest.mark.parametrize("steps", [["decode", "auto"], ["auto", "decode"]])
 def test_encoded_images_are_prepared_and_broken_ones_accounted_for(write, prepared, steps):
-    images = [encoded(colours(seed=i)) for i in range(200)]
-    images[17], images[40] = b"broken", None
-    folder = write("a.parquet", pa.table({"photo": images, "y": [i % 2 for i in range(200)]}))
+    images = [encoded(colours(seed=i)) for i in range(300)]
+    images[17], images[40], images[55] = b"broken", None, BROKEN["pixels beyond what Pillow takes for a bomb"]
+    folder = write("a.parquet", pa.table({"photo": images, "y": [i % 2 for i in range(300)]}))
     decode = {"decode_image": {"columns": ["photo"], "size": [4, 5]}}
     made = prepared(folder, steps=[decode if step == "decode" else step for step in steps])
-    assert made.quarantine == {"'photo' is no image that can be decoded": 2}
-    assert made.rows["quarantined"] == 2
+    assert made.quarantine == {"'photo' is no image that can be decoded": 3}
+    assert made.rows["quarantined"] == 3
     assert made.schema.width == 60
     x = Lanes(made, "train").load(["x"])["x"]
     assert x.max() == pytest.approx(1.0 if steps[0] == "decode" else 255.0)
     aside = pq.read_table(f"{made.root}/quarantine").to_pydict()
-    assert sorted(aside["quarantine_row"]) == [17, 40]
+    assert sorted(aside["quarantine_row"]) == [17, 40, 55]

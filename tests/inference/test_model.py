@@ -20,6 +20,7 @@ from fmray.data.hashing import row_hash
 from fmray.errors import DataError
 from fmray.inference.model import open_model
 from fmray.records import Ensemble
+from fmray.store import fingerprint
 
 
 def outputs(model, table):
@@ -253,6 +254,17 @@ def test_the_users_own_network_comes_along_and_another_of_its_name_is_refused(tm
     code, answer = call("alone", "data", "--out", "other", "--trust-code")
     assert (code, answer["error"]["kind"]) == (5, "SpecError")
     assert "'net_of_mine' is not the one this model was trained with" in answer["error"]["message"]
+    # models of earlier versions do not list the files of code/; the modules' digests prove what is imported
+    description = json.loads((tmp_path / "alone/model.json").read_text())
+    old = {name: value for name, value in description.items() if name not in ("code", "checksum")}
+    (tmp_path / "alone/model.json").write_text(json.dumps({**old, "checksum": fingerprint(old)}))
+    (tmp_path / "alone/code/torch.py").write_text("raise SystemExit('not a module of this model')")
+    code, answer = call("alone", "data", "--out", "old", "--trust-code")
+    assert "'net_of_mine' is not the one this model was trained with" in answer["error"]["message"]
+    (tmp_path / "alone/code/net_of_mine.py").write_text(OWN)
+    assert call("alone", "data", "--out", "old")[0] == 5
+    assert call("alone", "data", "--out", "old", "--trust-code")[1]["rows"] == NUM_ROWS
+    assert pq.read_table(tmp_path / "old/part-000000.parquet").equals(said)
 
 
 def test_steps_that_fill_nothing_leave_a_row_with_a_hole_unanswered(tmp_path):
