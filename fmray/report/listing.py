@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from fmray.errors import FmrayError
 from fmray.records import Json
-from fmray.report.contents import WITNESS, refuse_older
+from fmray.report.contents import CURE, WITNESS, refuse_older
 from fmray.store import Store
 
 NUM_THREADS = 16  # a remote store takes its time to answer, and longer lists no longer
@@ -22,7 +22,7 @@ class Line:
         status: "finished", "failed", "running", "interrupted", or "damaged" where its run.json cannot be read.
         metric, value, low, high: Its primary metric on the test rows, once it has finished; None before.
         time: Seconds since 1970 at which it ended, or was started last; 0 where that was not written down.
-        reason: Why it failed.
+        reason: Why it failed, or which file is damaged.
     """
 
     job: str
@@ -64,10 +64,14 @@ def _line(store: Store, job: str, run: str) -> Line:
         told = {name: float(primary[name]) for name in ("value", "low", "high") if name in primary}
         when = float(facts.get("time", 0.0))
         return Line(job, run, root, status, primary.get("metric", ""), **told, time=when, reason=facts.get("error", ""))
-    except (FmrayError, AttributeError, KeyError, TypeError, ValueError):
+    except (FmrayError, AttributeError, KeyError, TypeError, ValueError) as error:
         # a run that was stopped before its first file is no damage
         is_damaged = any(store.exists(f"{root}/{name}") for name in (RUN, WITNESS))
-        return Line(job, run, root, "damaged" if is_damaged else store.status(root))
+        if not is_damaged:
+            return Line(job, run, root, store.status(root))
+        said = error.message if isinstance(error, FmrayError) else ""
+        reason = said if root in said else f"{root}/{RUN} cannot be read. {CURE}"
+        return Line(job, run, root, "damaged", reason=reason)
 
 
 def _primary(store: Store, root: str) -> Json:

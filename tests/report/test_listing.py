@@ -68,6 +68,7 @@ def test_a_run_says_how_it_stands(store):
         "early": "interrupted",
     }
     assert lines["failed"].reason == "no rows are left"
+    assert "runs/job/torn/run.json" in lines["torn"].reason
 
 
 def test_the_score_of_a_run_from_before_is_read_from_its_scores(store):
