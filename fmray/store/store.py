@@ -27,6 +27,8 @@ from fmray.store.sealed import has_checksum, open_text, parse, seal_text, unseal
 
 FORMAT = 1
 """Number of the layout; a store with a higher one is refused, with a lower one only read."""
+SEALED_FORMAT = 2
+"""That of a store in which every record carries a checksum: earlier versions, which write none, refuse it."""
 
 CHAINED = "hash"
 """Key of events that their log chains itself, as the ledger does; they carry no other checksum."""
@@ -309,15 +311,17 @@ class Store:
         if not self._files.exists(path):
             # what lies here already was written without checksums, or this file would be here
             is_new = garbage.KINDS.isdisjoint(self._files.names(self.root))
-            self._files.create(path, seal_text({"format": FORMAT, "sealed": is_new}, "store.json"))
+            made = {"format": SEALED_FORMAT if is_new else FORMAT, "sealed": is_new}
+            self._files.create(path, seal_text(made, "store.json"))
         value = self.read_json(path)
         number = value.get("format") if isinstance(value, dict) else None
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise DataError(f"{redact(path)} is damaged: it gives no format number.")
-        if number > FORMAT:
-            raise DataError(f"{redact(path)}: format {number} is newer than {FORMAT}. Use the fmray that wrote it.")
-        self.is_read_only = number < FORMAT
         self.is_sealed = bool(value.get("sealed"))
+        newest = SEALED_FORMAT if self.is_sealed else FORMAT
+        if number > newest:
+            raise DataError(f"{redact(path)}: format {number} is newer than {newest}. Use the fmray that wrote it.")
+        self.is_read_only = number < FORMAT
 
     def _place(self, path: str) -> str:
         """Name a file relative to the root: a store may be moved as a whole."""

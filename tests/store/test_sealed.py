@@ -104,3 +104,12 @@ def test_a_changed_line_of_a_log_is_named_and_a_chained_log_verifies_itself(stor
     store.write_bytes("logs/a.jsonl", store.read_bytes("logs/a.jsonl").replace(b'"n":1', b'"n":9'))
     with pytest.raises(DataError, match=r"a\.jsonl:2 is damaged"):
         store.events("logs/a.jsonl")
+
+
+def test_a_store_of_sealed_records_is_refused_by_versions_that_write_none(tmp_path):
+    Store(str(tmp_path / "new"))
+    assert json.loads((tmp_path / "new/store.json").read_text())["format"] == 2  # they read 1
+    (tmp_path / "old/runs").mkdir(parents=True)
+    Store(str(tmp_path / "old")).write_json("runs/a.json", {"value": 1})
+    assert json.loads((tmp_path / "old/store.json").read_text())["format"] == 1
+    assert not Store(str(tmp_path / "old")).is_read_only
