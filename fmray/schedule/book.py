@@ -1,10 +1,13 @@
 """Write down what became of every tick, in one order that all schedulers of a store share.
 
     <root>/schedules/<job>/log/<number>.json   one decision, and the state after it
+    <root>/schedules/<job>/head.json           the number of the newest entry
     <root>/schedules/<job>/lease-<fence>.json  the scheduler that decides
 
 Entry n + 1 is created exclusively by whoever has read entry n, so no two schedulers ever decide from the same state.
-Each holds the state after it, so the newest is all one must read to go on.
+Each holds the state after it, so the newest is all one must read to go on. The head is written after the entry, so a
+process killed in between leaves it one behind; an entry that it knows and that is gone would let a tick be decided
+twice, and is an error.
 """
 
 import secrets
@@ -14,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from fmray.errors import DataError
 from fmray.records import Json
 from fmray.schedule.ticks import stamp
 from fmray.store import Lease, Store
@@ -97,6 +101,7 @@ class Book:
 
     def __init__(self, store: Store, job: str) -> None:
         self._store, self._root = store, store.path("schedules", job)
+        self._head = f"{self._root}/head.json"
         self._token = secrets.token_hex(8)
         self.newest = Entry(0, "", Decision("begun", ""), State(""))
 
@@ -105,8 +110,9 @@ class Book:
 
         Raises:
             ClusterError: If the store cannot tell which of two schedulers was first.
+            DataError: If the newest entry was removed.
         """
-        numbers = self._numbers()
+        numbers = self._known_numbers()
         if not numbers:
             self.newest = Entry(0, "", Decision("begun", ""), State(""))
             self.write(Decision("begun", stamp(now)), State(stamp(now)), now)  # or another just has
@@ -122,11 +128,16 @@ class Book:
         if not self._store.create_json(self._path(entry.number), value):
             return False
         self.newest = entry
+        self._store.write_json(self._head, {"number": entry.number})
         return True
 
     def entries(self, count: int) -> Sequence[Entry]:
-        """Give the newest entries, oldest first; none if the job never had a scheduler."""
-        return [self._read(number) for number in self._numbers()[-count:]]
+        """Give the newest entries, oldest first; none if the job never had a scheduler.
+
+        Raises:
+            DataError: If the newest was removed.
+        """
+        return [self._read(number) for number in self._known_numbers()[-count:]]
 
     def lease(self) -> AbstractContextManager[Lease]:
         """Be the one scheduler that decides.
@@ -135,6 +146,18 @@ class Book:
             ClusterError: On entering, if another living one does.
         """
         return self._store.lease(self._root, wait_seconds=0)
+
+    def _known_numbers(self) -> list[int]:
+        """Give the numbers of all entries, after making sure that the one that the head knows is among them."""
+        # the head first: what it knows must be there, also while another scheduler writes
+        newest = int(self._store.read_json(self._head)["number"]) if self._store.exists(self._head) else 0
+        numbers = self._numbers()
+        if newest and newest not in numbers:
+            raise DataError(
+                f"{self._path(newest)} is gone, and {self._head} knows it. Restore it: without it, ticks would be "
+                "decided a second time."
+            )
+        return numbers
 
     def _numbers(self) -> list[int]:
         return [int(name.removesuffix(".json")) for name in self._store.list(f"{self._root}/log")]

@@ -3,7 +3,7 @@ from multiprocessing.pool import ThreadPool
 
 import pytest
 
-from fmray.errors import ClusterError
+from fmray.errors import ClusterError, DataError
 from fmray.schedule.book import Book, Decision
 from fmray.schedule.ticks import moment
 from fmray.store import Store
@@ -54,3 +54,27 @@ def test_garbage_collection_leaves_the_book(store):
         pass
     store.gc(dry_run=False)
     assert Book(store, "job").entries(1)[0].decision.event == "begun"
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_an_entry_that_is_gone_is_noticed_before_its_tick_is_decided_again(store, tmp_path, kept):
+    book = Book(store, "job")
+    book.open(NOW)
+    assert book.write(Decision("started", "2026-05-01T03:00:00Z"), book.newest.state, NOW)
+    for path in sorted((tmp_path / "schedules/job/log").iterdir())[kept:]:
+        path.unlink()
+    with pytest.raises(DataError, match=r"log/00000002\.json is gone"):
+        Book(store, "job").open(NOW)
+    with pytest.raises(DataError, match=r"log/00000002\.json is gone"):
+        Book(store, "job").entries(9)
+
+
+def test_a_scheduler_killed_before_the_head_was_written_is_no_damage(store, tmp_path):
+    book = Book(store, "job")
+    book.open(NOW)
+    before = (tmp_path / "schedules/job/head.json").read_bytes()
+    assert book.write(Decision("started", "2026-05-01T03:00:00Z"), book.newest.state, NOW)
+    (tmp_path / "schedules/job/head.json").write_bytes(before)
+    assert Book(store, "job").open(NOW).number == 2
+    (tmp_path / "schedules/job/head.json").unlink()  # as in books of an earlier version
+    assert Book(store, "job").open(NOW).number == 2
