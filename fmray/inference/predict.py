@@ -158,7 +158,8 @@ def _broken(out: str, found: Json) -> list[str]:
 def _carry(work: Work, items: Sequence[WorkItem], num_bytes: int, place: Place, report: Report) -> Json:
     started = time.monotonic()
     dataset = work.dataset
-    open_items = [item for item in items if not is_done(work, item)]
+    sizes = files_of(work.out).sizes(work.out)
+    open_items = [item for item in items if not is_done(work, item, sizes)]
     done = len(items) - len(open_items)
     text = f"{dataset.num_rows:,} rows in {len(dataset.files)} files, {len(items)} work items"
     report({"event": "stage", "stage": "predict", "text": text + (f", {done} of them done before" if done else "")})

@@ -22,6 +22,7 @@ from fmray.inference.model import open_model
 from fmray.inference.predict import MANIFEST, predict, spell_summary
 from fmray.records import SPLITS
 from fmray.store.lease import hold
+from fmray.store.local import LocalFiles
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = 3000
@@ -358,3 +359,21 @@ def test_the_command_answers_in_json_and_in_words(model, data, tmp_path, capsys)
     code, said = call(tmp_path, data, "--out", tmp_path / "other", "--json")
     assert code == 5
     assert "Give the directory of a finished run" in json.loads(said.splitlines()[-1])["error"]["message"]
+
+
+def test_predictions_that_continue_list_their_folder_once_not_for_every_file(model, data, tmp_path, monkeypatch):
+    listed, sizes = [], LocalFiles.sizes
+
+    def count(files, folder):
+        listed.append(folder)
+        return sizes(files, folder)
+
+    monkeypatch.setattr(LocalFiles, "sizes", count)
+    monkeypatch.setattr(predicting, "_repeats", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        go(model, data, tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr(LocalFiles, "sizes", count)
+    listed.clear()
+    assert len(go(model, data, tmp_path / "out")["parts"]) > 3
+    assert listed == [str(tmp_path / "out")]
