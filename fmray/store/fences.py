@@ -9,6 +9,8 @@ stopped right there completes this one call, and no other.
 import time
 from typing import Protocol
 
+from fmray.errors import ClusterError
+
 TRUSTED_SECONDS = 1.0
 """How long a check holds for another write elsewhere than on a local disk, where asking takes a round trip."""
 
@@ -33,8 +35,17 @@ _checked: dict[str, tuple[Guard, float]] = {}
 def guard(path: str, fence: Guard) -> None:
     """Check a fence before every write to a path or below it, from now on; a newer lease replaces an older one."""
     known = _guards.get(path)
-    if known is None or known.number <= fence.number:
+    # numbers begin again at a place that was removed and made anew: there the higher one is lost
+    if known is None or known.number <= fence.number or not _holds(known):
         _guards[path] = fence
+
+
+def _holds(fence: Guard) -> bool:
+    try:
+        fence.check()
+    except ClusterError:
+        return False
+    return True
 
 
 def unguard(path: str, fence: Guard) -> None:

@@ -13,7 +13,7 @@ from fmray.errors import ClusterError
 from fmray.store import Store
 from fmray.store import lease as leases
 from fmray.store.copies import folder_to_write, to_write
-from fmray.store.fences import guards
+from fmray.store.fences import guards, unguard
 from fmray.store.lease import acquire, is_held, newest_holder
 from fmray.store.places import files_of
 
@@ -147,3 +147,15 @@ def test_a_reused_process_id_does_not_hold_a_lease(store):
     Path(root, "lease-00000001.json").write_text(json.dumps(asdict(stale)))
     assert not is_held(files_of(root), root)
     acquire(root, wait_seconds=0).release()
+
+
+def test_a_place_that_was_made_anew_is_written_to_where_its_former_lease_is_still_known(tmp_path):
+    place = str(tmp_path / "record")
+    left = pickle.loads(pickle.dumps(leases.Fence(place, 2, "former", (place,))))  # as a worker keeps it
+    try:
+        with leases.hold(place) as lease:
+            assert lease.number == 1
+            files_of(place).write(f"{place}/a.json", b"{}")
+            assert lease.fence in guards()
+    finally:
+        unguard(place, left)
