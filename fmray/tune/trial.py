@@ -208,8 +208,9 @@ class Training:
                     raise
             lost |= found
             self.fence.check()
-            self.store.write_json(path, {str(index): why for index, why in lost.items()})
+            # in this order: a process killed in between begins the whole pack anew
             self.store.remove(f"{self._pack_folder(trial, number)}/states")
+            self.store.write_json(path, {str(index): why for index, why in lost.items()})
             release(worker.device)
         shown = _lost(plans, lost, trial, self.role)
         self.store.write_json(f"{self._pack_folder(trial, number)}/{RESULT}", shown)

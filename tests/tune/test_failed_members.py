@@ -221,3 +221,26 @@ def test_a_module_that_takes_a_single_row_trains_to_the_same_tensors_as_without_
 )
 def test_the_smallest_part_of_a_batch_is_counted(num_rows, batch_rows, accumulate, smallest):
     assert smallest_part(num_rows, batch_rows, accumulate) == smallest
+
+
+class Watched(Store):
+    """Note what is done to the states of packs and to the lists of members that are left out."""
+
+    def __init__(self, *given, **named):
+        self.done = []
+        super().__init__(*given, **named)
+
+    def remove(self, path):
+        self.done += [path] if path.endswith("/states") else []
+        super().remove(path)
+
+    def write_json(self, path, value):
+        self.done += [path] if path.endswith(f"/{trial.LOST}") else []
+        super().write_json(path, value)
+
+
+def test_states_that_hold_a_lost_member_are_gone_before_it_is_written_down_as_lost(rows, tmp_path):
+    store = Watched(str(tmp_path / "store"))
+    search(rows, store, "Unlucky", [8, 13])
+    (place,) = [place for place, path in enumerate(store.done) if path.endswith(trial.LOST)]
+    assert store.done[place - 1] == store.done[place].replace(trial.LOST, "states")
