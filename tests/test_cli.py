@@ -13,6 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmray.cli import main
+from fmray.store.sealed import say_unverified
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -277,3 +280,16 @@ def test_an_error_that_nobody_foresaw_is_exit_code_1_with_json(fmray, tmp_path):
     expected = {"kind": "ZeroDivisionError", "where": "", "message": "never thought of"}
     assert last_json(done) == {"status": "failed", "error": expected}
     assert "Traceback" in done.stderr
+
+
+def test_records_without_checksums_are_said_on_the_console_to_be_unverified(tmp_path, capsys):
+    folder = tmp_path / "store/runs/old/1"
+    folder.mkdir(parents=True)
+    (tmp_path / "store/store.json").write_text('{"format":1}')
+    (folder / "run.json").write_text('{"run_id": "1", "job": "old", "status": "failed", "time": 1.0}')
+    say_unverified.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        main(["runs", "--store", str(tmp_path / "store")])
+    assert ended.value.code == 0
+    assert capsys.readouterr().err.count("without checksums: they are not verified") == 1
+    say_unverified.cache_clear()

@@ -175,4 +175,12 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class _Shown(logging.Handler):
+    """Show on the console what is read without being verified."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error_console.say(f"warning: {record.getMessage()}")
+
+
 logging.getLogger("fmray").addHandler(logging.NullHandler())
+logging.getLogger("fmray.unverified").addHandler(_Shown())

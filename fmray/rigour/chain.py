@@ -19,7 +19,7 @@ from fmray.store.plain import read_text, to_plain, write_text
 FIRST = "0" * 32
 WITNESS = "witness"
 _THREADS = 32
-log = logging.getLogger("fmray")
+log = logging.getLogger("fmray.unverified")  # shown by the command line, other warnings are for driver.log
 
 
 class Chain:

@@ -15,7 +15,7 @@ from fmray.errors import DataError
 from fmray.store.plain import read_text, write_visible
 from fmray.store.redaction import redact
 
-log = logging.getLogger("fmray")
+log = logging.getLogger("fmray.unverified")  # shown by the command line, other warnings are for driver.log
 
 CHECKSUM = "checksum"
 """Key that no sealed value may use itself."""
