@@ -18,6 +18,7 @@ from fmray.cli import main
 from fmray.data.hashing import row_hash
 from fmray.data.lanes import Lanes
 from fmray.errors import ClusterError, DataError
+from fmray.inference import predict as predicting
 from fmray.inference.model import open_model
 from fmray.inference.predict import MANIFEST, predict, spell_summary
 from fmray.records import SPLITS
