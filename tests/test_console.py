@@ -37,7 +37,7 @@ def shell(line: str, folder: Path, **variables: str) -> subprocess.CompletedProc
 
 def write_job(folder: Path, text: str = "", target: str = "y", classes: tuple[str, str] = ("no", "yes")) -> None:
     (folder / "data").mkdir()
-    table = {"größe": [float(i % 7) for i in range(300)], target: [classes[i % 7 > 3] for i in range(300)]}
+    table = {"größe": [i % 7 + i / 1000 for i in range(300)], target: [classes[i % 7 > 3] for i in range(300)]}
     pq.write_table(pa.table(table), folder / "data/a.parquet")
     job = f"data: {{path: data, target: {target}}}\ntrain: {{epochs: 2}}\nmodel: linear\nrigour: {{profile: draft}}\n"
     (folder / "job.yaml").write_text(job + text, encoding="utf-8")
