@@ -22,7 +22,7 @@ from fmray.errors import FmrayError
 from fmray.inference.intake import find_rows
 from fmray.inference.model import SavedModel, open_model
 from fmray.inference.predict import predict
-from fmray.inference.rows import as_trained
+from fmray.inference.rows import Unseen, as_trained
 from fmray.spec.load import job_from
 from fmray.spec.sections import Split
 from fmray.store import Store
@@ -270,7 +270,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Togeth
             summary = predict(str(model.folder), str(folder / "data"), str(folder / "out"), place="local")
             dataset = find_rows(str(folder / "data"), model.saved, model.input_schema.columns)
             rows = as_trained(read_item(dataset, work_items(dataset)[0]), model.input_schema.columns, model.input_types)
-            (part,) = model.reader.slices(rows, [""], {})
+            (part,) = model.reader.slices(rows, [""], Unseen())
             (way,) = model.reader.ways.values()
             (x,) = part.x.values()
             made[group] = Together(model, summary, x, way.schema.feature_names(), part.faults)
@@ -322,7 +322,8 @@ def test_a_column_of_every_plain_type_can_be_group_key_and_time(tmp_path, role):
         case = Case(tmp_path / str(place), name)
         table = pa.table(columns(name))
         write(case.folder / "data", name, table)
-        job = case.job(**{role: ["c", "id"] if role == "key" else "c"})
+        own = {"group_nulls": "own"} if role == "group" else {}
+        job = case.job(**{role: ["c", "id"] if role == "key" else "c"}, **own)
         if role == "group":
             table = table.append_column("side", pa.array(["train", "val", "test", "train"] * (ROWS // 4)))
             write(case.folder / "data", name, table)

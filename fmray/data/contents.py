@@ -4,7 +4,7 @@ The first rows of the first files are looked at, the same ones in `check` and in
 A later row that does not fit is an error or set aside, never read as something else.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +15,7 @@ from fmray.spec.sections import Data
 
 STORED = b"fmray.stored_as"
 """Key of a field's metadata: the type that the files hold, where the column is read as another."""
+NOTED_UUID = b"uuid"
 NO_TEXT = r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]"
 """Control characters that no text holds, but numbers written as bytes do; a tab, a line break or an escape may be."""
 SHOWN = 5
@@ -75,7 +76,31 @@ def _read_as(field: pa.Field, kind: pa.DataType) -> pa.Field:
 
 def stored_as(field: pa.Field) -> pa.DataType:
     """Give the type of a column's values in the files it was read from."""
-    return pa.binary() if (field.metadata or {}).get(STORED) == b"binary" else field.type
+    return pa.binary() if _note(field) == b"binary" else field.type
+
+
+def without_extensions(fields: Iterable[pa.Field]) -> pa.Schema:
+    """Give columns as types of Arrow's own, so that a schema is read without the libraries of extension types.
+
+    Only UUIDs keep a type that is an extension; they are noted in the field's metadata, and everything else there goes.
+    """
+    return pa.schema([_without_extension(field) for field in fields])
+
+
+def with_extensions(schema: pa.Schema) -> pa.Schema:
+    """Give back the columns that `without_extensions` was given."""
+    return pa.schema([pa.field(f.name, pa.uuid()) if _note(f) == NOTED_UUID else f for f in schema])
+
+
+def _without_extension(field: pa.Field) -> pa.Field:
+    if field.type.equals(pa.uuid()):
+        return pa.field(field.name, pa.binary(16), metadata={STORED: NOTED_UUID})
+    note = _note(field)
+    return pa.field(field.name, field.type, metadata=None if note is None else {STORED: note})
+
+
+def _note(field: pa.Field) -> bytes | None:
+    return (field.metadata or {}).get(STORED)
 
 
 def is_text(column: pa.ChunkedArray) -> bool:

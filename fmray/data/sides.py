@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fmray.data import moments
 from fmray.data.hashing import row_hash
-from fmray.data.raw import NullValues, without
+from fmray.data.raw import NullValues, plain, without
 from fmray.data.target import MOST_CLASSES, target_frame
 from fmray.errors import DataError
 from fmray.records import SPLITS, Json
@@ -38,7 +38,7 @@ def lacking(table: pa.Table, names: Sequence[str], null_values: NullValues) -> n
     """Tell which rows have a value in none of some columns (n,), bool; blank text is none."""
     found = np.ones(len(table), bool)
     for name in names:
-        series = pl.Series(name, table.column(name))
+        series = pl.Series(name, plain(table.column(name)))
         series = series.fill_nan(None) if series.dtype.is_float() else series
         if series.dtype == pl.String:
             series = series.set((series.str.strip_chars() == "").fill_null(False), None)

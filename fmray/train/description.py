@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fmray.catalogue import MODELS, STEPS, TASKS
+from fmray.data.contents import with_extensions
 from fmray.errors import DataError, SpecError
 from fmray.records import Ensemble, Json
 from fmray.registry import Registry
@@ -191,7 +192,7 @@ def types_of(text: str, path: str) -> pa.Schema:
     if b"ARROW:extension" in data:
         raise DataError(f"{path}: types holds an extension type. Accepted: types of Arrow itself.")
     try:
-        found: pa.Schema = pa.ipc.read_schema(pa.py_buffer(data)).remove_metadata()
+        found = with_extensions(pa.ipc.read_schema(pa.py_buffer(data)).remove_metadata())
         names = found.names
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: types is no schema of Arrow ({error}). Copy the folder again.") from error

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmray.catalogue import MODELS
+from fmray.data.contents import without_extensions
 from fmray.data.raw import faults
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.data.split import VAL, Definition, assign
@@ -94,9 +95,7 @@ def write_model(
     ways = {own.fingerprint: own for own in map(prepared.for_member, chosen)} | {prepared.fingerprint: prepared}
     names = ("index", "model", "seed", "tensor_hash", "prepared")
     members = [{name: getattr(member, name) for name in names} for member in chosen]
-    # without metadata of fields, which may name extension types: a model is read without their libraries
-    kept = [field for field in dataset.schema if field.name not in dataset.data.ignore]
-    types = pa.schema([field.remove_metadata() for field in kept])
+    types = without_extensions(field for field in dataset.schema if field.name not in dataset.data.ignore)
     asked = job.to_json()["data"]
     description: Json = {
         "format": FORMAT,
