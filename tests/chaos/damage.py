@@ -8,6 +8,7 @@ names the file. Anything else is counted: an answer that changed silently, a tra
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import json
@@ -27,7 +28,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-HANG_SECONDS = 90.0
+HANG_SECONDS = 240.0
 WAYS = ("byte", "bit", "tail", "older", "other", "emptied", "deleted")
 KINDS: dict[str, str] = {
     "store format": r"store\.json",
@@ -426,7 +427,8 @@ def in_child(do: Callable[[], None], log: Path, seconds: float) -> tuple[int | N
     process.join(seconds)
     code = process.exitcode
     if code is None:
-        os.killpg(process.pid or 0, 9)
+        with contextlib.suppress(ProcessLookupError):  # it may just have ended
+            os.killpg(process.pid or 0, 9)
         process.join()
     return code, log.read_text(errors="replace")
 

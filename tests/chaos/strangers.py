@@ -11,12 +11,15 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +35,7 @@ from fmray.store.regular import MOST_JSON_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_SECONDS = 120
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
 NET = "from torch import nn\n\n\nclass Net(nn.Linear):\n    def __init__(self, schema, num_outputs):\n        super().__init__(schema.width, num_outputs)\n\n    def forward(self, x):\n        return super().forward(x)\n"
 
 
@@ -81,6 +85,10 @@ class World:
             done = run(job_from({"name": name, **value}, self.home / "job"), str(self.home / "store"))
             shutil.copytree(f"{done.root}/model", self.home / name)
             (self.home / f"run-{name}").write_text(done.root)
+        call(
+            ["predict", str(self.home / "plain"), str(self.home / "job/data"), "--out", str(self.home / "said")],
+            self.home,
+        )
 
 
 @dataclass
@@ -324,8 +332,54 @@ def odd_store(trial: Trial) -> list[str]:
     return ["report", str(root), "--store", str(store)]
 
 
-CASES = (named, sabotaged, sabotaged_export, changed_code, odd_value, missing_key, huge_params, odd_json, huge_json, odd_types, odd_file, odd_tensors, odd_job, job_pipe, odd_store)  # fmt: skip
-WEIGHTS = (18, 3, 2, 3, 18, 10, 6, 8, 1, 4, 12, 4, 18, 4, 9)
+def odd_pixels(trial: Trial) -> list[str]:
+    """Images of a job claim, or unpack to, far more than they are; their rows are set aside, or the job is refused."""
+    job, images = trial.job(), [_png(4, 4, (b"\0" + bytes([number % 256] * 4)) * 4) for number in range(400)]
+    bombs = [_png(60_000, 60_000, bytes(1000)), _png(10_000, 9_500, bytes(9_500 * 10_001)), _png(4, 4, bytes(20), bytes(1 << 26))]  # fmt: skip
+    for place in range(trial.random.choice([1, 3, 40])):
+        images[place * 7] = trial.random.choice(bombs)
+    pq.write_table(pa.table({"photo": images, "y": ["no", "yes"] * 200}), job.parent / "data/a.parquet")
+    job.write_text(json.dumps({"data": {"path": "data", "target": "y"}, "steps": [{"decode_image": {"columns": ["photo"], "size": [4, 4]}}]}))  # fmt: skip
+    return ["check", str(job), *trial.random.choice([["--deep"], []]), "--store", str(trial.place / "new")]
+
+
+def _png(width: int, height: int, pixels: bytes, text: bytes = b"") -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    words = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(text)) if text else b""
+    return b"\x89PNG\r\n\x1a\n" + head + words + chunk(b"IDAT", zlib.compress(pixels, 1)) + chunk(b"IEND", b"")
+
+
+SPELLED = ("\x1b]0;title\x07", "\x1b[2J", "[red]x[/red]", "a\nerror: b", "../../x", "\u202ex", "\x00", "a" * 5000, ":warning:", "%s{0}", "", "\r", "${HOME}", "$(touch x)")  # fmt: skip
+
+
+def odd_spelling(trial: Trial) -> list[str]:
+    """Columns, files, classes, keys or the name of a job hold escapes, markup, paths or nothing."""
+    job, odd, spot = trial.job(), trial.random.choice(SPELLED), trial.random.randrange(5)
+    data = job.parent / "data/a.parquet"
+    value, table = json.loads(job.read_text()), pq.read_table(data)
+    match spot:
+        case 0:
+            table = table.rename_columns([odd, *table.column_names[1:]])
+        case 1:
+            table = table.rename_columns([*table.column_names[:-1], odd])
+            value["data"]["target"] = odd
+        case 2:
+            table = table.set_column(3, "y", pa.array([odd, "no"] * 200))
+        case 3:
+            value = {**value, trial.random.choice(["name", odd]): odd}
+        case 4:
+            name = "".join(sign for sign in odd if sign not in "/\0")[:200]
+            data = job.parent / f"data/{name}.parquet"
+    pq.write_table(table, data)
+    job.write_text(json.dumps(value))
+    return ["check", str(job), *trial.random.choice([["--deep"], []]), "--store", str(trial.place / "new")]
+
+
+CASES = (named, sabotaged, sabotaged_export, changed_code, odd_value, missing_key, huge_params, odd_json, huge_json, odd_types, odd_file, odd_tensors, odd_job, job_pipe, odd_store, odd_pixels, odd_spelling)  # fmt: skip
+WEIGHTS = (18, 3, 2, 3, 18, 10, 6, 8, 1, 4, 12, 4, 18, 4, 9, 4, 14)
 
 
 def call(arguments: list[str], place: Path) -> tuple[int | None, str]:
@@ -340,8 +394,17 @@ def call(arguments: list[str], place: Path) -> tuple[int | None, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def answered(trial: Trial) -> str:
+    """Say what became of the rows where a command ended well."""
+    made = trial.place / "out/part-000000.parquet"
+    if not made.exists():
+        return "nothing predicted"
+    same = pq.read_table(made).equals(pq.read_table(trial.world.home / "said/part-000000.parquet"))
+    return "predictions as before" if same else "other predictions"
+
+
 def campaign(runs: int, seed: int, home: Path, show: Callable[[str], None] = print) -> Counter:
-    """Alter and run; count what ran, hung, ended in a traceback, or ended with another code than 0 or 5."""
+    """Alter and run; count what ran, hung, ended in a traceback or with another code than 0 or 5, printed escapes."""
     canary, counts = Canary(home), Counter()
     world = World(home, canary)
     world.make()
@@ -359,8 +422,12 @@ def campaign(runs: int, seed: int, home: Path, show: Callable[[str], None] = pri
         code, said = call(case(trial), trial.place)
         counts["altered"] += 1
         counts[f"exit {code}"] += 1
+        counts[f"{case.__name__}: exit {code}"] += 1
         found = {"executed": canary.ran(), "hung": code is None, "traceback": "Traceback" in said}
         found["other code"] = code not in (0, 5, None)
+        found["control characters"] = CONTROL.search(said) is not None
+        if code == 0:
+            counts[f"exit 0, {answered(trial)}"] += 1
         counts.update(name for name, wrong in found.items() if wrong)
         if any(found.values()):
             show(f"{number} {case.__name__}: {[n for n, wrong in found.items() if wrong]}\n{said[-1500:]}")
@@ -377,7 +444,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="fmray-strangers-") as home:
         counts = campaign(asked.runs, asked.seed, Path(home))
     print(json.dumps(dict(counts), indent=1))
-    return int(any(counts[name] for name in ("executed", "hung", "traceback", "other code")))
+    return int(any(counts[name] for name in ("executed", "hung", "traceback", "other code", "control characters")))
 
 
 if __name__ == "__main__":
