@@ -23,7 +23,7 @@ from fmray.data.scan import Dataset, WorkItem, read_item
 from fmray.data.scratch import is_local, write_file
 from fmray.errors import DataError
 from fmray.inference.model import SavedModel, open_model
-from fmray.inference.rowids import hashes_file, ids_of, leave_hashes
+from fmray.inference.rowids import hashes_files, ids_of, leave_hashes
 from fmray.inference.rows import Unseen, as_trained
 from fmray.records import Json
 from fmray.registry import Trust
@@ -90,7 +90,9 @@ def is_done(work: Work, item: WorkItem, sizes: Mapping[str, int]) -> bool:
         mark = _read_mark(work, item)
         if is_local(work.out):
             verify(work.out, mark)
-        return all(sizes.get(name) == entry["size"] for name, entry in mark.items())
+        # an earlier version did not list all of them
+        names = {*mark, *_names_of(work, item)}
+        return all(name in mark and sizes.get(name) == mark[name]["size"] for name in names)
     except DataError as error:
         log.warning("%s It is made anew.", error)
         return False
@@ -112,9 +114,14 @@ def _read_mark(work: Work, item: WorkItem) -> dict[str, Json]:
 def _leave_mark(work: Work, item: WorkItem) -> None:
     """Write down what the files of a work item are, last."""
     path = work.mark(item.index)
-    made = [work.part(item.index), *([hashes_file(work.scratch, item.index)] if is_local(work.out) else [])]
-    found = measure(work.out, [name.removeprefix(f"{work.out}/") for name in made])
+    found = measure(work.out, _names_of(work, item))
     files_of(work.out).write(path, seal_text(found, path.rpartition("/")[2]))
+
+
+def _names_of(work: Work, item: WorkItem) -> list[str]:
+    """Name the files of a work item that its mark lists, relative to the folder of the predictions."""
+    made = [work.part(item.index), *(hashes_files(work.scratch, item.index) if is_local(work.out) else [])]
+    return [name.removeprefix(f"{work.out}/") for name in made]
 
 
 def predict_item(work: Work, item: WorkItem) -> None:

@@ -31,7 +31,7 @@ def find_equal(scratch: str, items: Sequence[int], bucket: int) -> dict[int, int
 
 def ids_of(scratch: str, index: int, num_buckets: int) -> np.ndarray:
     """Give the ids (n, 2) of the rows of a work item, equal rows told apart by their order over all items."""
-    held = load(hashes_file(scratch, index))
+    held = load(hashes_files(scratch, index)[0])
     hashes, occurrence = np.empty((held.shape[1], 2), np.uint64), np.zeros(held.shape[1], np.int64)
     rows = held[0].astype(np.int64)
     hashes[rows] = held[1:].T
@@ -42,9 +42,9 @@ def ids_of(scratch: str, index: int, num_buckets: int) -> np.ndarray:
     return row_ids(hashes, occurrence)
 
 
-def hashes_file(scratch: str, index: int) -> str:
-    """Name the file that `leave_hashes` writes first for a work item."""
-    return f"{_hashes(scratch, index)}.npy"
+def hashes_files(scratch: str, index: int) -> tuple[str, str]:
+    """Name the files that `leave_hashes` writes for a work item: the hashes, and where each bucket begins."""
+    return f"{_hashes(scratch, index)}.npy", f"{_hashes(scratch, index)}-begin.npy"
 
 
 def _hashes(scratch: str, index: int) -> str:

@@ -231,7 +231,11 @@ class House:
 
     def build(self) -> None:
         """Make data, jobs and snapshots, unless they are there."""
-        if (self.work / f"built-{self.where}").exists():
+        from fmray.store import source_digest
+
+        # what another version of the code made is not found again, and damages to it would change nothing
+        built = self.work / f"built-{self.where}-{source_digest('fmray')[:12]}"
+        if built.exists():
             return
         for folder in (self.data, self.rival, self.jobs, self.snapshots):
             shutil.rmtree(folder, ignore_errors=True)
@@ -245,7 +249,7 @@ class House:
             code, text = in_child(lambda name=name: self._build(name), self.work / "build.log", 600)
             if code != 0:
                 raise SystemExit(f"building {name} ended with {code}: {text[-3000:]}")
-        (self.work / f"built-{self.where}").touch()
+        built.touch()
 
     def _build(self, name: str) -> None:
         """Run a job, and copy its store at several instants, as a kill would leave it."""

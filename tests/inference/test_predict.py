@@ -262,7 +262,15 @@ def test_finished_predictions_that_were_damaged_since_are_named_and_made_again(m
     assert told[-1]["text"] == f"{out} is complete"
 
 
-@pytest.mark.parametrize("name", ["part-000000.parquet", "_state/scratch/000000.ids.npy", "_state/scratch/000000.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "part-000000.parquet",
+        "_state/scratch/000000.ids.npy",
+        "_state/scratch/000000.ids-begin.npy",
+        "_state/scratch/000000.json",
+    ],
+)
 def test_unfinished_predictions_that_were_damaged_are_made_again(model, data, tmp_path, name, monkeypatch):
     out = tmp_path / "out"
     go(model, data, tmp_path / "whole")
