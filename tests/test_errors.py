@@ -1,4 +1,7 @@
+import ast
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +31,20 @@ def test_without_a_place_the_message_stands_alone():
 def test_an_error_crosses_processes_whole(kind):
     error = pickle.loads(pickle.dumps(kind("said", "here")))
     assert (type(error), str(error), error.message, error.where) == (kind, "here: said", "said", "here")
+
+
+KEY = re.compile(r"[a-z_]+(\.[a-z_]+|\.\{\})*: ")
+
+
+def test_a_key_stands_in_where_and_not_in_the_message():
+    found = []
+    for file in sorted(Path(fmray.errors.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and bool(node.args)
+            if not is_call or node.func.id not in {kind.__name__ for kind in KINDS}:
+                continue
+            parts = node.args[0].values if isinstance(node.args[0], ast.JoinedStr) else [node.args[0]]
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
+            if KEY.match(text):
+                found.append(f"{file.name}:{node.lineno} {text[:60]}")
+    assert found == []

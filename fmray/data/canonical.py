@@ -99,7 +99,7 @@ def canonical(array: pa.Array, name: str) -> Cells:
     for fits, reader in _READERS:
         if fits(kind):
             return reader(array, name)
-    raise DataError(f"hash: column '{name}' holds {kind}, which cannot be hashed. Put it in data.ignore.")
+    raise DataError(f"column '{name}' holds {kind}, which cannot be hashed. Put it in data.ignore.", "hash")
 
 
 def _values(array: pa.Array, dtype: str) -> np.ndarray:

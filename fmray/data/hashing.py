@@ -67,9 +67,9 @@ def row_hashes(table: pa.Table, sets: Sequence[Sequence[str]], seed: int = 0, nu
     """
     for columns in sets:
         if absent := sorted(set(columns) - set(table.column_names)):
-            raise DataError(f"hash: columns {absent} are not in the table. It has: {', '.join(table.column_names)}.")
+            raise DataError(f"columns {absent} are not in the table. It has: {', '.join(table.column_names)}.", "hash")
         if not columns:
-            raise DataError("hash: no columns were named. Name at least one.")
+            raise DataError("no columns were named. Name at least one.", "hash")
     members: dict[tuple[bool, ...], list[str]] = {}  # columns that are in the same sets are summed together
     named = [frozenset(columns) for columns in sets]
     for name in sorted(set().union(*named)):

@@ -76,7 +76,7 @@ def _refuse_foreign(task: Ref) -> None:
     for name, given in task.params.items():
         if name not in known:
             raise SpecError(f"the target calls for {task.name}, which has no '{name}'. Leave it out.", "task.auto")
-        if message := refusal(name, given, known[name], limited=True):
+        if message := refusal(task.name, name, given, known[name]):
             raise SpecError(f"the target calls for {task.name}. {message}", f"task.auto.{name}")
 
 

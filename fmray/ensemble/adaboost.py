@@ -35,7 +35,7 @@ def adaboost(candidates: Candidates, rounds: int = ROUNDS, learning_rate: float 
     refuse_numbers("adaboost", {}, candidates.metric.kind)
     voters = [member for member in candidates.members if member.params.get(ALPHA)]
     if not voters:
-        raise TrainError("ensemble.adaboost: no member was boosted. Members come from rounds of boosting.")
+        raise TrainError("no member was boosted. Members come from rounds of boosting.", "ensemble.adaboost")
     alphas = np.array([member.params[ALPHA] for member in voters])
     return Ensemble(
         "adaboost",
@@ -93,5 +93,5 @@ def samme(
         weights *= np.exp(alphas[-1] * wrong)
     if not alphas:
         text = f"the first member is wrong on {error:.3f} of the weighted rows, chance on {1 - 1 / num_classes:.3f}"
-        raise TrainError(f"ensemble.adaboost: {text}. Train longer, or take a model that learns this.")
+        raise TrainError(f"{text}. Train longer, or take a model that learns this.", "ensemble.adaboost")
     return alphas

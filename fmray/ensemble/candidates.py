@@ -54,7 +54,7 @@ class Candidates:
 
     def __post_init__(self) -> None:
         if not self.members:
-            raise TrainError("ensemble: no member has a validation score and kept tensors. See their reasons.")
+            raise TrainError("no member has a validation score and kept tensors. See their reasons.", "ensemble")
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -82,7 +82,7 @@ class Candidates:
         """
         if ensemble.combine == "soup":
             if self.speak is None:
-                raise TrainError("ensemble.soup: parameters are averaged, and no tensors are at hand. Take average.")
+                raise TrainError("parameters are averaged, and no tensors are at hand. Take average.", "ensemble.soup")
             return self.speak(ensemble)
         place = {index: place for place, index in enumerate(self.indices)}
         return combine_outputs(ensemble, self.outputs[[place[index] for index in ensemble.members]])

@@ -44,7 +44,7 @@ def configurations(members: Sequence[Member], num_folds: int) -> tuple[Configura
     if not whole:
         failed = [member for member in members if member.val_score is None]
         reasons = f": {reasons_of(failed)}" if failed else ""
-        raise TrainError(f"train.folds: no configuration has all of its {num_folds} members{reasons}.")
+        raise TrainError(f"no configuration has all of its {num_folds} members{reasons}.", "train.folds")
     return tuple(whole)
 
 
@@ -76,7 +76,7 @@ def oof_outputs(
             found = np.empty((len(rows), said.shape[1])) if found is None else found
             found[own] = said
     if found is None:
-        raise TrainError("train.folds: no training row is left. See the row accounting.")
+        raise TrainError("no training row is left. See the row accounting.", "train.folds")
     return found
 
 
@@ -106,7 +106,9 @@ def with_folds(ensemble: Ensemble, chosen: Sequence[Configuration]) -> Ensemble:
         TrainError: If it combines otherwise than by mean or logistic regression.
     """
     if ensemble.combine not in ("mean", "logistic"):
-        raise TrainError(f"train.folds: '{ensemble.name}' does not combine means of members. Take stacking or greedy.")
+        raise TrainError(
+            f"'{ensemble.name}' does not combine means of members. Take stacking or greedy.", "train.folds"
+        )
     by_first = {own[0].index: own for own in chosen}
     own = [by_first[index] for index in ensemble.members]
     groups = [number for number, members in enumerate(own) for _ in members]

@@ -114,7 +114,7 @@ def fit_logistic(
     options = {"maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS, "gtol": TOLERANCE, "ftol": 1e-14, "maxcor": 30}
     found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
     if not np.isfinite(found.fun):
-        raise TrainError(f"ensemble.stacking: logistic regression ended at a loss of {found.fun}. Take kind: nnls.")
+        raise TrainError(f"logistic regression ended at a loss of {found.fun}. Take kind: nnls.", "ensemble.stacking")
     table = found.x.reshape(num_features + 1, num_classes)
     coefficients = table[:-1] / scale[:, None]
     return coefficients, table[-1] - centre @ coefficients

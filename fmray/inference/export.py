@@ -175,7 +175,9 @@ def _write(program: Program, inputs: Sequence[np.ndarray], path: str, kind: Form
             return _run_onnx(path)
     except Exception as error:  # torch raises its own errors, of many kinds, for what it cannot trace
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SpecError(f"torch cannot export this model: {reason} See torch.export for what it can.") from error
+        raise SpecError(
+            f"torch cannot export this model: {reason} See torch.export for what it can.", "--format"
+        ) from error
 
 
 def _run_torch(path: str) -> Outputs:

@@ -54,13 +54,13 @@ class MLP(nn.Module):
         super().__init__()
         widths = [width] * depth if isinstance(width, int) else list(width)
         if not widths or min(widths) < 1:
-            raise SpecError(f"model.mlp: width {width}, depth {depth}. Give at least one layer of one unit.")
+            raise SpecError(f"width {width}, depth {depth}. Give at least one layer of one unit.", "model.mlp")
         if not 0 <= dropout < 1:
-            raise SpecError(f"model.mlp.dropout: {dropout}. Give a number in [0, 1).")
+            raise SpecError(f"{dropout}. Give a number in [0, 1).", "model.mlp.dropout")
         if activation not in ACTIVATIONS:
-            raise SpecError(f"model.mlp.activation: '{activation}'. Give one of {', '.join(ACTIVATIONS)}.")
+            raise SpecError(f"'{activation}'. Give one of {', '.join(ACTIVATIONS)}.", "model.mlp.activation")
         if norm not in (None, "layer"):
-            raise SpecError(f"model.mlp.norm: '{norm}'. Give layer or null.")
+            raise SpecError(f"'{norm}'. Give layer or null.", "model.mlp.norm")
         hidden: list[nn.Module] = []
         for num_inputs, num_units in zip([schema.width, *widths], widths, strict=False):
             hidden.append(layers.Linear(num_inputs, num_units))

@@ -173,7 +173,7 @@ def judge(
         reasons = _superior(rule, gain, allowed)
     else:
         if anchor is None or rule.margin is None:
-            raise DataError("promote.mode: refresh needs the anchor's predictions and a margin. Give promote.margin.")
+            raise DataError("refresh needs the anchor's predictions and a margin. Give promote.margin.", "promote.mode")
         require_same_evidence(challenger, anchor)
         versus = {"champion": gain, "anchor": Gain.of(metric, challenger, anchor)}
         facts["anchor"] = _facts(versus["anchor"], allowed)

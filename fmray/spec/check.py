@@ -98,7 +98,7 @@ def _in_params(known: Params | None, ref: Ref, keys: Keys) -> Iterator[Refusal]:
         if known is not None and name not in known:
             hint = nearest(name, known) if known else "It takes none."
             yield (*keys, name), f"'{ref.name}' has no parameter '{name}'. {hint}"
-        elif known is not None and (message := refusal(name, given, known[name], limited=":" not in ref.name)):
+        elif known is not None and (message := refusal(ref.name, name, given, known[name])):
             yield (*keys, name), message
 
 

@@ -31,35 +31,34 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Sequence": ("a list", lambda value: isinstance(value, list | tuple)),
     "Mapping": ("a map", lambda value: isinstance(value, Mapping)),
 }
-LIMITS = {
-    "alpha": "[0, inf)",
-    "bags": "[1, inf)",
-    "delta": "(0, inf)",
-    "depth": "[1, inf)",
-    "dropout": "[0, 1)",
-    "every": "[1, inf)",
-    "factor": "[0, 1]",
-    "final": "[0, 1]",
-    "initial_accumulator_value": "[0, inf)",
-    "label_smoothing": "[0, 1)",
-    "learning_rate": "(0, inf)",
-    "lr": "(0, inf)",
-    "lr_decay": "[0, inf)",
-    "members": "[1, inf)",
-    "momentum": "[0, inf)",
-    "padding": "[1, inf)",
-    "patience": "[1, inf)",
-    "rho": "[0, 1]",
-    "rounds": "[1, inf)",
-    "pixels": "[1, inf)",
-    "probability": "[0, 1]",
-    "rate": "[0, 1)",
-    "scale": "(0, inf)",
-    "stages": "[1, inf)",
-    "weight_decay": "[0, inf)",
-    "width": "[1, inf)",
+_OPTIMIZER = {"lr": "(0, inf)", "weight_decay": "[0, inf)", "eps": "[0, inf)"}
+LIMITS: dict[str, dict[str, str]] = {
+    "mlp": {"width": "[1, inf)", "depth": "[1, inf)", "dropout": "[0, 1)"},
+    "resnet": {"width": "[1, inf)", "depth": "[1, inf)", "stages": "[1, inf)"},
+    "adadelta": {**_OPTIMIZER, "rho": "[0, 1]"},
+    "adagrad": {**_OPTIMIZER, "lr_decay": "[0, inf)", "initial_accumulator_value": "[0, inf)"},
+    "adam": {**_OPTIMIZER, "betas": "[0, 1)"},
+    "adamw": {**_OPTIMIZER, "betas": "[0, 1)"},
+    "rmsprop": {**_OPTIMIZER, "alpha": "[0, inf)", "momentum": "[0, inf)"},
+    "sgd": {"lr": "(0, inf)", "weight_decay": "[0, inf)", "momentum": "[0, inf)"},
+    "cosine": {"final": "[0, 1]"},
+    "plateau": {"patience": "[1, inf)", "factor": "[0, 1]"},
+    "step": {"every": "[1, inf)", "factor": "[0, 1]"},
+    "adaboost": {"rounds": "[1, inf)", "learning_rate": "(0, inf)"},
+    "bagging": {"members": "[1, inf)"},
+    "greedy": {"rounds": "[1, inf)", "bags": "[1, inf)", "share": "(0, 1]"},
+    "stacking": {"l2": "(0, inf)"},
+    "classification": {"label_smoothing": "[0, 1)"},
+    "regression": {"delta": "(0, inf)"},
+    "auto": {"label_smoothing": "[0, 1)", "delta": "(0, inf)"},
+    "crop": {"padding": "[1, inf)"},
+    "feature_dropout": {"rate": "[0, 1)"},
+    "flip": {"probability": "[0, 1]"},
+    "mixup": {"alpha": "(0, inf)"},
+    "noise": {"scale": "(0, inf)"},
+    "shift": {"pixels": "[1, inf)"},
 }
-"""Where fmray's own parameters of these names must lie, repeated here so that no preparation is waited for."""
+"""Name of the catalogue -> where its parameters must lie, repeated here so that no preparation is waited for."""
 
 
 def source_of(module: str, folder: str) -> Path | None:
@@ -154,18 +153,18 @@ def _names(tree: ast.Module) -> set[str]:
     return names
 
 
-def refusal(name: str, given: Any, annotation: str, *, limited: bool) -> str:
+def refusal(component: str, name: str, given: Any, annotation: str) -> str:
     """Say what is accepted where a value does not fit its annotation or limits; nothing where it does.
 
     Args:
-        limited: LIMITS apply: the code is fmray's own.
+        component: What takes the parameter; code of the user's own has no limits.
     """
     if annotation and not fits(given, annotation):
         return f"{given!r}. Accepted: {accepted(annotation)}."
-    if limited and name in LIMITS:
+    if limits := LIMITS.get(component, {}).get(name):
         for value in given if isinstance(given, list | tuple) else [given]:
-            if _is_number(value) and not _is_within(value, LIMITS[name]):
-                return f"{value!r}. Accepted: a number in {LIMITS[name]}."
+            if _is_number(value) and not _is_within(value, limits):
+                return f"{value!r}. Accepted: a number in {limits}."
     return ""
 
 

@@ -132,7 +132,7 @@ def source_digest(*packages: str) -> str:
         except ModuleNotFoundError:
             file = None
         if file is None:
-            raise SpecError(f"source_digest: no module {package!r}. Give a dotted name such as 'fmray.data'.")
+            raise SpecError(f"no module {package!r}. Give a dotted name such as 'fmray.data'.", "source_digest")
         digest.update(_sources(package, file))
     return digest.hexdigest()
 
@@ -181,7 +181,7 @@ def _canonical(value: object, where: str) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         compared = {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
         return f"{type(value).__name__}{_canonical(compared, where)}"
-    raise SpecError(f"fingerprint: {where} is {value!r}, a {type(value).__name__}. Give plain values or dataclasses.")
+    raise SpecError(f"{where} is {value!r}, a {type(value).__name__}. Give plain values or dataclasses.", "fingerprint")
 
 
 def _escape(value: object) -> object:

@@ -8,28 +8,53 @@ import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import pairwise
 from typing import TypeVar, cast
 
 T = TypeVar("T")
 
 HIDDEN = "***"
 
-_WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|\.")
-_SECRET_WORDS = frozenset(
+_WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+# A name ends in what it holds: `client_secret` holds one, `secret_size` holds a size.
+_SECRET_NOUNS = frozenset(
     {"secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd", "credential", "credentials"}
     | {"auth", "authorization", "apikey"}
 )
-_SECRET_PAIRS = frozenset({("api", "key"), ("access", "key"), ("private", "key"), ("account", "key")})
-# "token" is also a word of language models: `token_embedding.weight` and `pad_token` are no secrets
-_BEFORE_TOKEN = frozenset(
-    {"pad", "bos", "eos", "sep", "cls", "mask", "unk", "class", "start", "end", "special", "image", "pos"}
-    | {"first", "last", "next", "per"}
+_SECRET_KEYS = frozenset({"api", "access", "private", "account", "secret"})
+# "token" is foremost a word of language models: `oov_token` is no secret, so the tokens that are secrets are named
+_SECRET_TOKENS = frozenset(
+    {
+        "access",
+        "api",
+        "auth",
+        "authentication",
+        "authorization",
+        "aws",
+        "bearer",
+        "csrf",
+        "deploy",
+        "gh",
+        "git",
+        "github",
+    }
+    | {
+        "gitlab",
+        "hf",
+        "huggingface",
+        "identity",
+        "jwt",
+        "login",
+        "mlflow",
+        "oauth",
+        "personal",
+        "private",
+        "pypi",
+        "ray",
+    }
+    | {"refresh", "sas", "secret", "security", "session", "slack", "tracking", "wandb"}
 )
-_AFTER_TOKEN = frozenset(
-    {"id", "ids", "type", "types", "count", "counts", "index", "level", "length", "mask", "mixing", "shift", "dropout"}
-    | {"emb", "embed", "embedding", "embeddings"}
-)
+_AFTERWARDS = frozenset({"id", "value", "json"})
+"""Words that may follow the noun of a secret, as in `aws_access_key_id`."""
 
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _NAME = r"(?<![A-Za-z0-9_.])([A-Za-z][\w.-]{0,80})"
@@ -48,25 +73,26 @@ _ENVIRONMENT = re.compile(
 
 
 def redact(value: T) -> T:
-    """Hide secrets in plain values: under keys named like one, in URIs, in `name=value` text and after `--name`.
+    """Hide secrets in plain values: text in fields that hold one, in URIs, in `name=value` text and after `--name`.
 
-    A name is read word by word (snake, camel or kebab case). Text under a secret name is hidden at any depth, a number
-    only directly under it.
+    Numbers in fields are parameters of something and stay, whatever the field is called.
     """
     return cast(T, _redacted(value))
 
 
 @lru_cache(maxsize=1 << 14)
 def is_secret_name(name: str) -> bool:
-    """Tell whether what goes by this name must not be written."""
-    words = [word.lower() for word in _WORDS.findall(name)]
-    if not _SECRET_WORDS.isdisjoint(words) or not _SECRET_PAIRS.isdisjoint(pairwise(words)):
-        return True
-    for i, word in enumerate(words):
-        before, after = words[i - 1] if i else "", words[i + 1] if i + 1 < len(words) else ""
-        if word == "token" and before not in _BEFORE_TOKEN and after not in _AFTER_TOKEN:
-            return True
-    return False
+    """Tell whether a field of this name holds a secret, in snake, camel or kebab case, alone or as a dotted path."""
+    field = name.rpartition(".")[2]
+    words = [word.lower() for word in _WORDS.findall(field)]
+    if words and words[-1] == "token":
+        is_variable = field.isupper() and len(words) > 1  # `MY_TOKEN` of an environment
+        return len(words) == 1 or words[-2] in _SECRET_TOKENS or is_variable
+    while words and (words[-1] in _AFTERWARDS or words[-1].isdigit()):
+        words.pop()
+    if not words:
+        return False
+    return words[-1] in _SECRET_NOUNS or (words[-1] == "key" and words[-2:-1] != [] and words[-2] in _SECRET_KEYS)
 
 
 def captured_environment() -> dict[str, str]:
@@ -119,12 +145,9 @@ def _hide_assigned(match: re.Match[str]) -> str:
     return f"{match[0][: match.start(2) - match.start()]}{sign}{quote}{HIDDEN}{quote}"
 
 
-def _hide(value: object, depth: int = 0) -> object:
+def _hide(value: object) -> object:
     if isinstance(value, Mapping):
-        return {redact(key): _hide(item, depth + 1) for key, item in value.items()}
+        return {redact(key): _hide(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_hide(item, depth + 1) for item in value]
-    if isinstance(value, str | bytes):
-        return HIDDEN if value else value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return HIDDEN if is_number and depth == 0 else value
+        return [_hide(item) for item in value]
+    return HIDDEN if isinstance(value, str | bytes) and value else value

@@ -59,7 +59,7 @@ class Draft:
         if self._lease is None:
             raise ClusterError(f"{redact(self.folder)}: this record is complete already. Use `existing`.")
         if taken := _OWN_KEYS & manifest.keys():
-            raise DataError(f"manifest: {', '.join(sorted(taken))} are the store's own keys. Use other names.")
+            raise DataError(f"{', '.join(sorted(taken))} are the store's own keys. Use other names.", "manifest")
         disk, (record, _, name) = files_of(self.folder), self.folder.rpartition("/")
         names = list(disk.sizes(self.folder))
         disk.sync(self.folder, names)
@@ -113,7 +113,7 @@ class Store:
             return self.root
         for name in below.split("/"):
             if name in ("", ".", "..") or "\0" in name or "\\" in name or len(name.encode()) > 200:
-                raise SpecError(f"store: {joined!r} is no path inside {redact(self.root)}. Use names without '..'.")
+                raise SpecError(f"{joined!r} is no path inside {redact(self.root)}. Use names without '..'.", "store")
         return f"{self.root}/{below}"
 
     def read_bytes(self, path: str) -> bytes:

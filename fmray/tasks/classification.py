@@ -14,6 +14,7 @@ from fmray.records import Target
 from fmray.tasks.task import Batch, Losses, Model, Task, per_member
 
 ClassWeights = str | Mapping[str, float] | None
+WHERE = "task.classification"
 LOSSES = ("cross_entropy", "perceptron")
 FEW_CLASSES = 16
 
@@ -51,10 +52,10 @@ class Classification:
         weights = [class_weights(target, params.get("class_weights")) for params in members]
         for value in smoothing:
             if not 0 <= value < 1:
-                raise SpecError(f"task.classification.label_smoothing: {value:g}. Give a number in [0, 1).")
+                raise SpecError(f"{value:g}. Give a number in [0, 1).", f"{WHERE}.label_smoothing")
         if any(smoothing) and self.name == "perceptron":
             text = f"{max(smoothing):g} has no effect with loss: perceptron. It goes with cross_entropy."
-            raise SpecError(f"task.classification.label_smoothing: {text}")
+            raise SpecError(text, f"{WHERE}.label_smoothing")
         self.smoothing_K1 = per_member(smoothing) if any(smoothing) else None
         self.weight_KC = None if all(w is None for w in weights) else _stack(weights, self.num_outputs)
         self.shift_C = prior_shift(target)
@@ -69,8 +70,9 @@ class Classification:
         expected = (len(batch), self.num_outputs)
         if tuple(logits_KBC.shape[1:]) != expected:
             raise TrainError(
-                f"model: gave outputs of shape {tuple(logits_KBC.shape[1:])} for {expected[0]} rows and "
-                f"{expected[1]} classes. Give one number per class: {expected}."
+                f"gave outputs of shape {tuple(logits_KBC.shape[1:])} for {expected[0]} rows and "
+                f"{expected[1]} classes. Give one number per class: {expected}.",
+                "model",
             )
         target_KB1 = batch.target.expand(len(logits_KBC), -1)[:, :, None]
         if self.name == "perceptron":
@@ -168,17 +170,17 @@ def class_weights(target: Target, wanted: ClassWeights) -> list[float] | None:
         unknown = sorted(set(named) - set(target.classes))
         if unknown or any(weight <= 0 for weight in named.values()):
             raise SpecError(
-                f"task.classification.class_weights: {dict(wanted)}. Give positive weights for classes among "
-                f"{', '.join(target.classes)}."
+                f"{dict(wanted)}. Give positive weights for classes among {', '.join(target.classes)}.",
+                f"{WHERE}.class_weights",
             )
         return [named.get(name, 1.0) for name in target.classes]
-    raise SpecError(f"task.classification.class_weights: {wanted!r}. Give null, balanced or {{class: weight}}.")
+    raise SpecError(f"{wanted!r}. Give null, balanced or {{class: weight}}.", f"{WHERE}.class_weights")
 
 
 def _loss_name(members: Sequence[Mapping[str, Any]]) -> str:
     names = {str(params.get("loss", LOSSES[0])) for params in members}
     if len(names) != 1 or not names <= set(LOSSES):
-        raise SpecError(f"task.classification.loss: {', '.join(sorted(names))}. Give one of {', '.join(LOSSES)}.")
+        raise SpecError(f"{', '.join(sorted(names))}. Give one of {', '.join(LOSSES)}.", f"{WHERE}.loss")
     return names.pop()
 
 

@@ -38,9 +38,9 @@ class Regression:
         losses = {str(params.get("loss", "mse")) for params in members}
         deltas = [float(params.get("delta", 1.0)) for params in members]
         if len(losses) != 1 or not losses <= set(LOSSES):
-            raise SpecError(f"task.regression.loss: {', '.join(sorted(losses))}. Give one of {', '.join(LOSSES)}.")
+            raise SpecError(f"{', '.join(sorted(losses))}. Give one of {', '.join(LOSSES)}.", "task.regression.loss")
         if min(deltas) <= 0:
-            raise SpecError(f"task.regression.delta: {min(deltas):g}. Give a number above zero.")
+            raise SpecError(f"{min(deltas):g}. Give a number above zero.", "task.regression.delta")
         self.num_outputs = len(target.columns)
         self.name = losses.pop()
         self.mean_T = torch.tensor(target.mean, dtype=torch.float64)
@@ -56,8 +56,9 @@ class Regression:
         output_KBT = model(batch)
         if output_KBT.shape[1:] != batch.target.shape:
             raise TrainError(
-                f"model: gave outputs of shape {tuple(output_KBT.shape[1:])} for targets of shape "
-                f"{tuple(batch.target.shape)}. Give one number per target; shapes are never broadcast."
+                f"gave outputs of shape {tuple(output_KBT.shape[1:])} for targets of shape "
+                f"{tuple(batch.target.shape)}. Give one number per target; shapes are never broadcast.",
+                "model",
             )
         target_KBT = batch.target.expand_as(output_KBT)
         if self.name == "mse":

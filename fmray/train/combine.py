@@ -28,7 +28,7 @@ def combine_outputs(ensemble: Ensemble, outputs: np.ndarray) -> np.ndarray:
     """
     expected = 1 if ensemble.combine == "soup" else len(ensemble.members)
     if len(outputs) != expected:
-        raise DataError(f"ensemble: {len(outputs)} outputs for '{ensemble.name}', which has {expected} voices.")
+        raise DataError(f"{len(outputs)} outputs for '{ensemble.name}', which has {expected} voices.", "ensemble")
     weights = np.asarray(ensemble.weights)
     match ensemble.combine:
         case "soup":

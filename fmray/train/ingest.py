@@ -248,5 +248,5 @@ def num_steps(num_rows: int, batch_rows: int) -> int:
         DataError: If there is no row to learn from.
     """
     if num_rows == 0:
-        raise DataError("train: 0 rows are left to learn from. See the row accounting; check split and quarantine.")
+        raise DataError("0 rows are left to learn from. See the row accounting; check split and quarantine.", "train")
     return -(-num_rows // batch_rows)

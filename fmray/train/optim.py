@@ -35,7 +35,8 @@ class Optimizer:
     def __init__(self, name: str, members: Sequence[Mapping[str, Any]], population: Population) -> None:
         shared = [{k: v for k, v in params.items() if k not in PACKABLE} for params in members]
         if any(params != shared[0] for params in shared):
-            raise SpecError(f"train.optimizer.{name}: {shared} differ within a pack. Only {', '.join(PACKABLE)} may.")
+            text = f"{shared} differ within a pack. Only {', '.join(PACKABLE)} may."
+            raise SpecError(text, f"train.optimizer.{name}")
         decay = 0.01 if name == "adamw" else 0.0  # torch's own defaults
         device = population.flat.device
         self.lr_K1 = _column([float(p.get("lr", DEFAULT_LR.get(name, 0.001))) for p in members], "lr", name, device)
@@ -87,7 +88,7 @@ class Optimizer:
         try:
             self._inner = self._build([self._shadow], **self._options)
         except (TypeError, ValueError) as error:
-            raise SpecError(f"train.optimizer: {error}. Parameters given: {self._options}.") from error
+            raise SpecError(f"{error}. Parameters given: {self._options}.", "train.optimizer") from error
 
 
 def clip(grad: Tensor, max_norm: float) -> Tensor:
@@ -114,5 +115,5 @@ def _kernels(build: Callable[..., Any], name: str, device: torch.device) -> dict
 
 def _column(values: list[float], key: str, name: str, device: torch.device) -> Tensor:
     if min(values) < 0 or (key == "lr" and min(values) == 0):
-        raise SpecError(f"train.optimizer.{name}.{key}: {min(values):g}. Give a number above zero.")
+        raise SpecError(f"{min(values):g}. Give a number above zero.", f"train.optimizer.{name}.{key}")
     return torch.tensor(values, dtype=torch.float32, device=device)[:, None]

@@ -64,7 +64,7 @@ class Blueprint:
             except TypeError as error:
                 if user_frames(error):  # raised inside the constructor, not by the call
                     raise
-                raise SpecError(f"model: {error}. Parameters given: {dict(self.params)}.") from error
+                raise SpecError(f"{error}. Parameters given: {dict(self.params)}.", "model") from error
             finally:
                 torch.set_rng_state(before)
 
@@ -115,14 +115,15 @@ class Population:
             raise
         if versions != [value._version for value in batch.inputs.values()]:
             # rows are read again in the next epoch, so a change would add up
-            raise TrainError(f"model: {self._named} changes its input in place. Let it work on a copy, as x.clone().")
+            raise TrainError(f"{self._named} changes its input in place. Let it work on a copy, as x.clone().", "model")
         single = self.entry == "solo" or (self.entry == "native" and len(self.flat) == 1)
         if not isinstance(output, Tensor) or output.dim() != 3 - single or output.shape[-2] != len(batch):
             shape = tuple(output.shape) if isinstance(output, Tensor) else ()
             given = (shape if single else shape[1:]) or type(output).__name__
             raise TrainError(
-                f"model: {self._named} gave {given} for {len(batch)} rows. "
-                "Give a tensor (rows, outputs), one row per input row."
+                f"{self._named} gave {given} for {len(batch)} rows. "
+                "Give a tensor (rows, outputs), one row per input row.",
+                "model",
             )
         self._refuse_values(output)
         return output.unsqueeze(0) if single else output
@@ -130,14 +131,19 @@ class Population:
     def _refuse_values(self, output: Tensor) -> None:
         """Refuse outputs that no loss can be computed of, or that no gradient flows through."""
         if not output.is_floating_point():
-            raise TrainError(f"model: {self._named} gave outputs of type {output.dtype}. Give floating-point numbers.")
+            raise TrainError(
+                f"{self._named} gave outputs of type {output.dtype}. Give floating-point numbers.", "model"
+            )
         if output.device.type != self.flat.device.type:
             given, device = output.device.type, self.flat.device.type
-            raise TrainError(f"model: {self._named} gave outputs on {given}. Leave them on {device}, where inputs are.")
+            raise TrainError(
+                f"{self._named} gave outputs on {given}. Leave them on {device}, where inputs are.", "model"
+            )
         if self.module.training and not output.requires_grad and torch.is_grad_enabled():
             raise TrainError(
-                f"model: no gradient flows from the outputs of {self._named} to its parameters. "
-                "Leave out detach(), no_grad() and argmax(), and let some parameters require gradients."
+                f"no gradient flows from the outputs of {self._named} to its parameters. "
+                "Leave out detach(), no_grad() and argmax(), and let some parameters require gradients.",
+                "model",
             )
 
     def _refuse_signature(self, batch: Batch, error: TypeError) -> None:
@@ -148,8 +154,9 @@ class Population:
         except TypeError as wrong:
             names = ", ".join(batch.inputs)
             raise SpecError(
-                f"model: {self._named} has forward{takes}, which cannot be called with {names}: {wrong}. "
-                f"Name its inputs {names}, and give all others a default."
+                f"{self._named} has forward{takes}, which cannot be called with {names}: {wrong}. "
+                f"Name its inputs {names}, and give all others a default.",
+                "model",
             ) from error
 
     @property
@@ -291,16 +298,16 @@ def enter(
     """
     modules = modules or [blueprint.module(schema, num_outputs) for blueprint in blueprints]
     if not isinstance(modules[0], nn.Module):
-        raise SpecError(f"model: {blueprints[0].build!r} gave a {type(modules[0]).__name__}. Give an nn.Module.")
+        raise SpecError(f"{blueprints[0].build!r} gave a {type(modules[0]).__name__}. Give an nn.Module.", "model")
     if not any(True for _ in modules[0].parameters()):
-        raise SpecError(f"model: {type(modules[0]).__name__} has no parameters. Give a module that can learn.")
+        raise SpecError(f"{type(modules[0]).__name__} has no parameters. Give a module that can learn.", "model")
     lazy = [name for name, p in modules[0].named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
         kind = type(modules[0]).__name__
-        raise SpecError(f"model: {kind} has parameters of no size yet ({lazy[0]}). Give its layers their sizes.")
+        raise SpecError(f"{kind} has parameters of no size yet ({lazy[0]}). Give its layers their sizes.", "model")
     layouts = {tuple((name, tuple(p.shape)) for name, p in module.named_parameters()) for module in modules}
     if len(layouts) != 1:
-        raise TrainError(f"model: members of one pack have {len(layouts)} different layouts. Pack equal shapes only.")
+        raise TrainError(f"members of one pack have {len(layouts)} different layouts. Pack equal shapes only.", "model")
     seeds = [blueprint.seed for blueprint in blueprints]
     return Population(modules, seeds, _entry(modules), torch.device(device))
 

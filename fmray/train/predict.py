@@ -67,10 +67,10 @@ def predict(
             writer.write_table(table)
             num_rows += len(table)
         if writer is None:
-            raise DataError(f"predict: the {split} split has no rows. See the row accounting.")
+            raise DataError(f"the {split} split has no rows. See the row accounting.", "predict")
         writer.close()
         if num_rows != total:
-            raise DataError(f"predict: {num_rows} of the {total} rows of {split} were predicted. Run the job again.")
+            raise DataError(f"{num_rows} of the {total} rows of {split} were predicted. Run the job again.", "predict")
     return Predictions(path, split, output_names(prepared), num_rows)
 
 
@@ -176,7 +176,7 @@ def inputs_of(members: Sequence[Member], prepared: Prepared, split: Split, rows:
     for name, own in used.items():
         arrays = Lanes(own, split).take(rows, ["row_id", "x"])
         if not np.array_equal(arrays["row_id"], ids):
-            raise DataError(f"predict: {own.root} holds the rows of {split} in another sequence. Run with --fresh.")
+            raise DataError(f"{own.root} holds the rows of {split} in another sequence. Run with --fresh.", "predict")
         found[name] = arrays["x"]
     return found
 
@@ -191,7 +191,7 @@ def soup(populations: Sequence[Population], weights: Sequence[float]) -> Populat
     """
     first = populations[0]
     if any(population.shapes != first.shapes for population in populations):
-        raise DataError("ensemble.soup: members differ in the shapes of their parameters. Take members of one pack.")
+        raise DataError("members differ in the shapes of their parameters. Take members of one pack.", "ensemble.soup")
     flat = sum(w * p.flat.detach().double() for w, p in zip(weights, populations, strict=True))
     buffers = {
         name: sum(w * p.buffers[name].double() for w, p in zip(weights, populations, strict=True))

@@ -43,7 +43,7 @@ class RowWeights:
         self._members = list(members)
         for rows in members:
             if unknown := sorted(rows.keys() - KEYS):
-                raise TrainError(f"plan.rows: {unknown}. Accepted: {', '.join(sorted(KEYS))}.")
+                raise TrainError(f"{unknown}. Accepted: {', '.join(sorted(KEYS))}.", "plan.rows")
 
     def select(self, keep: Tensor) -> "RowWeights":
         """Give the weights of the members at these positions."""
@@ -113,7 +113,9 @@ def fold_of(entity: Tensor, num_folds: int, salt: int) -> Tensor:
 
 def _known(identities: Tensor | None) -> Tensor:
     if identities is None:
-        raise TrainError("plan.rows: weights follow from row identities, which were not read. Ask for identified rows.")
+        raise TrainError(
+            "weights follow from row identities, which were not read. Ask for identified rows.", "plan.rows"
+        )
     return identities
 
 

@@ -170,8 +170,9 @@ def admit_code(saved: Saved, folder: str, trust: Trust) -> None:
     if not (trust is True or (trust and saved.modules.keys() <= trust)):
         names = ", ".join(saved.modules)
         raise SpecError(
-            f"{folder}: this model needs code of its author: {names}. Nothing of it was run. Read its code/ folder, "
-            "and give --trust-code (trust_code=True in Python, FMRAY_TRUST_CODE=1 where MLflow serves it) to run it."
+            f"this model needs code of its author: {names}. Nothing of it was run. Read its code/ folder, "
+            "and give --trust-code (trust_code=True in Python, FMRAY_TRUST_CODE=1 where MLflow serves it) to run it.",
+            folder,
         )
     homes = [_proven_code(saved, folder)] if trust is True and os.path.isdir(f"{folder}/{CODE}") else []
     for name, digest in saved.modules.items():
@@ -180,10 +181,10 @@ def admit_code(saved: Saved, folder: str, trust: Trust) -> None:
             try:
                 file = file_of_module(name, places)
             except ModuleNotFoundError as error:
-                raise SpecError(f"model: no module {name!r}. Put its folder on PYTHONPATH.") from error
+                raise SpecError(f"no module {name!r}. Put its folder on PYTHONPATH.", "model") from error
             if file is None or module_digest(name, file) != digest:
-                text = f"model: module {name!r} is not the one this model was trained with"
-                raise SpecError(f"{text}. Put that one on PYTHONPATH first.")
+                text = f"module {name!r} is not the one this model was trained with"
+                raise SpecError(f"{text}. Put that one on PYTHONPATH first.", "model")
     sys.path[:0] = [home for home in homes if home not in sys.path]
     importlib.invalidate_caches()
 
@@ -205,11 +206,11 @@ def _proven_code(saved: Saved, folder: str) -> str:
             with open_regular(path, MOST_CODE_BYTES) as file:
                 source = file.read()
         except OSError as error:
-            raise SpecError(f"{path} cannot be read: {error.strerror}. Copy the model folder again.") from error
+            raise SpecError(f"cannot be read: {error.strerror}. Copy the model folder again.", path) from error
         if digest is not None and hashlib.sha256(source).hexdigest() != digest:
             module = name.partition("/")[0].removesuffix(".py")
             raise SpecError(
-                f"{path}: module '{module}' is not the one this model was trained with. Copy the model folder again."
+                f"module '{module}' is not the one this model was trained with. Copy the model folder again.", path
             )
         Path(here, name).parent.mkdir(parents=True, exist_ok=True)
         Path(here, name).write_bytes(source)

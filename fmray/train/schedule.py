@@ -52,7 +52,7 @@ class Step:
 
     def __init__(self, every: int = 10, factor: float = 0.1) -> None:
         if every < 1:
-            raise SpecError(f"train.schedule.step.every: {every}. Give a number of epochs, at least 1.")
+            raise SpecError(f"{every}. Give a number of epochs, at least 1.", "train.schedule.step.every")
         self.every, self.ratio = every, _share(factor, "step.factor")
 
     def factor(self, step: int, num_steps: int, steps_per_epoch: int) -> float:
@@ -65,7 +65,7 @@ class Plateau:
 
     def __init__(self, patience: int = 3, factor: float = 0.5) -> None:
         if patience < 1:
-            raise SpecError(f"train.schedule.plateau.patience: {patience}. Give a number of epochs, at least 1.")
+            raise SpecError(f"{patience}. Give a number of epochs, at least 1.", "train.schedule.plateau.patience")
         self.patience, self.ratio = patience, _share(factor, "plateau.factor")
 
     def factor(self, step: int, num_steps: int, steps_per_epoch: int) -> float:
@@ -83,5 +83,5 @@ def warmup(step: int, warmup_steps: int) -> float:
 
 def _share(value: float, key: str) -> float:
     if not 0 <= value <= 1:
-        raise SpecError(f"train.schedule.{key}: {value:g}. Give a number from 0 to 1.")
+        raise SpecError(f"{value:g}. Give a number from 0 to 1.", f"train.schedule.{key}")
     return value

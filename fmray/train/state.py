@@ -102,7 +102,7 @@ class State:
                 value[field_name] = tensor
         missing = {field.name for field in fields(cls)} - value.keys()
         if missing:
-            raise DataError(f"checkpoint: {', '.join(sorted(missing))} missing. It was written by another version.")
+            raise DataError(f"{', '.join(sorted(missing))} missing. It was written by another version.", "checkpoint")
         return cls(**value)
 
 

@@ -89,7 +89,7 @@ def _plan(plan: Plan, number: int) -> Plan:
 def _only(one: Sweep) -> Member:
     member = one.members[0]
     if member.val_score is None:
-        raise TrainError(f"ensemble.adaboost: a round has no member that can speak: {member.reason}.")
+        raise TrainError(f"a round has no member that can speak: {member.reason}.", "ensemble.adaboost")
     return member
 
 

@@ -200,7 +200,7 @@ class _Members:
         while waiting := hunt.carry(training, todo, rules, self._compared, slots, self.key):
             if not Referee(hunt.store, training.home, rules, self._compared).close():
                 names = ", ".join(str(trial.number) for trial in waiting)
-                raise TrainError(f"search: trials {names} wait for nobody. This is a bug of fmray.")
+                raise TrainError(f"trials {names} wait for nobody. This is a bug of fmray.", "search")
             todo = Listed([replace(trial, waited=True) for trial in waiting])
         self._require_judgements(training, proposals.heard, rules)
         return proposals.heard

@@ -9,7 +9,7 @@ import pytest
 from fmray import catalogue
 from fmray.errors import SpecError
 from fmray.spec.check import GIVEN_BY_FMRAY, GIVEN_TO_ENSEMBLES, OPTIMIZER_PARAMS, TASK_PARAMS
-from fmray.spec.params import accepted, fits, params_of, refusal, source_of
+from fmray.spec.params import LIMITS, accepted, fits, params_of, refusal, source_of
 
 OWN = [
     (table, name)
@@ -76,20 +76,34 @@ def test_an_annotation_is_put_in_words():
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "message"),
+    ("component", "name", "given", "message"),
     [
-        ("dropout", 0, ""),
-        ("dropout", 1, "1. Accepted: a number in [0, 1)."),
-        ("dropout", -0.1, "-0.1. Accepted: a number in [0, 1)."),
-        ("lr", 0, "0. Accepted: a number in (0, inf)."),
-        ("width", [64, 0], "0. Accepted: a number in [1, inf)."),
-        ("final", 1, ""),
-        ("speed", -5, ""),
+        ("mlp", "dropout", 0, ""),
+        ("mlp", "dropout", 1, "1. Accepted: a number in [0, 1)."),
+        ("mlp", "dropout", -0.1, "-0.1. Accepted: a number in [0, 1)."),
+        ("adam", "lr", 0, "0. Accepted: a number in (0, inf)."),
+        ("mlp", "width", [64, 0], "0. Accepted: a number in [1, inf)."),
+        ("cosine", "final", 1, ""),
+        ("mlp", "speed", -5, ""),
+        ("rmsprop", "alpha", 0, ""),
+        ("mixup", "alpha", 0, "0. Accepted: a number in (0, inf)."),
     ],
 )
-def test_limits_hold_with_their_ends(name, given, message):
-    assert refusal(name, given, "", limited=True) == message
-    assert refusal(name, given, "", limited=False) == ""
+def test_limits_hold_with_their_ends_for_the_component_that_has_them(component, name, given, message):
+    assert refusal(component, name, given, "") == message
+    assert refusal("my_net:Net", name, given, "") == ""
+
+
+LIMITED = [(component, name) for component, limits in LIMITS.items() for name in limits if component != "auto"]
+
+
+@pytest.mark.parametrize(("component", "name"), LIMITED)
+def test_every_limit_belongs_to_a_parameter_of_its_component(component, name):
+    described = {**OPTIMIZER_PARAMS, **TASK_PARAMS}
+    tables = (catalogue.MODELS, catalogue.SCHEDULES, catalogue.ENSEMBLES, catalogue.STEPS, catalogue.LIVE)
+    builds = [table.find(component) for table in tables if component in table]
+    takes = described.get(component) or inspect.signature(builds[0]).parameters
+    assert name in takes
 
 
 NET = """
