@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from fmray.cli import answer, options
 from fmray.cli import app as cli
 from fmray.spec.load import job_from
 
@@ -53,7 +54,7 @@ def test_it_names_every_command_and_no_other():
 
 def test_it_names_the_exit_codes_of_the_command_line():
     codes = {int(code) for code in re.findall(r"(\d+) ", TEXT.split("Exit codes:")[1].split(". ")[0])}
-    assert codes == {cli.DONE, cli.FAILED, cli.GATE_FAILED, cli.BAD_INPUT, cli.INTERRUPTED}
+    assert codes == {options.DONE, options.FAILED, options.GATE_FAILED, options.BAD_INPUT, answer.INTERRUPTED}
 
 
 def test_its_floors_are_those_that_are_tested():

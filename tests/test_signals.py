@@ -13,19 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmray.cli.answer import RESUMABLE
+
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 STAGES = ("prepare", "train", "evaluate")
 # stands for a long call into C: Python runs nothing of its main thread until it ends
 STUCK = """
-import ctypes, signal, sys, fmray.data.preview
+import ctypes, signal, sys, time, fmray.data.preview
 from fmray.cli import main
 from fmray.store import Store
+from fmray.store.lease import Lease
 
 def preview(job):
     lease = Store("store").lease("runs/a")
     lease.__enter__()
-    signals = {signal.SIGINT, signal.SIGTERM}
+    {after}
+    signals = {{signal.SIGINT, signal.SIGTERM}}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # poll would return early; another thread takes the signal
     print("stuck", flush=True)
     ctypes.CDLL(None).poll(None, 0, 60_000)
@@ -53,7 +57,7 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_command_stuck_in_a_library_ends_as_interrupted_and_lets_its_lease_go(tmp_path, number, times):
     write_job(tmp_path)
-    process = start(tmp_path, "-c", STUCK)
+    process = start(tmp_path, "-c", STUCK.format(after=""))
     assert process.stdout is not None
     assert process.stdout.readline() == "stuck\n"
     sent = time.monotonic()
@@ -67,6 +71,64 @@ def test_a_command_stuck_in_a_library_ends_as_interrupted_and_lets_its_lease_go(
     assert json.loads(said.splitlines()[-1]) == {"status": "interrupted"}
     (lease,) = (tmp_path / "store/runs/a").glob("lease-*.json")
     assert json.loads(lease.read_text())["released"]
+
+
+@pytest.mark.slow
+def test_a_store_that_hangs_does_not_cost_a_stuck_command_its_answer(tmp_path):
+    write_job(tmp_path)
+    process = start(tmp_path, "-c", STUCK.format(after="Lease.release = lambda lease: time.sleep(60)"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stuck\n"
+    process.send_signal(signal.SIGTERM)
+    said, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert json.loads(said.splitlines()[-1]) == {"status": "interrupted"}
+    assert errors == f"{RESUMABLE}\n"
+
+
+# stands for a signal that comes while libraries are imported, which they may take for an error of their own
+EARLY = """
+import builtins, os, sys, time
+
+real = builtins.__import__
+
+def importing(name, *rest, **named):
+    if name == {name!r}:
+        builtins.__import__ = real
+        {signalling}
+    return real(name, *rest, **named)
+
+builtins.__import__ = importing
+from fmray.cli import main
+sys.argv = ["fmray", *{arguments}]
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["typer", "numpy", "fmray.store"])
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "ImportError"])
+def test_a_signal_while_libraries_are_imported_ends_as_interrupted(tmp_path, number, name, raised):
+    signalling = f"os.kill(os.getpid(), {int(number)}); time.sleep(60)"
+    if raised == "ImportError":
+        signalling = f"""
+        try: {signalling}
+        except KeyboardInterrupt: raise ImportError
+        """
+    code = EARLY.format(name=name, signalling=signalling, arguments=["version", "--json"])
+    process = start(tmp_path, "-c", code)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert json.loads(said) == {"status": "interrupted"}
+    assert errors == f"{RESUMABLE}\n"
+
+
+def test_signals_are_heard_before_any_library_is_imported():
+    code = "import sys, fmray.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-S", "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) - sys.stdlib_module_names - {"__main__", "fmray"} == set()
 
 
 @pytest.mark.slow

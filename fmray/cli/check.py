@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, JobFile, Overrides, StorePath, app, error_console, out
+from fmray.cli.options import DEFAULT_STORE, DONE, AsJson, JobFile, Overrides, StorePath, app, error_console, out
 from fmray.errors import SpecError
 from fmray.printable import in_yaml
 from fmray.store import redact

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from fmray.cli.app import (
+from fmray.cli.answer import INTERRUPTED
+from fmray.cli.options import (
     BAD_INPUT,
     DEFAULT_STORE,
     DONE,
     FAILED,
-    INTERRUPTED,
     AsJson,
     JobFile,
     Overrides,

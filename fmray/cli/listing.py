@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, StorePath, app, out
+from fmray.cli.options import DEFAULT_STORE, DONE, AsJson, StorePath, app, out
 from fmray.errors import DataError
 
 

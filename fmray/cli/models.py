@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fmray.cli.app import DONE, AsJson, TrustCode, app, error_console
-from fmray.cli.app import out as stdout
+from fmray.cli.options import DONE, AsJson, TrustCode, app, error_console
+from fmray.cli.options import out as stdout
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a run, or of a model.")]
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmray.cli.app import DEFAULT_STORE, DONE, GATE_FAILED, AsJson, RunFolder, StorePath, TrustCode, app, out
+from fmray.cli.options import DEFAULT_STORE, DONE, GATE_FAILED, AsJson, RunFolder, StorePath, TrustCode, app, out
 from fmray.cli.runs import _open_run
 from fmray.errors import DataError
 from fmray.registry import trusting

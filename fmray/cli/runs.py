@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmray.cli.app import (
+from fmray.cli.options import (
     DEFAULT_STORE,
     DONE,
     GATE_FAILED,

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, JobFile, StorePath, app, out
 from fmray.cli.listing import open_store
+from fmray.cli.options import DEFAULT_STORE, DONE, AsJson, JobFile, StorePath, app, out
 
 schedule = typer.Typer(
     help="Run jobs by the clock, as their schedule says.", no_args_is_help=True, rich_markup_mode=None

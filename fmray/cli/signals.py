@@ -18,17 +18,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from fmray.cli.answer import INTERRUPTED
+
 GRACE_SECONDS = 1.5
-INTERRUPTED = 130
+GIVE_UP_SECONDS = 1.0
 _HEARD = (signal.SIGINT, signal.SIGTERM)
 _codes: list[int] = []  # the exit code, once it is known
+_received: list[int] = []  # signals that end this process
 
 
 def watch_signals(give_up: Callable[[], None]) -> None:
     """End this process soon after a signal, and at once after a second one.
 
     Args:
-        give_up: Called before the process is ended from outside of its main thread; has half a second.
+        give_up: Called before the process is ended from outside of its main thread; has a second.
     """
     atexit.register(_leave)  # before any library registers its own, so it runs after them
     heard, written = os.pipe()
@@ -39,6 +42,11 @@ def watch_signals(give_up: Callable[[], None]) -> None:
     # a signal to a forked child must not end its parent
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     threading.Thread(target=_watch, args=(heard, give_up), name="signals", daemon=True).start()
+
+
+def is_signalled() -> bool:
+    """Tell whether a signal came that ends this process."""
+    return bool(_received)
 
 
 def end_with(code: int) -> None:
@@ -58,24 +66,27 @@ def _leave() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    _received.append(number)
     for heard in _HEARD:  # a second one must not break what the first one has begun; the thread hears it all the same
         signal.signal(heard, lambda number, frame: None)
     raise KeyboardInterrupt
 
 
 def _watch(heard: int, give_up: Callable[[], None]) -> None:
-    _wait(heard, None)
+    _received.append(_wait(heard, None))  # libraries put handlers of their own in place of ours
     _wait(heard, GRACE_SECONDS)
     last = threading.Thread(target=give_up, name="give up", daemon=True)
     last.start()
-    last.join(0.5)
+    last.join(GIVE_UP_SECONDS)
     os._exit(_codes[-1] if _codes else INTERRUPTED)
 
 
-def _wait(heard: int, seconds: float | None) -> None:
-    """Wait for a signal that ends processes, for so long at most."""
+def _wait(heard: int, seconds: float | None) -> int:
+    """Wait for a signal that ends processes, for so long at most; give its number, 0 if none came."""
     until = None if seconds is None else time.monotonic() + seconds
     while True:
         ready, _, _ = select.select([heard], [], [], None if until is None else max(0.0, until - time.monotonic()))
-        if not ready or any(number in _HEARD for number in os.read(heard, 64)):
-            return
+        if not ready:
+            return 0
+        if ending := [number for number in os.read(heard, 64) if number in _HEARD]:
+            return ending[0]

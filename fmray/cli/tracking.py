@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, RunFolder, StorePath, TrustCode, app, out
+from fmray.cli.options import DEFAULT_STORE, DONE, AsJson, RunFolder, StorePath, TrustCode, app, out
 from fmray.cli.runs import _open_run
 from fmray.errors import DataError
 from fmray.registry import trusting

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fmray.cli.app import DEFAULT_STORE, DONE, AsJson, StorePath, app, out
 from fmray.cli.cluster import LOCAL
+from fmray.cli.options import DEFAULT_STORE, DONE, AsJson, StorePath, app, out
 from fmray.errors import DataError, SpecError
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run, its id, or the id of a submission.")]
