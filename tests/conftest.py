@@ -1,11 +1,20 @@
 """Compute with one thread where nothing else is asked: tests are small, and threads wait for each other."""
 
 import os
+import sys
 
 import pytest
 from live_ray import LiveRay
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # before anything imports torch
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Take back the threads that a run of the test before has set for its process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
