@@ -103,6 +103,14 @@ class Registry:
             raise SpecError(f"{self.noun} '{name}' is part of Python itself. Accepted: {self.kind.words}.")
         return name
 
+    def module(self, name: str) -> str:
+        """Give the dotted name of the module behind a name, without importing it.
+
+        Raises:
+            SpecError: If the name is neither known nor a path of its own.
+        """
+        return self.path(name).partition(":")[0]
+
     def find(self, name: str) -> Any:
         """Import and give the code behind a name.
 

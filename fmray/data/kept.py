@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from fmray.catalogue import STEPS
 from fmray.data.apply import fit_item, fit_rows
 from fmray.data.exact import from_text, to_text
 from fmray.data.identify import Identified, Recipe, Summary, identify, quarantine, sides_of
@@ -25,7 +26,7 @@ from fmray.data.scratch import write_file
 from fmray.errors import DataError
 from fmray.records import Json
 from fmray.spec.ref import Ref
-from fmray.store import MANIFEST, Store, fingerprint, verify
+from fmray.store import MANIFEST, Store, code_digest, fingerprint, verify
 
 ROWS, FITS = "rows", "fits"
 FOUND = "found.json"
@@ -50,16 +51,15 @@ class Kept:
     steps: Sequence[Ref]
 
     @classmethod
-    def of(cls, store: Store, recipe: Recipe, asked: Json, steps: Sequence[Ref], sources: str) -> "Kept":
+    def of(cls, store: Store, recipe: Recipe, asked: Json, steps: Sequence[Ref]) -> "Kept":
         """Name what decides about every item.
 
         Args:
             asked: The data section.
-            sources: Digest of the code that finds it.
         """
         data = {name: value for name, value in asked.items() if name not in IDLE}
         decided = (recipe.definition.to_json(), recipe.schema, recipe.slices, recipe.num_buckets, recipe.task)
-        return cls(store, fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, sources), steps)
+        return cls(store, fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, code_digest(__name__)), steps)
 
     def name(self, recipe: Recipe, item: WorkItem) -> str:
         """Name the rows of an item by the bytes they stand in; empty where these cannot be told from others."""
@@ -77,7 +77,8 @@ class Kept:
         """
         known = [fitted.state for fitted in pipeline.fitted]
         steps = [ref.to_json() for ref in self.steps[: len(known) + 1]]
-        computed_by = (pl.__version__, pa.__version__, np.__version__, platform.machine())
+        code = code_digest(*(STEPS.module(ref.name) for ref in self.steps[: len(known) + 1]))
+        computed_by = (pl.__version__, pa.__version__, np.__version__, platform.machine(), code)
         return fingerprint(FITS, recipe.task, steps, known, with_target, recipe.fold, computed_by)
 
     def rows(self, key: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from fmray.catalogue import STEPS
 from fmray.data.folders import NOT_READ
 from fmray.data.folds import Fold
 from fmray.data.identify import Recipe
@@ -32,7 +33,7 @@ from fmray.records import Json, Prepared
 from fmray.registry import nearest
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
-from fmray.store import Store, fingerprint, redact, source_digest, verify
+from fmray.store import Store, code_digest, fingerprint, redact, verify
 from fmray.store.plain import to_plain, write_text
 from fmray.store.sealed import parse
 
@@ -67,10 +68,10 @@ def prepare(
     _refuse_slices(dataset, job.evaluate.slices)
     definition = define(dataset, job.split, store, job.name)
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
-    sources = source_digest("fmray.data", *job.modules())
+    code = code_digest(__name__, *(STEPS.module(step.name) for step in job.prepared_steps))
     key = fingerprint(
         KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],
-        task.name, job.train.order.num_lanes, job.evaluate.slices, sources,
+        task.name, job.train.order.num_lanes, job.evaluate.slices, code,
         *([fold] if fold else []),
     )  # fmt: skip
     report({"event": "record", "kind": KIND, "fingerprint": key})
@@ -87,11 +88,7 @@ def prepare(
             for folder in (recipe.scratch, recipe.quarantine):
                 if is_local(folder):
                     os.makedirs(folder)
-            kept = (
-                Kept.of(store, recipe, asked, job.prepared_steps, sources)
-                if job.run.reuse and not dataset.fresh
-                else None
-            )
+            kept = Kept.of(store, recipe, asked, job.prepared_steps) if job.run.reuse and not dataset.fresh else None
             items = work_items(dataset, target_bytes=item_bytes)
             with _runner(job.run.prepare, dataset, report) as run:
                 preparation = Preparation(recipe, items, job.prepared_steps, run, report, kept)

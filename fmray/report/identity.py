@@ -3,7 +3,7 @@
 import string
 
 from fmray.spec.job import Job
-from fmray.store import Store, fingerprint, source_digest
+from fmray.store import Store, code_digest, fingerprint
 
 NOT_ASKED = ("track", "run", "promote", "schedule", "folder")
 """Parts of a job that say how, where and when it runs and what follows; another run would give the same."""
@@ -20,7 +20,7 @@ def name_run(job: Job, data_fingerprint: str, store: Store | None, fresh: bool =
     asked = {key: value for key, value in job.to_json().items() if key not in NOT_ASKED}
     if data_fingerprint:  # which says what the data are, wherever they lie and however that is spelled
         asked["data"] = {key: value for key, value in asked["data"].items() if key != "path"}
-    first = fingerprint(asked, data_fingerprint, source_digest(*job.modules()))[:12]
+    first = fingerprint(asked, data_fingerprint, code_digest(*job.modules()))[:12]
     names = store.list(store.path("runs", job.name)) if store else []
     taken = [name for name in names if name.split("-")[0] == first]
     newest = max(taken, key=lambda name: (len(name), name), default=first)

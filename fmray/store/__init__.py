@@ -7,8 +7,9 @@ from fmray.store.files import MANIFEST, is_disk_full, named_errors
 from fmray.store.lease import Fence, Lease
 from fmray.store.manifest import read_atomic_folder, require_whole, verify, write_atomic_folder
 from fmray.store.patience import is_transient, waiting
-from fmray.store.plain import fingerprint, source_digest
+from fmray.store.plain import fingerprint
 from fmray.store.redaction import captured_environment, redact
+from fmray.store.sources import code_digest, source_digest
 from fmray.store.store import FORMAT, Draft, Store
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Lease",
     "Store",
     "captured_environment",
+    "code_digest",
     "fingerprint",
     "is_disk_full",
     "is_transient",

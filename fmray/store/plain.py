@@ -4,7 +4,6 @@ JSON on disk is strict. It has no NaN, so NaN and the infinities are the strings
 real string that reads like one gets a backslash in front. `read_text(write_text(value))` gives the value back.
 """
 
-import functools
 import hashlib
 import json
 import math
@@ -14,13 +13,12 @@ from dataclasses import fields, is_dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from fmray.errors import DataError, SpecError
-from fmray.registry import file_of_module
 
 Plain = dict[str, Any] | list[Any] | str | int | float | bool | None
 """What JSON holds."""
@@ -116,39 +114,6 @@ def fingerprint(*parts: object) -> str:
     """
     text = ",".join(_canonical(part, f"part {i}") for i, part in enumerate(parts))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-@functools.cache
-def source_digest(*packages: str) -> str:
-    """Give a digest of the Python sources of modules and packages, by dotted name.
-
-    Raises:
-        SpecError: If there is no such module.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for package in sorted(packages):
-        try:
-            file = file_of_module(package)
-        except ModuleNotFoundError:
-            file = None
-        if file is None:
-            raise SpecError(f"no module {package!r}. Give a dotted name such as 'fmray.data'.", "source_digest")
-        digest.update(_sources(package, file))
-    return digest.hexdigest()
-
-
-def module_digest(package: str, file: Path) -> str:
-    """Give the digest of one module or package as `source_digest` does, read from where it lies now."""
-    return hashlib.blake2b(_sources(package, file), digest_size=16).hexdigest()
-
-
-def _sources(package: str, file: Path) -> bytes:
-    """Give what a digest of a module covers: the name, size and text of each of its Python files."""
-    folder, found = file.parent, []
-    for path in sorted(folder.rglob("*.py")) if file.name == "__init__.py" else [file]:
-        source = path.read_bytes()
-        found.append(f"{package}\0{path.relative_to(folder).as_posix()}\0{len(source)}\0".encode() + source)
-    return b"".join(found)
 
 
 def _canonical(value: object, where: str) -> str:

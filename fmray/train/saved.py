@@ -41,8 +41,8 @@ from fmray.spec.sections import Data
 from fmray.store import fingerprint, redact, source_digest
 from fmray.store.copies import copy_file, folder_to_write
 from fmray.store.places import files_of
-from fmray.store.plain import module_digest
 from fmray.store.regular import open_regular, require_inside, require_regular
+from fmray.store.sources import module_digest
 from fmray.train.description import FORMAT, data_of, ensemble_of, read_description, types_of
 from fmray.train.predict import TENSORS, read_tensors
 

@@ -142,7 +142,7 @@ class Hunt:
         return replace(self, job=replace(self.job, search=replace(self.job.search, more=0)))
 
     def _key(self, asked: Job, who: object, role: Role) -> str:
-        return key_of(asked, who, self.prepare(self.job.at({})), self.metric, self.attempt, role)
+        return key_of(asked, who, self.prepare(self.job.at({})), self.metric, self.attempt, role, __name__)
 
     def _work(self, members: int) -> float:
         """Estimate the floating-point operations of so many members: all have the largest model, and nobody stops."""

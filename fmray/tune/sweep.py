@@ -12,12 +12,13 @@ from typing import Protocol
 
 import numpy as np
 
+from fmray.catalogue import LIVE, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from fmray.data.scratch import load
 from fmray.errors import FmrayError, SpecError, TrainError
 from fmray.metrics.metric import Metric, ranked, reasons_of
 from fmray.records import Json, Member, Prepared
 from fmray.spec.job import Job
-from fmray.store import Draft, Store, fingerprint, require_whole, source_digest, verify
+from fmray.store import Draft, Store, code_digest, fingerprint, require_whole, verify
 from fmray.store.copies import copy_file
 from fmray.train.pack import Plan
 from fmray.train.predict import TENSORS
@@ -28,8 +29,6 @@ from fmray.tune.trial import Role, Training, Trial
 Report = Callable[[Json], None]
 Workers = int | tuple[int, int]
 KIND = "members"
-FLOORS = ("train", "models", "tasks", "metrics", "tune")
-"""Whose source decides what members become."""
 KEPT = 50
 """Members of a search whose tensors are kept: the best."""
 
@@ -145,7 +144,7 @@ def sweep_trials(
         TrainError: If no member could be trained.
     """
     first = trials[0]
-    key = key_of(first.job, described(trials), first.prepared, metric, attempt, role)
+    key = key_of(first.job, described(trials), first.prepared, metric, attempt, role, __name__)
     return kept(key, metric, store, role, report, _Plain(tuple(trials), workers, key, report))
 
 
@@ -211,15 +210,30 @@ def _halve(training: Training, trials: Sequence[Trial]) -> int | None:
     return None if trial is None else training.micro_batches(trial).halve()
 
 
-def key_of(job: Job, who: object, prepared: Prepared, metric: Metric, attempt: str, role: Role) -> str:
+def key_of(job: Job, who: object, prepared: Prepared, metric: Metric, attempt: str, role: Role, code: str) -> str:
     """Name the record of a sweep by all that decides what comes of it.
 
     Args:
         who: Describes the members.
+        code: Name of the module that trains them.
     """
-    code = source_digest(*(f"fmray.{floor}" for floor in FLOORS), *job.modules())
     asked = (job.train, job.live_steps, who, prepared.fingerprint, metric.name, attempt, role)
-    return fingerprint(KIND, *asked, job.run.deterministic, code)
+    return fingerprint(KIND, *asked, job.run.deterministic, code_digest(code, *_modules(job, metric)))
+
+
+def _modules(job: Job, metric: Metric) -> list[str]:
+    """Name the modules of what members consist of, learn by and are compared by."""
+    train = job.train
+    tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # whichever it will be
+    used = [
+        MODELS.module(job.model.name),
+        OPTIMIZERS.module(train.optimizer.name),
+        SCHEDULES.module(train.schedule.name),
+        *(TASKS.module(name) for name in tasks),
+        *(LIVE.module(step.name) for step in job.live_steps),
+    ]
+    asked = job.evaluate.primary or metric.name
+    return [*used, METRICS.module(asked)] if asked in METRICS or ":" in asked else used
 
 
 def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, work: Work) -> Sweep:

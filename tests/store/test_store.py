@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fmray.errors import ClusterError, DataError, SpecError
-from fmray.store import FORMAT, Store, fingerprint, read_atomic_folder, source_digest, verify, write_atomic_folder
+from fmray.store import FORMAT, Store, fingerprint, read_atomic_folder, verify, write_atomic_folder
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -171,12 +171,6 @@ def test_fingerprints_are_equal_for_equal_values_and_for_no_others(tmp_path):
     assert len({fingerprint(value) for value in values}) == len(values)
     with pytest.raises(SpecError, match="part 0"):
         fingerprint(lambda: 1)
-
-
-def test_the_source_of_a_package_is_part_of_what_it_makes():
-    assert source_digest("fmray.data") != source_digest("fmray.train")
-    with pytest.raises(SpecError, match="no module"):
-        source_digest("fmray.nothing")
 
 
 def maker(store: Store, seconds: float) -> subprocess.Popen[str]:
