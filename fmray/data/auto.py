@@ -284,7 +284,7 @@ def _hardly_repeats(levels: Levels, values: pl.Series) -> bool:
 def _readings(values: pl.Series, targets: np.ndarray, known: Collection[str]) -> Json:
     """Say as what a text column can be read: by which forms, and what it then is."""
     first = tidied(values.drop_nulls().head(FIRST_ROWS)).drop_nulls()
-    likely = [form for form in FORMS if len(first) - read(first, form).null_count() >= MOSTLY * len(first)]
+    likely = _likely_forms(first)
     if not likely:
         return {"silent": 0, "values": 1, "units": [], "digits": [], "forms": {}}
     tidy = tidied(values)
@@ -305,6 +305,15 @@ def _readings(values: pl.Series, targets: np.ndarray, known: Collection[str]) ->
         "digits": sorted(bare.filter(tidy.is_not_null()).unique().to_list()),
         "forms": forms,
     }
+
+
+def _likely_forms(first: pl.Series) -> list[str]:
+    """Name the forms by which most of the first values can be read."""
+    least = MOSTLY * len(first)
+    if first.str.contains(r"\d").sum() < least:  # no form does without a digit
+        return []
+    fitting = [form for form in FORMS if first.str.contains(FORMS[form].pattern).sum() >= least]
+    return [form for form in fitting if len(first) - read(first, form).null_count() >= least]
 
 
 def _whole(values: pl.Series) -> pl.Series:

@@ -6,17 +6,19 @@ Bytes that are no image never reach the step: whoever reads rows asks `is_image`
 import io
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
-from PIL import Image
 
 from fmray.data.step import Fitted, Partial, chosen, refuse_below
 from fmray.data.tabular import array_series
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.schema import Column, Schema
+
+if TYPE_CHECKING:  # imported by what decodes: few jobs read images
+    from PIL import Image
 
 FORMATS = ("PNG", "JPEG")
 
@@ -80,8 +82,10 @@ class DecodeImage:
             made[row] = self._fitted(image)
         return made.reshape(len(values), self.channels * self.size[0] * self.size[1])
 
-    def _fitted(self, image: Image.Image) -> np.ndarray:
+    def _fitted(self, image: "Image.Image") -> np.ndarray:
         """Bring an image to the channels and the size asked for (C, H, W)."""
+        from PIL import Image
+
         if image.mode.startswith("I"):  # converted as they are, 16-bit levels would all be cut off at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         image = image.convert("L" if self.channels == 1 else "RGB")
@@ -99,12 +103,14 @@ def is_image(value: bytes | None) -> bool:
     return True
 
 
-def _opened(value: bytes | None) -> Image.Image:
+def _opened(value: bytes | None) -> "Image.Image":
     """Decode an image.
 
     Raises:
         ValueError: If it cannot be done; the message says why.
     """
+    from PIL import Image
+
     if not value:
         raise ValueError("no bytes")
     try:

@@ -39,20 +39,13 @@ def numbers(frame: pl.DataFrame, columns: Sequence[str]) -> Moments:
         return {name: _moment([0.0] * 5) for name in columns}
     if not columns:
         return {}
-    wide = [pl.col(name).cast(pl.Float64) for name in columns]
-    asked = [
-        column.pipe(measure).alias(f"{place}{mark}")
-        for place, column in enumerate(wide)
-        for mark, measure in (
-            ("n", pl.Expr.count), ("m", pl.Expr.mean), ("v", lambda c: c.var(ddof=0)),
-            ("l", pl.Expr.min), ("h", pl.Expr.max),
-        )
-    ]  # fmt: skip
-    row = frame.select(asked).row(0, named=True)
-    return {name: _moment([row[f"{place}{mark}"] for mark in "nmvlh"]) for place, name in enumerate(columns)}
+    wide = frame.select(pl.col(list(columns)).cast(pl.Float64))  # an expression per column takes longer than the work
+    measured = (wide.count(), wide.mean(), wide.var(ddof=0), wide.min(), wide.max())
+    found = zip(*(row.row(0) for row in measured), strict=True)
+    return {name: _moment(values) for name, values in zip(columns, found, strict=True)}
 
 
-def _moment(found: list[float | None]) -> list[float]:
+def _moment(found: Sequence[float | None]) -> list[float]:
     count, mean, variance, low, high = (0.0 if value is None else float(value) for value in found)
     return [count, mean, variance * count, low, high] if count else [0.0, 0.0, 0.0, math.inf, -math.inf]
 

@@ -69,7 +69,8 @@ def preview(job: Job) -> Preview:
     is_all = table.num_rows == dataset.num_rows
     seen = f"judged by {table.num_rows:,} of {dataset.num_rows:,} rows"
     codes, _ = faults(table, columns, job.data.target)
-    table = table.take(np.flatnonzero(codes == 0))
+    if codes.any():
+        table = table.take(np.flatnonzero(codes == 0))
     known = list(takewhile(lambda step: STEPS.is_catalogued(step.name), job.prepared_steps))
     steps = Pipeline(pipeline.build(known), columns)
     notes = dataset.notes

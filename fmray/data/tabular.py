@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import scipy.special
 
 from fmray.data import moments
 from fmray.data.hashing import row_hash
@@ -313,6 +312,8 @@ def to_rank(values: pl.Series, edges: Sequence[float], to: str) -> pl.Series:
     down = 1 - np.interp(-x, -np.asarray(edges)[::-1], shares)
     ranked = (up + down) / 2
     if to == "normal":
+        import scipy.special  # a tenth of a second, which `check` seldom needs
+
         ranked = scipy.special.ndtri(np.clip(ranked, 1e-7, 1 - 1e-7))
     return pl.Series(values.name, ranked.astype(np.float32)).fill_nan(None)
 
