@@ -39,8 +39,10 @@ class Optimizer:
             raise SpecError(text, f"train.optimizer.{name}")
         decay = 0.01 if name == "adamw" else 0.0  # torch's own defaults
         device = population.flat.device
-        self.lr_K1 = _column([float(p.get("lr", DEFAULT_LR.get(name, 0.001))) for p in members], "lr", name, device)
-        self.decay_K1 = _column([float(p.get("weight_decay", decay)) for p in members], "weight_decay", name, device)
+        rates = [float(params.get("lr", DEFAULT_LR.get(name, 0.001))) for params in members]
+        decays = [float(params.get("weight_decay", decay)) for params in members]
+        self.lr_K1 = _column(rates, "lr", name, population.flat)
+        self.decay_K1 = _column(decays, "weight_decay", name, population.flat)
         self.decoupled = name == "adamw"
         self._build = OPTIMIZERS.find(name)
         self._options = {**shared[0], "lr": 1.0, "weight_decay": 0.0, **_kernels(self._build, name, device)}
@@ -63,6 +65,7 @@ class Optimizer:
             self._inner.step()
             population.flat.addcmul_(self._shadow, lr_K1)
             self._shadow.zero_()
+            population.write_back()
 
     def select(self, keep: Tensor, population: Population) -> None:
         """Follow the population in dropping all members but those at these positions (n,)."""
@@ -113,7 +116,7 @@ def _kernels(build: Callable[..., Any], name: str, device: torch.device) -> dict
     return {"foreach": True} if "foreach" in taken else {}
 
 
-def _column(values: list[float], key: str, name: str, device: torch.device) -> Tensor:
+def _column(values: list[float], key: str, name: str, like: Tensor) -> Tensor:
     if min(values) < 0 or (key == "lr" and min(values) == 0):
         raise SpecError(f"{min(values):g}. Give a number above zero.", f"train.optimizer.{name}.{key}")
-    return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]

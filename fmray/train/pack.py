@@ -176,10 +176,12 @@ class Pack:
         flat = self.population.flat.detach()
         trained = flat.clone()
         flat.copy_(self.state.ema)
+        self.population.write_back()
         try:
             yield
         finally:
             flat.copy_(trained)
+            self.population.write_back()
 
     def drop(self, rows: Sequence[int], status: str, reasons: Sequence[str]) -> None:
         """Let the members at these rows of the stack train no further."""

@@ -1,7 +1,8 @@
 """Bring models into the loop as a population of K members with equal shapes.
 
-All parameters of a member lie side by side in one row of a flat (K, P) tensor, gradients in another; modules see views
-of them. So the optimizer, clipping, best states, checkpoints and reductions are each one operation on flat tensors.
+All parameters of a member that train lie side by side in one row of a flat (K, P) tensor, gradients in another; modules
+see views of them. So the optimizer, clipping, best states, checkpoints and reductions are each one operation on flat
+tensors. `layout` says which tensor lies where.
 How a module enters is decided in `enter` and nowhere else.
 Shape legend: K members, P parameters per member, B rows, O outputs.
 """
@@ -9,7 +10,6 @@ Shape legend: K members, P parameters per member, B rows, O outputs.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +29,9 @@ from fmray.seeding import DRAWING, derive
 from fmray.spec.ref import Ref
 from fmray.tasks.task import Batch, Places
 from fmray.train.failures import user_frames
+from fmray.train.layout import Held, ModuleLayout, Shape
 
 Entry = Literal["native", "solo", "vmap"]
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ class Population:
     """Compute the outputs of K members, and hold their parameters and gradients.
 
     Attributes:
-        flat, grad: (K, P) parameters and gradients; rows are members.
+        layout: Which tensor of a member lies where.
+        flat, grad: (K, P) parameters that train, and gradients; rows are members.
+        buffers: Whatever lies beside the flat rows (K, ...): frozen parameters and buffers, each in its own type.
         reduced: All that workers sum at a step: the gradients, then loss and weight per member, then one flag.
         seeds: Dropout seed per member.
     """
@@ -81,20 +83,24 @@ class Population:
     def __init__(self, modules: Sequence[nn.Module], seeds: Sequence[int], entry: Entry, device: torch.device) -> None:
         self.entry = entry
         self.seeds = list(seeds)
-        self.shapes: dict[str, Shape] = {name: tuple(p.shape) for name, p in modules[0].named_parameters()}
-        self.module = modules[0].to(device)
-        rows = [torch.cat([p.detach().reshape(-1) for p in module.parameters()]) for module in modules]
-        self.buffers = {
-            name: torch.cat([dict(m.named_buffers())[name] for m in modules])
-            if entry == "native"
-            else torch.stack([dict(m.named_buffers())[name] for m in modules]).to(device)
-            for name, _ in modules[0].named_buffers()
+        self.layout = ModuleLayout.of(modules[0])
+        rows = torch.stack([self.layout.row(module) for module in modules])
+        named = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
+        unite = torch.cat if entry == "native" else torch.stack  # native tensors have the member axis already
+        beside = {
+            held.name: unite([own[held.name].detach() for own in named]).to(device) for held in self.layout.beside
         }
+        self.module = modules[0].to(device)
         self._dropouts = [m for m in self.module.modules() if isinstance(m, layers.Dropout)]
-        self._adopt(torch.stack(rows).to(device), self.buffers)
+        self._adopt(rows.to(device), beside)
 
     def __len__(self) -> int:
         return len(self.flat)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Give the shape of each parameter of one member."""
+        return self.layout.shapes
 
     def __call__(self, batch: Batch) -> Tensor:
         """Give the outputs of every member on the rows of a batch (K, B, O).
@@ -196,7 +202,13 @@ class Population:
         whole = [
             leaf.new_zeros(leaf.shape) if g is None else g for g, leaf in zip(grads, self.leaves.values(), strict=True)
         ]
-        torch.cat([grad.view(rows, -1) for grad in whole], dim=1, out=self.grad)
+        if whole:
+            torch.cat([grad.view(rows, -1).to(self.flat.dtype) for grad in whole], dim=1, out=self.grad)
+
+    def write_back(self) -> None:
+        """Let parameters of a type other than the flat rows' follow them; called whenever these have changed."""
+        for leaf, values in self._rounded:
+            leaf.data.copy_(values.view(leaf.shape))
 
     def select(self, keep: Tensor) -> None:
         """Drop all members but those at these positions (n,); the others compute on as if nothing happened."""
@@ -208,24 +220,18 @@ class Population:
         self.flat.copy_(flat)
         for name, value in buffers.items():
             self.buffers[name].copy_(value)
+        self.write_back()
 
     def tensors(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Name the tensors of one member, given its row (P,) and its buffers, as its module alone names them."""
-        named, start = {}, 0
-        for name, shape in self.shapes.items():
-            named[name] = flat[start : start + prod(shape)].reshape(shape).contiguous()
-            start += prod(shape)
-        kept = dict(self.module.named_buffers()).keys() & self.module.state_dict().keys()
-        return named | {name: buffers[name].contiguous() for name in sorted(kept)}
+        return self.layout.tensors(flat, buffers)
 
     def faulty_parameter(self, member: int) -> str:
         """Name the first parameter of a member that is not finite, in values, then in gradients."""
         for kind, flat in (("parameter", self.flat), ("gradient of", self.grad)):
-            start = 0
-            for name, shape in self.shapes.items():
-                if not torch.isfinite(flat[member, start : start + prod(shape)]).all():
-                    return f"{kind} {name}"
-                start += prod(shape)
+            for held in self.layout.trained:
+                if not torch.isfinite(flat[member, self.layout.places[held.name]].to(held.dtype)).all():
+                    return f"{kind} {held.name}"
         return "output"
 
     def _adopt(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> None:
@@ -234,30 +240,28 @@ class Population:
         self.reduced = flat.new_zeros(flat.numel() + 2 * len(flat) + 1)
         self.grad = self.reduced[: flat.numel()].view_as(flat)
         self.leaves: dict[str, Tensor] = {}
+        self._rounded: list[tuple[Tensor, Tensor]] = []
         if not len(flat):
             return  # every member has finished; nobody computes any more
         parameters = dict(self.module.named_parameters())
         alone = len(flat) == 1  # one member needs no member axis
-        start = 0
-        for name, shape in self.shapes.items():
-            values = self.flat[:, start : start + prod(shape)]
-            start += prod(shape)
-            view = {
-                "native": shape[1:] if alone else (len(flat), *shape[1:]),
-                "solo": shape,
-                "vmap": (len(flat), *shape),
-            }
-            leaf = parameters[name]
-            if self.entry == "vmap":
-                leaf = nn.Parameter(values.view(view[self.entry]))
-            leaf.data = values.view(view[self.entry])
+        for held in self.layout.trained:
+            values = self.flat[:, self.layout.places[held.name]]
+            seen = values.view(self._shape_seen(held)).to(held.dtype)  # a view, where the type is that of the rows
+            leaf = nn.Parameter(seen) if self.entry == "vmap" else parameters[held.name]
+            leaf.data = seen
             leaf.grad = None
-            self.leaves[name] = leaf
+            self.leaves[held.name] = leaf
+            if held.dtype != self.flat.dtype:
+                self._rounded.append((leaf, values))
         if self.entry != "vmap":
-            for name, value in self.buffers.items():
-                module, _, attribute = name.rpartition(".")
-                whole = value[0] if alone else value
-                setattr(self.module.get_submodule(module), attribute, whole)
+            for held in self.layout.frozen:
+                parameters[held.name].data = self.buffers[held.name].view(self._shape_seen(held))
+            for held in self.layout.buffers:
+                whole = self.buffers[held.name]
+                for name in self._names_of(held):
+                    module, _, attribute = name.rpartition(".")
+                    setattr(self.module.get_submodule(module), attribute, whole[0] if alone else whole)
         self._active = [m for m in self._dropouts if bool((m.rate_K11 > 0).any())]
         for dropout in self._dropouts:
             dropout.enabled = dropout in self._active
@@ -265,6 +269,15 @@ class Population:
             np.array([derive(seed, "dropout", place) for seed in self.seeds], np.uint64)
             for place in range(len(self._active))
         ]
+
+    def _shape_seen(self, held: Held) -> Shape:
+        """Give the shape in which the module sees a parameter of all members; one member needs no member axis."""
+        if self.entry == "native":
+            return held.shape[1:] if len(self.flat) == 1 else (len(self.flat), *held.shape[1:])
+        return held.shape if self.entry == "solo" else (len(self.flat), *held.shape)
+
+    def _names_of(self, held: Held) -> list[str]:
+        return [held.name, *(other for other, first in self.layout.aliases if first == held.name)]
 
     def _vmapped(
         self, leaves: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
@@ -305,7 +318,7 @@ def enter(
     if lazy:
         kind = type(modules[0]).__name__
         raise SpecError(f"{kind} has parameters of no size yet ({lazy[0]}). Give its layers their sizes.", "model")
-    layouts = {tuple((name, tuple(p.shape)) for name, p in module.named_parameters()) for module in modules}
+    layouts = {ModuleLayout.of(module) for module in modules}
     if len(layouts) != 1:
         raise TrainError(f"members of one pack have {len(layouts)} different layouts. Pack equal shapes only.", "model")
     seeds = [blueprint.seed for blueprint in blueprints]

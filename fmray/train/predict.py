@@ -21,6 +21,7 @@ from fmray.store.places import files_of
 from fmray.tasks.task import Batch, Task
 from fmray.train.combine import combine_outputs
 from fmray.train.failures import DEVICE_MEMORY, MEMORY, kind_of
+from fmray.train.layout import ModuleLayout
 from fmray.train.population import Blueprint, Population, enter
 
 CHUNK_ROWS = 65_536
@@ -130,7 +131,7 @@ class Voice:
     @property
     def num_parameters(self) -> int:
         """Count the parameters behind one answer."""
-        return sum(population.flat.numel() for population in self.populations)
+        return sum(population.layout.num_parameters for population in self.populations)
 
     def __call__(self, x: Inputs) -> np.ndarray:
         """Give predictions (N, C or T), float64, for prepared rows (N, D), as `inputs_of` gives them."""
@@ -190,13 +191,14 @@ def soup(populations: Sequence[Population], weights: Sequence[float]) -> Populat
     Source: Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models", ICML 2022.
     """
     first = populations[0]
-    if any(population.shapes != first.shapes for population in populations):
+    if any(population.layout != first.layout for population in populations):
         raise DataError("members differ in the shapes of their parameters. Take members of one pack.", "ensemble.soup")
     flat = sum(w * p.flat.detach().double() for w, p in zip(weights, populations, strict=True))
     buffers = {
         name: sum(w * p.buffers[name].double() for w, p in zip(weights, populations, strict=True))
         for name, value in first.buffers.items()
-        if value.is_floating_point()
+        # what is equal, as frozen parameters are, must not be rounded
+        if value.is_floating_point() and not all(torch.equal(value, p.buffers[name]) for p in populations)
     }
     with torch.no_grad():
         first.load(torch.as_tensor(flat), {name: torch.as_tensor(value) for name, value in buffers.items()})
@@ -237,7 +239,7 @@ def load_member(member: Member, prepared: Prepared, num_outputs: int, device: to
     path = f"{member.root}/{TENSORS}"
     tensors = read_tensors(path, member.tensor_hash, member.index)
     try:
-        module.load_state_dict(tensors)
+        module.load_state_dict(ModuleLayout.of(module).with_aliases(tensors))
     except RuntimeError as error:
         raise DataError(f"{path} cannot be read as member {member.index}: {error}.") from error
     population = enter([blueprint], prepared.schema, num_outputs, device, [module])

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fmray.errors import SpecError
 from fmray.schema import Schema
+from fmray.train.layout import ModuleLayout
 from fmray.train.population import Blueprint
 from fmray.train.predict import TENSORS, read_tensors
 
@@ -35,12 +37,17 @@ class Start:
         """
         module = blueprint.module(schema, num_outputs)
         tensors = read_tensors(f"{self.root}/{TENSORS}", self.tensor_hash, self.member)
-        ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        theirs = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        layout = ModuleLayout.of(module)
+        ours = {name: _described(tensor) for name, tensor in module.state_dict().items()}
+        theirs = {name: _described(tensor) for name, tensor in layout.with_aliases(tensors).items()}
         if ours != theirs:
             apart = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
             shown = ", ".join(f"{name} {theirs.get(name, 'none')} -> {ours.get(name, 'none')}" for name in apart[:5])
             more = f" and {len(apart) - 5} more" if len(apart) > 5 else ""
             raise SpecError(f"the model has other tensors than member {self.member}: {shown}{more}.", WHERE)
-        module.load_state_dict(tensors)
+        module.load_state_dict(layout.with_aliases(tensors))
         return module
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)}" + (f" {tensor.dtype}" if tensor.dtype != torch.float32 else "")
