@@ -1,5 +1,6 @@
 """Compute with one thread where nothing else is asked: tests are small, and threads wait for each other."""
 
+import gc
 import os
 import sys
 
@@ -7,6 +8,14 @@ import pytest
 from live_ray import LiveRay
 
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # before anything imports torch
+gc.disable()  # until all tests are collected: what is imported stays
+
+
+def pytest_collection_finish() -> None:
+    """Leave imported modules and collected tests, which all stay, out of every later search for garbage."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
