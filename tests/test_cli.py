@@ -31,6 +31,23 @@ def fmray(tmp_path: Path):
     return call
 
 
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call fmray from Python, in an empty folder: no process has to start and import."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in os.environ.keys() - INHERITED.keys():
+        monkeypatch.delenv(name)
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        stdout, stderr = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, stdout, stderr)
+
+    return call
+
+
 INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("FMRAY_")}
 ENVIRONMENT = {**INHERITED, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
@@ -115,9 +132,18 @@ def test_the_first_line_comes_before_torch_is_imported(tmp_path):
         (["gc", "--store", "nowhere"], 5, "'nowhere' is no store"),
     ],
 )
-def test_bad_input_is_named_with_exit_code_5_and_json_on_request(fmray, tmp_path, arguments, code, message):
+def test_bad_input_is_named_with_exit_code_5_and_json_on_request(in_process, tmp_path, arguments, code, message):
     write_job(tmp_path)
-    done = fmray(*arguments, "--json")
+    assert_refused(in_process(*arguments, "--json"), code, message)
+
+
+def test_a_process_that_is_given_bad_input_ends_with_exit_code_5_and_json(fmray, tmp_path):
+    write_job(tmp_path)
+    assert_refused(fmray("run", "small.yaml", "--sett", "a=b", "--json"), 5, "No such option")
+    assert_refused(fmray("check", "small.yaml", "--set", "data.path=nowhere", "--json"), 5, "nowhere")
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], code: int, message: str) -> None:
     assert done.returncode == code
     assert message in done.stderr.replace("\n", " ")
     answer = last_json(done)
