@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import pytest
 from fmray import workflow
 from fmray.errors import ClusterError, DataError, TrainError
 from fmray.evaluate import parts
+from fmray.records import Run
+from fmray.report.folder import read_run
 from fmray.spec.load import job_from
 from fmray.store import Store
 
@@ -52,22 +55,42 @@ class Constant(Net):
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_folder(folder: Path) -> Path:
     random = np.random.default_rng(0)
     x = random.normal(size=(900, 4))
     signal_ = x[:, 0] + x[:, 1] * x[:, 2]
     city = np.array(["Oslo", "Bonn", "Rome"])[random.integers(0, 3, 900)]
     table = {f"f{i}": c for i, c in enumerate(x.T)} | {"city": city, "y": np.where(signal_ > 0, "b", "a"), "z": signal_}
-    (tmp_path / "data").mkdir()
-    pq.write_table(pa.table(table), tmp_path / "data/a.parquet")
-    (tmp_path / "own_net.py").write_text(NET)
-    return tmp_path
+    (folder / "data").mkdir()
+    pq.write_table(pa.table(table), folder / "data/a.parquet")
+    (folder / "own_net.py").write_text(NET)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """Give the folder of a job and its finished run."""
+    folder = write_folder(tmp_path_factory.mktemp("finished"))
+    return folder, run(folder, Store(str(folder / "store")))[0]
+
+
+@pytest.fixture
+def finished(finished_once: tuple[Path, Run], tmp_path: Path) -> tuple[Path, Store, Run]:
+    """Give a store of one's own in which the job is finished, and its run there; the data stay where they are."""
+    folder, first = finished_once
+    shutil.copytree(folder / "store", tmp_path / "store")
+    store = Store(str(tmp_path / "store"))
+    return folder, store, read_run(store.path("runs", first.job, first.id), store)
 
 
 def job(folder: Path, **changes):
@@ -104,15 +127,15 @@ def test_a_run_leaves_everything_a_reader_needs(folder, store):
     assert found.scores.paired["dummy"].low > 0
 
 
-def test_a_finished_run_is_returned_and_nothing_is_done(folder, store):
-    first, _ = run(folder, store)
+def test_a_finished_run_is_returned_and_nothing_is_done(finished):
+    folder, store, first = finished
     again, events = run(folder, store)
     assert again == first
     assert stages(events) == ["scan", "found"]
 
 
-def test_starting_afresh_trains_anew_and_is_another_look(folder, store):
-    first, _ = run(folder, store)
+def test_starting_afresh_trains_anew_and_is_another_look(finished):
+    folder, store, first = finished
     other, events = run(folder, store, fresh=True)
     assert other.id == f"{first.id}-b"
     assert [event["event"] for event in events].count("epoch") > 0
@@ -122,8 +145,8 @@ def test_starting_afresh_trains_anew_and_is_another_look(folder, store):
     assert run(folder, store)[0].id == other.id
 
 
-def test_another_judgement_reuses_the_members(folder, store):
-    run(folder, store)
+def test_another_judgement_reuses_the_members(finished):
+    folder, store, _ = finished
     found, events = run(folder, store, evaluate={"metrics": ["accuracy", "f1[b]"]})
     assert [event for event in events if event["event"] == "epoch"] == []
     assert set(found.scores.test) == {"roc_auc", "accuracy", "f1[b]"}
@@ -147,8 +170,8 @@ def test_judged_in_many_parts_a_model_has_the_same_scores_and_passes_the_same_ga
     assert {**statuses[0], "G20": ""} == {**statuses[1], "G20": ""}  # G20 looks at min_effect
 
 
-def test_more_seeds_reuse_the_rows(folder, store):
-    run(folder, store)
+def test_more_seeds_reuse_the_rows(finished):
+    folder, store, _ = finished
     prepared = store.list("prepared")
     run(folder, store, train={"seeds": 2})
     assert store.list("prepared") == prepared
@@ -223,16 +246,16 @@ def test_rows_of_a_group_stay_together_and_count_as_one(folder, store):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: data[:5000] + b"!" + data[5001:]])
-def test_a_damaged_lane_is_named(folder, store, damage):
-    run(folder, store)
+def test_a_damaged_lane_is_named(finished, damage):
+    folder, store, _ = finished
     lane = next(path for path in Path(store.root).glob("prepared/*/*/*.arrow") if "train" in path.name)
     lane.write_bytes(damage(lane.read_bytes()))
     with pytest.raises(DataError, match=lane.name):
         run(folder, store, train={"epochs": 2})
 
 
-def test_a_damaged_record_is_named(folder, store):
-    run(folder, store)
+def test_a_damaged_record_is_named(finished):
+    folder, store, _ = finished
     manifest = next(Path(store.root).glob("members/*/manifest.json"))
     manifest.write_text(manifest.read_text().replace('"seed"', '"seef"', 1))
     with pytest.raises(DataError, match=r"manifest\.json"):
