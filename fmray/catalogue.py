@@ -35,6 +35,7 @@ STEPS = Registry(
         "standardise": "fmray.data.tabular:Standardise",
     },
     STEP,
+    components="fmray.spec.components.steps",
 )
 
 LIVE = Registry(
@@ -47,6 +48,7 @@ LIVE = Registry(
         "noise": "fmray.train.live:Noise",
         "shift": "fmray.train.live:Shift",
     },
+    components="fmray.spec.components.steps",
 )
 """Steps that change training rows anew in every epoch; they stand in `steps` too, after all that prepare."""
 
@@ -57,6 +59,7 @@ TASKS = Registry(
         "regression": "fmray.tasks.regression:Regression",
     },
     TASK,
+    components="fmray.spec.components.tasks",
 )
 
 MODELS = Registry(
@@ -69,6 +72,7 @@ MODELS = Registry(
         "resnet": "fmray.models.resnet:ResNet",
     },
     MODEL,
+    components="fmray.spec.components.models",
 )
 LINEAR_MODELS = ("linear", "logistic", "perceptron")
 
@@ -83,6 +87,7 @@ OPTIMIZERS = Registry(
         "sgd": "torch.optim:SGD",
     },
     OPTIMIZER,
+    components="fmray.spec.components.optimizers",
 )
 
 SCHEDULES = Registry(
@@ -94,6 +99,7 @@ SCHEDULES = Registry(
         "step": "fmray.train.schedule:Step",
     },
     SCHEDULE,
+    components="fmray.spec.components.schedules",
 )
 
 METRICS = Registry(
@@ -131,6 +137,7 @@ ENSEMBLES = Registry(
         "vote": "fmray.ensemble.voting:vote",
     },
     ENSEMBLE,
+    components="fmray.spec.components.ensembles",
 )
 
 GATES = Registry(

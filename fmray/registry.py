@@ -71,10 +71,13 @@ class Registry:
         noun: What the names stand for, used in messages ("step", "model").
         paths: Name -> "package.module:attribute".
         kind: What a path that is not in `paths` must lead to; None accepts no such path.
+        components: Dotted name of the module that declares the parameters of each name, in a class called after it.
     """
 
-    def __init__(self, noun: str, paths: Mapping[str, str], kind: Kind | None = None) -> None:
-        self.noun, self.kind = noun, kind
+    def __init__(self, noun: str, paths: Mapping[str, str], kind: Kind | None = None, components: str = "") -> None:
+        self.noun = noun
+        self.kind = kind
+        self.components = components
         self._paths = dict(paths)
 
     def __iter__(self) -> Iterator[str]:
@@ -102,6 +105,11 @@ class Registry:
         if name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
             raise SpecError(f"{self.noun} '{name}' is part of Python itself. Accepted: {self.kind.words}.")
         return name
+
+    def params(self, name: str) -> Any:
+        """Give the class that declares the parameters of a name of this table: `one_hot` has `OneHot`."""
+        declared = importlib.import_module(self.components)
+        return getattr(declared, "".join(part.capitalize() for part in name.split("_")))
 
     def module(self, name: str) -> str:
         """Give the dotted name of the module behind a name, without importing it.

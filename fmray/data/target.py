@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from fmray.catalogue import TASKS
 from fmray.data import moments
 from fmray.data.evolve import UUID
 from fmray.data.raw import plain, without
@@ -24,8 +25,6 @@ from fmray.data.text_numbers import NULL_WORDS
 from fmray.errors import DataError, SpecError
 from fmray.records import Target
 from fmray.registry import nearest
-from fmray.spec.check import TASK_PARAMS
-from fmray.spec.params import refusal
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
 
@@ -72,12 +71,12 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
 
 def _refuse_foreign(task: Ref) -> None:
     """Refuse parameters of the other task, which "auto" had to let pass."""
-    known = TASK_PARAMS[task.name]
-    for name, given in task.params.items():
-        if name not in known:
+    declared = TASKS.params(task.name)
+    for name in task.params:
+        if name not in declared.model_fields:
             raise SpecError(f"the target calls for {task.name}, which has no '{name}'. Leave it out.", "task.auto")
-        if message := refusal(task.name, name, given, known[name]):
-            raise SpecError(f"the target calls for {task.name}. {message}", f"task.auto.{name}")
+    for name, message in declared.problems(task.params):
+        raise SpecError(f"the target calls for {task.name}. {message}", f"task.auto.{name}")
 
 
 def _by_type(dataset: Dataset, name: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fmray.errors import SpecError
 from fmray.models import layers
 from fmray.schema import Schema
+from fmray.spec.components.models import Mlp
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -39,7 +40,7 @@ class MLP(nn.Module):
         SpecError: If a parameter is out of its range.
     """
 
-    packable: ClassVar[tuple[str, ...]] = ("dropout",)
+    packable: ClassVar[tuple[str, ...]] = Mlp.packable
 
     def __init__(
         self,

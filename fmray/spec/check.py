@@ -4,7 +4,7 @@ Checking a job imports neither torch nor ray, nor a line of the user's own code.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from fmray import catalogue
@@ -12,40 +12,18 @@ from fmray.errors import SpecError
 from fmray.registry import Registry, nearest
 from fmray.spec.effect import Refusal, without_effect
 from fmray.spec.job import Job
-from fmray.spec.params import Params, params_of, refusal, refuse_other_kind, source_of
+from fmray.spec.params import accepted, fits, params_of, refuse_other_kind, source_of
 from fmray.spec.ranges import Keys
 from fmray.spec.ref import Ref
 
-OPTIMIZER_PARAMS: dict[str, Params] = {
-    "adadelta": {"rho": "float", "eps": "float"},
-    "adagrad": {"lr_decay": "float", "initial_accumulator_value": "float", "eps": "float"},
-    "adam": {"betas": "Sequence[float]", "eps": "float", "amsgrad": "bool"},
-    "rmsprop": {"alpha": "float", "eps": "float", "momentum": "float", "centered": "bool"},
-    "sgd": {"momentum": "float", "dampening": "float", "nesterov": "bool"},
-}
-OPTIMIZER_PARAMS["adamw"] = OPTIMIZER_PARAMS["adam"]
-OPTIMIZER_PARAMS = {name: {"lr": "float", "weight_decay": "float", **own} for name, own in OPTIMIZER_PARAMS.items()}
-TASK_PARAMS: dict[str, Params] = {
-    "classification": {
-        "loss": "Literal['cross_entropy', 'perceptron']",
-        "label_smoothing": "float",
-        "class_weights": "Literal['balanced'] | Mapping | None",
-    },
-    "regression": {"loss": "Literal['mse', 'huber']", "delta": "float"},
-}
-TASK_PARAMS["auto"] = {
-    **TASK_PARAMS["classification"],
-    **TASK_PARAMS["regression"],
-    "loss": "Literal['cross_entropy', 'perceptron', 'mse', 'huber']",
-}
 ALL_STEPS = Registry(
     "step",
     {name: table.path(name) for table in (catalogue.STEPS, catalogue.LIVE) for name in table},
     catalogue.STEP,
+    components=catalogue.STEPS.components,
 )
 GIVEN_BY_FMRAY = ("self", "schema", "num_outputs")
 GIVEN_TO_ENSEMBLES = ("candidates",)
-KEEP = "Literal['when_better', 'always']"
 ONE_CLASS = re.compile(r"f1\[.+\]")
 
 
@@ -65,41 +43,50 @@ def check(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         *((ALL_STEPS, step, ("steps", place)) for place, step in enumerate(job.steps)),
     ):
         try:
-            known = _known_params(registry, ref, job.folder)
+            found += _in_params(registry, ref, keys, job.folder)
         except SpecError as error:
             found.append((keys, error.message))
-        else:
-            found += _in_params(known, ref, (*keys, ref.name))
     return [*found, *_in_order_of_steps(job), *_in_metrics(job), *without_effect(job, value)]
 
 
-def _known_params(registry: Registry, ref: Ref, folder: str) -> Params | None:
-    """Give what the code behind a name takes; None if only running it can tell."""
-    if registry is catalogue.TASKS and ref.name == "auto":
-        return TASK_PARAMS["auto"]
-    path = registry.path(ref.name)
-    table = {catalogue.OPTIMIZERS: OPTIMIZER_PARAMS, catalogue.TASKS: TASK_PARAMS}.get(registry, {})
-    if ref.name in table:
-        return table[ref.name]
-    module, _, attribute = path.partition(":")
-    file = source_of(module, folder)
+def _in_params(registry: Registry, ref: Ref, keys: Keys, folder: str) -> list[Refusal]:
+    """List what is wrong with the parameters of a name.
+
+    Raises:
+        SpecError: If the name is unknown, or the user's own code is not what the name stands for.
+    """
+    if ref.name in registry or (registry is catalogue.TASKS and ref.name == "auto"):
+        declared = registry.params(ref.name)
+        unknown = [name for name in ref.params if name not in declared.model_fields]
+        known = {name: value for name, value in ref.params.items() if name in declared.model_fields}
+        found = [(name, _no_parameter(ref.name, name, declared.model_fields)) for name in unknown]
+        found += declared.problems(known)
+    else:
+        found = _in_own_code(registry, ref, folder)
+    return [((*keys, ref.name, *([name] if name else [])), message) for name, message in found]
+
+
+def _in_own_code(registry: Registry, ref: Ref, folder: str) -> list[tuple[str, str]]:
+    """List what is wrong with the parameters of a user's own code, as far as its source tells."""
+    module, _, attribute = registry.path(ref.name).partition(":")
+    if (file := source_of(module, folder)) is None:
+        return []
     skipped = GIVEN_TO_ENSEMBLES if registry is catalogue.ENSEMBLES else GIVEN_BY_FMRAY
-    known = params_of(file, attribute, skipped) if file else None
-    if file and not registry.is_catalogued(ref.name) and registry.kind is not None:
+    known = params_of(file, attribute, skipped)
+    if registry.kind is not None:
         refuse_other_kind(file, attribute, registry.kind)
-    if registry is catalogue.ENSEMBLES and known is not None and ref.name != "single":
-        known = {**known, "keep": KEEP}  # read by what decides whether any method's answer is kept
-    # what a user's own task, step or model is given beyond its parameters is not ours to say, but its name must exist
-    return known if ref.name in registry or registry is catalogue.MODELS else None
+    if known is None or registry is not catalogue.MODELS:
+        return []  # what its own task, step or method is given beyond its parameters is not ours to say
+    found = [(name, _no_parameter(ref.name, name, known)) for name in ref.params if name not in known]
+    return found + [
+        (name, f"{given!r}. Accepted: {accepted(known[name])}.")
+        for name, given in ref.params.items()
+        if known.get(name) and not fits(given, known[name])
+    ]
 
 
-def _in_params(known: Params | None, ref: Ref, keys: Keys) -> Iterator[Refusal]:
-    for name, given in () if known is None else ref.params.items():
-        if known is not None and name not in known:
-            hint = nearest(name, known) if known else "It takes none."
-            yield (*keys, name), f"'{ref.name}' has no parameter '{name}'. {hint}"
-        elif known is not None and (message := refusal(ref.name, name, given, known[name])):
-            yield (*keys, name), message
+def _no_parameter(component: str, name: str, known: Collection[str]) -> str:
+    return f"'{component}' has no parameter '{name}'. {nearest(name, known) if known else 'It takes none.'}"
 
 
 def _in_order_of_steps(job: Job) -> Iterator[Refusal]:

@@ -161,27 +161,13 @@ def _in_train(job: Job) -> list[Refusal]:
             other = "train.folds" if train.folds is not None else "ensemble: adaboost"
             text = f"has seen the rows that {other} keeps from members. Leave one out."
             found.append((("train", "warm_start"), text))
-    params = train.optimizer.params
-    if (
-        train.optimizer.name == "sgd"
-        and params.get("nesterov")
-        and (not params.get("momentum") or params.get("dampening"))
-    ):
-        text = "true needs a momentum above zero and no dampening. Give momentum, e.g. 0.9."
-        found.append((("train", "optimizer", "sgd", "nesterov"), text))
     return found
 
 
 def _in_task(job: Job) -> list[Refusal]:
     found: list[Refusal] = []
-    task, params = job.task.name, job.task.params
-    loss = params.get("loss")
-    if task in ("auto", "regression") and "delta" in params and loss != "huber":
-        text = f"has no effect with loss: {loss or 'mse'}. It goes with huber."
-        found.append((("task", task, "delta"), text))
-    if task in ("auto", "classification") and "label_smoothing" in params and loss not in (None, "cross_entropy"):
-        text = f"has no effect with loss: {loss}. It goes with cross_entropy."
-        found.append((("task", task, "label_smoothing"), text))
+    task = job.task.name
+    loss = job.task.params.get("loss")
     if job.model.name == "perceptron":
         if ":" not in task and loss != "perceptron":
             text = "perceptron learns by a loss of its own, and " + (f"{loss} is given" if loss else "none is given")

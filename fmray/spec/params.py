@@ -9,7 +9,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fmray.errors import SpecError
 from fmray.registry import Kind, nearest
@@ -31,34 +30,6 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Sequence": ("a list", lambda value: isinstance(value, list | tuple)),
     "Mapping": ("a map", lambda value: isinstance(value, Mapping)),
 }
-_OPTIMIZER = {"lr": "(0, inf)", "weight_decay": "[0, inf)", "eps": "[0, inf)"}
-LIMITS: dict[str, dict[str, str]] = {
-    "mlp": {"width": "[1, inf)", "depth": "[1, inf)", "dropout": "[0, 1)"},
-    "resnet": {"width": "[1, inf)", "depth": "[1, inf)", "stages": "[1, inf)"},
-    "adadelta": {**_OPTIMIZER, "rho": "[0, 1]"},
-    "adagrad": {**_OPTIMIZER, "lr_decay": "[0, inf)", "initial_accumulator_value": "[0, inf)"},
-    "adam": {**_OPTIMIZER, "betas": "[0, 1)"},
-    "adamw": {**_OPTIMIZER, "betas": "[0, 1)"},
-    "rmsprop": {**_OPTIMIZER, "alpha": "[0, inf)", "momentum": "[0, inf)"},
-    "sgd": {"lr": "(0, inf)", "weight_decay": "[0, inf)", "momentum": "[0, inf)"},
-    "cosine": {"final": "[0, 1]"},
-    "plateau": {"patience": "[1, inf)", "factor": "[0, 1]"},
-    "step": {"every": "[1, inf)", "factor": "[0, 1]"},
-    "adaboost": {"rounds": "[1, inf)", "learning_rate": "(0, inf)"},
-    "bagging": {"members": "[1, inf)"},
-    "greedy": {"rounds": "[1, inf)", "bags": "[1, inf)", "share": "(0, 1]"},
-    "stacking": {"l2": "(0, inf)"},
-    "classification": {"label_smoothing": "[0, 1)"},
-    "regression": {"delta": "(0, inf)"},
-    "auto": {"label_smoothing": "[0, 1)", "delta": "(0, inf)"},
-    "crop": {"padding": "[1, inf)"},
-    "feature_dropout": {"rate": "[0, 1)"},
-    "flip": {"probability": "[0, 1]"},
-    "mixup": {"alpha": "(0, inf)"},
-    "noise": {"scale": "(0, inf)"},
-    "shift": {"pixels": "[1, inf)"},
-}
-"""Name of the catalogue -> where its parameters must lie, repeated here so that no preparation is waited for."""
 
 
 def source_of(module: str, folder: str) -> Path | None:
@@ -153,21 +124,6 @@ def _names(tree: ast.Module) -> set[str]:
     return names
 
 
-def refusal(component: str, name: str, given: Any, annotation: str) -> str:
-    """Say what is accepted where a value does not fit its annotation or limits; nothing where it does.
-
-    Args:
-        component: What takes the parameter; code of the user's own has no limits.
-    """
-    if annotation and not fits(given, annotation):
-        return f"{given!r}. Accepted: {accepted(annotation)}."
-    if limits := LIMITS.get(component, {}).get(name):
-        for value in given if isinstance(given, list | tuple) else [given]:
-            if _is_number(value) and not _is_within(value, limits):
-                return f"{value!r}. Accepted: a number in {limits}."
-    return ""
-
-
 def fits(given: object, annotation: str) -> bool:
     """Tell whether a plain value fits an annotation; what cannot be told fits."""
     return any(_fits(given, option) for option in _options(annotation))
@@ -218,10 +174,3 @@ def _fits(given: object, node: ast.expr) -> bool:
         item = ast.unparse(node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice)
         return all(fits(value, item) for value in given)
     return True
-
-
-def _is_within(value: float, interval: str) -> bool:
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    above = value > low if interval[0] == "(" else value >= low
-    below = value < high if interval[-1] == ")" else value <= high
-    return above and below

@@ -4,6 +4,7 @@ from typing import Any
 
 from fmray import catalogue
 from fmray.registry import Registry
+from fmray.spec.components.base import Params
 from fmray.spec.job import ADAPTER
 from fmray.spec.ranges import NOT_SEARCHED
 from fmray.spec.ref import DISTRIBUTIONS
@@ -16,6 +17,8 @@ RANGE = {
     "additionalProperties": False,
 }
 """A search range, which stands where the value would stand."""
+SEARCHED = (catalogue.STEPS, catalogue.TASKS, catalogue.MODELS, catalogue.OPTIMIZERS, catalogue.SCHEDULES)
+"""Tables of names whose parameters may be ranges."""
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -50,20 +53,33 @@ def job_schema() -> dict[str, Any]:
 
 
 def _reference(registry: Registry, *more: str) -> dict[str, Any]:
-    names = sorted([*registry, *more])
+    """Describe `name`, `{name: {parameters}}` and the same of the user's own code."""
     own = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"}
-    params = {"type": ["object", "null"]}
+    names = sorted([*registry, *more])
+    described = {name: _parameters(registry.params(name), is_searched=registry in SEARCHED) for name in names}
     return {
         "anyOf": [
-            {"enum": names},
+            {"enum": [name for name in names if not described[name].get("required")]},
             own,
             {
                 "type": "object",
                 "minProperties": 1,
                 "maxProperties": 1,
-                "properties": dict.fromkeys(names, params),
-                "patternProperties": {own["pattern"]: params},
+                "properties": {name: {"anyOf": [described[name], {"type": "null"}]} for name in names},
+                "patternProperties": {own["pattern"]: {"type": ["object", "null"]}},
                 "additionalProperties": False,
             },
         ]
     }
+
+
+def _parameters(declared: type[Params], *, is_searched: bool) -> dict[str, Any]:
+    """Describe the parameters of one name, each with its type, bounds, default and meaning."""
+    schema = declared.model_json_schema()
+    for name, parameter in schema.get("properties", {}).items():
+        parameter.pop("title", None)
+        if is_searched:
+            about = {key: parameter.pop(key) for key in ("description", "default") if key in parameter}
+            schema["properties"][name] = {"anyOf": [parameter, RANGE], **about}
+    schema.pop("title", None)
+    return schema

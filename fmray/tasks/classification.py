@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fmray.errors import SpecError, TrainError
 from fmray.records import Target
+from fmray.spec.components import tasks as declared
 from fmray.tasks.task import Batch, Losses, Model, Task, per_member
 
 ClassWeights = str | Mapping[str, float] | None
@@ -43,7 +44,7 @@ class Classification:
     """
 
     phases: ClassVar[tuple[str, ...]] = ("model",)
-    packable: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights")
+    packable: ClassVar[tuple[str, ...]] = declared.Classification.packable
 
     def __init__(self, target: Target, members: Sequence[Mapping[str, Any]] = ({},)) -> None:
         self.num_outputs = len(target.classes)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fmray.errors import SpecError, TrainError
 from fmray.records import Target
+from fmray.spec.components import tasks as declared
 from fmray.tasks.task import Batch, Losses, Model, Task, per_member
 
 LOSSES = ("mse", "huber")
@@ -32,7 +33,7 @@ class Regression:
     """
 
     phases: ClassVar[tuple[str, ...]] = ("model",)
-    packable: ClassVar[tuple[str, ...]] = ("delta",)
+    packable: ClassVar[tuple[str, ...]] = declared.Regression.packable
 
     def __init__(self, target: Target, members: Sequence[Mapping[str, Any]] = ({},)) -> None:
         losses = {str(params.get("loss", "mse")) for params in members}

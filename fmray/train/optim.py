@@ -14,10 +14,9 @@ from torch import Tensor
 
 from fmray.catalogue import OPTIMIZERS
 from fmray.errors import SpecError
-from fmray.spec.packable import OPTIMIZER as PACKABLE
+from fmray.spec.components.optimizers import PACKABLE
+from fmray.spec.components.optimizers import Optimizer as Declared
 from fmray.train.population import Population
-
-DEFAULT_LR = {"adadelta": 1.0, "adagrad": 0.01, "rmsprop": 0.01, "sgd": 0.01}
 
 
 class Optimizer:
@@ -37,10 +36,10 @@ class Optimizer:
         if any(params != shared[0] for params in shared):
             text = f"{shared} differ within a pack. Only {', '.join(PACKABLE)} may."
             raise SpecError(text, f"train.optimizer.{name}")
-        decay = 0.01 if name == "adamw" else 0.0  # torch's own defaults
+        plain: Declared = OPTIMIZERS.params(name)() if name in OPTIMIZERS else Declared()
         device = population.flat.device
-        rates = [float(params.get("lr", DEFAULT_LR.get(name, 0.001))) for params in members]
-        decays = [float(params.get("weight_decay", decay)) for params in members]
+        rates = [float(params.get("lr", plain.lr)) for params in members]
+        decays = [float(params.get("weight_decay", plain.weight_decay)) for params in members]
         self.lr_K1 = _column(rates, "lr", name, population.flat)
         self.decay_K1 = _column(decays, "weight_decay", name, population.flat)
         self.decoupled = name == "adamw"

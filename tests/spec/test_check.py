@@ -33,12 +33,20 @@ REFUSED = {
     },
     "model.my_net:Net.width: 'big'. Accepted: a whole number.": {"model": {"my_net:Net": {"width": "big"}}},
     "model.mlp.dropout: 1.5. Accepted: a number in [0, 1).": {"model": {"mlp": {"dropout": 1.5}}},
-    "model.mlp.width: 'wide'. Accepted: a whole number or a list.": {"model": {"mlp": {"width": "wide"}}},
+    "model.mlp.width: 'wide'. Accepted: a whole number in [1, inf) or a list of whole numbers in [1, inf).": {
+        "model": {"mlp": {"width": "wide"}}
+    },
     "model.mlp.width: 0": {"model": {"mlp": {"width": {"choice": [1, 0]}}}},
-    "train.optimizer.adam.lr: 'fast'. Accepted: a number.": {"train": {"optimizer": {"adam": {"lr": "fast"}}}},
-    "train.optimizer.adam.lr: nan. Accepted: a number.": {"train": {"optimizer": {"adam": {"lr": float("nan")}}}},
+    "train.optimizer.adam.lr: 'fast'. Accepted: a number in (0, inf).": {
+        "train": {"optimizer": {"adam": {"lr": "fast"}}}
+    },
+    "train.optimizer.adam.lr: nan. Accepted: a number in (0, inf).": {
+        "train": {"optimizer": {"adam": {"lr": float("nan")}}}
+    },
     "train.optimizer.sgd.lr: -1. Accepted: a number in (0, inf).": {"train": {"optimizer": {"sgd": {"lr": -1}}}},
-    "train.schedule.step.every: 0. Accepted: a number in [1, inf).": {"train": {"schedule": {"step": {"every": 0}}}},
+    "train.schedule.step.every: 0. Accepted: a whole number in [1, inf).": {
+        "train": {"schedule": {"step": {"every": 0}}}
+    },
     "train.schedule: unknown schedule 'cosin'. Did you mean 'cosine'?": {"train": {"schedule": "cosin"}},
     "task.regression.loss: 'l1'. Accepted: mse or huber.": {"task": {"regression": {"loss": "l1"}}},
     "task.classification.class_weights: 'equal'. Accepted: balanced or a map or null.": {

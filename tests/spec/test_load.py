@@ -123,7 +123,7 @@ MISTAKES = {
     "model: {mlp: {dropout: {uniform: [0, 0.5]}}}\nensemble: adaboost\n": r"ensemble: adaboost boosts one configuration",
     "train: {folds: 3}\nensemble: adaboost\n": r"train\.folds: has no effect with ensemble: adaboost",
     "train: {seeds: 3}\nensemble: adaboost\n": r"train\.seeds: 3 seeds are as many configurations",
-    "ensemble: {greedy: {bags: 0}}\n": r"ensemble\.greedy\.bags: 0\. Accepted: a number in \[1, inf\)",
+    "ensemble: {greedy: {bags: 0}}\n": r"ensemble\.greedy\.bags: 0\. Accepted: a whole number in \[1, inf\)",
     "model: {mlp: {dropout: {uniform: [0, 0.5]}}}\nsearch: {by: grid}\n": r"churn\.yaml:3 search\.by: grid tries every value, and model\.mlp\.dropout has no end",
     "model: {mlp: {dropout: {uniform: [0, 0.5]}}}\nsearch: {by: optuna}\n": r"optuna proposes structures, and no range changes one",
     "model: {mlp: {width: {int: [8, 64]}}}\nsearch: {by: optuna, more: 3}\n": r"more: has no effect with by: optuna, which proposes",

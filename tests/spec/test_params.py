@@ -1,44 +1,12 @@
-import importlib
-import inspect
 import math
 import sys
 from pathlib import Path
 
 import pytest
 
-from fmray import catalogue
 from fmray.errors import SpecError
-from fmray.spec.check import GIVEN_BY_FMRAY, GIVEN_TO_ENSEMBLES, OPTIMIZER_PARAMS, TASK_PARAMS
-from fmray.spec.params import LIMITS, accepted, fits, params_of, refusal, source_of
-
-OWN = [
-    (table, name)
-    for table in (catalogue.STEPS, catalogue.LIVE, catalogue.MODELS, catalogue.SCHEDULES, catalogue.ENSEMBLES)
-    for name in table
-]
-
-
-@pytest.mark.parametrize(("table", "name"), OWN, ids=lambda value: getattr(value, "noun", value))
-def test_the_source_tells_the_same_parameters_as_the_imported_code(table, name):
-    module, _, attribute = table.path(name).partition(":")
-    skipped = GIVEN_TO_ENSEMBLES if table is catalogue.ENSEMBLES else GIVEN_BY_FMRAY
-    read = params_of(source_of(module, "."), attribute, skipped)
-    code = getattr(importlib.import_module(module), attribute)
-    bare = inspect.isclass(code) and code.__init__ is object.__init__
-    real = [] if bare else [p for p in inspect.signature(code).parameters if p not in skipped]
-    assert list(read) == real
-
-
-@pytest.mark.parametrize("name", list(OPTIMIZER_PARAMS))
-def test_optimizers_take_the_parameters_of_the_table(name):
-    real = inspect.signature(catalogue.OPTIMIZERS.find(name).__init__).parameters
-    assert set(OPTIMIZER_PARAMS[name]) <= set(real)
-
-
-def test_every_task_has_its_parameters_in_the_table():
-    assert set(TASK_PARAMS) == {*catalogue.TASKS, "auto"}
-    assert set(OPTIMIZER_PARAMS) == set(catalogue.OPTIMIZERS)
-
+from fmray.spec.check import GIVEN_BY_FMRAY
+from fmray.spec.params import accepted, fits, params_of, source_of
 
 FITS = [
     (3, "int", True),
@@ -73,37 +41,6 @@ def test_a_value_fits_its_annotation_or_not(given, annotation, answer):
 def test_an_annotation_is_put_in_words():
     assert accepted("int | Sequence[int]") == "a whole number or a list"
     assert accepted("Literal['mse', 'huber'] | None") == "mse or huber or null"
-
-
-@pytest.mark.parametrize(
-    ("component", "name", "given", "message"),
-    [
-        ("mlp", "dropout", 0, ""),
-        ("mlp", "dropout", 1, "1. Accepted: a number in [0, 1)."),
-        ("mlp", "dropout", -0.1, "-0.1. Accepted: a number in [0, 1)."),
-        ("adam", "lr", 0, "0. Accepted: a number in (0, inf)."),
-        ("mlp", "width", [64, 0], "0. Accepted: a number in [1, inf)."),
-        ("cosine", "final", 1, ""),
-        ("mlp", "speed", -5, ""),
-        ("rmsprop", "alpha", 0, ""),
-        ("mixup", "alpha", 0, "0. Accepted: a number in (0, inf)."),
-    ],
-)
-def test_limits_hold_with_their_ends_for_the_component_that_has_them(component, name, given, message):
-    assert refusal(component, name, given, "") == message
-    assert refusal("my_net:Net", name, given, "") == ""
-
-
-LIMITED = [(component, name) for component, limits in LIMITS.items() for name in limits if component != "auto"]
-
-
-@pytest.mark.parametrize(("component", "name"), LIMITED)
-def test_every_limit_belongs_to_a_parameter_of_its_component(component, name):
-    described = {**OPTIMIZER_PARAMS, **TASK_PARAMS}
-    tables = (catalogue.MODELS, catalogue.SCHEDULES, catalogue.ENSEMBLES, catalogue.STEPS, catalogue.LIVE)
-    builds = [table.find(component) for table in tables if component in table]
-    takes = described.get(component) or inspect.signature(builds[0]).parameters
-    assert name in takes
 
 
 NET = """

@@ -1,0 +1,194 @@
+"""Declare the parameters of steps, those that prepare rows and those that change them while training."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fmray.spec.components.base import Columns, Flag, Image, Params, Real, Share, Text, Whole, conflict
+
+Form = Literal[
+    "auto",
+    "decimal_point",
+    "decimal_comma",
+    "year_month_day",
+    "day_month_year",
+    "month_day_year",
+    "day_name_year",
+    "name_day_year",
+    "day_month_yy",
+    "month_day_yy",
+]
+Part = Literal["year", "month", "day", "weekday", "hour", "minute"]
+ALL_NUMBERS = "Numbers; all of them by default."
+ALL_TEXT = "Text or numbers; all text by default."
+AN_IMAGE = "Channels, height and width of a row; by default a square of 1 or 3 channels."
+
+
+class Auto(Params):
+    """Standardise numbers, encode levels and times, leave out what cannot help."""
+
+    keep: Columns = Field((), description="Columns that are used even if they look like row ids, or are free text.")
+
+
+class Clip(Params):
+    """Clip numbers at given bounds, or at quantiles of training rows."""
+
+    columns: Columns | None = Field(None, description=ALL_NUMBERS)
+    low: Real | None = Field(None, description="Lower bound.")
+    high: Real | None = Field(None, description="Upper bound.")
+    quantile: Annotated[Real, Field(gt=0.5, lt=1)] | None = Field(
+        None, description="Upper share, e.g. 0.999; the lower bound is at 1 - quantile."
+    )
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if (self.quantile is None) == (self.low is None and self.high is None):
+            text = f"low {self.low}, high {self.high}, quantile {self.quantile}. Give bounds or a quantile."
+            raise conflict("", text)
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise conflict("", f"low {self.low:g} is above high {self.high:g}. Give the lower bound first.")
+        return self
+
+
+class DateParts(Params):
+    """Turn times into numbers."""
+
+    columns: Columns | None = Field(None, description="Times; all of them by default.")
+    parts: Annotated[Sequence[Part], Field(min_length=1)] = Field(
+        ("year", "month", "weekday", "hour"), description="Parts of a time that become columns; Monday is weekday 1."
+    )
+    cyclic: Flag = Field(True, description="Encode periodic parts as sine and cosine, so December is next to January.")
+
+
+class DecodeImage(Params):
+    """Replace encoded PNG and JPEG images by their pixels."""
+
+    columns: Columns | Text = Field(description="Binary columns, a whole file in each value.")
+    size: Annotated[Sequence[Annotated[Whole, Field(ge=1)]], Field(min_length=2, max_length=2)] = Field(
+        description="Height and width; images of another size are resized, bilinearly."
+    )
+    channels: Literal[1, 3] = Field(3, description="1 for grey levels, 3 for red, green and blue.")
+
+
+class Drop(Params):
+    """Leave columns out."""
+
+    columns: Columns = Field(description="Columns of any kind.")
+
+
+class Hashing(Params):
+    """Hash each level into one of `buckets` indicators."""
+
+    columns: Columns | None = Field(None, description=ALL_TEXT)
+    buckets: Annotated[Whole, Field(ge=1)] = Field(256, description="Number of buckets; missing values are in none.")
+
+
+class Impute(Params):
+    """Fill missing values with what training rows suggest."""
+
+    columns: Columns | None = Field(
+        None,
+        description="By default all numbers for mean, median and a number as constant; all text for a text as "
+        "constant; both for most_frequent.",
+    )
+    by: Literal["mean", "median", "most_frequent", "constant"] = Field("mean", description="What fills the gap.")
+    value: Real | Text | None = Field(None, description="The constant; goes with by: constant.")
+    flag: Flag = Field(False, description="Add a 0/1 column `<name>_missing` for each.")
+
+    @model_validator(mode="after")
+    def _constant(self) -> Self:
+        if (self.value is None) == (self.by == "constant"):
+            text = f"by '{self.by}' with value {self.value!r}. A value goes with by: constant, and only there."
+            raise conflict("", text)
+        return self
+
+
+class MinMax(Params):
+    """Scale numbers to [0, 1] by the range of training rows; values outside are clipped."""
+
+    columns: Columns | None = Field(None, description=ALL_NUMBERS)
+
+
+class OneHot(Params):
+    """Give each level of a column an indicator of its own, in order of value."""
+
+    columns: Columns | None = Field(None, description=ALL_TEXT)
+    max_levels: Annotated[Whole, Field(ge=1)] = Field(100, description="Levels kept, the most frequent ones.")
+    other: Flag = Field(True, description="Let the rest, and unseen levels, share one indicator.")
+
+
+class Parse(Params):
+    """Read text columns as numbers or dates; a value that does not follow the form is missing."""
+
+    columns: Columns = Field(description="Text.")
+    form: Form = Field("auto", description="How values are written; auto takes what reads most training values.")
+
+
+class Quantile(Params):
+    """Replace numbers by their rank among training rows."""
+
+    columns: Columns | None = Field(None, description=ALL_NUMBERS)
+    levels: Annotated[Whole, Field(ge=2)] = Field(100, description="Quantiles kept; values between are interpolated.")
+    to: Literal["uniform", "normal"] = Field("uniform", description="Distribution of the ranks.")
+
+
+class RobustScale(Params):
+    """Subtract the median and divide by the distance between two quantiles."""
+
+    columns: Columns | None = Field(None, description=ALL_NUMBERS)
+    low: Share = Field(0.25, description="Share of rows below the lower quantile.")
+    high: Share = Field(0.75, description="Share of rows below the upper quantile.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low >= self.high:
+            raise conflict("", f"low {self.low:g} and high {self.high:g}. Give 0 <= low < high <= 1.")
+        return self
+
+
+class Standardise(Params):
+    """Scale columns to mean 0 and standard deviation 1; lists and bytes element by element."""
+
+    columns: Columns | None = Field(None, description="Numbers, lists or bytes; all of them by default.")
+
+
+class Crop(Params):
+    """Crop images of the same size out of images padded on every side, while training."""
+
+    padding: Annotated[Whole, Field(ge=1)] = Field(4, description="Pixels added on every side.")
+    fill: Literal["zero", "mirror"] = Field("zero", description="What the padding holds.")
+    image: Image | None = Field(None, description=AN_IMAGE)
+
+
+class FeatureDropout(Params):
+    """Set columns of a row to 0 while training."""
+
+    rate: Annotated[Real, Field(ge=0, lt=1)] = Field(0.1, description="Share of columns that a row loses.")
+
+
+class Flip(Params):
+    """Mirror images left to right while training."""
+
+    probability: Share = Field(0.5, description="Share of rows mirrored.")
+    image: Image | None = Field(None, description=AN_IMAGE)
+
+
+class Mixup(Params):
+    """Mix rows and losses with those of a partner row while training."""
+
+    alpha: Annotated[Real, Field(gt=0)] = Field(0.2, description="Shares are Beta(alpha, alpha); 1 is uniform.")
+
+
+class Noise(Params):
+    """Add Gaussian noise while training."""
+
+    scale: Annotated[Real, Field(gt=0)] = Field(0.1, description="Standard deviation, in units of prepared columns.")
+    columns: Columns | None = Field(None, description="Numbers, lists or bytes; all of them by default.")
+
+
+class Shift(Params):
+    """Move images by some pixels along each axis while training; what comes in from outside is 0."""
+
+    pixels: Annotated[Whole, Field(ge=1)] = Field(2, description="Farthest move along each axis.")
+    image: Image | None = Field(None, description=AN_IMAGE)

@@ -1,0 +1,70 @@
+"""Declare the parameters of tasks."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fmray.spec.components.base import Params, Real, Text, conflict
+
+Smoothing = Annotated[Real, Field(ge=0, lt=1)]
+Weight = Annotated[Real, Field(gt=0)]
+Corner = Annotated[Real, Field(gt=0)]
+LOSS = "What training minimises."
+SMOOTHING = "Share of the target spread over all classes; goes with cross_entropy."
+WEIGHTS = "Weight of each class in the loss; balanced weighs classes by the inverse of their frequency."
+DELTA = "Corner of the Huber loss, in standard deviations of the target; goes with huber."
+
+
+class Classification(Params):
+    """Predict which class a row belongs to."""
+
+    packable: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights")
+
+    loss: Literal["cross_entropy", "perceptron"] = Field("cross_entropy", description=LOSS)
+    label_smoothing: Smoothing = Field(0.0, description=SMOOTHING)
+    class_weights: Literal["balanced"] | Mapping[Text, Weight] | None = Field(None, description=WEIGHTS)
+
+    @model_validator(mode="after")
+    def _goes_with_the_loss(self) -> Self:
+        _refuse_idle(self, "label_smoothing", "cross_entropy")
+        return self
+
+
+class Regression(Params):
+    """Predict numbers."""
+
+    packable: ClassVar[tuple[str, ...]] = ("delta",)
+
+    loss: Literal["mse", "huber"] = Field("mse", description=LOSS)
+    delta: Corner = Field(1.0, description=DELTA)
+
+    @model_validator(mode="after")
+    def _goes_with_the_loss(self) -> Self:
+        _refuse_idle(self, "delta", "huber")
+        return self
+
+
+class Auto(Params):
+    """Predict classes or numbers, by the type of the target."""
+
+    packable: ClassVar[tuple[str, ...]] = (*Classification.packable, *Regression.packable)
+
+    loss: Literal["cross_entropy", "perceptron", "mse", "huber"] | None = Field(None, description=LOSS)
+    label_smoothing: Smoothing = Field(0.0, description=SMOOTHING)
+    class_weights: Literal["balanced"] | Mapping[Text, Weight] | None = Field(None, description=WEIGHTS)
+    delta: Corner = Field(1.0, description=DELTA)
+
+    @model_validator(mode="after")
+    def _goes_with_the_loss(self) -> Self:
+        if self.loss is not None:
+            _refuse_idle(self, "label_smoothing", "cross_entropy")
+        _refuse_idle(self, "delta", "huber")
+        return self
+
+
+def _refuse_idle(params: Classification | Regression | Auto, parameter: str, loss: str) -> None:
+    """Refuse a parameter that another loss leaves without effect."""
+    if parameter in params.model_fields_set and params.loss != loss:
+        text = f"has no effect with loss: {params.loss or 'mse'}. It goes with {loss}."
+        raise conflict(parameter, text)
