@@ -126,7 +126,11 @@ def test_the_first_line_comes_before_torch_is_imported(tmp_path):
         (["check", "small.yaml", "--set", "evaluate.slices=[f9]"], 5, "column 'f9' is not in the data"),
         (["check", "small.yaml", "--set", "evaluate.primary=r2"], 5, "'r2' judges a number, the target is a class"),
         (["check", "small.yaml", "--set", "evaluate.metrics=[rmse]"], 5, "'rmse' judges a number"),
-        (["check", "small.yaml", "--set", "train.optimizer={adam: {lr: fast}}"], 5, "'fast'. Accepted: a number in (0, inf)."),
+        (
+            ["check", "small.yaml", "--set", "train.optimizer={adam: {lr: fast}}"],
+            5,
+            "'fast'. Accepted: a number in (0, inf).",
+        ),
         (["check", "small.yaml", "--set", "model=no_net:Net"], 5, "module 'no_net' is neither beside the job file"),
         (["report", "."], 5, "holds no run.json"),
         (["gc", "--store", "nowhere"], 5, "'nowhere' is no store"),
