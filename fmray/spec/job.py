@@ -21,10 +21,17 @@ class Job:
 
     Args:
         name: Names the run directory; by default the file's name.
-        data, split, steps: What is learned from; live steps stand behind those that prepare.
+        data: Where the rows are, and what their columns mean.
+        split: How rows are divided into train, validation and test.
+        steps: How rows become numbers, in order; steps that change rows while training stand behind the others.
         task: Objective; "auto" decides by the target's type.
-        model: What learns.
-        train, ensemble, evaluate, rigour, track, run: How it is trained, combined, judged, told of and executed.
+        model: What is trained.
+        train: How it is trained.
+        ensemble: How members are combined.
+        evaluate: What is scored, and against what.
+        rigour: How strictly the run is judged.
+        track: Which other tools are told of the run.
+        run: Where and how the run executes.
         promote: When its model takes the place of the one in use; never, if left out.
         schedule: When it runs by itself; never, if unsaid.
         search: How the ranges in `model`, `steps`, `task` and `train` are searched.

@@ -1,10 +1,13 @@
 """Describe job files as a JSON schema, so that editors complete and check them."""
 
+import inspect
+import re
 from typing import Any
 
 from fmray import catalogue
 from fmray.registry import Registry
 from fmray.spec.components.base import Params
+from fmray.spec.explain import SECTIONS
 from fmray.spec.job import ADAPTER
 from fmray.spec.ranges import NOT_SEARCHED
 from fmray.spec.ref import DISTRIBUTIONS
@@ -19,6 +22,7 @@ RANGE = {
 """A search range, which stands where the value would stand."""
 SEARCHED = (catalogue.STEPS, catalogue.TASKS, catalogue.MODELS, catalogue.OPTIMIZERS, catalogue.SCHEDULES)
 """Tables of names whose parameters may be ranges."""
+ARGUMENT = re.compile(r" {4}(\w+(?:, \w+)*): (.+)")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -49,7 +53,35 @@ def job_schema() -> dict[str, Any]:
         schema["$defs"]["Data"]["properties"][name] = {"anyOf": [{"type": "string"}, column]}
     metrics = {"anyOf": [{"enum": sorted(catalogue.METRICS)}, {"type": "string", "pattern": r"^f1\[.+\]$"}]}
     schema["$defs"]["Evaluate"]["properties"]["primary"] = {"anyOf": [*metrics["anyOf"], {"type": "null"}]}
+    for keys, section in SECTIONS.items():
+        described = parts if not keys else schema["$defs"][section.__name__]["properties"]
+        if keys:
+            schema["$defs"][section.__name__]["description"] = summary_of(section)
+        for name, text in arguments_of(section).items():
+            if name in described:
+                described[name]["description"] = text
     return {**schema, "$schema": DIALECT, "title": "fmray job"}
+
+
+def summary_of(section: type) -> str:
+    """Read what the docstring of a class says before its arguments."""
+    return (inspect.getdoc(section) or "").partition("Args:\n")[0].strip()
+
+
+def arguments_of(section: type) -> dict[str, str]:
+    """Read what the docstring of a class says of each argument: `Args:`, then `name, other: text` with its lines."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    _, _, block = (inspect.getdoc(section) or "").partition("Args:\n")
+    for line in block.splitlines():
+        if not line.startswith("    "):
+            break
+        if matched := ARGUMENT.match(line):
+            names = matched[1].split(", ")
+            found |= dict.fromkeys(names, matched[2])
+        else:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
 
 
 def _reference(registry: Registry, *more: str) -> dict[str, Any]:

@@ -162,7 +162,12 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, config=strict)
 class EarlyStop:
-    """Stop a member that has not improved on validation for `patience` epochs."""
+    """Stop a member that has not improved on validation for `patience` epochs.
+
+    Args:
+        patience: Epochs without improvement.
+        min_delta: Least gain that counts as an improvement.
+    """
 
     patience: Annotated[Whole, Field(ge=1)] = 5
     min_delta: Annotated[Number, Field(ge=0)] = 0.0
