@@ -5,6 +5,7 @@ and run on golden rows before anybody else can see it.
 """
 
 import copy
+import errno
 import importlib
 import logging
 import os
@@ -118,7 +119,7 @@ def export(model_folder: str, kind: Format, out: str, *, trust_code: Trust = Fal
         labels = _labels(len(names))
         save_file({**dict(zip(labels, inputs, strict=True)), "outputs": expected}, str(draft / "golden.safetensors"))
         (draft / "steps.json").write_text(write_text(_steps(model, names, labels), indent=1), encoding="utf-8")
-        draft.rename(target)
+        _put(draft, target, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     written = {name: os.stat(target / name).st_size for name in sorted(os.listdir(target))}
@@ -142,6 +143,17 @@ def _refuse(model: SavedModel, kind: Format, out: str) -> None:
             raise SpecError(f"{kind} needs the package {package}. Install fmray[export].", "--format")
     if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
         raise DataError(f"{out} is not empty. Give a new folder.", "--out")
+
+
+def _put(draft: Path, target: Path, out: str) -> None:
+    """Put the folder in place, unless another process has filled its place meanwhile."""
+    try:
+        draft.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        text = f"another process has written to {out} meanwhile. Nothing was changed there."
+        raise DataError(text, "--out") from error
 
 
 def _golden(model: SavedModel, names: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:

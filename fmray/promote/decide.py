@@ -352,6 +352,7 @@ def _told(outcome: Outcome, history: History, registry: Registry | None) -> Outc
     names = {CHAMPION: history.standing().champion}
     names["challenger"] = outcome.run if outcome.verdict in ("pending", "kept", "inconclusive") else None
     if problem := tell(registry, names, _folder(history), history.store):
+        history.require_alone()
         notes = (*outcome.notes, f"the registry was not told, and will be the next time: {problem}")
         return Outcome(**{**asdict(outcome), "notes": notes})
     return outcome

@@ -83,13 +83,21 @@ class History:
         Raises:
             ClusterError: If this process is not, or no longer, the only one who decides.
         """
-        if self._lease is None:
-            raise ClusterError(f"{self.folder}: lines are written under `alone` only.")
-        self._lease.check()
+        self.require_alone()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         event = {"event": kind, "when": now, "who": who(), **values}
         run = str(values.get("run") or values.get("to") or "")
         return self._chain.add(event, self.job, run)
+
+    def require_alone(self) -> None:
+        """Make sure that this process is the only one who decides.
+
+        Raises:
+            ClusterError: If it is not, or no longer.
+        """
+        if self._lease is None:
+            raise ClusterError(f"{self.folder}: lines are written under `alone` only.")
+        self._lease.check()
 
     def digest(self, evidence: str) -> str:
         """Give the digest of a file of evidence, named relative to the folder of the history."""

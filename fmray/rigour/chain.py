@@ -14,6 +14,7 @@ from functools import cache
 from fmray.errors import DataError
 from fmray.records import Json
 from fmray.store import Store, fingerprint, redact
+from fmray.store.fences import require_held
 from fmray.store.plain import read_text, to_plain, write_text
 
 FIRST = "0" * 32
@@ -89,6 +90,7 @@ class Chain:
         """Have a run remember a line, if its directory is there."""
         root = self._store.path("runs", job, run_id)
         if self._store.exists(f"{root}/run.json"):
+            require_held(self._path)  # the witness lies outside of what the lease of the log covers
             self._store.write_json(f"{root}/{WITNESS}/{self._name}.json", self._mark(line))
 
     def _read_head(self) -> Json | None:

@@ -116,15 +116,29 @@ class Connection:
     """Tell MLflow of runs, each thing once however often it is told."""
 
     def __init__(self, mlflow: Any, client: Any, address: Address, most_seconds: float | None) -> None:
-        self.client = client
         self.refused = mlflow.MlflowException
+        self._client = client
         self._mlflow, self._address = mlflow, address
         self._until = None if most_seconds is None else time.monotonic() + most_seconds
         self._most = most_seconds
 
+    @property
+    def client(self) -> Any:
+        """MLflow's client, asked for anew before each request, so that none is made too late or by a lost holder.
+
+        Raises:
+            ClusterError: If another process has taken over what this one holds, or the time is up.
+        """
+        _require_held()
+        if self._until is not None and time.monotonic() > self._until:
+            raise ClusterError(
+                f"MLflow at {self._address.shown}: not done after {self._most:g} s. The rest is told later.",
+                "track.mlflow",
+            )
+        return self._client
+
     def experiment(self, name: str) -> str:
         """Give the id of an experiment, made where there is none."""
-        _require_held()
         found = self.client.get_experiment_by_name(name)
         if found is None:
             place = self._address.artifacts
@@ -140,7 +154,6 @@ class Connection:
 
     def run(self, experiment: str, key: str, name: str, began: float) -> Any:
         """Give the run that goes by a key, made where there is none; of doubles, left by lost answers, the first."""
-        _require_held()
         found = self.client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time"])
         found = sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
         for double in found[1:]:
@@ -150,7 +163,7 @@ class Connection:
     def nest(self, experiment: str, parent: str, entry: Entry, began: float) -> Any:
         """Make the nested run of an entry."""
         tags = {NESTED: entry.mark, "mlflow.parentRunId": parent}
-        return self._request().create_run(experiment, int(began * 1000), tags, entry.name)
+        return self.client.create_run(experiment, int(began * 1000), tags, entry.name)
 
     def nested(self, experiment: str, parent: str) -> dict[str, Any]:
         """Give the nested runs of a run by their marks."""
@@ -175,19 +188,19 @@ class Connection:
         params = [(name, text) for name, text in entry.params.items() if name not in known.params and text]
         tags = [(name, text) for name, text in entry.tags.items() if known.tags.get(name, "") != text]
         self._write(run, params, tags, self._missing(run, entry.points), model)
-        self._request().set_terminated(run.info.run_id, entry.status, int(entry.ended * 1000))
+        self.client.set_terminated(run.info.run_id, entry.status, int(entry.ended * 1000))
 
     def progress(self, run: Any, points: Sequence[Point]) -> None:
         """Write what a run that goes on does not have yet, and show it as running."""
         if run.info.status != "RUNNING":  # it failed before, and is continued
-            self._request().update_run(run.info.run_id, "RUNNING")
+            self.client.update_run(run.info.run_id, "RUNNING")
         self._write(run, (), (), self._missing(run, points), "")
 
     def _missing(self, run: Any, points: Sequence[Point]) -> list[Point]:
         known = {
             (metric, point.step)
             for metric in {point.metric for point in points} & run.data.metrics.keys()
-            for point in self._request().get_metric_history(run.info.run_id, metric)
+            for point in self.client.get_metric_history(run.info.run_id, metric)
         }
         return [point for point in points if (point.metric, point.step) not in known]
 
@@ -204,21 +217,21 @@ class Connection:
                     make.Metric(p.metric, p.value, int(p.seconds * 1000), p.step, model_id=_judged(p, model))
                     for p in points[start : start + MOST_POINTS]
                 ]
-            self._request().log_batch(run.info.run_id, **some)
+            self.client.log_batch(run.info.run_id, **some)
 
     def data(self, run: Any, name: str, digest: str, source: Json, profile: Json) -> None:
         """Say what a run learned from; said again, MLflow keeps it once."""
         entities = self._mlflow.entities
         known = entities.Dataset(name[:500], digest[:36], "local", json.dumps(source), None, json.dumps(profile))
         tag = entities.InputTag("mlflow.data.context", "training")
-        self._request().log_inputs(run.info.run_id, [entities.DatasetInput(known, [tag])])
+        self.client.log_inputs(run.info.run_id, [entities.DatasetInput(known, [tag])])
 
     def files(self, run: Any, files: Mapping[str, bytes]) -> None:
         """Store files as artefacts of a run, in place of those of the same names."""
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 Path(folder, name).write_bytes(content)
-            self._request().log_artifacts(run.info.run_id, folder)
+            self.client.log_artifacts(run.info.run_id, folder)
 
     def model(self, experiment: str, run: Any, key: str, folder: str, served: Served) -> str:
         """Log the model in a folder so that MLflow can serve it, once, and give its id.
@@ -226,7 +239,7 @@ class Connection:
         Raises:
             DataError: If MLflow has no words for what the model takes or gives.
         """
-        found = self._request().search_logged_models([experiment], f"tags.`{KEY}` = '{key}'")
+        found = self.client.search_logged_models([experiment], f"tags.`{KEY}` = '{key}'")
         ready = [model for model in found if str(model.status) == "READY"]
         if ready:
             return str(ready[0].model_id)
@@ -235,7 +248,7 @@ class Connection:
         identity = run.info.run_id
         entities = self._mlflow.entities
         with tempfile.TemporaryDirectory() as place:
-            made = self._request().create_logged_model(experiment, "model", identity, {KEY: key})
+            made = self.client.create_logged_model(experiment, "model", identity, {KEY: key})
             try:
                 self._mlflow.pyfunc.save_model(
                     f"{place}/model",
@@ -249,19 +262,10 @@ class Connection:
             except self.refused as error:
                 self.client.delete_logged_model(made.model_id)
                 raise DataError(f"the model cannot be served by MLflow: {error}. Use fmray predict.") from error
-            self._request().log_outputs(identity, [entities.LoggedModelOutput(made.model_id, step=0)])
-            self._request().log_model_artifacts(made.model_id, f"{place}/model")
-            self._request().finalize_logged_model(made.model_id, "READY")
+            self.client.log_outputs(identity, [entities.LoggedModelOutput(made.model_id, step=0)])
+            self.client.log_model_artifacts(made.model_id, f"{place}/model")
+            self.client.finalize_logged_model(made.model_id, "READY")
         return str(made.model_id)
-
-    def _request(self) -> Any:
-        _require_held()
-        if self._until is not None and time.monotonic() > self._until:
-            raise ClusterError(
-                f"MLflow at {self._address.shown}: not done after {self._most:g} s. The rest is told later.",
-                "track.mlflow",
-            )
-        return self.client
 
 
 def _require_held() -> None:
