@@ -108,7 +108,7 @@ def execute(
 def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Address | None, wait_seconds: float) -> Run:
     """Carry a job to its report, or find the run that was, and tell MLflow of it."""
     report({"event": "stage", "stage": "scan", "text": f"looking at {job.data.path}"})
-    dataset = scan(job.data, job.folder, store, fresh=fresh)
+    dataset = scan(job.data, job.folder, store, fresh=fresh, also=job.named_columns)
     run = open_run(job, dataset.fingerprint, store, fresh)
     report({"event": "run", "id": run.id, "root": run.root})
     if run.status == "finished":

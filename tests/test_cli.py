@@ -168,6 +168,24 @@ def test_mistakes_of_the_job_and_of_its_columns_are_told_at_once_each_at_its_lin
     assert (error["where"], error["kind"]) == (wheres[0], "SpecError")
 
 
+def test_columns_that_sections_of_a_job_name_are_told_at_once_each_at_its_line(fmray, tmp_path):
+    job = write_job(tmp_path)
+    text = "split: {by: given, column: fold}\nsteps:\n  - drop: {columns: [f8, f9]}\n"
+    job.write_text(job.read_text() + text + "evaluate: {primary: r2, slices: [town, f0]}\ntask: classification\n")
+    first = job.read_text().splitlines().index("split: {by: given, column: fold}") + 1
+    done = fmray("check", job.name, "--set", "data.group=house")
+    assert [" ".join(line.split()[1:3]) for line in done.stderr.splitlines()] == [
+        f"small.yaml:{first} split.column:",
+        f"small.yaml:{first + 3} evaluate:",  # the metric
+        f"small.yaml:{first + 3} evaluate.slices:",
+        "--set data.group:",
+    ], done.stderr
+    done = fmray("check", job.name, "--set", "split={by: hash}", "--set", "evaluate.slices=[]")
+    assert [line.partition(" is not there")[0] for line in done.stderr.splitlines()][:2] == [
+        f"error: small.yaml:{first + 1} steps.drop.columns: column '{name}'" for name in ("f8", "f9")
+    ], done.stderr
+
+
 def test_a_plan_is_shown_without_importing_torch_or_ray(fmray, tmp_path):
     write_job(tmp_path)
     done = fmray("check", "small.yaml", "--json")

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fmray.cli.options import DEFAULT_STORE, DONE, AsJson, JobFile, Overrides, StorePath, app, error_console, out
-from fmray.errors import SpecError
+from fmray.errors import FmrayError, SpecError
 from fmray.printable import in_yaml
 from fmray.store import redact
 
@@ -29,8 +29,17 @@ def check(
     looks = []
 
     def look(job: Job) -> None:
-        looks.append(preview(job))
-        _refuse_metrics(job, looks[0].task.name)
+        found: list[FmrayError] = []
+        try:
+            looks.append(preview(job))
+        except FmrayError as error:
+            found += error.errors
+        try:
+            _refuse_metrics(job, looks[0].task.name if looks else job.task.name)
+        except FmrayError as error:
+            found += error.errors
+        if found:
+            raise SpecError.join(found)
 
     job = load_job(job_file, set_, also=look)
     seen = looks[0]
@@ -50,8 +59,8 @@ def check(
 def _refuse_metrics(job: Any, task: str) -> None:
     """Refuse metrics that judge the other kind of target."""
     named = [name for name in (job.evaluate.primary, *(job.evaluate.metrics or ())) if name]
-    if not named or ":" in task:
-        return  # of a user's own task, only the task can tell what it predicts
+    if not named or ":" in task or task == "auto":
+        return  # of a user's own task, only the task can tell what it predicts; of auto, the data
     from fmray.catalogue import METRICS
     from fmray.metrics.find import find_metric
     from fmray.records import Target
@@ -75,7 +84,7 @@ def _exact(job: Any, store: str) -> dict[str, str]:
     from fmray.store import Store
 
     opened = Store(store)
-    dataset = scan(job.data, job.folder, opened)
+    dataset = scan(job.data, job.folder, opened, also=job.named_columns)
     with Watch(error_console) as watch:
         prepared = prepare(dataset, job, decide(dataset, job.data, job.task), opened, watch)
     for name in (job.evaluate.primary, *(job.evaluate.metrics or ())):

@@ -15,9 +15,8 @@ from fmray.data.pipeline import Pipeline
 from fmray.data.raw import as_frame, block, faults, raw_schema
 from fmray.data.scan import Dataset, WorkItem, read_item, scan, work_items
 from fmray.data.target import decide, fit_target, learn_target, target_frame
-from fmray.errors import DataError, SpecError
+from fmray.errors import DataError
 from fmray.records import Target
-from fmray.registry import nearest
 from fmray.schema import Schema
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -58,11 +57,7 @@ def preview(job: Job) -> Preview:
         DataError: If files cannot be read.
         SpecError: If a column, the split or a step does not fit.
     """
-    dataset = scan(job.data, job.folder, most_files=FOOTERS)
-    for key, names in (("split.column", [job.split.column]), ("evaluate.slices", job.evaluate.slices)):
-        for name in names:
-            if name and name not in dataset.schema.names:
-                raise SpecError(f"column '{name}' is not in the data. {nearest(name, dataset.schema.names)}", key)
+    dataset = scan(job.data, job.folder, most_files=FOOTERS, also=job.named_columns)
     task, columns = decide(dataset, job.data, job.task), raw_schema(dataset, job)
     shown = [*(c.name for c in columns.columns), *job.data.target]
     table = pa.concat_tables([read_item(dataset, item, shown) for item in _first_groups(dataset)])

@@ -91,7 +91,13 @@ class WorkItem:
 
 
 def scan(
-    data: Data, folder: str, store: Store | None = None, *, most_files: int | None = None, fresh: bool = False
+    data: Data,
+    folder: str,
+    store: Store | None = None,
+    *,
+    most_files: int | None = None,
+    fresh: bool = False,
+    also: Sequence[tuple[str, str]] = (),
 ) -> Dataset:
     """Find the files, unify their schemas and check every column the data section names.
 
@@ -100,6 +106,7 @@ def scan(
         store: Keeps footers that were read, and sample data; without it samples go to the user's cache.
         most_files: Look at the first so many files only, for a preview.
         fresh: Read every footer again, and have `prepare` read every row again.
+        also: Columns that other sections name, and the keys where they do: said with the others if they are missing.
 
     Raises:
         DataError: If there are no files or rows, or files are damaged or disagree.
@@ -115,7 +122,7 @@ def scan(
     roles = _roles(data)
     required_everywhere(pairs, names, schemas, roles)
     schemas, said = schemas_with(pairs, names, schemas, listing.types)
-    schema = _schema(data, files, schemas, roles)
+    schema = _schema(data, files, schemas, roles, also)
     if not sum(file.num_rows for file in files):
         raise DataError(f"'{data.path}' has {len(files)} files and no rows.", "data.path")
     found = Dataset(
@@ -158,7 +165,13 @@ def identity_of(file: File, data: Data) -> list[object]:
     return [file.path, file.size, file.row_groups, file.version, file.content or file.mark]
 
 
-def _schema(data: Data, files: Sequence[File], schemas: Sequence[pa.Schema], roles: Mapping[str, str]) -> pa.Schema:
+def _schema(
+    data: Data,
+    files: Sequence[File],
+    schemas: Sequence[pa.Schema],
+    roles: Mapping[str, str],
+    also: Sequence[tuple[str, str]],
+) -> pa.Schema:
     # Writers type the columns of an empty table at random, so files without rows have no say.
     any_rows = any(file.num_rows for file in files)
     raw: dict[pa.Schema, list[str]] = {}
@@ -173,10 +186,11 @@ def _schema(data: Data, files: Sequence[File], schemas: Sequence[pa.Schema], rol
     place = files[0].path if len(files) == 1 else f"any of {len(files)} files"
     idle = [*((name, "data.ignore") for name in data.ignore), *((name, "data.read_as") for name in data.read_as)]
     refused: list[FmrayError] = []
-    for name, key in [*roles.items(), *idle]:
+    elsewhere = [(name, key, "the data") for name, key in also]
+    for name, key, where in [*((name, key, place) for name, key in [*roles.items(), *idle]), *elsewhere]:
         try:
-            _refuse_unknown(name, key, known, place)
-            if name in data.ignore and name in roles:
+            _refuse_unknown(name, key, known, where)
+            if key == "data.ignore" and name in roles:
                 raise SpecError(f"column '{name}' is {roles[name]} as well. Take it out of one.", "data.ignore")
         except SpecError as error:
             refused.append(error)

@@ -132,16 +132,16 @@ def chosen(
     if not isinstance(columns, str | list | tuple):
         raise SpecError(f"{columns!r}. Give a name, or a list of names.", f"steps.{step}.{key}")
     known = {column.name: column for column in schema.columns}
-    found = []
-    for name in [columns] if isinstance(columns, str) else dict.fromkeys(columns):
+    names = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
+    refused = []
+    for name in names:
         if name not in known:
-            raise SpecError(f"column '{name}' is not there. {nearest(name, known)}", f"steps.{step}.{key}")
-        if known[name].kind not in kinds:
-            raise SpecError(
-                f"column '{name}' holds {known[name].kind}. Accepted: {', '.join(kinds)}.", f"steps.{step}.{key}"
-            )
-        found.append(known[name])
-    return tuple(found)
+            refused.append(f"column '{name}' is not there. {nearest(name, known)}")
+        elif known[name].kind not in kinds:
+            refused.append(f"column '{name}' holds {known[name].kind}. Accepted: {', '.join(kinds)}.")
+    if refused:
+        raise SpecError.join([SpecError(text, f"steps.{step}.{key}") for text in refused])
+    return tuple(known[name] for name in names)
 
 
 def refuse_below(value: object, least: int, where: str) -> None:

@@ -67,6 +67,12 @@ class Job:
         """Steps that change training rows anew in every epoch."""
         return tuple(step for step in self.steps if step.name in LIVE)
 
+    @property
+    def named_columns(self) -> tuple[tuple[str, str], ...]:
+        """Columns that sections other than `data` name, and the keys where they do."""
+        slices = [(name, "evaluate.slices") for name in self.evaluate.slices]
+        return (*([(self.split.column, "split.column")] if self.split.column else []), *slices)
+
     def to_json(self) -> dict[str, Any]:
         """Give the resolved job as plain values, as a job file would spell it, ranges included."""
         left_out = {"ranges"} if self.ranges else {"ranges", "search"}

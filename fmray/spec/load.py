@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.reader import ReaderError
 
 from fmray.errors import FmrayError, SpecError
@@ -177,9 +177,14 @@ def _parse(text: str, file: str) -> Source:
     source = Source(None)
     try:
         _refuse_knots(yaml, text, file)
-        source.value = _plain(yaml.load(text), (), source, file, text.splitlines())
-    except DuplicateKeyError as error:
-        raise SpecError(f"{str(error.problem).rstrip('.')}. Keep one.", _at(error, file)) from error
+        constructor, _ = yaml.get_constructor_parser(text)
+        node = constructor.composer.get_single_node()
+        doubles = list(_drop_doubles(node, (), set()))
+        read = None if node is None else constructor.construct_document(node)
+        source.value = _plain(read, (), source, file, text.splitlines())
+        if doubles:  # what stands in maps of one key was brought together
+            source.mistakes += doubles
+            source.lines = dict(sorted(source.lines.items(), key=lambda entry: entry[1][1]))
     except MarkedYAMLError as error:
         said = error.problem or error.context
         raise SpecError(f"not YAML: {said}. Mend this line or the one before.", _at(error, file)) from error
@@ -202,6 +207,32 @@ def _refuse_knots(yaml: YAML, text: str, file: str) -> None:
         elif isinstance(event, AliasEvent) and event.anchor in around:
             where = f"{file}:{event.start_mark.line + 1}"
             raise SpecError(f"*{event.anchor} stands inside of &{event.anchor}. Write the value out.", where)
+
+
+def _drop_doubles(node: Node | None, path: Keys, seen: set[int]) -> Iterator[Refusal]:
+    """List keys that stand twice in one map, at the last place where they do; the others are taken out of the map."""
+    if node is None or isinstance(node, ScalarNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    if not isinstance(node, MappingNode):
+        for place, inner in enumerate(node.value):
+            yield from _drop_doubles(inner, (*path, place), seen)
+        return
+    lines: dict[str | int, list[int]] = {}
+    kept: dict[str | int, tuple[Node, Node]] = {}
+    for place, (key, inner) in enumerate(node.value):
+        name = key.value if isinstance(key, ScalarNode) else place
+        _, before = kept.pop(name, (key, None))
+        if isinstance(before, MappingNode) and isinstance(inner, MappingNode) and inner is not before:
+            inner.value = before.value + inner.value  # their mistakes are all to be said
+        kept[name] = (key, inner)
+        lines.setdefault(name, []).append(key.start_mark.line + 1)
+    node.value = list(kept.values())
+    for name, (_, inner) in kept.items():
+        if others := lines[name][:-1]:
+            already = f"line{'s' * (len(others) > 1)} {' and '.join(map(str, others))}"
+            yield (*path, name), f"duplicate key, which stands in {already} already. Keep one."
+        yield from _drop_doubles(inner, (*path, name), seen)
 
 
 def _at(error: MarkedYAMLError, file: str) -> str:

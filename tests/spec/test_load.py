@@ -100,7 +100,7 @@ MISTAKES = {
     "split: {val: 0}\n": r"split\.val: 0 leaves nothing to choose by",
     "train: {seeds: 012}\n": r"churn\.yaml:2 train\.seeds: 012 is no YAML 1\.2 number\. Write 12",
     "train: {epochs: 1_000}\n": r"churn\.yaml:2 train\.epochs: 1_000 is no YAML 1\.2 number\. Write 1000",
-    "name: a\nname: b\n": r"churn\.yaml:3: .*duplicate key",
+    "name: a\nname: b\n": r"churn\.yaml:3 name: duplicate key, which stands in line 2 already\. Keep one",
     "train: {epochs: 3\nmodel: linear\n": r"churn\.yaml:\d+: not YAML",
     "search: {members: 64}\n": r"churn\.yaml:2 search: has no effect: no value is a range\. Write one",
     "schedule: {cron: '0 3 * *'}\n": r"churn\.yaml:2 schedule\.cron: '0 3 \* \*' has 4 fields",
@@ -221,6 +221,33 @@ def test_seven_mistakes_are_seven_errors_in_the_order_of_the_file(tmp_path):
     ]
     assert str(caught.value).count("\n") == 8
     assert (caught.value.where, caught.value.message) == (caught.value.errors[0].where, caught.value.errors[0].message)
+
+
+DOUBLES = """\
+data: {path: a, target: y}
+train:
+  epochs: 3
+  batch_rows: many
+  seeds: 2
+model: mpl
+train:
+  seeds: 3
+  seeds: 4
+"""
+
+
+def test_duplicate_keys_are_said_together_with_all_other_mistakes(tmp_path):
+    (tmp_path / "bad.yaml").write_text(DOUBLES)
+    with pytest.raises(SpecError) as caught:
+        load_job(tmp_path / "bad.yaml")
+    assert [error.where.rpartition(":")[2] for error in caught.value.errors] == [
+        "4 train.batch_rows",
+        "6 model",
+        "7 train",
+        "9 train.seeds",
+    ]
+    assert "duplicate key, which stands in line 2 already. Keep one." in caught.value.errors[2].message
+    assert "duplicate key, which stands in lines 5 and 8 already. Keep one." in caught.value.errors[3].message
 
 
 ONE_MISTAKE = {
