@@ -36,6 +36,24 @@ class Exits(Good):
     def forward(self, x):
         sys.exit(0)
 
+class Picky:
+    def __init__(self, power=1):
+        self.power = power
+
+    def fit(self, frame, schema):
+        return None
+
+    def merge(self, one, other):
+        return one
+
+    def learn(self, partial, schema):
+        return Fitted({}, schema)
+
+    def apply(self, frame, state):
+        if self.power == 3 and frame.height:
+            raise ValueError("no third power")
+        return frame
+
 class Step:
     def fit(self, frame, schema):
         return None
@@ -94,7 +112,7 @@ def test_a_module_that_exits_does_not_end_the_run_without_a_word(fmray):
 def test_a_step_that_fails_is_named_by_file_and_line(fmray):
     code, err, _, _ = fmray("run", fmray.job, model="mlp", steps=["auto", "failing_nets:Step"])
     assert code == 1
-    assert "error: prepare: KeyError: 'a column of my own' (failing_nets.py:35 in apply). Its traceback is in" in err
+    assert "error: prepare: KeyError: 'a column of my own' (failing_nets.py:53 in apply). Its traceback is in" in err
     assert "Traceback" not in err
 
 
@@ -124,3 +142,22 @@ def test_a_failed_member_stands_in_the_report_in_the_account_and_in_what_why_say
     found = {finding["kind"]: finding for finding in [why, *why["also"]]}
     assert reason in found["failed members"]["cause"]
     assert "stacks" in found["failed members"]["fix"]
+
+
+@pytest.mark.slow
+def test_a_structure_whose_steps_fail_is_a_failed_member_and_the_search_goes_on(fmray):
+    text = "model: linear\nsteps: [{'failing_nets:Picky': {power: {choice: [1, 3, 2]}}}, auto]\nsearch: {by: grid}\n"
+    code, err, answer, _ = fmray("run", fmray.job, text=text)
+    reason = "ValueError: no third power (failing_nets.py:39 in apply)"
+    assert code in (0, 2), err
+    assert f"(steps.0.failing_nets:Picky.power: 3): {reason} (left the member out)" in err
+    store = Store(answer["run_dir"].partition("/runs/")[0])
+    card = read_card(answer["run_dir"], store)
+    (failed,) = card.search.failed
+    assert (failed["params"], failed["reason"]) == ({"steps.0.failing_nets:Picky.power": 3}, reason)
+    assert [member.status for member in card.members].count("failed") == 1
+    assert all(member.prepared and member.val_score for member in card.members if member.status != "failed")
+    traceback = next(Path(answer["run_dir"], "stacks").glob("steps-*.txt")).read_text()
+    assert 'raise ValueError("no third power")' in traceback
+    code, err, again, _ = fmray("run", fmray.job, text=text)
+    assert again["scores"] == answer["scores"]

@@ -129,6 +129,9 @@ class Connection:
         Raises:
             ClusterError: If another process has taken over what this one holds, or the time is up.
         """
+        return self._request()
+
+    def _request(self) -> Any:
         _require_held()
         if self._until is not None and time.monotonic() > self._until:
             raise ClusterError(

@@ -49,7 +49,15 @@ _CALLERS = tuple(
 """What imports and calls the modules, losses and steps that a job brings along."""
 _SPEAKERS = tuple(
     f"{os.sep}{path.replace('/', os.sep)}"
-    for path in ("workflow.py", "report/journal.py", "tune/trial.py", "tune/tally.py", "tune/sweep.py", "progress.py")
+    for path in (
+        "workflow.py",
+        "report/journal.py",
+        "track/live.py",
+        "tune/trial.py",
+        "tune/tally.py",
+        "tune/sweep.py",
+        "progress.py",
+    )
 )
 """What passes events on, and calls nothing of a job's own."""
 _LIBRARY = re.compile(r"(site|dist)-packages[/\\](torch|functorch|ray|numpy|scipy|pandas|polars|pyarrow|optuna)[/\\]")

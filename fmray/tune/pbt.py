@@ -34,7 +34,7 @@ from fmray.tune.heir import Cohort, Left, carry_member, mutations, within
 from fmray.tune.place import DIED, QUIET, set_up_trial
 from fmray.tune.rungs import Table
 from fmray.tune.slots import num_slots, resources
-from fmray.tune.trial import Training, Trial
+from fmray.tune.trial import Training, Trial, fault_of
 
 Report = Callable[[Json], None]
 QUANTILE = 0.25
@@ -205,7 +205,7 @@ def _carry(index: int, given: Json, desk: Any) -> None:
     try:
         carry_member(training, trial, rows, device, report, hand_in, cohort.interval, left, lineage)
     except BaseException as error:
-        why = training.fault_of(error, trial.plans, f"stacks/member-{index:05d}.txt", desk.put.remote)
+        why = fault_of(error, trial.plans, f"stacks/member-{index:05d}.txt", desk.put.remote)
         if why is None:
             raise
         training.give_up(trial, why["reason"])

@@ -32,7 +32,7 @@ from fmray.tune.slots import num_slots
 from fmray.tune.space import Lot, lots_of
 from fmray.tune.sweep import Report, Sweep, Work, described, kept, key_of
 from fmray.tune.tally import Tally
-from fmray.tune.trial import Role, Training, Trial
+from fmray.tune.trial import Role, Training, Trial, fault_of
 
 CUT = "cut.json"
 FEWEST_PER_TRIAL = 8
@@ -135,8 +135,16 @@ class Hunt:
             first: Index of its first member.
         """
         concrete = self.job.at(lot.structural)
-        plans = searched_plans(self.job, self.task, lot.structural, lot.members, first)
-        return Trial(number, lot.structure, concrete, tuple(plans), self.prepare(concrete))
+        plans = tuple(searched_plans(self.job, self.task, lot.structural, lot.members, first))
+        try:
+            return Trial(number, lot.structure, concrete, plans, self.prepare(concrete))
+        except BaseException as error:
+            if not _is_of_steps(error):
+                raise
+            fault = fault_of(error, plans, f"stacks/steps-{number:05d}.txt", self.report)
+            if fault is None:
+                raise
+        return Trial(number, lot.structure, concrete, plans, self.prepare(self.job.at({})), fault=fault)
 
     def _without_more(self) -> "Hunt":
         return replace(self, job=replace(self.job, search=replace(self.job.search, more=0)))
@@ -149,7 +157,12 @@ class Hunt:
         most = 0.0
         for lot in self.lots():
             concrete = self.job.at({**lot.structural, **lot.members[0]})
-            prepared = self.prepare(concrete)
+            try:
+                prepared = self.prepare(concrete)
+            except BaseException as error:
+                if not _is_of_steps(error):
+                    raise
+                continue  # its trial will say so
             rows = prepared.num_rows("train") * concrete.train.epochs
             most = max(most, 6.0 * _size(concrete, prepared) * rows)
         return most * members
@@ -258,6 +271,12 @@ def _cut(lot: Lot, pieces: int) -> list[Lot]:
     pieces = max(1, min(pieces, len(lot.members) // FEWEST_PER_TRIAL))
     size = math.ceil(len(lot.members) / pieces)
     return [replace(lot, members=lot.members[start : start + size]) for start in range(0, len(lot.members), size)]
+
+
+def _is_of_steps(error: BaseException) -> bool:
+    """Tell whether an error in the rows of a structure comes from its steps, in which alone structures differ there."""
+    is_refused = isinstance(error, SpecError) and error.where.startswith("steps")
+    return is_refused or is_of_user(error)
 
 
 def _size(job: Job, prepared: Prepared) -> int:

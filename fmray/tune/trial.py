@@ -6,7 +6,7 @@ trial may be killed at any instant, and be carried on by another process.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -71,6 +71,7 @@ class Trial:
         prepared: The rows they learn from.
         total: Trials of the sweep, as far as known; for people.
         waited: It goes on after a rung where all waited, which is no resuming to speak of.
+        fault: Why its rows cannot be prepared, {"reason", "class" of the error}; then `prepared` is that of the job.
     """
 
     number: int
@@ -80,6 +81,33 @@ class Trial:
     prepared: Prepared
     total: int = 1
     waited: bool = False
+    fault: Json | None = None
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Hold what a worker trains as one pack: some members of a trial, on these rows.
+
+    Args:
+        place: Which pack of which trial it is, as every event says.
+        ask: Decides who goes on.
+        lost: Index of a member that was left out -> {"reason", "class" of the error}.
+    """
+
+    worker: Worker
+    trial: Trial
+    plans: Sequence[Plan]
+    train_rows: Rows
+    val_rows: Rows
+    place: Json
+    ask: Ask | None
+    lost: Mapping[int, Json] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        """Number of the pack in its trial."""
+        number: int = self.place["pack"]
+        return number
 
 
 @dataclass(frozen=True)
@@ -114,6 +142,10 @@ class Training:
         """
         if worker.group.tell(self.is_finished(trial)):
             return True
+        if trial.fault is not None:
+            if worker.group.is_first:
+                self.give_up(trial, trial.fault["reason"], error=trial.fault["class"])
+            return True
         try:
             return self._train(worker, trial, ask)
         except (SpecError, TrainError) as error:
@@ -140,12 +172,16 @@ class Training:
         found = [member["val_score"] for pack in self.outcome(trial.number) for member in pack["members"]]
         return max((sign * score for score in found if score is not None), default=None)
 
-    def give_up(self, trial: Trial, reason: str, status: Status = "failed") -> None:
-        """Record that members were not trained to their end, and why; what finished packs gave stays."""
+    def give_up(self, trial: Trial, reason: str, status: Status = "failed", error: str = "") -> None:
+        """Record that members were not trained to their end, and why; what finished packs gave stays.
+
+        Args:
+            error: Class of the error, if code or parameters were at fault.
+        """
         packs = {n: p for n in range(len(trial.plans)) if (p := self._pack_result(trial, n)) is not None}
         done = {member["index"] for pack in packs.values() for member in pack["members"]}
         left = [plan for plan in trial.plans if plan.index not in done]
-        why = {plan.index: {"reason": reason, "class": ""} for plan in left}
+        why = {plan.index: {"reason": reason, "class": error} for plan in left}
         self._finish(trial, list(packs), _lost(left, why, trial, self.role, status) if left else None)
 
     def conclude(self, trial: Trial, pack: Pack, val_rows: Rows) -> None:
@@ -173,7 +209,8 @@ class Training:
 
         def carry(number: int) -> bool:
             place = {"role": self.role, "trial": trial.number, "trials": trial.total, "pack": number}
-            return self._carry(worker, trial, packs[number], (train_rows, val_rows), place | {"packs": len(packs)}, ask)
+            place |= {"packs": len(packs)}
+            return self._carry(_Share(worker, trial, packs[number], train_rows, val_rows, place, ask))
 
         torch.set_num_threads(layout.threads)
         try:
@@ -186,46 +223,36 @@ class Training:
             self._finish(trial, list(range(len(packs))))
         return True
 
-    def _carry(
-        self, worker: Worker, trial: Trial, plans: Sequence[Plan], rows: tuple[Rows, Rows], place: Json, ask: Ask | None
-    ) -> bool:
+    def _carry(self, share: _Share) -> bool:
         """Train a pack from its newest state, without the members whose code fails; leave its outcome.
 
         Raises:
             FmrayError: If code fails, unless that is an outcome; or if memory does not suffice for a step on one row.
         """
-        number = place["pack"]
-        if worker.group.tell(self._pack_result(trial, number) is not None):
+        trial = share.trial
+        if share.worker.group.tell(self._pack_result(trial, share.number) is not None):
             return True
-        path = f"{self._pack_folder(trial, number)}/{LOST}"
+        path = f"{self._pack_folder(trial, share.number)}/{LOST}"
         # which members are left out is kept: states of the others have no place for them
         lost: dict[int, Json] = {int(i): why for i, why in self._read(path).items()} if self.isolates else {}
-        while sound := [plan for plan in plans if plan.index not in lost]:
+        while sound := [plan for plan in share.plans if plan.index not in lost]:
+            left = replace(share, plans=sound, lost=lost)
             try:
-                return self._carry_in_parts(worker, trial, sound, rows, place, ask, lost)
+                return self._carry_in_parts(left)
             except BaseException as error:
-                if (found := self._outcome_of(error, worker, trial, sound, rows[0], number)) is None:
+                if (found := self._outcome_of(error, left)) is None:
                     raise
-            lost |= found
+            lost = lost | found
             self.fence.check()
             # in this order: a process killed in between begins the whole pack anew
-            self.store.remove(f"{self._pack_folder(trial, number)}/states")
+            self.store.remove(f"{self._pack_folder(trial, share.number)}/states")
             self.store.write_json(path, {str(index): why for index, why in lost.items()})
-            release(worker.device)
-        shown = _lost(plans, lost, trial, self.role)
-        self.store.write_json(f"{self._pack_folder(trial, number)}/{RESULT}", shown)
+            release(share.worker.device)
+        shown = _lost(share.plans, lost, trial, self.role)
+        self.store.write_json(f"{self._pack_folder(trial, share.number)}/{RESULT}", shown)
         return True
 
-    def _carry_in_parts(
-        self,
-        worker: Worker,
-        trial: Trial,
-        plans: Sequence[Plan],
-        rows: tuple[Rows, Rows],
-        place: Json,
-        ask: Ask | None,
-        lost: Mapping[int, Json],
-    ) -> bool:
+    def _carry_in_parts(self, share: _Share) -> bool:
         """Train a pack, in smaller steps wherever memory does not suffice.
 
         Raises:
@@ -233,38 +260,23 @@ class Training:
         """
         while True:
             try:
-                return self._carry_on(worker, trial, plans, rows, place, ask, lost)
+                return self._carry_on(share)
             except ShortOfMemoryError as short:
-                self.micro_batches(trial).halve_together(worker, short)
-            release(worker.device)
+                self.micro_batches(share.trial).halve_together(share.worker, short)
+            release(share.worker.device)
 
-    def _outcome_of(
-        self, error: BaseException, worker: Worker, trial: Trial, plans: Sequence[Plan], rows: Rows, number: int
-    ) -> dict[int, Json] | None:
+    def _outcome_of(self, error: BaseException, share: _Share) -> dict[int, Json] | None:
         """Say which members of a pack an error loses, and why; None if it is no outcome but an end."""
-        if not self.isolates or worker.group.size > 1:
+        if not self.isolates or share.worker.group.size > 1:
             return None
-        path = f"stacks/member-{trial.number:05d}-{number:05d}.txt"
-        why = self.fault_of(error, plans, path, worker.report)
+        path = f"stacks/member-{share.trial.number:05d}-{share.number:05d}.txt"
+        why = fault_of(error, share.plans, path, share.worker.report)
         if why is None:
             return None
-        alone = {} if len(plans) == 1 else self._faults_alone(trial, plans, worker, rows)
-        return alone or {plan.index: why for plan in plans}
-
-    def fault_of(self, error: BaseException, plans: Sequence[Plan], path: str, report: Report) -> Json | None:
-        """Put an error that members met into words, and report it; None if it ends the sweep.
-
-        Args:
-            path: Where in the run's directory the traceback goes.
-        """
-        about = f"{spelled(plans)}: "
-        if isinstance(error, SpecError | TrainError) and not isinstance(error, CodeError):
-            report(failure(kind_of(error), f"{about}{told(error)}", "left the member out"))
-            return {"reason": str(error), "class": type(error).__name__}
-        if is_of_user(error) or kind_of(error) in (MEMORY, DEVICE_MEMORY):
-            found = code_error(error, path, report, "left the member out", about)
-            return {"reason": found.said, "class": TrainError.__name__}
-        return None
+        alone = {}
+        if len(share.plans) > 1:
+            alone = self._faults_alone(share.trial, share.plans, share.worker, share.train_rows)
+        return alone or {plan.index: why for plan in share.plans}
 
     def _faults_alone(self, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows) -> dict[int, Json]:
         """Find the members of a pack that cannot be built, or make no step, each alone."""
@@ -274,7 +286,7 @@ class Training:
                 one = self.build(trial, worker.device, [plan])
                 train_step(one, next(rows.batches(one.train.order, 0, 0, one.train.batch_rows)), 1.0)
             except BaseException as error:
-                fault = self.fault_of(error, [plan], "stacks/member.txt", lambda event: None)
+                fault = fault_of(error, [plan], "stacks/member.txt", lambda event: None)
                 if fault is None:
                     raise
                 found[plan.index] = fault
@@ -283,25 +295,18 @@ class Training:
     def _read(self, path: str) -> Json:
         return self.store.read_json(path) if self.store.exists(path) else {}
 
-    def _carry_on(
-        self,
-        worker: Worker,
-        trial: Trial,
-        plans: Sequence[Plan],
-        rows: tuple[Rows, Rows],
-        place: Json,
-        ask: Ask | None,
-        lost: Mapping[int, Json],
-    ) -> bool:
-        group, number, asked = worker.group, place["pack"], trial.job.train.accumulate
-        trial = _in_micro_batches(trial, group.tell(self.micro_batches(trial).number() if group.is_first else None))
+    def _carry_on(self, share: _Share) -> bool:
+        worker, place, asked = share.worker, share.place, share.trial.job.train.accumulate
+        group = worker.group
+        micro_batches = self.micro_batches(share.trial)
+        trial = _in_micro_batches(share.trial, group.tell(micro_batches.number() if group.is_first else None))
         parts = trial.job.train.accumulate
-        folder, now = self._pack_folder(trial, number), circumstances(group.size, worker.device)
+        folder, now = self._pack_folder(trial, share.number), circumstances(group.size, worker.device)
         now |= {"accumulate": parts}
         seconds = trial.job.run.checkpoint_seconds
         states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
         found = group.tell(states.newest() if group.is_first else None)
-        pack = self.build(trial, worker.device, plans, fresh=found is None)
+        pack = self.build(trial, worker.device, share.plans, fresh=found is None)
         if found is not None:
             name, before = found
             state = states.read(name)
@@ -318,14 +323,14 @@ class Training:
             event = {"event": "resumed", "epoch": 0, "step": 0, "class": "changed (micro-batch, step 0)"}
             worker.report({**event, **place, "changed": f"accumulate {asked} -> {parts}"})
         if found is None and group.size == 1:
-            refuse_single_rows(pack, list(plans), rows[0])
-        names = ["order", plans[0].index] if trial.job.train.seeds.order else ["order"]
-        tell, judge = partial(_tell, worker.report, place), self._judge(trial, number, ask)
+            refuse_single_rows(pack, list(share.plans), share.train_rows)
+        names = ["order", share.plans[0].index] if trial.job.train.seeds.order else ["order"]
+        tell, judge = partial(_tell, worker.report, place), self._judge(trial, share.number, share.ask)
         own = states if group.is_first else None
-        metric = self.metric_of(trial)
-        if not fit(pack, *rows, metric, derive(trial.job.train.seed, *names), own, tell, group, judge):
+        rows, seed = (share.train_rows, share.val_rows), derive(trial.job.train.seed, *names)
+        if not fit(pack, *rows, self.metric_of(trial), seed, own, tell, group, judge):
             return False
-        self._leave(trial, pack, number, rows[1], group, lost)
+        self._leave(trial, pack, share.number, share.val_rows, group, share.lost)
         return True
 
     def micro_batches(self, trial: Trial) -> MicroBatches:
@@ -423,7 +428,7 @@ class Training:
                 # which members fail is found out where they are trained, each alone if nobody can be timed
                 if isinstance(error, SpecError | TrainError) or not self.isolates:
                     raise
-                if self.fault_of(error, plans, "", lambda event: None) is None:
+                if fault_of(error, plans, "", lambda event: None) is None:
                     raise
                 faulty = self._faults_alone(trial, plans, worker, rows)
                 sound = [plan for plan in plans if plan.index not in faulty]
@@ -431,6 +436,22 @@ class Training:
                     return Layout(1, 1)
                 plans = sound
             release(worker.device)
+
+
+def fault_of(error: BaseException, plans: Sequence[Plan], path: str, report: Report) -> Json | None:
+    """Put an error that members met into words, and report it; None if it ends the sweep.
+
+    Args:
+        path: Where in the run's directory the traceback goes.
+    """
+    about = f"{spelled(plans)}: "
+    if isinstance(error, SpecError | TrainError) and not isinstance(error, CodeError):
+        report(failure(kind_of(error), f"{about}{told(error)}", "left the member out"))
+        return {"reason": str(error), "class": type(error).__name__}
+    if is_of_user(error) or kind_of(error) in (MEMORY, DEVICE_MEMORY):
+        found = code_error(error, path, report, "left the member out", about)
+        return {"reason": found.said, "class": TrainError.__name__}
+    return None
 
 
 def _in_micro_batches(trial: Trial, number: int) -> Trial:
@@ -504,7 +525,7 @@ def _untrained(plan: Plan, trial: Trial, role: Role, status: Status, reason: str
         reason=reason,
         role=role,
         structure=trial.structure,
-        prepared=trial.prepared.fingerprint,
+        prepared="" if trial.fault else trial.prepared.fingerprint,
     )
 
 
