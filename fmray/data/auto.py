@@ -31,8 +31,8 @@ from fmray.data.tabular import (
     bucketed,
     indicators,
     kept_levels,
+    scaled,
     shift_of,
-    shifted,
     to_rank,
 )
 from fmray.data.text_numbers import FORMS, MOST_UNITS, read, tidied, units
@@ -186,12 +186,8 @@ class Auto:
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Make the inputs."""
         frame, state = seen_by_auto(frame, state)
-        types = dict(zip(frame.columns, frame.dtypes, strict=True))
         columns = dict(zip(frame.columns, frame.get_columns(), strict=True))
-        simple = [_expression(types, entry) for entry in state["plan"] if entry["by"] in ("shift", "flag")]
-        made = [_made(columns, entry) for entry in state["plan"] if entry["by"] not in ("shift", "flag")]
-        result = frame.select(simple).with_columns(made) if simple else pl.DataFrame(made)
-        return result.select([entry["name"] for entry in state["plan"]])
+        return pl.DataFrame({entry["name"]: _made(columns[entry["of"]], entry) for entry in state["plan"]})
 
 
 def seen_by_auto(frame: pl.DataFrame, state: Json) -> tuple[pl.DataFrame, Json]:
@@ -308,7 +304,9 @@ def _readings(values: pl.Series, targets: np.ndarray, known: Collection[str]) ->
 
 
 def _likely_forms(first: pl.Series) -> list[str]:
-    """Name the forms by which most of the first values can be read."""
+    """Name the forms by which most of the first values can be read; all of them where there is no value."""
+    if not len(first):
+        return list(FORMS)
     least = MOSTLY * len(first)
     if first.str.contains(r"\d").sum() < least:  # no form does without a digit
         return []
@@ -563,16 +561,14 @@ def _indicator_entry(of: str, name: str, levels: Sequence[str], rare: Sequence[s
     return {"by": "levels", "of": of, "name": name, "kind": "one_hot", **places}
 
 
-def _expression(types: Mapping[str, pl.DataType], entry: Json) -> pl.Expr:
-    if entry["by"] == "flag":
-        return pl.col(entry["of"]).is_null().cast(pl.UInt8).alias(entry["name"])
-    scaled = shifted(types[entry["of"]], entry["of"], *entry["shift"]).clip(-FARTHEST, FARTHEST)
-    return scaled.fill_null(0.0).alias(entry["name"])
-
-
-def _made(columns: Mapping[str, pl.Series], entry: Json) -> pl.Series:
-    values = columns[entry["of"]]
+def _made(values: pl.Series, entry: Json) -> pl.Series | np.ndarray:
     match entry["by"]:
+        case "shift":
+            made = scaled(values, *entry["shift"], FARTHEST)
+            made[_is_null(values)] = 0.0
+            return made
+        case "flag":
+            return _is_null(values).astype(np.uint8)
         case "levels":
             return indicators(values.rename(entry["name"]), entry["levels"])
         case "hash":
@@ -584,3 +580,7 @@ def _made(columns: Mapping[str, pl.Series], entry: Json) -> pl.Series:
             matrix = values.to_numpy().reshape(len(values), entry["width"]).astype(np.float32)
             return array_series(entry["name"], (matrix - np.float32(mean)) * np.float32(1 / scale))
     return values
+
+
+def _is_null(values: pl.Series) -> np.ndarray:
+    return values.is_null().to_numpy() if values.null_count() else np.zeros(len(values), bool)

@@ -20,6 +20,7 @@ from fmray.schema import Column, Kind, Schema
 MOST_LEVELS = 10_000
 MISSING, OTHER = "<missing>", "<other>"
 NOWHERE = -1
+BLOCK_ROWS = 8192  # so that what lies between stays in the core's own cache
 
 
 class Standardise:
@@ -302,6 +303,24 @@ def shifted(dtype: pl.DataType, name: str, mean: float, scale: float) -> pl.Expr
     narrow = dtype == pl.Float32 and abs(mean) < 1e3 * scale
     kind = pl.Float32 if narrow else pl.Float64
     return ((pl.col(name).cast(kind) - pl.lit(mean, kind)) * pl.lit(1 / scale, kind)).cast(pl.Float32)
+
+
+def scaled(values: pl.Series, mean: float, scale: float, farthest: float) -> np.ndarray:
+    """Give what `shifted` gives, cut off; an expression of polars takes longer than the work on a few hundred rows.
+
+    Shapes:
+        returns: (num_rows,), float32; NaN for nulls.
+    """
+    narrow = values.dtype == pl.Float32 and abs(mean) < 1e3 * scale
+    number = np.float32 if narrow else np.float64
+    held = values.cast(pl.Float32 if narrow else pl.Float64).to_numpy()
+    made = np.empty(len(held), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(held), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            moved = (held[rows] - number(mean)) * number(1 / scale)
+            np.clip(moved.astype(np.float32), -farthest, farthest, out=made[rows])
+    return made
 
 
 def to_rank(values: pl.Series, edges: Sequence[float], to: str) -> pl.Series:
