@@ -564,7 +564,8 @@ def _indicator_entry(of: str, name: str, levels: Sequence[str], rare: Sequence[s
 def _made(values: pl.Series, entry: Json) -> pl.Series | np.ndarray:
     match entry["by"]:
         case "shift":
-            made = scaled(values, *entry["shift"], FARTHEST)
+            mean, scale = entry["shift"]
+            made = scaled(values, mean, scale, FARTHEST)
             made[_is_null(values)] = 0.0
             return made
         case "flag":

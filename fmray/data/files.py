@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import fsspec
@@ -48,6 +48,9 @@ CHUNK_BYTES = 8 << 20
 HASHED_BYTES = 32 << 20
 """Local data sets up to this size are told by their contents; reading them takes less than a tenth of a second."""
 MAGIC = "*?["
+REMEMBERED = ("path", "size", "num_rows", "version", "mark", "content")
+REMEMBERED_LISTS = ("row_groups", "group_bytes")
+"""What is kept of a file beside its schema; its partition follows from the path."""
 
 
 @dataclass(frozen=True)
@@ -373,7 +376,7 @@ def read_footers(
         before = known.get(found.stamp)
         try:
             file, schema = before or _footer(opened, found)
-            if verify or (is_small and not file.content):
+            if (verify and before) or ((verify or is_small) and not file.content):
                 file = replace(file, content=_content(opened, found))
         except PermissionError as error:
             return f"{found.name}: the file cannot be read: {error.strerror or error}."
@@ -397,9 +400,14 @@ def read_footers(
 
 
 def _content(opened: AbstractFileSystem, found: Found) -> str:
+    starts = range(0, found.size, CHUNK_BYTES)
+    return _digest(opened.cat_file(found.path, start=n, end=min(found.size, n + CHUNK_BYTES)) for n in starts)
+
+
+def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for start in range(0, found.size, CHUNK_BYTES):
-        digest.update(opened.cat_file(found.path, start=start, end=min(found.size, start + CHUNK_BYTES)))
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
 
 
@@ -431,6 +439,7 @@ def _footer(opened: AbstractFileSystem, found: Found) -> Footer:
         version=f"{found.modified}-{digest}",
         group_bytes=tuple(group.total_byte_size for group in groups),
         mark=found.mark,
+        content=_digest([tail]) if len(tail) == found.size else "",  # then the file need not be opened again
     )
     return file, parquet.schema_arrow.remove_metadata()
 
@@ -458,9 +467,9 @@ def _to_remember(listing: Listing, footers: Iterable[Footer]) -> Cache:
         if id(schema) not in numbers:
             numbers[id(schema)] = schemas.setdefault(schema.serialize().to_pybytes(), len(schemas))
         number = numbers[id(schema)]
-        entry = asdict(file)
-        del entry["partition"]  # follows from the path
-        files.append({"stamp": found.stamp, "schema": number, **entry})
+        entry = {name: getattr(file, name) for name in REMEMBERED}
+        lists = {name: list(getattr(file, name)) for name in REMEMBERED_LISTS}  # as JSON has it: equal once read back
+        files.append({"stamp": found.stamp, "schema": number, **entry, **lists})
     return {"schemas": [schema.hex() for schema in schemas], "files": files}
 
 
@@ -473,7 +482,5 @@ def _remembered(cache: Cache) -> dict[str, Footer]:
 
 
 def _file(entry: dict[str, Any]) -> File:
-    whole = {name: tuple(entry[name]) for name in ("row_groups", "group_bytes")}
-    return File(
-        **{**{name: entry[name] for name in ("path", "size", "num_rows", "version", "mark", "content")}, **whole}
-    )
+    lists: dict[str, Any] = {name: tuple(entry[name]) for name in REMEMBERED_LISTS}
+    return File(**{name: entry[name] for name in REMEMBERED}, **lists)

@@ -165,7 +165,7 @@ def as_frame(table: pa.Table, schema: Schema, null_values: NullValues) -> pl.Dat
 
 
 def _may_hold_nan(values: pl.Series) -> bool:
-    """Tell whether a pass that takes NaN for missing is needed at all; it takes longer than all else done to a column."""
+    """Tell whether a pass that takes NaN for missing is needed at all; it takes longer than this."""
     return bool(len(values)) and math.isnan(values.to_numpy().min())
 
 

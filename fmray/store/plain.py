@@ -79,10 +79,12 @@ def write_text(value: object, *, indent: int | None = None) -> str:
 
 def write_visible(value: object, *, indent: int | None = None) -> str:
     """Give a plain value as JSON in which no invisible character stands as itself, safe to show and to encode."""
-    text = write_text(value, indent=indent)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    lines = write_text(value, indent=indent).split("\n")
+    return "\n".join(line if line.isprintable() else _visible(line) for line in lines)
+
+
+def _visible(line: str) -> str:
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def read_text(text: str | bytes) -> Any:

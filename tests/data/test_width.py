@@ -1,12 +1,18 @@
-"""Show that looking at data and preparing it takes time in proportion to the number of columns."""
+"""Show that looking at data and preparing it takes time in proportion to the number of columns and of files."""
 
+import sys
+import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from benchmarks.width import scan_seconds, seconds
+from fsspec.implementations.local import LocalFileSystem
 
 from fmray.data.preview import preview
+from fmray.data.scan import scan
 from fmray.spec.job import Job
 from fmray.store import Store
 
@@ -45,3 +51,106 @@ def test_preparing_takes_time_in_proportion_to_columns(write, prepared, tmp_path
     stores = (Store(f"{tmp_path}/store-{n}") for n in range(9))
     few, many = (cpu_seconds(lambda folder=folder: prepared(folder, store=next(stores))) for folder in folders)
     assert many < 2.5 * MANY / FEW * few
+
+
+def calls_of(work):
+    """Count the functions called, in C as well, by every thread."""
+    counts = Counter()
+
+    def count(frame, event, argument):
+        counts[event] += 1
+
+    threading.setprofile(count)
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return counts["call"] + counts["c_call"]
+
+
+def of_every_kind(num_each):
+    random = np.random.default_rng(0)
+    rows = 100
+    made = {"z": random.normal(size=rows)}
+    for i in range(num_each):
+        made[f"float{i}"] = random.normal(size=rows)
+        made[f"integer{i}"] = random.integers(0, 9, rows)
+        made[f"text{i}"] = random.choice(["red", "green", "blue"], rows)
+        made[f"number{i}"] = [f"{value:.3f}" for value in random.normal(size=rows)]
+        made[f"time{i}"] = np.datetime64("2020-01-01", "us") + random.integers(0, 10**15, rows).astype(
+            "timedelta64[us]"
+        )
+    return pa.table({**made, "y": np.where(made["z"] > 0, "a", "b")})
+
+
+def test_check_calls_functions_in_proportion_to_columns_of_every_kind(write):
+    jobs = [job_of(write(f"{n}/a.parquet", of_every_kind(n)) / str(n)) for n in (1, 4, 8, 16)]
+    _, few, some, many = (calls_of(lambda job=job: preview(job)) for job in jobs)  # the first one imports
+    assert many - some < 2.2 * (some - few)  # twice 4 more columns of each kind, and 10 % for what varies
+
+
+def test_check_calls_functions_in_proportion_to_columns_of_numbers(write):
+    jobs = [job_of(write(f"{n}/a.parquet", pa.table(wide(n))) / str(n)) for n in (10, 100, 200, 400)]
+    _, few, some, many = (calls_of(lambda job=job: preview(job)) for job in jobs)
+    assert many - some < 2.2 * (some - few)
+    assert many - some < 200 * 500  # an expression of polars for each takes more
+
+
+def folder_of(write, num_files):
+    for number in range(num_files):
+        folder = write(f"{num_files}/{number:03}.parquet", {"a": [1.0, 2.0, number], "y": ["a", "b", "a"]})
+    return folder / str(num_files)
+
+
+def test_a_first_scan_opens_every_file_once_and_one_of_known_files_none(write, store, monkeypatch):
+    opened = Counter()
+    read = LocalFileSystem.cat_file
+
+    def counted(self, path, *arguments, **options):
+        opened[path] += 1
+        return read(self, path, *arguments, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", counted)
+    data = job_of(folder_of(write, 40)).data
+    first = scan(data, ".", store)
+    assert (len(opened), set(opened.values())) == (40, {1})
+    opened.clear()
+    assert scan(data, ".", store) == first
+    assert not opened
+
+
+def test_a_scan_of_known_files_writes_nothing(write, store):
+    data = job_of(folder_of(write, 3)).data
+    scan(data, ".", store)
+    (cache,) = [store.path("scans", name.rpartition("/")[2]) for name in store.list(store.path("scans"))]
+    spaced = store.read_bytes(cache).rstrip() + b"  \n"  # the same to a reader
+    store.write_bytes(cache, spaced)
+    scan(data, ".", store)
+    assert store.read_bytes(cache) == spaced
+
+
+@pytest.mark.parametrize("way", ["first scan", "known files"])
+def test_a_scan_calls_functions_in_proportion_to_files(write, tmp_path, way):
+    counts = []
+    for num_files in (5, 40, 80, 160):
+        data, known = job_of(folder_of(write, num_files)).data, Store(f"{tmp_path}/store-{num_files}")
+        if way == "known files":
+            scan(data, ".", known)
+        counts.append(calls_of(lambda data=data, known=known: scan(data, ".", known)))
+    _, few, some, many = counts
+    assert many - some < 2.2 * (some - few)
+
+
+@pytest.mark.slow
+def test_the_whole_of_check_takes_time_in_proportion_to_columns():
+    start, few, many = (seconds("check", width, rounds=3) for width in (2, 500, 5000))
+    assert many - start < 14 * (few - start)
+
+
+@pytest.mark.slow
+def test_looking_at_files_takes_time_in_proportion_to_files():
+    start, few, many = (scan_seconds(count, rounds=3) for count in (1, 1000, 10_000))
+    for way in ("first", "again"):
+        assert many[way] - start[way] < 14 * (few[way] - start[way])
