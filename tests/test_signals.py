@@ -176,3 +176,28 @@ def test_a_signal_after_the_answer_changes_neither_exit_code_nor_what_is_said(tm
     assert process.returncode == 0, errors
     assert json.loads(said)["status"] == "done"
     assert errors == ""
+
+
+LOADING = """
+import sys, threading, time
+from fmray.cli.loading import load_torch
+
+ticks = []
+threading.Thread(target=lambda: [ticks.append(1) or time.sleep(0.001) for _ in iter(int, 1)], daemon=True).start()
+before = len(ticks)
+load_torch()
+print(len(ticks) - before, "libtorch_cpu.so" in open("/proc/self/maps").read(), "torch" in sys.modules)
+import torch
+print(torch.arange(3).sum().item())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="where libraries are loaded otherwise")
+def test_threads_that_hear_of_signals_run_while_the_libraries_of_torch_are_loaded(tmp_path):
+    process = start(tmp_path, "-c", LOADING)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    ticks, loaded, imported, total = said.split()
+    assert int(ticks) > 5
+    assert (loaded, imported, total) == ("True", "False", "3")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fmray.cli.loading import load_torch
 from fmray.cli.options import DONE, AsJson, TrustCode, app, error_console
 from fmray.cli.options import out as stdout
 
@@ -27,6 +28,7 @@ def predict(
     """Write what a model says of every row, or continue where that was interrupted."""
     console = error_console if as_json else stdout
     console.say(f"fmray · predict · {data}")
+    load_torch()
     from fmray.inference.predict import predict as carry
     from fmray.inference.predict import spell_summary
     from fmray.progress import Watch
@@ -51,6 +53,7 @@ def export(
     as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Write a model as one program that other tools run, and compare it with the model on golden rows."""
+    load_torch()
     from fmray.inference.export import export as write
 
     summary = write(model, kind, out, trust_code=trust_code)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fmray.cli.loading import load_torch
 from fmray.cli.options import (
     DEFAULT_STORE,
     DONE,
@@ -41,6 +42,7 @@ def run(
     job = load_job(job_file, [*set_, f"search.more={more}"] if more else set_)
     console = error_console if as_json else out
     console.say(f"fmray · {job.name} · {job_file}")
+    load_torch()
     from fmray.progress import Watch
     from fmray.store.lease import STALE_SECONDS, SUBMISSION
     from fmray.workflow import run as carry
