@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fmray.errors import TrainError
+
 _ROW, _UNIT, _MIX_1, _MIX_2 = -1640531527, -2048144789, -2048144789, -1028477387  # odd; Weyl and murmur3 constants
 _NARROW, _WIDE = 16, 64
 """Outputs of a member up to which, and of all members from which, members that share inputs are one matrix."""
@@ -70,12 +72,14 @@ class LayerNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Drop units by a stateless mask, with a rate per member.
+    """Drop numbers by a stateless mask, with a rate per member.
 
-    The mask is an integer hash of (row, unit) mixed with a key per member, layer and step that `set_keys` gives.
+    The mask is an integer hash of (row, position in the row) mixed with a key per member, layer and step. It takes
+    (B, ...) of any shape, alone and under `vmap`, or (K, B, ...) where members have an axis of their own. Axes that
+    were folded into rows, as in (B * T, H), count as positions of the row.
 
     Args:
-        rate: Share of units dropped, in [0, 1).
+        rate: Share of numbers dropped, in [0, 1).
     """
 
     rate_K11: Tensor  # noqa: N815  # a shape suffix
@@ -83,48 +87,70 @@ class Dropout(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.register_buffer("rate_K11", torch.full((1, 1, 1), float(rate)))
-        self.keys_K11 = torch.zeros(1, 1, 1, dtype=torch.int32)
+        self.keys = torch.zeros(1, dtype=torch.int32)
         self.enabled = True
+        self._row_axis = 0
         self._places: Tensor | None = None
         self._key: tuple[int, ...] = ()
         self._cells: dict[tuple[int, ...], Tensor] = {}
 
-    def set_keys(self, keys: Tensor, places: Tensor, key: tuple[int, ...]) -> None:
+    def set_keys(self, keys: Tensor, places: Tensor, key: tuple[int, ...], row_axis: int = 1) -> None:
         """Fix the masks of the coming step.
 
         Args:
             keys: One int32 per member, fresh for each (member seed, step, layer).
             places: Places in the global batch of the rows to come (B,), int32.
             key: Equal for equal places, so that what depends on them alone is worked out once.
+            row_axis: Axis of the rows to come: 1 behind an axis of members, else 0.
         """
-        self.keys_K11 = keys.view(self.rate_K11.shape)
+        self.keys, self._row_axis = keys, row_axis
         self._places, self._key = places, key
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop and rescale units of (K, B, H) while training."""
+        """Drop and rescale numbers of (B, ...) or (K, B, ...) while training.
+
+        Raises:
+            TrainError: If the row axis has not the rows of the batch.
+        """
         if not (self.training and self.enabled):
             return x
-        rate = self.rate_K11
-        hashed = self._cell_hash(x) ^ self.keys_K11
+        by_member = (-1, *(1,) * (x.dim() - 1))  # without an axis of members there is one
+        rate = self.rate_K11.reshape(by_member)
+        hashed = self._cell_hash(x) ^ self.keys.reshape(by_member)
         hashed.mul_(_MIX_1).bitwise_xor_(_shift(hashed, 15)).mul_(_MIX_2)  # the upper bits decide, and are mixed now
         last_dropped = (rate.double() * 2**31 - 2**30).to(torch.int32) - 1
-        kept = torch.sub(last_dropped, hashed.bitwise_right_shift_(1), out=hashed).bitwise_right_shift_(31)
+        hashed.bitwise_right_shift_(1)
+        # `vmap`, under which a member sees a key without axes, knows no `out`
+        below = torch.sub(last_dropped, hashed, out=hashed) if self.keys.dim() else last_dropped - hashed
         # all bits are set where a unit is kept, else none; to compare would cost three times as much
-        return x * kept.bitwise_and_((1 / (1 - rate)).view(torch.int32)).view(torch.float32)
+        kept = below.bitwise_right_shift_(31)
+        mask = kept.bitwise_and_((1 / (1 - rate)).view(torch.int32)).view(torch.float32)
+        return (x * mask).to(x.dtype)
 
     def _cell_hash(self, x: Tensor) -> Tensor:
-        known = (*self._key, x.shape[-2], x.shape[-1])
-        if known not in self._cells:
+        """Hash (row, position) of rows of one member, whatever its key."""
+        shape = x.shape[self._row_axis :]
+        known = (*self._key, *shape)
+        if known in self._cells:
+            return self._cells[known]
+        # outside of a population nobody gives places: then the batch is the global batch
+        places = torch.arange(shape[0], dtype=torch.int32) if self._places is None else self._places
+        if not len(places) or shape[0] % len(places):
+            text = (
+                f"Dropout was given {tuple(shape)} for {len(places)} rows. Give tensors whose first axis is the rows."
+            )
+            raise TrainError(text, "model")
+        row = places.to(x.device)[:, None]
+        positions = torch.arange(shape.numel() // len(places), dtype=torch.int32, device=x.device)
+        cell = (row * _ROW) ^ (positions * _UNIT)
+        for shift in (16, 13):
+            cell = (cell ^ _shift(cell, shift)) * _MIX_2
+        cell = cell.view(shape)
+        if len(shape) == 2:  # larger ones would fill the memory
             if len(self._cells) > 8:
                 self._cells.clear()
-            # outside of a population nobody gives places: then the batch is the global batch
-            places = torch.arange(x.shape[-2], dtype=torch.int32) if self._places is None else self._places
-            row = places.to(x.device)[:, None]
-            cell = (row * _ROW) ^ (torch.arange(x.shape[-1], dtype=torch.int32, device=x.device) * _UNIT)
-            for shift in (16, 13):
-                cell = (cell ^ _shift(cell, shift)) * _MIX_2
             self._cells[known] = cell
-        return self._cells[known]
+        return cell
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

@@ -91,7 +91,7 @@ class Population:
             held.name: unite([own[held.name].detach() for own in named]).to(device) for held in self.layout.beside
         }
         self.module = modules[0].to(device)
-        self._dropouts = [m for m in self.module.modules() if isinstance(m, layers.Dropout)]
+        self._dropouts = {n: m for n, m in self.module.named_modules() if isinstance(m, layers.Dropout)}
         self._adopt(rows.to(device), beside)
 
     def __len__(self) -> int:
@@ -188,7 +188,8 @@ class Population:
             return
         for dropout, streams in zip(self._active, self._streams, strict=True):
             keys = (mix(streams, np.uint64(step)) >> np.uint64(33)).astype(np.int32)
-            dropout.set_keys(torch.from_numpy(keys).to(self.flat.device), places.values, places.key)
+            row_axis = int(self.entry == "native" and len(self.flat) > 1)
+            dropout.set_keys(torch.from_numpy(keys).to(self.flat.device), places.values, places.key, row_axis)
 
     def zero_grad(self) -> None:
         """Forget the gradients of the step before."""
@@ -262,8 +263,9 @@ class Population:
                 for name in self._names_of(held):
                     module, _, attribute = name.rpartition(".")
                     setattr(self.module.get_submodule(module), attribute, whole[0] if alone else whole)
-        self._active = [m for m in self._dropouts if bool((m.rate_K11 > 0).any())]
-        for dropout in self._dropouts:
+        rates = {dropout: self.buffers[f"{name}.rate_K11".lstrip(".")] for name, dropout in self._dropouts.items()}
+        self._active = [dropout for dropout, rate_K11 in rates.items() if bool((rate_K11 > 0).any())]
+        for dropout in rates:
             dropout.enabled = dropout in self._active
         self._streams = [
             np.array([derive(seed, "dropout", place) for seed in self.seeds], np.uint64)
@@ -282,11 +284,19 @@ class Population:
     def _vmapped(
         self, leaves: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        def one(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tensor:
+        keys = [dropout.keys for dropout in self._active]
+
+        def one(own: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: Sequence[Tensor]) -> Tensor:
+            for dropout, key in zip(self._active, keys, strict=True):
+                dropout.keys = key
             output: Tensor = functional_call(self.module, (dict(own), dict(state)), kwargs=dict(inputs))
             return output
 
-        outputs: Tensor = vmap(one)(dict(leaves), dict(buffers))
+        try:
+            outputs: Tensor = vmap(one)(dict(leaves), dict(buffers), keys)
+        finally:
+            for dropout, key in zip(self._active, keys, strict=True):
+                dropout.keys = key
         return outputs
 
 

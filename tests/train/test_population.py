@@ -72,6 +72,46 @@ def test_packed_gradients_equal_those_of_each_member_alone(build, params):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
 
 
+class Sequences(nn.Module):
+    """A user's own module that drops steps in time, as many as there are rows."""
+
+    def __init__(self, schema, num_outputs, rate=0.5):
+        super().__init__()
+        self.before, self.after = Dropout(rate), Dropout(rate)
+        self.first, self.last = nn.Linear(1, 9), nn.Linear(9, num_outputs)
+
+    def forward(self, x):
+        x = self.before(x)
+        times = torch.cat([x, x[:, :4]], dim=1)[:, :, None]  # (9, 9, 1): rows, time, units
+        return self.last(self.after(torch.tanh(self.first(times))).mean(1))
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.5, 0.5), (0.0, 0.3, 0.6)])
+def test_dropout_in_a_module_of_ones_own_is_the_same_alone_and_in_company(rates):
+    own = [Blueprint(Sequences, {"rate": rate}, seed) for seed, rate in enumerate(rates)]
+    population = enter(own, SCHEMA, 2)
+    alone = torch.cat([gradients(enter([one], SCHEMA, 2)) for one in own])
+    torch.testing.assert_close(gradients(population), alone, rtol=1e-4, atol=1e-6)
+    before = gradients(population)
+    population.select(torch.tensor([2, 1]))
+    torch.testing.assert_close(gradients(population), before[[2, 1]], rtol=1e-4, atol=1e-6)
+    assert packs(own[1], SCHEMA, 2, {"x": rows(9)}) == ""
+
+
+def test_dropout_in_a_module_of_ones_own_is_the_same_in_micro_batches():
+    population = enter(blueprints(Sequences, 2), SCHEMA, 2)
+    x = rows(9)
+
+    def dropped(first, last):
+        population.prepare_step(4, Places.counted(first, last))
+        part = Batch({"x": x[first:last]}, torch.zeros(last - first), None, torch.arange(last - first))
+        return population(part).detach()
+
+    whole = dropped(0, 9)
+    torch.testing.assert_close(torch.cat([dropped(0, 4), dropped(4, 9)], dim=1), whole)
+    assert not torch.allclose(whole[0], whole[1])
+
+
 def test_dropping_members_leaves_masks_and_gradients_of_the_others():
     population = enter(blueprints(MLP, 4, dropout=0.5), SCHEMA, 2)
     before = gradients(population)
