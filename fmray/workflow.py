@@ -34,6 +34,7 @@ from fmray.report.folder import environment, finish_run, open_run, read_run, sta
 from fmray.report.journal import Journal, Report, log_to
 from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
+from fmray.spec.effect import hidden_params
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Lease, Store, fingerprint, redact, waiting
@@ -146,6 +147,8 @@ def _hold(
             one = session() if job.run.workers not in ("auto", 0) else nullcontext()  # for all stages
             with one, waiting(journal, beat):
                 journal({"event": "driver", "places": [here()], "ray": where_ray_runs()})
+                for text in hidden_params(job):
+                    journal({"event": "note", "text": text})
                 done = _carry(job, dataset, run, store, journal)
         except BaseException as error:
             _refuse_lost(lease, error)

@@ -236,6 +236,7 @@ def test_a_planted_secret_appears_nowhere_in_the_store(bench, table, monkeypatch
     found = [p for p in bench.folder.joinpath("store").rglob("*") if p.is_file() and secret.encode() in p.read_bytes()]
     assert found == []
     assert run.status == "finished"
+    assert "model.my_net:Net.api_token holds a secret, which is written nowhere" in bench.notes(run)
 
 
 def test_bad_input_is_exit_code_5_and_json_from_the_command_line(bench, table, capsys, monkeypatch):

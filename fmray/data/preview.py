@@ -18,6 +18,7 @@ from fmray.data.target import decide, fit_target, learn_target, target_frame
 from fmray.errors import DataError
 from fmray.records import Target
 from fmray.schema import Schema
+from fmray.spec.effect import hidden_params
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 
@@ -68,7 +69,7 @@ def preview(job: Job) -> Preview:
         table = table.take(np.flatnonzero(codes == 0))
     known = list(takewhile(lambda step: STEPS.is_catalogued(step.name), job.prepared_steps))
     steps = Pipeline(pipeline.build(known), columns)
-    notes = dataset.notes
+    notes = (*dataset.notes, *hidden_params(job))
     inputs, target = None, None
     frame = as_frame(table, columns, job.data.null_values)
     steps.learn_idle()

@@ -22,6 +22,19 @@ Refusal = tuple[Keys, str]
 """Keys, and what is wrong with them in words."""
 
 
+def hidden_params(job: Job) -> list[str]:
+    """Say which parameters are hidden wherever they are written, so that what is read back lacks them."""
+    named = {"model": job.model, "train.optimizer": job.train.optimizer, "ensemble": job.ensemble, "task": job.task}
+    refs = [*named.items(), *(("steps", step) for step in job.steps)]
+    return [
+        f"{key}.{ref.name}.{name} holds a secret, which is written nowhere: a model that is read back gets '***' in "
+        "its place. Read it from the environment in your code, or rename the parameter if it is none"
+        for key, ref in refs
+        for name, given in ref.params.items()
+        if redact({name: given}) != {name: given}
+    ]
+
+
 def without_effect(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
     """List keys without effect, and keys that leave nothing to learn from or judge by.
 
