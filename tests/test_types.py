@@ -312,6 +312,29 @@ def test_predictions_equal_labels_of_every_type_without_a_cast(case, name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, which fmray keeps quiet as well
+@pytest.mark.parametrize("name", LABELS)
+def test_predictions_through_mlflow_equal_labels_of_every_type(case, name, tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
+    from fmray.inference.serving import served
+
+    model = case(name).run(target="c", ignore=["y"])
+    shown = served(str(Path(model.folder).parent))
+    mlflow.pyfunc.save_model(
+        tmp_path / "served",
+        python_model=shown.code,
+        artifacts={"model": str(model.folder)},
+        signature=mlflow.models.infer_signature(shown.example, shown.answer),
+        pip_requirements=[],
+    )
+    table = pa.table(columns(name)).select(shown.example.columns)
+    said = mlflow.pyfunc.load_model(str(tmp_path / "served")).predict(table.to_pandas())["prediction"]
+    expected = model.predict(table)["prediction"].to_pandas()
+    assert said.dtype == expected.dtype
+    assert said.tolist() == expected.tolist()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["group", "key", "time"])
 def test_a_column_of_every_plain_type_can_be_group_key_and_time(tmp_path, role):
     plain = [name for name in FEATURES if not name.startswith(("Ray", "null", "fixed_size_list"))]

@@ -26,13 +26,10 @@ def promote(
 ) -> tuple[int, dict[str, Any]]:
     """Decide whether a run becomes champion of its job, as the job's promote section says, and let it."""
     from fmray.promote import promote as decide
-    from fmray.promote.registry import registry_of
-    from fmray.report.folder import read_run
 
-    opened, root = _open_run(run_folder, store)
-    run = read_run(root, opened)
+    run, opened, registry = _opened(run_folder, store, to)
     with trusting(trust_code):
-        return _show(decide(run, opened, registry=registry_of(run.job, root, opened, to)), as_json)
+        return _show(decide(run, opened, registry=registry), as_json)
 
 
 @app.command()
@@ -46,14 +43,11 @@ def approve(
 ) -> tuple[int, dict[str, Any]]:
     """Let a run become champion that was found better and waits for a person, or was rolled back."""
     from fmray.promote import approve as let
-    from fmray.promote.registry import registry_of
-    from fmray.report.folder import read_run
     from fmray.rigour.ledger import who
 
-    opened, root = _open_run(run_folder, store)
-    run = read_run(root, opened)
+    run, opened, registry = _opened(run_folder, store, to)
     with trusting(trust_code):
-        return _show(let(run, opened, by or who(), registry_of(run.job, root, opened, to)), as_json)
+        return _show(let(run, opened, by or who(), registry), as_json)
 
 
 @app.command()
@@ -79,6 +73,16 @@ def rollback(
     root = opened.path("runs", job, champion_of(job, opened) or "none")
     with trusting(trust_code):
         return _show(back(job, opened, by or who(), registry_of(job, root, opened, to)), as_json)
+
+
+def _opened(run_folder: str, store: str, to: str) -> tuple[Any, Any, Any]:
+    """Give a run, its store, and the registry that is told of it."""
+    from fmray.promote.registry import registry_of
+    from fmray.report.folder import read_run
+
+    opened, root = _open_run(run_folder, store)
+    run = read_run(root, opened)
+    return run, opened, registry_of(run.job, root, opened, to)
 
 
 def _show(outcome: Any, as_json: bool) -> tuple[int, dict[str, Any]]:

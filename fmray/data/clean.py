@@ -281,7 +281,8 @@ class Drop:
         kept = tuple(column for column in schema.columns if column.name not in names)
         if not kept:
             raise SpecError(f"{', '.join(names)} are all columns there are. Leave one.", "steps.drop.columns")
-        return Fitted({"columns": names}, Schema(kept))
+        notes = [Note(name, f"drop leaves out '{name}'", "drop leaves out {columns}") for name in names]
+        return Fitted({"columns": names}, Schema(kept), summed_up(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Leave them out."""

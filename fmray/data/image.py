@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
-from fmray.data.step import Fitted, Partial, chosen, refuse_below
+from fmray.data.step import Fitted, Note, Partial, chosen, refuse_below, summed_up
 from fmray.data.tabular import array_series
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
@@ -57,7 +57,13 @@ class DecodeImage:
         """Say how wide the images are."""
         names, width = self._names(schema), self.channels * self.size[0] * self.size[1]
         columns = (Column(c.name, "bytes", width) if c.name in names else c for c in schema.columns)
-        return Fitted({"columns": names}, Schema(tuple(columns)))
+        height, length = self.size
+        what = (
+            f"to {height} x {length} pixels of {'grey' if self.channels == 1 else 'red, green and blue'}, 8 bits each"
+        )
+        text = f"decode_image brings {{columns}} {what}: transparency and finer levels are left out"
+        notes = [Note(name, text.replace("{columns}", f"'{name}'"), text) for name in names]
+        return Fitted({"columns": names}, Schema(tuple(columns)), summed_up(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Decode.

@@ -76,13 +76,15 @@ class Pipeline:
         self.fitted.append(step.learn(merged, self.schema))
         return self.fitted[-1]
 
-    def learn_idle(self) -> None:
-        """Let steps that learn nothing, as they say of an empty frame, pass without a look at the data."""
+    def learn_idle(self) -> tuple[str, ...]:
+        """Let steps that learn nothing, as they say of an empty frame, pass without a look at the data; give notes."""
+        notes: tuple[str, ...] = ()
         while not self.is_complete:
             empty = self.apply(empty_frame(self.raw))
             if self.steps[len(self.fitted)].fit(empty, self.schema) is not None:
-                return
-            self.learn_next([])
+                break
+            notes += self.learn_next([]).notes
+        return notes
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Change raw rows by every step that has learned."""

@@ -222,10 +222,16 @@ class Preparation:
         """Say what to do about a side without rows."""
         alone = [split for split in SPLITS if rows[split]]
         if len(alone) == 1 and rows[alone[0]] >= UNLIKELY_ROWS and self.recipe.definition.by == "hash":
-            names = ", ".join(map(repr, self.recipe.definition.columns))
+            names, data = ", ".join(map(repr, self.recipe.definition.columns)), self.recipe.dataset.data
+            if data.group is not None:
+                return (
+                    f"A group goes one way whole, and all rows are of one group in {names}, or of too few. "
+                    "Name another data.group, or leave it out."
+                )
+            key = "Name other columns in data.key, or set data.group," if data.key else "Set data.key, or data.group,"
             return (
-                f"Rows that are equal in {names} stay together, and all of them are. "
-                "Set data.key, or data.group, to columns that tell rows apart."
+                f"Rows that are equal in {names} stay together, and all of them are. {key} "
+                f"{'for' if data.key else 'to'} columns that tell rows apart."
             )
         return f"Give more rows, or {self._another_split}; where groups are few, they go one way whole."
 
@@ -244,13 +250,12 @@ class Preparation:
             refuse_one_class(merged["counts"], held, self.recipe.dataset.data, self._another_split)
         target, said = learn_target(merged, self.recipe.dataset.data)
         with_nulls = _with_nulls(first)
-        notes = list(said)
         while not steps.is_complete:
-            notes += steps.learn_next(summary.step for summary in first).notes
+            steps.learn_next(summary.step for summary in first)
             steps.learn_idle()
             if not steps.is_complete:
                 first = self._fit(steps, False)
-        return target, with_nulls, notes
+        return target, with_nulls, [*said, *(note for fitted in steps.fitted for note in fitted.notes)]
 
     def _fit(self, steps: Pipeline, with_target: bool) -> list[Summary]:
         own = [(with_target, item) for item in self.items]

@@ -72,13 +72,13 @@ def preview(job: Job) -> Preview:
     notes = (*dataset.notes, *hidden_params(job))
     inputs, target = None, None
     frame = as_frame(table, columns, job.data.null_values)
-    steps.learn_idle()
     try:
+        notes += steps.learn_idle()
         while not steps.is_complete:
             targets = target_frame(table, job.data) if steps.uses_target else None
             told = steps.learn_next([steps.fit_next(frame, targets)]).notes
             notes += told if is_all else tuple(f"{seen}: {note}" for note in told)
-            steps.learn_idle()
+            notes += steps.learn_idle()
         if len(known) == len(job.prepared_steps):
             block(steps.apply(frame), steps.schema)
             inputs = steps.schema

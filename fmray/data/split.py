@@ -92,7 +92,7 @@ def define(dataset: Dataset, split: Split, store: Store, job_name: str) -> Defin
         raise SpecError(
             f"this job asks for {_difference(asked, record['asked'])}, but the rows of '{job_name}' were divided by "
             f"{_difference(record['asked'], asked)}. Restore that, or set split.redefine: true, "
-            "which retires the test set.",
+            "which retires the test set. If that was another job of the same name, give this one a name: of its own.",
             "split",
         )
     definition = Definition.from_json(record["definition"])
@@ -101,7 +101,7 @@ def define(dataset: Dataset, split: Split, store: Store, job_name: str) -> Defin
         definition = replace(definition, own=own)
         store.write_json(path, {**record, "definition": definition.to_json()})
     definition = replace(definition, own=definition.own if own else ())
-    _refuse_unreadable(definition, dataset)
+    _refuse_unreadable(definition, dataset, job_name)
     return definition
 
 
@@ -145,7 +145,7 @@ def _difference(these: Json, those: Json) -> str:
     return "{" + ", ".join(named) + "}"
 
 
-def _refuse_unreadable(definition: Definition, dataset: Dataset) -> None:
+def _refuse_unreadable(definition: Definition, dataset: Dataset, job_name: str) -> None:
     if definition.hash_version != HASH_VERSION:
         raise DataError(
             f"the recorded split uses hash {definition.hash_version}, this fmray knows {HASH_VERSION}. "
@@ -155,7 +155,8 @@ def _refuse_unreadable(definition: Definition, dataset: Dataset) -> None:
     if gone := [name for name in definition.reads() if name not in dataset.schema.names]:
         raise DataError(
             f"column '{gone[0]}' decides which side a row is on and is gone from the data. "
-            f"{nearest(gone[0], dataset.schema.names)} Bring it back, or set split.redefine: true.",
+            f"{nearest(gone[0], dataset.schema.names)} Bring it back, or set split.redefine: true. "
+            f"If another job is called '{job_name}' too, give this one a name: of its own.",
             "split",
         )
 

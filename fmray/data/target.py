@@ -181,7 +181,7 @@ def learn_target(partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]
     levels = sorted(counts)
     classes = tuple(moments.spell(level) for level in levels)
     numbers = tuple(counts[level] for level in levels)
-    positive, notes = _positive(data, classes, numbers)
+    positive, notes = _positive(data, classes, numbers, is_boolean=all(isinstance(level, bool) for level in levels))
     guessed = _about_type(data, levels)
     guessed += _about_missing([level for level in levels if isinstance(level, str)], counts)
     return Target(data.target, "class", classes, positive, counts=numbers), (*guessed, *notes, *_variants(classes))
@@ -314,11 +314,16 @@ _FROM_TEXT: tuple[tuple[Callable[[pa.DataType], bool], Callable[[str], Any]], ..
 )
 
 
-def _positive(data: Data, classes: tuple[str, ...], counts: tuple[int, ...]) -> tuple[int, tuple[str, ...]]:
+def _positive(
+    data: Data, classes: tuple[str, ...], counts: tuple[int, ...], *, is_boolean: bool
+) -> tuple[int, tuple[str, ...]]:
     if data.positive is not None:
         name = moments.spell(data.positive)
         if len(classes) != 2:
             raise SpecError(f"{name!r} given, but there are {len(classes)} classes. Leave it out.", "data.positive")
+        if name not in classes and is_boolean:
+            text = f"{name!r} is no class: the label holds true and false. Accepted: true, false."
+            raise SpecError(text, "data.positive")
         if name not in classes:
             raise SpecError(f"{name!r} is no class. {nearest(name, classes)}", "data.positive")
         return classes.index(name), ()

@@ -105,6 +105,7 @@ def test_dropping_leaves_the_rest_in_order():
     schema = Schema(tuple(Column(name, "number") for name in "abc"))
     made, fitted = run(Drop("b"), pl.DataFrame({"a": [1], "b": [2], "c": [3]}), schema)
     assert made.columns == [c.name for c in fitted.schema.columns] == ["a", "c"]
+    assert fitted.notes == ("drop leaves out 'b'",)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,14 @@ def test_colours_are_laid_out_channel_after_channel():
     assert column == Column("photo", "bytes", 60)
 
 
+def test_what_decoding_leaves_out_is_said():
+    step = DecodeImage("photo", size=[4, 5])
+    assert step.learn(None, SCHEMA).notes == (
+        "decode_image brings 'photo' to 4 x 5 pixels of red, green and blue, 8 bits each: transparency and finer levels "
+        "are left out",
+    )
+
+
 def test_grey_levels_are_what_the_file_says():
     levels = np.arange(20, dtype=np.uint8).reshape(4, 5)
     found, column = decoded([encoded(levels)], size=[4, 5], channels=1)

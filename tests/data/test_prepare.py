@@ -55,6 +55,20 @@ def sides_by_a(prepared: Prepared):
     return {a: split for split in SPLITS for a in Lanes(prepared, split).load(["x"])["x"][:, 0].tolist()}
 
 
+def test_what_steps_leave_out_that_learn_nothing_of_rows_is_said(write, prepared):
+    found = prepared(write("a.parquet", rows()), steps=["auto", KEEP_A])
+    assert [note for note in found.notes if note.startswith("drop ")] == [
+        f"drop leaves out '{name}'" for name in KEEP_A["drop"]["columns"]
+    ]
+
+
+def test_a_group_that_holds_all_rows_is_said_to_do_so(write, prepared):
+    table = rows().append_column("g", pa.array(["one"] * N))
+    message = r"all rows are of one group in 'g', or of too few\. Name another data\.group, or leave it out"
+    with pytest.raises(DataError, match=message):
+        prepared(write("a.parquet", table), data={"group": "g"})
+
+
 def test_every_row_is_accounted_for(write, prepared):
     table = rows()
     y, time_ = table["y"].to_pylist(), list(range(N))

@@ -136,6 +136,12 @@ def test_the_positive_class_is_the_rarer_one_unless_said():
     ("values", "asked", "error", "message"),
     [
         (["a", "b"], {"positive": "c"}, SpecError, "'c' is no class. Known: a, b."),
+        (
+            [True, False],
+            {"positive": "yes"},
+            SpecError,
+            r"'yes' is no class: the label holds true .* Accepted: true, false\.",
+        ),
         (["a", "b", "c"], {"positive": "a"}, SpecError, "there are 3 classes"),
         (["a", "a"], {}, DataError, r"one class in training rows: \['a'\]"),
     ],
