@@ -8,6 +8,7 @@ its cost.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.stats
@@ -173,6 +174,7 @@ def detectable(error: float, alpha: float = 0.05, power: float = 0.8) -> float:
     return float((scipy.stats.norm.ppf(1 - alpha) + scipy.stats.norm.ppf(power)) * error)
 
 
+@lru_cache(1024)  # metrics and slices ask for the same ones, and scipy takes longer than all else of an interval
 def _quantile(level: float, num: int) -> float:
     return float(scipy.stats.t.ppf((1 + level) / 2, num - 1))
 
