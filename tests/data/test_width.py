@@ -8,7 +8,6 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from benchmarks.width import scan_seconds, seconds
 from fsspec.implementations.local import LocalFileSystem
 
 from fmray.data.preview import preview
@@ -144,13 +143,22 @@ def test_a_scan_calls_functions_in_proportion_to_files(write, tmp_path, way):
 
 
 @pytest.mark.slow
-def test_the_whole_of_check_takes_time_in_proportion_to_columns():
-    start, few, many = (seconds("check", width, rounds=3) for width in (2, 500, 5000))
-    assert many - start < 14 * (few - start)
+def test_check_of_five_thousand_columns_takes_time_in_proportion(write):
+    jobs = [job_of(write(f"{n}/a.parquet", pa.table(wide(n))) / str(n)) for n in (500, 5000)]
+    few, many = (cpu_seconds(lambda job=job: preview(job)) for job in jobs)
+    assert many < 20 * few  # ten times the columns; in proportion to their square it would be a hundred
 
 
 @pytest.mark.slow
-def test_looking_at_files_takes_time_in_proportion_to_files():
-    start, few, many = (scan_seconds(count, rounds=3) for count in (1, 1000, 10_000))
-    for way in ("first", "again"):
-        assert many[way] - start[way] < 14 * (few[way] - start[way])
+@pytest.mark.parametrize("way", ["first scan", "known files"])
+def test_scanning_takes_time_in_proportion_to_files(write, tmp_path, way):
+    stores = (Store(f"{tmp_path}/store-{number}") for number in range(9))
+    taken = []
+    for num_files in (300, 3000):
+        data, known = job_of(folder_of(write, num_files)).data, next(stores)
+        scan(data, ".", known)
+        taken.append(
+            cpu_seconds(lambda data=data, known=known: scan(data, ".", next(stores) if way == "first scan" else known))
+        )
+    few, many = taken
+    assert many < 20 * few
