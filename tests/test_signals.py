@@ -73,6 +73,22 @@ def test_a_command_stuck_in_a_library_ends_as_interrupted_and_lets_its_lease_go(
 
 
 @pytest.mark.slow
+def test_a_command_stuck_in_code_of_a_model_answers_on_stdout(tmp_path):
+    write_job(tmp_path)
+    redirected = "print('stuck', flush=True); sys.stdout = sys.stderr"
+    process = start(tmp_path, "-c", STUCK.format(after=redirected))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stuck\n"
+    assert process.stderr is not None
+    assert process.stderr.readline() == "stuck\n"
+    process.send_signal(signal.SIGTERM)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert json.loads(said) == {"status": "interrupted"}
+    assert errors == f"{RESUMABLE}\n"
+
+
+@pytest.mark.slow
 def test_a_store_that_hangs_does_not_cost_a_stuck_command_its_answer(tmp_path):
     write_job(tmp_path)
     process = start(tmp_path, "-c", STUCK.format(after="Lease.release = lambda lease: time.sleep(60)"))

@@ -25,6 +25,7 @@ class Answer:
         self.known: dict[str, Any] = {}
         """What is answered however the command ends, e.g. the directory of the run."""
         self._is_json = "--json" in arguments
+        self._stdout = sys.stdout  # commands redirect it while code of a job or a model runs
         self._code: int | None = None
         self._lock = threading.Lock()
 
@@ -51,7 +52,7 @@ class Answer:
         if told is not None and told["status"] == "interrupted" and self._code == INTERRUPTED:
             print(RESUMABLE, file=sys.stderr, flush=True)
         if told is not None and self._is_json:
-            print(json.dumps(_strict(_redacted({**self.known, **told}))), flush=True)
+            print(json.dumps(_strict(_redacted({**self.known, **told}))), file=self._stdout, flush=True)
 
 
 INTERRUPTION: tuple[int, dict[str, Any]] = (INTERRUPTED, {"status": "interrupted"})
