@@ -138,6 +138,41 @@ class Registry:
             raise SpecError(f"{self.noun} '{name}' is {type(found).__name__} {found!r}. Accepted: {self.kind.words}.")
         return found
 
+    def build(self, name: str, *given: Any, params: Mapping[str, Any]) -> Any:
+        """Call the code behind a name with its parameters.
+
+        Args:
+            given: Arguments before the parameters.
+
+        Raises:
+            SpecError: If the name is not found, or its parameters do not fit.
+        """
+        return self.find(name)(*given, **self.arguments(name, params))
+
+    def arguments(self, name: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give the keywords to call the code behind a name with: `params`, one declared object, or those of other code.
+
+        Raises:
+            SpecError: If the parameters of a name of this table do not fit.
+        """
+        declared = self.read(name, params)
+        if isinstance(declared, Mapping):
+            return declared
+        return {"params": declared} if "params" in inspect.signature(self.find(name)).parameters else {}
+
+    def read(self, name: str, params: Mapping[str, Any]) -> Any:
+        """Give the parameters of a name of this table as their declared object; those of other code as they are.
+
+        Raises:
+            SpecError: If they do not fit.
+        """
+        if name not in self:
+            return dict(params)
+        declared = self.params(name)
+        for parameter, message in declared.problems(params):
+            raise SpecError(message, ".".join(filter(None, (self.noun.replace(" ", "_"), name, parameter))))
+        return declared(**params)
+
 
 def file_of_module(module: str, folders: Iterable[str] = ()) -> Path | None:
     """Find the source file of a module; a package's is its `__init__.py`. Nothing is imported, parents neither.

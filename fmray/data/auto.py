@@ -40,6 +40,7 @@ from fmray.errors import DataError
 from fmray.printable import in_yaml
 from fmray.records import Json
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps as declared
 
 MOST_LEVELS = 100
 BUCKETS = 256
@@ -83,13 +84,13 @@ class Auto:
       `fmray.data.row_names`; text of which more than 95 % is distinct.
 
     Args:
-        keep: Columns that are used even if they look like names of rows, or are free text.
+        params: As `fmray.spec.components.steps.Auto` declares them.
     """
 
     uses_target = True
 
-    def __init__(self, keep: Sequence[str] = ()) -> None:
-        self.keep = keep
+    def __init__(self, params: declared.Auto = declared.Auto()) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema, targets: pl.DataFrame | None = None) -> Partial:
         """Summarise all columns in one pass.
@@ -97,7 +98,7 @@ class Auto:
         Args:
             targets: Of the same rows; without them no column is found to be related to any.
         """
-        chosen(self.keep, schema, tuple({column.kind for column in schema.columns}), "auto", "keep")
+        chosen(self.params.keep, schema, tuple({column.kind for column in schema.columns}), "auto", "keep")
         encoded = encode_targets(targets.get_columns()) if targets is not None else np.zeros((frame.height, 0))
         return _summary(frame, schema, encoded, _names(schema))
 
@@ -166,7 +167,7 @@ class Auto:
                 times[column.name] = _prefix(column.name, known)
                 taken |= set(_parts_of(times[column.name]))
             for inner in _dated(column, known):
-                if why := _useless(inner, own, inner.name in self.keep):
+                if why := _useless(inner, own, inner.name in self.params.keep):
                     notes.append(why)
                     left_out += [inner.name] if inner.kind == "number" and inner.name in own["marks"] else []
                     continue
@@ -213,7 +214,7 @@ def dated(frame: pl.DataFrame, times: Mapping[str, str] | Sequence[str]) -> pl.D
         return frame
     prefixes = dict(times) if isinstance(times, Mapping) else {name: name for name in times}
     names = list(prefixes.values())
-    return DateParts(names).apply(frame.rename(prefixes), {"columns": names})
+    return DateParts(declared.DateParts(columns=names)).apply(frame.rename(prefixes), {"columns": names})
 
 
 def _parts_of(prefix: str) -> list[str]:

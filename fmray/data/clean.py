@@ -3,8 +3,8 @@
 Whatever is learned is learned from training rows; a value never seen there is treated like the nearest one seen.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps as declared
 
 PARTS: dict[str, tuple[Callable[[pl.Expr], pl.Expr], int, int]] = {
     "year": (lambda c: c.dt.year(), 0, 0),
@@ -31,36 +32,17 @@ class Impute:
     """Fill missing values with what training rows suggest.
 
     Args:
-        columns: If unsaid, all numbers for mean, median and a number as constant; all text for a text as constant; both
-            for most_frequent.
-        by: "mean" or "median" of numbers, "most_frequent" or "constant" of either.
-        value: The constant.
-        flag: Add a 0/1 column `<name>_missing` for each.
-
-    Raises:
-        SpecError: If `by` is unknown, or `value` does not go with it.
+        params: As `fmray.spec.components.steps.Impute` declares them.
     """
 
-    def __init__(
-        self,
-        columns: Sequence[str] | None = None,
-        by: Literal["mean", "median", "most_frequent", "constant"] = "mean",
-        value: float | str | None = None,
-        flag: bool = False,
-    ) -> None:
-        if by not in ("mean", "median", "most_frequent", "constant"):
-            raise SpecError(f"'{by}'. Accepted: mean, median, most_frequent, constant.", "steps.impute.by")
-        if (value is None) == (by == "constant"):
-            raise SpecError(
-                f"by '{by}' with value {value!r}. A value goes with by: constant, and only there.", "steps.impute"
-            )
-        self.columns, self.by, self.value, self.flag = columns, by, value, flag
+    def __init__(self, params: declared.Impute = declared.Impute()) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Summarise the columns as `by` needs it."""
         names = self._names(schema)
         nulls = {name: frame[name].null_count() for name in names}
-        match self.by:
+        match self.params.by:
             case "mean":
                 return {"nulls": nulls, "moments": moments.numbers(frame, names)}
             case "median":
@@ -73,9 +55,9 @@ class Impute:
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the summary of both sets of rows."""
         nulls = {name: count + other["nulls"][name] for name, count in one["nulls"].items()}
-        if self.by == "mean":
+        if self.params.by == "mean":
             return {"nulls": nulls, "moments": moments.merge(one["moments"], other["moments"])}
-        if self.by == "median":
+        if self.params.by == "median":
             points = {n: moments.merge_ranks(mine, other["points"][n]) for n, mine in one["points"].items()}
             return {"nulls": nulls, "points": points}
         both = {n: moments.merge_levels(seen, other["levels"][n], MOST_LEVELS) for n, seen in one["levels"].items()}
@@ -88,45 +70,50 @@ class Impute:
             DataError: If a column has no value in any training row.
         """
         fill = {name: self._filling(name, partial) for name in self._names(schema)}
-        flags = tuple(Column(f"{name}_missing", "missing") for name in fill) if self.flag else ()
+        flags = tuple(Column(f"{name}_missing", "missing") for name in fill) if self.params.flag else ()
         notes = (
-            [] if self.by == "constant" else [self._about(name, fill[name], partial["nulls"][name]) for name in fill]
+            []
+            if self.params.by == "constant"
+            else [self._about(name, fill[name], partial["nulls"][name]) for name in fill]
         )
         return Fitted({"fill": fill}, Schema((*schema.columns, *flags)), summed_up([n for n in notes if n is not None]))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Fill, and flag where asked."""
         names = list(state["fill"])
-        flags = [pl.col(name).is_null().cast(pl.UInt8).alias(f"{name}_missing") for name in names] if self.flag else []
+        flagged = names if self.params.flag else []
+        flags = [pl.col(name).is_null().cast(pl.UInt8).alias(f"{name}_missing") for name in flagged]
         types = dict(zip(frame.columns, frame.dtypes, strict=True))  # once: a frame's schema is made at every use
         filled = [_filled(types[name], name, value) for name, value in state["fill"].items()]
         return frame.with_columns(*flags, *filled)
 
     def _names(self, schema: Schema) -> list[str]:
-        numeric = self.by in ("mean", "median") or (self.by == "constant" and not isinstance(self.value, str))
-        text = self.by == "most_frequent" or (self.by == "constant" and isinstance(self.value, str))
-        kinds = (*(("number",) if numeric or self.by == "most_frequent" else ()), *(("text",) if text else ()))
-        return [column.name for column in chosen(self.columns, schema, kinds, "impute")]
+        by = self.params.by
+        is_text = isinstance(self.params.value, str)
+        numeric = by in ("mean", "median", "most_frequent") or (by == "constant" and not is_text)
+        text = by == "most_frequent" or (by == "constant" and is_text)
+        kinds = (*(("number",) if numeric else ()), *(("text",) if text else ()))
+        return [column.name for column in chosen(self.params.columns, schema, kinds, "impute")]
 
     def _about(self, name: str, value: Any, number: int) -> Note | None:
         """Say with what missing values are filled, if there are any."""
         if not number:
             return None
         shown = f"{value:.6g}" if isinstance(value, int | float) else repr(value)
-        text = f"impute fills {number} missing values of '{name}' with {shown} (by: {self.by})"
-        many = f"impute fills missing values of {{columns}} (by: {self.by})"
+        text = f"impute fills {number} missing values of '{name}' with {shown} (by: {self.params.by})"
+        many = f"impute fills missing values of {{columns}} (by: {self.params.by})"
         return Note(name, text, many, "by: constant, with a value, fills them otherwise")
 
     def _filling(self, name: str, partial: Partial) -> Any:
-        if self.by == "constant":
-            return self.value
-        if self.by == "mean":
+        if self.params.by == "constant":
+            return self.params.value
+        if self.params.by == "mean":
             count, mean = partial["moments"][name][:2]
             if count:
                 return mean
-        elif self.by == "median" and len(partial["points"][name][0]):
+        elif self.params.by == "median" and len(partial["points"][name][0]):
             return moments.quantiles(partial["points"][name], [0.5])[0]
-        elif self.by == "most_frequent" and partial["levels"][name]:
+        elif self.params.by == "most_frequent" and partial["levels"][name]:
             counts = partial["levels"][name]
             return min(counts, key=lambda level: (-counts[level], level))
         raise DataError(f"column '{name}' has no value in any training row. Put it in data.ignore.", "steps.impute")
@@ -143,33 +130,16 @@ class Clip:
     """Cut numbers off at bounds given, or at quantiles of training rows.
 
     Args:
-        columns: Numbers; all if unsaid.
-        low, high: Bounds.
-        quantile: Upper share, e.g. 0.999; the lower bound is at 1 - quantile.
-
-    Raises:
-        SpecError: If there is no bound, or both kinds.
+        params: As `fmray.spec.components.steps.Clip` declares them.
     """
 
-    def __init__(
-        self,
-        columns: Sequence[str] | None = None,
-        low: float | None = None,
-        high: float | None = None,
-        quantile: float | None = None,
-    ) -> None:
-        if (quantile is None) == (low is None and high is None):
-            raise SpecError(f"low {low}, high {high}, quantile {quantile}. Give bounds or a quantile.", "steps.clip")
-        if quantile is not None and not 0.5 < quantile < 1:
-            raise SpecError(f"{quantile:g}. Give a share between 0.5 and 1.", "steps.clip.quantile")
-        if low is not None and high is not None and low > high:
-            raise SpecError(f"low {low:g} is above high {high:g}. Give the lower bound first.", "steps.clip")
-        self.columns, self.low, self.high, self.quantile = columns, low, high, quantile
+    def __init__(self, params: declared.Clip) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Summarise the ranks of each column, if quantiles are asked for."""
-        names = [column.name for column in chosen(self.columns, schema, ("number",), "clip")]
-        return None if self.quantile is None else {name: moments.ranks(frame[name]) for name in names}
+        names = [column.name for column in chosen(self.params.columns, schema, ("number",), "clip")]
+        return None if self.params.quantile is None else {name: moments.ranks(frame[name]) for name in names}
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the summary of both sets of rows."""
@@ -177,15 +147,15 @@ class Clip:
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Fix the bounds."""
-        names = [column.name for column in chosen(self.columns, schema, ("number",), "clip")]
-        if self.quantile is None:
-            return Fitted({"bounds": {name: [self.low, self.high] for name in names}}, schema)
-        shares = [1 - self.quantile, self.quantile]
+        names = [column.name for column in chosen(self.params.columns, schema, ("number",), "clip")]
+        if self.params.quantile is None:
+            return Fitted({"bounds": {name: [self.params.low, self.params.high] for name in names}}, schema)
+        shares = [1 - self.params.quantile, self.params.quantile]
         bounds = {name: moments.quantiles(partial[name], shares) for name in names if len(partial[name][0])}
         cure, notes = "low and high set bounds of your own", []
         for name, (low, high) in bounds.items():
-            text = f"clip cuts '{name}' off at {low:.6g} and {high:.6g} (quantile: {self.quantile:g})"
-            notes.append(Note(name, text, f"clip cuts {{columns}} off (quantile: {self.quantile:g})", cure))
+            text = f"clip cuts '{name}' off at {low:.6g} and {high:.6g} (quantile: {self.params.quantile:g})"
+            notes.append(Note(name, text, f"clip cuts {{columns}} off (quantile: {self.params.quantile:g})", cure))
         return Fitted({"bounds": bounds}, schema, summed_up(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
@@ -201,35 +171,23 @@ class DateParts:
     """Turn times into numbers that a model can use.
 
     Args:
-        columns: Times; all if unsaid.
-        parts: Of year, month, day, weekday (1 Monday), hour, minute.
-        cyclic: Give parts that come round as sine and cosine, so that December is next to January.
-
-    Raises:
-        SpecError: If a part is unknown.
+        params: As `fmray.spec.components.steps.DateParts` declares them.
     """
 
-    def __init__(
-        self,
-        columns: Sequence[str] | None = None,
-        parts: Sequence[str] = ("year", "month", "weekday", "hour"),
-        cyclic: bool = True,
-    ) -> None:
-        if unknown := [part for part in parts if part not in PARTS]:
-            raise SpecError(f"'{unknown[0]}'. Accepted: {', '.join(PARTS)}.", "steps.date_parts.parts")
-        self.columns, self.parts, self.cyclic = columns, list(parts), cyclic
+    def __init__(self, params: declared.DateParts = declared.DateParts()) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Check the columns; nothing is learned."""
-        chosen(self.columns, schema, ("time",), "date_parts")
+        chosen(self.params.columns, schema, ("time",), "date_parts")
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give nothing; nothing is learned."""
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Name the columns that replace each time."""
-        names = [column.name for column in chosen(self.columns, schema, ("time",), "date_parts")]
-        made = {name: [made for part in self.parts for made in self._columns(name, part)] for name in names}
+        names = [column.name for column in chosen(self.params.columns, schema, ("time",), "date_parts")]
+        made = {name: [made for part in self.params.parts for made in self._columns(name, part)] for name in names}
         columns = [made.get(column.name, [column.name]) for column in schema.columns]
         known = {column.name: column for column in schema.columns}
         return Fitted(
@@ -239,13 +197,12 @@ class DateParts:
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Replace each time by its parts; a missing time has missing parts."""
-        made = [
-            expression for name in state["columns"] for part in self.parts for expression in self._values(name, part)
-        ]
+        places = [(name, part) for name in state["columns"] for part in self.params.parts]
+        made = [expression for name, part in places for expression in self._values(name, part)]
         return frame.with_columns(made).drop(state["columns"])
 
     def _columns(self, name: str, part: str) -> list[str]:
-        comes_round = PARTS[part][2] > 0 and self.cyclic
+        comes_round = PARTS[part][2] > 0 and self.params.cyclic
         return [f"{name}_{part}_sin", f"{name}_{part}_cos"] if comes_round else [f"{name}_{part}"]
 
     def _values(self, name: str, part: str) -> list[pl.Expr]:
@@ -262,11 +219,11 @@ class Drop:
     """Leave columns out.
 
     Args:
-        columns: Any.
+        params: As `fmray.spec.components.steps.Drop` declares them.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        self.columns = columns
+    def __init__(self, params: declared.Drop) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Check the columns; nothing is learned."""
@@ -290,4 +247,4 @@ class Drop:
 
     def _names(self, schema: Schema) -> list[str]:
         kinds = tuple({column.kind for column in schema.columns})
-        return [column.name for column in chosen(self.columns, schema, kinds, "drop")]
+        return [column.name for column in chosen(self.params.columns, schema, kinds, "drop")]

@@ -5,17 +5,17 @@ Bytes that are no image never reach the step: whoever reads rows asks `is_image`
 
 import io
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from fmray.data.step import Fitted, Note, Partial, chosen, refuse_below, summed_up
+from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
 from fmray.data.tabular import array_series
-from fmray.errors import DataError, SpecError
+from fmray.errors import DataError
 from fmray.records import Json
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps as declared
 
 if TYPE_CHECKING:  # imported by what decodes: few jobs read images
     from PIL import Image
@@ -29,22 +29,13 @@ class DecodeImage:
     Transparency is dropped, and 16-bit grey levels are cut to their upper 8 bits.
 
     Args:
-        columns: Binary columns, a whole file in each value; rows whose bytes are none are set aside.
-        size: Height and width; images of another size are resized, bilinearly.
-        channels: 1 for grey levels, 3 for red, green and blue; images of the other sort are converted.
-
-    Raises:
-        SpecError: If a parameter is out of its range.
+        params: As `fmray.spec.components.steps.DecodeImage` declares them.
     """
 
-    def __init__(self, columns: Sequence[str] | str, size: Sequence[int], channels: Literal[1, 3] = 3) -> None:
-        if not isinstance(size, list | tuple) or len(size) != 2:
-            raise SpecError(f"{size!r}. Give [height, width].", "steps.decode_image.size")
-        for length in size:
-            refuse_below(length, 1, "steps.decode_image.size")
-        if channels not in (1, 3):
-            raise SpecError(f"{channels!r}. Accepted: 1, 3.", "steps.decode_image.channels")
-        self.columns, self.size, self.channels = columns, (size[0], size[1]), channels
+    def __init__(self, params: declared.DecodeImage) -> None:
+        self.columns = params.columns
+        self.channels = params.channels
+        self.size = (params.size[0], params.size[1])
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Check the columns; nothing is learned."""

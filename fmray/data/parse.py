@@ -4,15 +4,15 @@ import functools
 import operator
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
 import polars as pl
 
 from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
 from fmray.data.text_numbers import FORMS, MOST_UNITS, read, tidied, units
-from fmray.errors import DataError, SpecError
+from fmray.errors import DataError
 from fmray.records import Json
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps as declared
 
 SHOWN = 3
 
@@ -21,42 +21,17 @@ class Parse:
     """Read text columns as numbers or dates; a value that does not follow the form is missing.
 
     Args:
-        columns: Text.
-        form: How values are written: "decimal_point" (1,234.5), "decimal_comma" (1.234,5), "year_month_day"
-            (2024-01-31), "day_month_year" (31.01.2024), "month_day_year" (01/31/2024), "day_name_year" (31 Jan 2024),
-            "name_day_year" (Jan 31, 2024), "day_month_yy" (31/01/24) or "month_day_yy" (01/31/24), with years from 1969
-            to 2068; "auto" takes the one by which most training values can be read, the first of them if there are
-            several.
-
-    Raises:
-        SpecError: If the form is unknown.
+        params: As `fmray.spec.components.steps.Parse` declares them.
     """
 
-    def __init__(
-        self,
-        columns: Sequence[str],
-        form: Literal[
-            "auto",
-            "decimal_point",
-            "decimal_comma",
-            "year_month_day",
-            "day_month_year",
-            "month_day_year",
-            "day_name_year",
-            "name_day_year",
-            "day_month_yy",
-            "month_day_yy",
-        ] = "auto",
-    ) -> None:
-        if form != "auto" and form not in FORMS:
-            raise SpecError(f"'{form}'. Accepted: auto, {', '.join(FORMS)}.", "steps.parse.form")
-        self.columns, self.form = columns, form
+    def __init__(self, params: declared.Parse) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Count the values that each form reads."""
-        forms = list(FORMS) if self.form == "auto" else [self.form]
+        forms = list(FORMS) if self.params.form == "auto" else [self.params.form]
         found = {}
-        for column in chosen(self.columns, schema, ("text",), "parse"):
+        for column in chosen(self.params.columns, schema, ("text",), "parse"):
             tidy = tidied(frame[column.name])
             made = {form: read(tidy, form) for form in forms}
             is_read = functools.reduce(operator.or_, (values.is_not_null() for values in made.values()))

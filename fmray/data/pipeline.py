@@ -25,7 +25,7 @@ def build(refs: Sequence[Ref]) -> list[Step]:
     steps: list[Step] = []
     for place, ref in enumerate(refs):
         try:
-            steps.append(STEPS.find(ref.name)(**ref.params))
+            steps.append(STEPS.build(ref.name, params=ref.params))
         except TypeError as error:
             raise SpecError(f"{error}. Given: {dict(ref.params)}.", f"steps[{place}].{ref.name}") from error
     return steps

@@ -5,17 +5,18 @@ Whatever is learned is learned from training rows only; a level never seen there
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from fmray.data import moments
 from fmray.data.hashing import row_hash
-from fmray.data.step import Fitted, Partial, chosen, refuse_below
-from fmray.errors import DataError, SpecError
+from fmray.data.step import Fitted, Partial, chosen
+from fmray.errors import DataError
 from fmray.records import Json
 from fmray.schema import Column, Kind, Schema
+from fmray.spec.components import steps as declared
 
 MOST_LEVELS = 10_000
 MISSING, OTHER = "<missing>", "<other>"
@@ -27,11 +28,11 @@ class Standardise:
     """Bring columns to mean 0 and standard deviation 1; lists and bytes element by element.
 
     Args:
-        columns: Numbers, lists or bytes; all of them if unsaid.
+        params: As `fmray.spec.components.steps.Standardise` declares them.
     """
 
-    def __init__(self, columns: Sequence[str] | None = None) -> None:
-        self.columns = columns
+    def __init__(self, params: declared.Standardise = declared.Standardise()) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Summarise moments."""
@@ -73,22 +74,22 @@ class Standardise:
         return frame.with_columns(changed)
 
     def _columns(self, schema: Schema) -> tuple[Column, ...]:
-        return chosen(self.columns, schema, ("number", "vector", "bytes"), "standardise")
+        return chosen(self.params.columns, schema, ("number", "vector", "bytes"), "standardise")
 
 
 class MinMax:
     """Bring numbers to [0, 1] by the range of training rows; others are cut off at it.
 
     Args:
-        columns: Numbers; all if unsaid.
+        params: As `fmray.spec.components.steps.MinMax` declares them.
     """
 
-    def __init__(self, columns: Sequence[str] | None = None) -> None:
-        self.columns = columns
+    def __init__(self, params: declared.MinMax = declared.MinMax()) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Summarise the range."""
-        return moments.numbers(frame, [c.name for c in chosen(self.columns, schema, ("number",), "min_max")])
+        return moments.numbers(frame, [c.name for c in chosen(self.params.columns, schema, ("number",), "min_max")])
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the range of both sets of rows."""
@@ -111,21 +112,18 @@ class RobustScale:
     """Subtract the median and divide by the distance between two quantiles, which far values hardly move.
 
     Args:
-        columns: Numbers; all if unsaid.
-        low, high: Shares of rows below the two quantiles.
-
-    Raises:
-        SpecError: If they are not in order within [0, 1].
+        params: As `fmray.spec.components.steps.RobustScale` declares them.
     """
 
-    def __init__(self, columns: Sequence[str] | None = None, low: float = 0.25, high: float = 0.75) -> None:
-        if not 0 <= low < high <= 1:
-            raise SpecError(f"low {low:g} and high {high:g}. Give 0 <= low < high <= 1.", "steps.robust_scale")
-        self.columns, self.low, self.high = columns, low, high
+    def __init__(self, params: declared.RobustScale = declared.RobustScale()) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Summarise the ranks."""
-        return {c.name: moments.ranks(frame[c.name]) for c in chosen(self.columns, schema, ("number",), "robust_scale")}
+        return {
+            c.name: moments.ranks(frame[c.name])
+            for c in chosen(self.params.columns, schema, ("number",), "robust_scale")
+        }
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the ranks of both sets of rows."""
@@ -140,14 +138,15 @@ class RobustScale:
         shift: dict[str, list[float]] = {}
         notes = []
         for name, points in partial.items():
-            shares = [self.low, 0.5, self.high]
+            shares = [self.params.low, 0.5, self.params.high]
             low, median, high = moments.quantiles(points, shares) if len(points[0]) else [0.0] * 3
             spread = high - low if high - low > max(1e-12 * max(abs(low), abs(high)), 1e-300) else 0.0
             if not math.isfinite(spread):
                 far = f"column '{name}' reaches from {low:g} to {high:g} between its quantiles."
                 raise DataError(f"{far} Add clip or quantile before.", "steps")
             if not spread and len(points[0]) and points[0].min() < points[0].max():
-                notes.append(f"'{name}': its quantiles at {self.low:g} and {self.high:g} are equal, so its scale is 1")
+                at = f"{self.params.low:g} and {self.params.high:g}"
+                notes.append(f"'{name}': its quantiles at {at} are equal, so its scale is 1")
             shift[name] = [median, spread or 1.0]
         return Fitted({"shift": shift}, schema, tuple(notes))
 
@@ -161,25 +160,17 @@ class Quantile:
     """Replace numbers by their rank among training rows, evenly spread or as a normal variable.
 
     Args:
-        columns: Numbers; all if unsaid.
-        levels: Number of quantiles kept, between which values are interpolated.
-        to: "uniform" in [0, 1] or "normal" (cut off at 5.2 standard deviations).
-
-    Raises:
-        SpecError: If a parameter is out of range.
+        params: As `fmray.spec.components.steps.Quantile` declares them.
     """
 
-    def __init__(
-        self, columns: Sequence[str] | None = None, levels: int = 100, to: Literal["uniform", "normal"] = "uniform"
-    ) -> None:
-        refuse_below(levels, 2, "steps.quantile.levels")
-        if to not in ("uniform", "normal"):
-            raise SpecError(f"'{to}'. Accepted: uniform, normal.", "steps.quantile.to")
-        self.columns, self.levels, self.to = columns, levels, to
+    def __init__(self, params: declared.Quantile = declared.Quantile()) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Summarise the ranks."""
-        return {c.name: moments.ranks(frame[c.name]) for c in chosen(self.columns, schema, ("number",), "quantile")}
+        return {
+            c.name: moments.ranks(frame[c.name]) for c in chosen(self.params.columns, schema, ("number",), "quantile")
+        }
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the ranks of both sets of rows."""
@@ -187,7 +178,7 @@ class Quantile:
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Fix the quantiles."""
-        shares = np.linspace(0, 1, self.levels).tolist()
+        shares = np.linspace(0, 1, self.params.levels).tolist()
         return Fitted(
             {"edges": {n: moments.quantiles(p, shares) if len(p[0]) else [0.0, 0.0] for n, p in partial.items()}},
             schema,
@@ -195,7 +186,7 @@ class Quantile:
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Give ranks."""
-        changed = [to_rank(frame[name], edges, self.to).alias(name) for name, edges in state["edges"].items()]
+        changed = [to_rank(frame[name], edges, self.params.to).alias(name) for name, edges in state["edges"].items()]
         return frame.with_columns(changed)
 
 
@@ -203,17 +194,11 @@ class OneHot:
     """Give each level of a column an indicator of its own, in order of value.
 
     Args:
-        columns: Text or numbers; all text if unsaid.
-        max_levels: Levels kept, the most frequent ones.
-        other: Let the rest, and what training rows lack, share "<other>"; if not, they have no indicator set.
-
-    Raises:
-        SpecError: If `max_levels` leaves none.
+        params: As `fmray.spec.components.steps.OneHot` declares them.
     """
 
-    def __init__(self, columns: Sequence[str] | None = None, max_levels: int = 100, other: bool = True) -> None:
-        refuse_below(max_levels, 1, "steps.one_hot.max_levels")
-        self.columns, self.max_levels, self.other = columns, max_levels, other
+    def __init__(self, params: declared.OneHot = declared.OneHot()) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Count levels."""
@@ -234,13 +219,12 @@ class OneHot:
         """Fix the levels."""
         levels, rest, notes = {}, {}, []
         for name, (counts, more, nulls) in partial.items():
-            levels[name] = kept_levels(counts, self.max_levels, nulls > 0, self.other)
+            levels[name] = kept_levels(counts, self.params.max_levels, nulls > 0, self.params.other)
             rest[name] = sorted(set(map(moments.spell, counts)) - set(levels[name]))
-            if more or len(counts) > self.max_levels:
+            if more or len(counts) > self.params.max_levels:
                 number = f"more than {MOST_LEVELS}" if more else str(len(counts))
-                notes.append(
-                    f"'{name}': {self.max_levels} of {number} levels kept{f', the rest is {OTHER}' * self.other}"
-                )
+                rest_is = f", the rest is {OTHER}" if self.params.other else ""
+                notes.append(f"'{name}': {self.params.max_levels} of {number} levels kept{rest_is}")
         made = {name: Column(name, "one_hot", len(kept), tuple(kept)) for name, kept in levels.items()}
         columns = tuple(made.get(column.name, column) for column in schema.columns)
         # What is left out is remembered, so that levels never seen can be told apart from it.
@@ -251,26 +235,21 @@ class OneHot:
         return frame.with_columns([indicators(frame[name], levels) for name, levels in state["levels"].items()])
 
     def _columns(self, schema: Schema) -> tuple[Column, ...]:
-        kinds: tuple[Kind, ...] = ("text",) if self.columns is None else ("text", "number")
-        return chosen(self.columns, schema, kinds, "one_hot")
+        kinds: tuple[Kind, ...] = ("text",) if self.params.columns is None else ("text", "number")
+        return chosen(self.params.columns, schema, kinds, "one_hot")
 
 
 class Hashing:
     """Give each row an indicator in one of `buckets` buckets, chosen by the hash of its level.
 
     Args:
-        columns: Text or numbers; all text if unsaid.
-        buckets: Their number; missing values are in none.
-
-    Raises:
-        SpecError: If there is no bucket.
+        params: As `fmray.spec.components.steps.Hashing` declares them.
 
     Source: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009.
     """
 
-    def __init__(self, columns: Sequence[str] | None = None, buckets: int = 256) -> None:
-        refuse_below(buckets, 1, "steps.hashing.buckets")
-        self.columns, self.buckets = columns, buckets
+    def __init__(self, params: declared.Hashing = declared.Hashing()) -> None:
+        self.params = params
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Check the columns; nothing is learned."""
@@ -282,16 +261,16 @@ class Hashing:
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Name the columns."""
         names = self._names(schema)
-        made = {name: Column(name, "hashed", self.buckets) for name in names}
+        made = {name: Column(name, "hashed", self.params.buckets) for name in names}
         return Fitted({"columns": names}, Schema(tuple(made.get(column.name, column) for column in schema.columns)))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Set the indicators."""
-        return frame.with_columns([bucketed(frame[name], self.buckets) for name in state["columns"]])
+        return frame.with_columns([bucketed(frame[name], self.params.buckets) for name in state["columns"]])
 
     def _names(self, schema: Schema) -> list[str]:
-        kinds: tuple[Kind, ...] = ("text",) if self.columns is None else ("text", "number")
-        return [column.name for column in chosen(self.columns, schema, kinds, "hashing")]
+        kinds: tuple[Kind, ...] = ("text",) if self.params.columns is None else ("text", "number")
+        return [column.name for column in chosen(self.params.columns, schema, kinds, "hashing")]
 
 
 def shifted(dtype: pl.DataType, name: str, mean: float, scale: float) -> pl.Expr:

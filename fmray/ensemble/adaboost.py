@@ -8,23 +8,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fmray.data.step import refuse_below
 from fmray.ensemble.candidates import Candidates
 from fmray.ensemble.voting import refuse_numbers
-from fmray.errors import SpecError, TrainError
+from fmray.errors import TrainError
 from fmray.records import Ensemble
+from fmray.spec.components import ensembles as declared
 
-ROUNDS, LEARNING_RATE = 10, 1.0
 ALPHA = "ensemble.adaboost.alpha"
 """Parameter of a member: the weight of its vote."""
 
 
-def adaboost(candidates: Candidates, rounds: int = ROUNDS, learning_rate: float = LEARNING_RATE) -> Ensemble:
+def adaboost(candidates: Candidates, params: declared.Adaboost = declared.Adaboost()) -> Ensemble:
     """Let boosted members vote, each with the weight that boosting gave it.
-
-    Args:
-        rounds: Members asked for, trained one after another.
-        learning_rate: Factor of every vote's weight; less asks for more rounds.
 
     Raises:
         SpecError: If numbers are predicted.
@@ -41,7 +36,8 @@ def adaboost(candidates: Candidates, rounds: int = ROUNDS, learning_rate: float 
         "adaboost",
         tuple(member.index for member in voters),
         tuple((alphas / alphas.sum()).tolist()),
-        reason=f"weighted vote of {len(voters)} members, boosted in up to {rounds} rounds at rate {learning_rate:g}",
+        reason=f"weighted vote of {len(voters)} members, boosted in up to {params.rounds} rounds "
+        f"at rate {params.learning_rate:g}",
         combine="vote",
     )
 
@@ -50,8 +46,7 @@ def samme(
     train_round: Callable[[np.ndarray], np.ndarray],
     target: np.ndarray,
     num_classes: int,
-    rounds: int,
-    learning_rate: float = LEARNING_RATE,
+    params: declared.Adaboost,
     weight: np.ndarray | None = None,
 ) -> list[float]:
     """Boost round after round; give the weight of each vote.
@@ -62,8 +57,7 @@ def samme(
     Args:
         train_round: Trains a member on weighted rows; gives what it says on them.
         target: Class indices of the training rows.
-        rounds: Members at most.
-        learning_rate: Factor of every vote's weight.
+        params: Rounds at most, and the factor of every vote's weight; less asks for more rounds.
         weight: Of each row to begin with, or None where all count the same.
 
     Shapes:
@@ -71,17 +65,13 @@ def samme(
         target, weight: (N,).
 
     Raises:
-        SpecError: If a number is out of its range.
         TrainError: If the very first member is no better than chance.
 
     Source: Zhu et al., "Multi-class AdaBoost", Statistics and Its Interface 2, 2009, algorithm 2.
     """
-    refuse_below(rounds, 1, "ensemble.adaboost.rounds")
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise SpecError(f"{learning_rate}. Give a number above 0.", "ensemble.adaboost.learning_rate")
     weights = np.ones(len(target)) if weight is None else np.array(weight, np.float64)
     alphas: list[float] = []
-    for _ in range(rounds):
+    for _ in range(params.rounds):
         weights /= weights.sum()
         wrong = train_round(weights).argmax(1) != target
         error = float(weights @ wrong)
@@ -89,7 +79,7 @@ def samme(
             return [*alphas, 1.0]
         if error >= 1 - 1 / num_classes:
             break
-        alphas.append(learning_rate * (math.log((1 - error) / error) + math.log(num_classes - 1)))
+        alphas.append(params.learning_rate * (math.log((1 - error) / error) + math.log(num_classes - 1)))
         weights *= np.exp(alphas[-1] * wrong)
     if not alphas:
         text = f"the first member is wrong on {error:.3f} of the weighted rows, chance on {1 - 1 / num_classes:.3f}"

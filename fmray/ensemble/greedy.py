@@ -9,11 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from fmray.data.step import refuse_below
 from fmray.ensemble.candidates import Candidates
-from fmray.errors import SpecError
 from fmray.records import Ensemble
 from fmray.seeding import stream
+from fmray.spec.components import ensembles as declared
 from fmray.train.combine import LEAST_PROBABILITY
 
 BLOCK_ROWS = 4096  # keeps the temporary array of a block in the core's own cache
@@ -35,44 +34,30 @@ class Loss(Protocol):
         ...
 
 
-def greedy(
-    candidates: Candidates, rounds: int = 50, bags: int = 20, share: float = 0.5, start: int = 5, seed: int = 0
-) -> Ensemble:
+def greedy(candidates: Candidates, params: declared.Greedy = declared.Greedy()) -> Ensemble:
     """Weight each member by how often it is the best one to add next.
 
     In each bag a random share of the members may be taken. It starts from the first few in the order of their own loss,
     as many as lose least together; then members are added, again and again the same one if that helps. The step at
     which the bag lost least counts, and weights are the mean over bags.
 
-    Args:
-        rounds: Members added in each bag.
-        bags: Random subsets of members; with one, all members may be taken.
-        share: Of the members that a bag may take.
-        start: Members that a bag may start from at most.
-        seed: Of the bags.
-
-    Raises:
-        SpecError: If a number is out of its range.
-
     Source: Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
     """
-    for name, value in (("rounds", rounds), ("bags", bags), ("start", start)):
-        refuse_below(value, 1, f"ensemble.greedy.{name}")
-    if not 0 < share <= 1:
-        raise SpecError(f"{share}. Give a number in (0, 1].", "ensemble.greedy.share")
-    loss, num = loss_of(candidates), len(candidates.members)
+    loss = loss_of(candidates)
+    num = len(candidates.members)
     weights = np.zeros(num)
-    for bag in range(bags):
+    for bag in range(params.bags):
         some = np.arange(num)
-        if bags > 1:
-            some = np.sort(stream(seed, "bag", bag).permutation(num)[: max(1, round(share * num))])
-        weights[some] += select(loss.of(some), rounds, start) / bags
+        if params.bags > 1:
+            order = stream(params.seed, "bag", bag).permutation(num)
+            some = np.sort(order[: max(1, round(params.share * num))])
+        weights[some] += select(loss.of(some), params.rounds, params.start) / params.bags
     kept = np.flatnonzero(weights)
     return Ensemble(
         "greedy",
         tuple(candidates.indices[place] for place in kept),
         tuple((weights[kept] / weights.sum()).tolist()),
-        reason=f"{len(kept)} of {num} members, chosen in {bags} bags of {rounds} rounds",
+        reason=f"{len(kept)} of {num} members, chosen in {params.bags} bags of {params.rounds} rounds",
     )
 
 

@@ -39,17 +39,18 @@ def choose(name: str, params: Mapping[str, Any], candidates: Candidates, gain: G
     Raises:
         SpecError: If the method is unknown, refuses its parameters, or `keep` is neither.
     """
-    wanted = params.get("keep", KEEP[0])
-    if wanted not in KEEP:
-        raise SpecError(f"{wanted!r}. Accepted: {' or '.join(KEEP)}.", f"ensemble.{name}.keep")
-    method: Method = partial(ENSEMBLES.find(name), **{key: value for key, value in params.items() if key != "keep"})
+    keep = params.get("keep", KEEP[0])  # of the user's own methods too
+    if keep not in KEEP:
+        raise SpecError(f"{keep!r}. Accepted: {' or '.join(KEEP)}.", f"ensemble.{name}.keep")
+    own = {key: value for key, value in params.items() if key != "keep"}
+    method: Method = partial(ENSEMBLES.find(name), **ENSEMBLES.arguments(name, own))
     alone = _scored(single(candidates), candidates)
     found = _scored(method(candidates), candidates)
     if len(set(found.members)) == 1:
         return found if name == "single" or len(candidates.members) == 1 else _noted(found, alone)
     measured = cross_fitted(method, candidates, gain)
     words = f"gain over the best single member {measured.value:.4g} ({measured.low:.4g} to {measured.high:.4g})"
-    if wanted == "always" or measured.low > 0:
+    if keep == "always" or measured.low > 0:
         return replace(found, gain=measured, reason=f"{found.reason}; {words}")
     return replace(alone, reason=f"{alone.reason}; {found.name} was not kept: {words}")
 

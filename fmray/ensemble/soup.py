@@ -3,13 +3,13 @@
 from fmray.ensemble.candidates import Candidates
 from fmray.ensemble.single import single
 from fmray.records import Ensemble, Member
+from fmray.spec.components import ensembles as declared
 
 
-def soup(candidates: Candidates, greedy: bool = True) -> Ensemble:
+def soup(candidates: Candidates, params: declared.Soup = declared.Soup()) -> Ensemble:
     """Average the parameters of members of one pack: that of the best member.
 
-    Args:
-        greedy: Take members in from the best on, each only if validation gets no worse; else all of the pack.
+    With `greedy`, members are added from the best on, each only if validation gets no worse; else all of the pack are.
 
     Source: Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models", ICML 2022.
     """
@@ -18,7 +18,7 @@ def soup(candidates: Candidates, greedy: bool = True) -> Ensemble:
     pack = [member for member in candidates.members if _kin(member) == _kin(best)]
     pack.sort(key=lambda member: (member.index != best.index, -scores[member.index], member.index))
     taken, score = pack, float("-inf")
-    if greedy:
+    if params.greedy:
         taken, score = [best], scores[best.index]
         for member in pack[1:]:
             tried = candidates.signed(candidates.combined(_mixed([*taken, member])))

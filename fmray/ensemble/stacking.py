@@ -3,15 +3,14 @@
 Shape legend: M members, N rows, C classes, F = M * C log probabilities.
 """
 
-from typing import Literal
-
 import numpy as np
 import scipy.optimize
 
 from fmray.ensemble.candidates import Candidates
 from fmray.ensemble.voting import refuse_numbers
-from fmray.errors import SpecError, TrainError
+from fmray.errors import TrainError
 from fmray.records import Ensemble
+from fmray.spec.components import ensembles as declared
 from fmray.train.combine import log_features, softmax
 
 MOST_STEPS = 1000
@@ -19,22 +18,21 @@ TOLERANCE = 1e-7
 """Of the gradient of the mean loss, at which logistic regression is done."""
 
 
-def stacking(candidates: Candidates, kind: Literal["nnls", "logistic"] = "nnls", l2: float = 1.0) -> Ensemble:
+def stacking(candidates: Candidates, params: declared.Stacking = declared.Stacking()) -> Ensemble:
     """Weight members by non-negative least squares, or learn classes from their log probabilities.
 
-    Args:
-        kind: "nnls": weights of at least 0 that sum to 1 and minimise squared error, of probabilities (Brier score)
-            or of numbers. "logistic": multinomial logistic regression, for classes.
-        l2: Penalty of logistic regression: l2 / 2 times the squared coefficients, beside the summed loss of all rows.
+    Of kind "nnls", weights are at least 0, sum to 1 and minimise squared error, of probabilities (Brier score) or of
+    numbers. "logistic" is multinomial logistic regression, for classes; its penalty is l2 / 2 times the squared
+    coefficients, beside the summed loss of all rows.
 
     Raises:
-        SpecError: If numbers are to be learned by logistic regression, or the penalty is not above 0.
+        SpecError: If numbers are to be learned by logistic regression.
 
     Source: Wolpert, "Stacked Generalization", 1992; Breiman, "Stacked Regressions", 1996 (weights of at least 0);
     van der Laan et al., "Super Learner", 2007.
     """
-    if kind == "logistic":
-        return _logistic(candidates, l2)
+    if params.kind == "logistic":
+        return _logistic(candidates, params.l2)
     weights = simplex_weights(candidates.residual_gram())
     kept = np.flatnonzero(weights)
     return Ensemble(
@@ -66,8 +64,6 @@ def simplex_weights(gram: np.ndarray) -> np.ndarray:
 
 def _logistic(candidates: Candidates, l2: float) -> Ensemble:
     refuse_numbers("stacking", {"kind": "logistic"}, candidates.metric.kind)
-    if not l2 > 0:
-        raise SpecError(f"{l2}. Give a number above 0.", "ensemble.stacking.l2")
     features, num_classes = log_features(candidates.outputs), candidates.outputs.shape[2]
     coefficients, intercepts = fit_logistic(features, candidates.target, candidates.weights(), num_classes, l2)
     num = len(candidates.members)

@@ -7,37 +7,34 @@ from fmray.ensemble.averaging import average
 from fmray.ensemble.candidates import Candidates
 from fmray.errors import SpecError
 from fmray.records import Ensemble
+from fmray.spec.components import ensembles as declared
 
-BAGGED_MEMBERS = 10
 CLASSES_ONLY = {"adaboost": None, "bagging": "hard", "stacking": "logistic", "vote": None}
 """Methods that need classes: of any kind, or of one."""
 
 
-def vote(candidates: Candidates, kind: Literal["hard", "soft"] = "hard") -> Ensemble:
+def vote(candidates: Candidates, params: declared.Vote = declared.Vote()) -> Ensemble:
     """Give each class the share of members that name it (hard), or the mean of their probabilities (soft).
 
     Raises:
         SpecError: If numbers are predicted: they name no class.
     """
-    refuse_numbers("vote", {"kind": kind}, candidates.metric.kind)
+    refuse_numbers("vote", {"kind": params.kind}, candidates.metric.kind)
     num = len(candidates.members)
-    if kind == "soft":
+    if params.kind == "soft":
         return Ensemble("vote", candidates.indices, (1.0 / num,) * num, reason=f"soft vote of {num} members")
     return Ensemble(
         "vote", candidates.indices, (1.0 / num,) * num, reason=f"hard vote of {num} members", combine="vote"
     )
 
 
-def bagging(candidates: Candidates, members: int = BAGGED_MEMBERS, kind: Literal["soft", "hard"] = "soft") -> Ensemble:
+def bagging(candidates: Candidates, params: declared.Bagging = declared.Bagging()) -> Ensemble:
     """Combine members that each learned from a bootstrap sample of the training rows: by their mean, or a hard vote.
-
-    Args:
-        members: How many were asked for, of each configuration.
 
     Source: Breiman, "Bagging Predictors", Machine Learning 24, 1996.
     """
-    found = vote(candidates, kind) if kind == "hard" else average(candidates)
-    reason = f"{found.reason}, {members} bootstrap samples of the training rows"
+    found = vote(candidates) if params.kind == "hard" else average(candidates)
+    reason = f"{found.reason}, {params.members} bootstrap samples of the training rows"
     return Ensemble("bagging", found.members, found.weights, reason=reason, combine=found.combine)
 
 

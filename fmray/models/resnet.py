@@ -4,13 +4,11 @@ Rows stay apart: normalisation is per row, so a prediction depends neither on th
 Shape legend: B rows, D inputs, C channels, H and W pixels, P = H x W, F features, O outputs.
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fmray.errors import SpecError
 from fmray.schema import Schema, image_shape
+from fmray.spec.components.models import Resnet
 
 MOST_GROUPS, LEAST_CHANNELS = 8, 4  # a group of one channel would lose what an image of one pixel has left
 
@@ -20,43 +18,28 @@ class ResNet(nn.Module):
 
     Args:
         schema, num_outputs: Fix D and O.
-        width: Channels after the stem, a multiple of 4; every stage after the first doubles them.
-        depth: Residual blocks per stage.
-        stages: Number of stages.
-        image: Channels, height and width of a row; by default a square of 1 or 3 channels.
+        params: Width (channels after the stem), depth (blocks per stage), stages, and the shape of an image.
 
     Shapes:
         x: (B, D), pixels of channel after channel, row after row.
         returns: (B, O).
 
     Raises:
-        SpecError: If a parameter is out of its range, or the inputs are no image of this shape.
+        SpecError: If the inputs are no image of this shape.
 
     Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; group normalisation in place of batch
     normalisation by Wu and He, "Group Normalization", ECCV 2018.
     """
 
-    def __init__(
-        self,
-        schema: Schema,
-        num_outputs: int,
-        width: int = 16,
-        depth: int = 1,
-        stages: int = 3,
-        image: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, schema: Schema, num_outputs: int, params: Resnet = Resnet()) -> None:
         super().__init__()
-        if width < 1 or width % LEAST_CHANNELS:
-            raise SpecError(f"{width}. Give a multiple of {LEAST_CHANNELS}.", "model.resnet.width")
-        if depth < 1 or stages < 1:
-            raise SpecError(f"depth {depth}, stages {stages}. Give at least 1 of each.", "model.resnet")
-        self.image_CHW = image_shape(image, schema.width, "model.resnet.image")
-        self.stem = _convolution(self.image_CHW[0], width, stride=2)
+        self.image_CHW = image_shape(params.image, schema.width, "model.resnet.image")
+        self.stem = _convolution(self.image_CHW[0], params.width, stride=2)
         blocks: list[nn.Module] = []
-        channels = width
-        for stage in range(stages):
-            for place in range(depth):
-                made = width << stage
+        channels = params.width
+        for stage in range(params.stages):
+            for place in range(params.depth):
+                made = params.width << stage
                 blocks.append(Block(channels, made, stride=2 if stage and not place else 1))
                 channels = made
         self.blocks = nn.Sequential(*blocks)

@@ -7,7 +7,6 @@ refused, or starts cold where it says so. What was decided stands in the run's `
 import os
 from collections.abc import Callable
 
-from fmray.catalogue import MODELS
 from fmray.errors import DataError, SpecError
 from fmray.promote.history import champion_of
 from fmray.records import Json, Prepared, Run
@@ -136,7 +135,7 @@ def _fitting(saved: Saved, place: str, job: Job, prepared: Prepared, origin: str
             names = [", ".join(name for name, _ in one) for one in steps]
             raise SpecError(f"the inputs of {origin} come from other steps: {names[0]} -> {names[1]}.", WHERE)
     starts = tuple(Start(m.index, m.tensor_hash, f"{place}/{m.index:05d}") for m in saved.members)
-    blueprint = Blueprint(MODELS.find(job.model.name), job.model.params, 0)
+    blueprint = Blueprint.of(job.model.name, job.model.params, 0)
     for start in starts:
         start.module(blueprint, prepared.schema, len(ours.classes) or len(ours.columns))
     return starts

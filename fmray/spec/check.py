@@ -57,10 +57,11 @@ def _in_params(registry: Registry, ref: Ref, keys: Keys, folder: str) -> list[Re
     """
     if ref.name in registry or (registry is catalogue.TASKS and ref.name == "auto"):
         declared = registry.params(ref.name)
-        unknown = [name for name in ref.params if name not in declared.model_fields]
-        known = {name: value for name, value in ref.params.items() if name in declared.model_fields}
-        found = [(name, _no_parameter(ref.name, name, declared.model_fields)) for name in unknown]
-        found += declared.problems(known)
+        known = declared.model_fields
+        found = [
+            (name, message if not name or name in known else _no_parameter(ref.name, name, known))
+            for name, message in declared.problems(ref.params)
+        ]
     else:
         found = _in_own_code(registry, ref, folder)
     return [((*keys, ref.name, *([name] if name else [])), message) for name, message in found]

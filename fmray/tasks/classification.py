@@ -4,7 +4,7 @@ Shape legend: K members, B rows, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from torch import Tensor
 from fmray.errors import SpecError, TrainError
 from fmray.records import Target
 from fmray.spec.components import tasks as declared
-from fmray.tasks.task import Batch, Losses, Model, Task, per_member
+from fmray.tasks.task import Batch, Losses, Model, Task, one_loss, per_member
 
 ClassWeights = str | Mapping[str, float] | None
 WHERE = "task.classification"
-LOSSES = ("cross_entropy", "perceptron")
+PLAIN = declared.Classification()
 FEW_CLASSES = 16
 
 
@@ -28,9 +28,8 @@ class Classification:
 
     Args:
         target: What is predicted; its classes fix C.
-        members: One mapping of parameters per member: `loss` ("cross_entropy" or "perceptron", equal for all),
-            `label_smoothing` in [0, 1) of cross-entropy, `class_weights` as None, "balanced" (n / (C n_c), over
-            the rows in the lanes of train) or a mapping class -> weight.
+        members: Parameters of each member: `loss`, equal for all, `label_smoothing`, and `class_weights`; "balanced"
+            is n / (C n_c), over the rows in the lanes of train.
 
     Where training rows were sampled by class, the loss is that of the sampled rows, and predictions are shifted back to
     the true shares of the classes. Class weights are not: they say that errors cost differently.
@@ -46,17 +45,11 @@ class Classification:
     phases: ClassVar[tuple[str, ...]] = ("model",)
     packable: ClassVar[tuple[str, ...]] = declared.Classification.packable
 
-    def __init__(self, target: Target, members: Sequence[Mapping[str, Any]] = ({},)) -> None:
+    def __init__(self, target: Target, members: Sequence[declared.Classification] = (PLAIN,)) -> None:
         self.num_outputs = len(target.classes)
-        self.name = _loss_name(members)
-        smoothing = [float(params.get("label_smoothing", 0.0)) for params in members]
-        weights = [class_weights(target, params.get("class_weights")) for params in members]
-        for value in smoothing:
-            if not 0 <= value < 1:
-                raise SpecError(f"{value:g}. Give a number in [0, 1).", f"{WHERE}.label_smoothing")
-        if any(smoothing) and self.name == "perceptron":
-            text = f"{max(smoothing):g} has no effect with loss: perceptron. It goes with cross_entropy."
-            raise SpecError(text, f"{WHERE}.label_smoothing")
+        self.name = one_loss([params.loss for params in members], WHERE)
+        smoothing = [params.label_smoothing for params in members]
+        weights = [class_weights(target, params.class_weights) for params in members]
         self.smoothing_K1 = per_member(smoothing) if any(smoothing) else None
         self.weight_KC = None if all(w is None for w in weights) else _stack(weights, self.num_outputs)
         self.shift_C = prior_shift(target)
@@ -176,13 +169,6 @@ def class_weights(target: Target, wanted: ClassWeights) -> list[float] | None:
             )
         return [named.get(name, 1.0) for name in target.classes]
     raise SpecError(f"{wanted!r}. Give null, balanced or {{class: weight}}.", f"{WHERE}.class_weights")
-
-
-def _loss_name(members: Sequence[Mapping[str, Any]]) -> str:
-    names = {str(params.get("loss", LOSSES[0])) for params in members}
-    if len(names) != 1 or not names <= set(LOSSES):
-        raise SpecError(f"{', '.join(sorted(names))}. Give one of {', '.join(LOSSES)}.", f"{WHERE}.loss")
-    return names.pop()
 
 
 def _stack(weights: Sequence[list[float] | None], num_classes: int) -> Tensor:

@@ -3,19 +3,17 @@
 Shape legend: K members, B rows, T targets.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fmray.errors import SpecError, TrainError
+from fmray.errors import TrainError
 from fmray.records import Target
 from fmray.spec.components import tasks as declared
-from fmray.tasks.task import Batch, Losses, Model, Task, per_member
-
-LOSSES = ("mse", "huber")
+from fmray.tasks.task import Batch, Losses, Model, Task, one_loss, per_member
 
 
 class Regression:
@@ -23,8 +21,7 @@ class Regression:
 
     Args:
         target: What is predicted; its columns fix T.
-        members: One mapping of parameters per member: `loss` ("mse" or "huber", equal for all) and `delta`
-            (Huber's corner, in standard deviations of the target).
+        members: Parameters of each member: `loss`, equal for all, and `delta` of the Huber loss.
 
     Raises:
         SpecError: If the loss is unknown, differs between members, or delta is not positive.
@@ -35,15 +32,10 @@ class Regression:
     phases: ClassVar[tuple[str, ...]] = ("model",)
     packable: ClassVar[tuple[str, ...]] = declared.Regression.packable
 
-    def __init__(self, target: Target, members: Sequence[Mapping[str, Any]] = ({},)) -> None:
-        losses = {str(params.get("loss", "mse")) for params in members}
-        deltas = [float(params.get("delta", 1.0)) for params in members]
-        if len(losses) != 1 or not losses <= set(LOSSES):
-            raise SpecError(f"{', '.join(sorted(losses))}. Give one of {', '.join(LOSSES)}.", "task.regression.loss")
-        if min(deltas) <= 0:
-            raise SpecError(f"{min(deltas):g}. Give a number above zero.", "task.regression.delta")
+    def __init__(self, target: Target, members: Sequence[declared.Regression] = (declared.Regression(),)) -> None:
+        deltas = [params.delta for params in members]
         self.num_outputs = len(target.columns)
-        self.name = losses.pop()
+        self.name = one_loss([params.loss for params in members], "task.regression")
         self.mean_T = torch.tensor(target.mean, dtype=torch.float64)
         self.scale_T = torch.tensor(target.scale, dtype=torch.float64)
         self.delta_K11 = per_member(deltas)[:, :, None]

@@ -4,12 +4,16 @@ A task never sees how many members train: outputs carry a leading member axis K,
 Shape legend: K members, B rows, O outputs, C classes, T targets.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
+
+from fmray.catalogue import TASKS
+from fmray.errors import SpecError
+from fmray.records import Target
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,31 @@ def mixed(own: Losses, partner: Losses, share: Tensor) -> Losses:
     ours, theirs = share * own.weight, (1 - share) * partner.weight
     weight = ours + theirs
     return Losses((ours * own.loss + theirs * partner.loss) / weight.clamp_min(1e-12), weight)
+
+
+def one_loss(names: Sequence[str], where: str) -> str:
+    """Give the loss that all members of a pack have.
+
+    Raises:
+        SpecError: If they differ.
+    """
+    if len(set(names)) != 1:
+        given = ", ".join(sorted(set(names)))
+        raise SpecError(f"{given} within one pack. Give all members the same loss.", f"{where}.loss")
+    return names[0]
+
+
+def task_of(name: str, target: Target, members: Sequence[Mapping[str, Any]]) -> "Task":
+    """Build a task for the members of a pack.
+
+    Args:
+        members: Parameters of each.
+
+    Raises:
+        SpecError: If the name is not found, or parameters do not fit.
+    """
+    task: Task = TASKS.find(name)(target, [TASKS.read(name, params) for params in members])
+    return task
 
 
 def per_member(values: list[float]) -> Tensor:

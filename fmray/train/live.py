@@ -8,7 +8,7 @@ Shape legend: B rows, D inputs, U units drawn for, C channels, H and W pixels.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import scipy.special
@@ -21,6 +21,7 @@ from fmray.data.step import chosen, refuse_below
 from fmray.errors import FmrayError, SpecError
 from fmray.schema import Kind, Schema, image_shape
 from fmray.seeding import derive
+from fmray.spec.components import steps as declared
 from fmray.spec.ref import Ref
 from fmray.tasks.task import Batch
 
@@ -49,20 +50,17 @@ class Noise:
 
     Args:
         schema: Of the prepared rows.
-        scale: Standard deviation, in units of the prepared columns.
-        columns: Numbers, lists or bytes; all of them if unsaid.
+        params: As `fmray.spec.components.steps.Noise` declares them.
 
     Raises:
-        SpecError: If the scale is not above zero, or a column is unknown or of another kind.
+        SpecError: If a column is unknown or of another kind.
     """
 
-    def __init__(self, schema: Schema, scale: float = 0.1, columns: Sequence[str] | None = None) -> None:
-        if not (math.isfinite(scale) and scale > 0):
-            raise SpecError(f"{scale}. Give a number above 0.", "steps.noise.scale")
-        names = {column.name for column in chosen(columns, schema, NOISY, "noise")}
+    def __init__(self, schema: Schema, params: declared.Noise = declared.Noise()) -> None:
+        names = {column.name for column in chosen(params.columns, schema, NOISY, "noise")}
         if not names:
             raise SpecError("no prepared column holds numbers, lists or bytes. Leave the step out.", "steps.noise")
-        self.scale = scale
+        self.scale = params.scale
         self.places = torch.tensor([i for i, column in enumerate(_owners(schema)) if column in names])
 
     def apply(self, x: Tensor, keys: Tensor) -> Tensor:
@@ -79,22 +77,19 @@ class FeatureDropout:
 
     Args:
         schema: Of the prepared rows.
-        rate: Share of columns that a row loses.
-
-    Raises:
-        SpecError: If the rate is out of its range.
+        params: As `fmray.spec.components.steps.FeatureDropout` declares them.
     """
 
-    def __init__(self, schema: Schema, rate: float = 0.1) -> None:
-        if not 0 <= rate < 1:
-            raise SpecError(f"{rate}. Give a number in [0, 1).", "steps.feature_dropout.rate")
-        self.rate, units = rate, 0
+    def __init__(self, schema: Schema, params: declared.FeatureDropout = declared.FeatureDropout()) -> None:
+        self.rate = params.rate
+        units = 0
         owners: list[int] = []
         for column in schema.columns:
             own = 1 if column.kind in WHOLE else column.width
             owners += [units] * column.width if own == 1 else range(units, units + own)
             units += own
-        self.num_units, self.units = units, torch.tensor(owners)
+        self.num_units = units
+        self.units = torch.tensor(owners)
 
     def apply(self, x: Tensor, keys: Tensor) -> Tensor:
         """Set some columns to 0."""
@@ -110,18 +105,15 @@ class Flip:
 
     Args:
         schema: Of the prepared rows.
-        probability: Share of rows mirrored.
-        image: Channels, height and width of a row; by default a square of 1 or 3 channels.
+        params: As `fmray.spec.components.steps.Flip` declares them.
 
     Raises:
-        SpecError: If the probability is out of its range, or rows are no images of this shape.
+        SpecError: If rows are no images of this shape.
     """
 
-    def __init__(self, schema: Schema, probability: float = 0.5, image: Sequence[int] | None = None) -> None:
-        if not 0 <= probability <= 1:
-            raise SpecError(f"{probability}. Give a number in [0, 1].", "steps.flip.probability")
-        self.probability = probability
-        self.image_CHW = image_shape(image, schema.width, "steps.flip.image")
+    def __init__(self, schema: Schema, params: declared.Flip = declared.Flip()) -> None:
+        self.probability = params.probability
+        self.image_CHW = image_shape(params.image, schema.width, "steps.flip.image")
 
     def apply(self, x: Tensor, keys: Tensor) -> Tensor:
         """Mirror some rows."""
@@ -134,17 +126,16 @@ class Shift:
 
     Args:
         schema: Of the prepared rows.
-        pixels: Farthest move; every whole move up to it is as likely.
-        image: Channels, height and width of a row; by default a square of 1 or 3 channels.
+        params: As `fmray.spec.components.steps.Shift` declares them.
 
     Raises:
         SpecError: If an image has no pixel left, or rows are no images of this shape.
     """
 
-    def __init__(self, schema: Schema, pixels: int = 2, image: Sequence[int] | None = None) -> None:
-        self.image_CHW = image_shape(image, schema.width, "steps.shift.image")
-        _refuse_far(pixels, self.image_CHW, "steps.shift.pixels")
-        self.pixels = pixels
+    def __init__(self, schema: Schema, params: declared.Shift = declared.Shift()) -> None:
+        self.image_CHW = image_shape(params.image, schema.width, "steps.shift.image")
+        _refuse_far(params.pixels, self.image_CHW, "steps.shift.pixels")
+        self.pixels = params.pixels
 
     def apply(self, x: Tensor, keys: Tensor) -> Tensor:
         """Move every row."""
@@ -157,9 +148,7 @@ class Crop:
 
     Args:
         schema: Of the prepared rows.
-        padding: Pixels of the border.
-        fill: What the border holds: "zero" (then it is `shift`) or "mirror", the image reflected.
-        image: Channels, height and width of a row; by default a square of 1 or 3 channels.
+        params: As `fmray.spec.components.steps.Crop` declares them.
 
     Raises:
         SpecError: If an image has no pixel left, or rows are no images of this shape.
@@ -167,18 +156,11 @@ class Crop:
     Source: Lee et al., "Deeply-Supervised Nets", AISTATS 2015; He et al., CVPR 2016, section 4.2.
     """
 
-    def __init__(
-        self,
-        schema: Schema,
-        padding: int = 4,
-        fill: Literal["zero", "mirror"] = "zero",
-        image: Sequence[int] | None = None,
-    ) -> None:
-        self.image_CHW = image_shape(image, schema.width, "steps.crop.image")
-        _refuse_far(padding, self.image_CHW, "steps.crop.padding")
-        if fill not in ("zero", "mirror"):
-            raise SpecError(f"'{fill}'. Accepted: zero, mirror.", "steps.crop.fill")
-        self.padding, self.mode = padding, "reflect" if fill == "mirror" else "constant"
+    def __init__(self, schema: Schema, params: declared.Crop = declared.Crop()) -> None:
+        self.image_CHW = image_shape(params.image, schema.width, "steps.crop.image")
+        _refuse_far(params.padding, self.image_CHW, "steps.crop.padding")
+        self.padding = params.padding
+        self.mode = "reflect" if params.fill == "mirror" else "constant"
 
     def apply(self, x: Tensor, keys: Tensor) -> Tensor:
         """Cut out of every row."""
@@ -191,19 +173,15 @@ class Mixup:
 
     Args:
         schema: Of the prepared rows.
-        alpha: Shares are Beta(alpha, alpha) distributed: 1 is uniform, less stays closer to the rows themselves.
-
-    Raises:
-        SpecError: If alpha is not above zero.
+        params: As `fmray.spec.components.steps.Mixup` declares them.
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
     """
 
-    def __init__(self, schema: Schema, alpha: float = 0.2) -> None:
-        if not (math.isfinite(alpha) and alpha > 0):
-            raise SpecError(f"{alpha}. Give a number above 0.", "steps.mixup.alpha")
+    def __init__(self, schema: Schema, params: declared.Mixup = declared.Mixup()) -> None:
         # interpolated quantiles: exact to one part in CELLS, and far cheaper than inverting the integral per row
-        self.quantiles = torch.from_numpy(scipy.special.betaincinv(alpha, alpha, np.linspace(0, 1, CELLS + 1)))
+        shares = np.linspace(0, 1, CELLS + 1)
+        self.quantiles = torch.from_numpy(scipy.special.betaincinv(params.alpha, params.alpha, shares))
 
     def share(self, keys: Tensor) -> Tensor:
         """Give the share of each row that is its own.
@@ -230,7 +208,7 @@ def build_live(refs: Sequence[Ref], schema: Schema) -> tuple[LiveStep | Mixup, .
     steps: list[LiveStep | Mixup] = []
     for ref in refs:
         try:
-            steps.append(LIVE.find(ref.name)(schema, **ref.params))
+            steps.append(LIVE.build(ref.name, schema, params=ref.params))
         except FmrayError:
             raise
         except TypeError as error:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmray.catalogue import MODELS, SCHEDULES, TASKS
+from fmray.catalogue import SCHEDULES
 from fmray.records import Target
 from fmray.schema import Schema
 from fmray.seeding import derive
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Train
-from fmray.tasks.task import Task
+from fmray.tasks.task import Task, task_of
 from fmray.train.live import Live, build_live
 from fmray.train.optim import Optimizer
 from fmray.train.population import Blueprint, enter
@@ -53,7 +53,7 @@ class Plan:
     @property
     def blueprint(self) -> Blueprint:
         """Say how its module is built."""
-        return Blueprint(MODELS.find(self.model.name), self.model.params, self.seed)
+        return Blueprint.of(self.model.name, self.model.params, self.seed)
 
     def module(self, schema: Schema, num_outputs: int) -> nn.Module:
         """Build its module, as it is before it learns.
@@ -94,8 +94,8 @@ class Pack:
         self.plans, self.train, self.device = list(plans), train, torch.device(device)
         self.sign, self._schema, self._target = (1.0 if higher_is_better else -1.0), schema, target
         self.live = Live(build_live(live, schema), derive(train.seed, "live"))
-        self.task: Task = TASKS.find(plans[0].task.name)(target, [plan.task.params for plan in plans])
-        self.schedule: Schedule = SCHEDULES.find(train.schedule.name)(**train.schedule.params)
+        self.task: Task = task_of(plans[0].task.name, target, [plan.task.params for plan in plans])
+        self.schedule: Schedule = SCHEDULES.build(train.schedule.name, params=train.schedule.params)
         self.row_weights = RowWeights([plan.rows for plan in plans])
         blueprints = [plan.blueprint for plan in plans]
         if fresh:

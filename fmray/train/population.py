@@ -40,13 +40,22 @@ class Blueprint:
 
     Args:
         build: Class behind the model's name.
-        params: Its parameters.
+        params: Keywords that it is called with.
         seed: Of its initialisation and its dropout.
     """
 
     build: Callable[..., nn.Module]
     params: Mapping[str, Any]
     seed: int
+
+    @classmethod
+    def of(cls, name: str, params: Mapping[str, Any], seed: int) -> "Blueprint":
+        """Say how a model of the catalogue, or of the user's own, is built.
+
+        Raises:
+            SpecError: If the name is not found, or its parameters do not fit.
+        """
+        return cls(MODELS.find(name), MODELS.arguments(name, params), seed)
 
     def module(self, schema: Schema, num_outputs: int) -> nn.Module:
         """Initialise the module as it would be initialised alone.
@@ -338,7 +347,7 @@ def enter(
 def num_parameters(model: Ref, prepared: Prepared) -> int:
     """Count the parameters of a model on prepared rows."""
     num_outputs = len(prepared.target.classes) or len(prepared.target.columns)
-    module = Blueprint(MODELS.find(model.name), model.params, 0).module(prepared.schema, num_outputs)
+    module = Blueprint.of(model.name, model.params, 0).module(prepared.schema, num_outputs)
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
-from fmray.catalogue import MODELS, TASKS
 from fmray.data.lanes import Lanes
 from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
@@ -18,7 +17,7 @@ from fmray.records import Ensemble, Member, Predictions, Prepared, Split
 from fmray.spec.ref import Ref
 from fmray.store.copies import to_read, to_write
 from fmray.store.places import files_of
-from fmray.tasks.task import Batch, Task
+from fmray.tasks.task import Batch, Task, task_of
 from fmray.train.combine import combine_outputs
 from fmray.train.failures import DEVICE_MEMORY, MEMORY, kind_of
 from fmray.train.layout import ModuleLayout
@@ -120,7 +119,7 @@ class Voice:
         device: torch.device | str = "cpu",
     ) -> None:
         self.ensemble, self.device = ensemble, device
-        self.task: Task = TASKS.find(task.name)(prepared.target, [task.params])
+        self.task: Task = task_of(task.name, prepared.target, [task.params])
         rows = [prepared.for_member(member) for member in members]
         self.sources = [own.fingerprint for own in rows]
         outputs = self.task.num_outputs
@@ -234,7 +233,7 @@ def load_member(member: Member, prepared: Prepared, num_outputs: int, device: to
     Raises:
         DataError: If its tensors are missing, damaged or do not fit its description.
     """
-    blueprint = Blueprint(MODELS.find(member.model["name"]), member.model["params"], member.seed)
+    blueprint = Blueprint.of(member.model["name"], member.model["params"], member.seed)
     module = blueprint.module(prepared.schema, num_outputs)
     path = f"{member.root}/{TENSORS}"
     tensors = read_tensors(path, member.tensor_hash, member.index)

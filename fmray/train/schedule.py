@@ -7,7 +7,7 @@ state, so a resumed training goes on as if never interrupted.
 import math
 from typing import Protocol
 
-from fmray.errors import SpecError
+from fmray.spec.components import schedules as declared
 
 
 class Schedule(Protocol):
@@ -38,8 +38,8 @@ class Cosine:
     Source: Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
     """
 
-    def __init__(self, final: float = 0.0) -> None:
-        self.final = _share(final, "cosine.final")
+    def __init__(self, params: declared.Cosine = declared.Cosine()) -> None:
+        self.final = params.final
 
     def factor(self, step: int, num_steps: int, steps_per_epoch: int) -> float:
         """Give the share at this point of the half cosine."""
@@ -50,10 +50,9 @@ class Cosine:
 class Step:
     """Multiply the learning rate by `factor` every `every` epochs."""
 
-    def __init__(self, every: int = 10, factor: float = 0.1) -> None:
-        if every < 1:
-            raise SpecError(f"{every}. Give a number of epochs, at least 1.", "train.schedule.step.every")
-        self.every, self.ratio = every, _share(factor, "step.factor")
+    def __init__(self, params: declared.Step = declared.Step()) -> None:
+        self.every = params.every
+        self.ratio = params.factor
 
     def factor(self, step: int, num_steps: int, steps_per_epoch: int) -> float:
         """Give the share after the drops so far."""
@@ -63,10 +62,9 @@ class Step:
 class Plateau:
     """Multiply a member's learning rate by `factor` when it has not improved for `patience` epochs."""
 
-    def __init__(self, patience: int = 3, factor: float = 0.5) -> None:
-        if patience < 1:
-            raise SpecError(f"{patience}. Give a number of epochs, at least 1.", "train.schedule.plateau.patience")
-        self.patience, self.ratio = patience, _share(factor, "plateau.factor")
+    def __init__(self, params: declared.Plateau = declared.Plateau()) -> None:
+        self.patience = params.patience
+        self.ratio = params.factor
 
     def factor(self, step: int, num_steps: int, steps_per_epoch: int) -> float:
         """Give 1; the drops are kept per member in the loop's state."""
@@ -79,9 +77,3 @@ def warmup(step: int, warmup_steps: int) -> float:
     Source: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017.
     """
     return min((step + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
-
-
-def _share(value: float, key: str) -> float:
-    if not 0 <= value <= 1:
-        raise SpecError(f"{value:g}. Give a number from 0 to 1.", f"train.schedule.{key}")
-    return value

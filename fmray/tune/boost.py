@@ -5,19 +5,19 @@ Every round is a sweep of its own, so a killed boosting goes on from the round i
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from fmray.data.lanes import Lanes
-from fmray.ensemble.adaboost import ALPHA, LEARNING_RATE, ROUNDS, samme
+from fmray.ensemble.adaboost import ALPHA, samme
 from fmray.ensemble.candidates import outputs_of
 from fmray.ensemble.voting import refuse_numbers
 from fmray.errors import SpecError, TrainError
 from fmray.records import Member, Prepared
 from fmray.seeding import derive
+from fmray.spec.components.ensembles import Adaboost
 from fmray.store import Store, fingerprint
 from fmray.train.pack import Plan
 from fmray.tune.sweep import Sweep
@@ -33,7 +33,7 @@ def boost(
     prepared: Prepared,
     store: Store,
     train: Train,
-    params: Mapping[str, Any],
+    params: Adaboost,
     device: str = "cpu",
 ) -> Sweep:
     """Boost one configuration as `ensemble: adaboost` asks for.
@@ -65,8 +65,7 @@ def boost(
         return outputs_of(_only(rounds[-1]), prepared, "train", rows, one.task, device)
 
     num_classes = len(prepared.target.classes)
-    asked = params.get("rounds", ROUNDS), params.get("learning_rate", LEARNING_RATE)
-    alphas = samme(train_round, found["target"], num_classes, *asked, found.get("weight"))
+    alphas = samme(train_round, found["target"], num_classes, params, found.get("weight"))
     alphas += [0.0] * (len(rounds) - len(alphas))  # the last one may be no better than chance
     members = tuple(
         replace(_only(one), params={**_only(one).params, ALPHA: alpha})

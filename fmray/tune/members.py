@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from fmray.catalogue import ENSEMBLES
 from fmray.records import Prepared
 from fmray.train.pack import Plan
 from fmray.tune.boost import boost
@@ -37,6 +38,6 @@ def train_members(hunt: Hunt, prepared: Prepared, workers: Workers, device: str)
     if hunt.starts:
         plans = [replace(plan, start=hunt.starts[plan.index % len(hunt.starts)]) for plan in plans]
     if job.ensemble.name == "adaboost":
-        return boost(plans, prepared, store, train, job.ensemble.params, device)
+        return boost(plans, prepared, store, train, ENSEMBLES.read("adaboost", job.ensemble.params), device)
     trials = trials_of(job, resampled(job, plans), hunt.prepare)
     return sweep_trials(trials, hunt.metric, store, workers, attempt=hunt.attempt, report=hunt.report)

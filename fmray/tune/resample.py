@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from fmray.data.step import refuse_below
+from fmray.catalogue import ENSEMBLES
 from fmray.ensemble.folds import FOLD, fold_rows
-from fmray.ensemble.voting import BAGGED_MEMBERS
 from fmray.records import Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.job import Job
@@ -34,7 +33,7 @@ def resampled(job: Job, plans: Sequence[Plan]) -> list[Plan]:
     if job.train.folds is not None:
         found = fold_plans(found, job.train.folds.n, job.train.seed)
     if job.ensemble.name == "bagging":
-        found = bagging_plans(found, job.ensemble.params.get("members", BAGGED_MEMBERS), job.train.seed)
+        found = bagging_plans(found, ENSEMBLES.read("bagging", job.ensemble.params).members, job.train.seed)
     return found
 
 
@@ -78,12 +77,7 @@ def trials_of(job: Job, plans: Sequence[Plan], prepare: Prepare) -> list[Trial]:
 
 
 def bagging_plans(plans: Sequence[Plan], n: int, seed: int) -> list[Plan]:
-    """Give n members for each, with a bootstrap sample and an initialisation of its own.
-
-    Raises:
-        SpecError: If n is below 1.
-    """
-    refuse_below(n, 1, "ensemble.bagging.members")
+    """Give n members for each, with a bootstrap sample and an initialisation of its own."""
     return _numbered(
         replace(
             plan,

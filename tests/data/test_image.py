@@ -1,6 +1,7 @@
 """Check that pixels are those of the file, and that bytes which are no image never stop a run unnamed."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -11,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fmray.catalogue import STEPS
 from fmray.data.image import DecodeImage, is_image
 from fmray.data.lanes import Lanes
 from fmray.data.raw import as_frame, faults
 from fmray.errors import DataError, SpecError
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps
 
 SCHEMA = Schema((Column("photo", "image"),))
 
@@ -31,7 +34,7 @@ def colours(height=4, width=5, seed=0):
 
 
 def decoded(values, **params):
-    step = DecodeImage("photo", **params)
+    step = DecodeImage(steps.DecodeImage(columns="photo", **params))
     frame = pl.DataFrame({"photo": pl.Series(values, dtype=pl.Binary)})
     learned = step.learn(step.fit(frame, SCHEMA), SCHEMA)
     return step.apply(frame, learned.state)["photo"], learned.schema.columns[0]
@@ -135,20 +138,22 @@ def test_rows_without_an_image_are_set_aside_with_a_reason(kind):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"size": [28]}, r"steps.decode_image.size: \[28\]. Give \[height, width\]."),
-        ({"size": [28, 0]}, "steps.decode_image.size: 0. Give 1 or more, a whole number."),
-        ({"size": 28}, "steps.decode_image.size: 28. Give"),
-        ({"size": [28, 28], "channels": 2}, "steps.decode_image.channels: 2. Accepted: 1, 3."),
+        ({"size": [28]}, "step.decode_image.size: [28]. Accepted: a list of 2 whole numbers in [1, inf)."),
+        ({"size": [28, 0]}, "step.decode_image.size: [28, 0]. Accepted: a list of 2 whole numbers in [1, inf)."),
+        ({"size": 28}, "step.decode_image.size: 28. Accepted: a list of 2 whole numbers in [1, inf)."),
+        ({"size": [28, 28], "channels": 2}, "step.decode_image.channels: 2. Accepted: 1 or 3."),
     ],
 )
 def test_sizes_and_channels_that_cannot_be_are_refused(params, message):
-    with pytest.raises(SpecError, match=message):
-        DecodeImage(["photo"], **params)
+    with pytest.raises(SpecError, match=re.escape(message)):
+        STEPS.build("decode_image", params={"columns": ["photo"], **params})
 
 
 def test_a_column_that_holds_no_bytes_is_refused_by_its_kind():
     with pytest.raises(SpecError, match="column 'photo' holds text. Accepted: image."):
-        DecodeImage(["photo"], [2, 2]).fit(pl.DataFrame(), Schema((Column("photo", "text"),)))
+        DecodeImage(steps.DecodeImage(columns=["photo"], size=[2, 2])).fit(
+            pl.DataFrame(), Schema((Column("photo", "text"),))
+        )
 
 
 @pytest.mark.parametrize("steps", [["decode", "auto"], ["auto", "decode"]])

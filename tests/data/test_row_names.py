@@ -7,6 +7,7 @@ import pytest
 from fmray.data.auto import Auto
 from fmray.data.row_names import first_look, is_related, looks_of, marks_of, merge_marks, why_a_name
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps
 
 N = 1000
 RANDOM = np.random.default_rng(3)
@@ -18,7 +19,7 @@ SHUFFLED = RANDOM.permutation(N)
 def learned(values, target, keep=(), kind="number"):
     frame = pl.DataFrame({"x": values, "other": NOISE})
     schema = Schema((Column("x", kind), Column("other", "number")))
-    step, targets = Auto(keep), pl.DataFrame({"y": target})
+    step, targets = Auto(steps.Auto(keep=keep)), pl.DataFrame({"y": target})
     parts = [
         step.fit(part, schema, goal)
         for part, goal in zip(frame.iter_slices(300), targets.iter_slices(300), strict=False)

@@ -119,7 +119,7 @@ def close(one, other) -> bool:
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_learning_in_parts_in_any_grouping_is_learning_at_once(name, params):
-    step, frame = STEPS.find(name)(**params), rows()
+    step, frame = STEPS.build(name, params=params), rows()
     whole = fitted(step, [frame])
     if step.fit(frame, SCHEMA) is None:
         return
@@ -133,19 +133,19 @@ def test_learning_in_parts_in_any_grouping_is_learning_at_once(name, params):
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_a_part_without_rows_changes_nothing_even_where_it_comes_first(name, params):
-    step, frame = STEPS.find(name)(**params), rows()
+    step, frame = STEPS.build(name, params=params), rows()
     if step.fit(frame, SCHEMA) is not None:
         assert close(fitted(step, [frame[:0], frame, frame[:0]]).state, fitted(step, [frame]).state)
 
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_what_was_learned_is_the_same_every_time(name, params):
-    assert fitted(STEPS.find(name)(**params), [rows()]) == fitted(STEPS.find(name)(**params), [rows()])
+    assert fitted(STEPS.build(name, params=params), [rows()]) == fitted(STEPS.build(name, params=params), [rows()])
 
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_a_summary_survives_the_way_between_processes(name, params):
-    step, frame = STEPS.find(name)(**params), rows()
+    step, frame = STEPS.build(name, params=params), rows()
     partial = step.fit(frame, SCHEMA)
     if partial is not None:
         sent = pickle.loads(pickle.dumps(partial))
@@ -154,7 +154,7 @@ def test_a_summary_survives_the_way_between_processes(name, params):
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_what_was_learned_survives_as_json_and_describes_its_columns(name, params):
-    step, frame = STEPS.find(name)(**params), rows()
+    step, frame = STEPS.build(name, params=params), rows()
     learned = fitted(step, [frame])
     state = json.loads(json.dumps(learned.state, allow_nan=False))
     assert state == learned.state
@@ -168,7 +168,7 @@ def test_what_was_learned_survives_as_json_and_describes_its_columns(name, param
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_a_row_becomes_the_same_alone_and_among_others(name, params):
-    step, frame = STEPS.find(name)(**params), rows()
+    step, frame = STEPS.build(name, params=params), rows()
     state = fitted(step, [frame]).state
     whole = step.apply(frame, state)
     assert whole.height == frame.height
@@ -179,13 +179,13 @@ def test_a_row_becomes_the_same_alone_and_among_others(name, params):
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_rows_unlike_any_in_train_do_not_fail(name, params):
-    step, frame = STEPS.find(name)(**params), rows()
+    step, frame = STEPS.build(name, params=params), rows()
     assert step.apply(strange(), fitted(step, [frame]).state).height == 3
 
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_no_rows_are_no_rows(name, params):
-    step = STEPS.find(name)(**params)
+    step = STEPS.build(name, params=params)
     state = fitted(step, [rows()]).state
     assert step.apply(rows()[:0], state).height == 0
 
@@ -193,7 +193,7 @@ def test_no_rows_are_no_rows(name, params):
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_nothing_depends_on_rows_outside_of_train(name, params):
     """Learn once with and once without rows that were never given to fit: there is no other way in."""
-    step, other = STEPS.find(name)(**params), STEPS.find(name)(**params)
+    step, other = STEPS.build(name, params=params), STEPS.build(name, params=params)
     step.apply(strange(), fitted(step, [rows()]).state)
     assert fitted(step, [rows()]).state == fitted(other, [rows()]).state
 
@@ -202,7 +202,7 @@ def test_nothing_depends_on_rows_outside_of_train(name, params):
 def test_a_misspelt_column_is_answered_with_the_nearest_one(name):
     params = {**PARAMS[name][0], "columns": ["agee"]}
     with pytest.raises(SpecError, match=rf"steps\.{name}\.columns: column 'agee' is not there\. Did you mean 'age'\?"):
-        STEPS.find(name)(**params).fit(empty_frame(SCHEMA), SCHEMA)
+        STEPS.build(name, params=params).fit(empty_frame(SCHEMA), SCHEMA)
 
 
 def test_a_column_of_another_kind_is_answered_with_the_kinds_that_fit():
@@ -220,7 +220,10 @@ def test_every_step_has_a_case():
 
 
 def test_auto_leaves_nothing_that_a_model_cannot_read():
-    photos, step = STEPS.find("decode_image")(["photo"], [3, 2]), STEPS.find("auto")()
+    photos, step = (
+        STEPS.build("decode_image", params={"columns": ["photo"], "size": [3, 2]}),
+        STEPS.build("auto", params={}),
+    )
     decoded = fitted(photos, [rows()])
     learned = step.learn(step.fit(photos.apply(rows(), decoded.state), decoded.schema), decoded.schema)
     for frame in (rows(), strange()):

@@ -1,16 +1,20 @@
 """Check scaling and spreading against scikit-learn and the published hash."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
 from one_column import NUMBER, TEXT, numbers, run, text
 from sklearn import preprocessing as oracle
 
+from fmray.catalogue import STEPS
 from fmray.data import moments, tabular
 from fmray.data.hashing import row_hash
 from fmray.data.tabular import MISSING, OTHER, Hashing, MinMax, OneHot, Quantile, RobustScale, Standardise
 from fmray.errors import DataError, SpecError
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps
 
 
 @pytest.mark.parametrize("dtype", [pl.Float64, pl.Float32, pl.Int64, pl.UInt8])
@@ -57,7 +61,7 @@ def test_min_max_equals_scikit_learn_and_cuts_off_beyond_train():
 def test_robust_scaling_of_few_rows_equals_scikit_learn(low, high, dtype):
     values = np.random.default_rng(3).gamma(0.5, 1000, 900).round()
     values[:3] = 1e9
-    step = RobustScale(low=low, high=high)
+    step = RobustScale(steps.RobustScale(low=low, high=high))
     rows = numbers(values).cast(dtype)
     parts = [step.fit(part, NUMBER) for part in (rows[:7], rows[7:400], rows[400:])]
     learned = step.learn(step.merge(parts[0], step.merge(parts[1], parts[2])), NUMBER)
@@ -100,14 +104,14 @@ def test_equal_quantiles_have_scale_1_and_it_is_said_unless_all_values_are_equal
 def test_quantiles_equal_scikit_learn_between_the_ends(to):
     values = np.random.default_rng(2).gamma(1.0, size=800)
     values[:200] = np.round(values[:200])
-    made, _ = run(Quantile(levels=100, to=to), numbers(values.tolist()), NUMBER)
+    made, _ = run(Quantile(steps.Quantile(levels=100, to=to)), numbers(values.tolist()), NUMBER)
     theirs = oracle.QuantileTransformer(n_quantiles=100, output_distribution=to).fit_transform(values[:, None])[:, 0]
     inner = (values > values.min()) & (values < values.max())
     np.testing.assert_allclose(made["x"].to_numpy()[inner], theirs[inner], atol=2e-3)
 
 
 def test_many_equal_values_at_an_end_stand_in_the_middle_of_their_share_and_not_at_infinity():
-    made, _ = run(Quantile(levels=101), numbers([0.0] * 60 + list(range(1, 41))), NUMBER)
+    made, _ = run(Quantile(steps.Quantile(levels=101)), numbers([0.0] * 60 + list(range(1, 41))), NUMBER)
     assert made["x"][0] == pytest.approx(0.3, abs=0.01)
 
 
@@ -119,14 +123,14 @@ def test_one_hot_orders_levels_by_value_and_gives_missing_and_unseen_a_place():
 
 
 def test_rare_levels_share_a_place_and_it_is_said():
-    made, fitted = run(OneHot(max_levels=1), text(["a", "a", "b", "c"]), TEXT)
+    made, fitted = run(OneHot(steps.OneHot(max_levels=1)), text(["a", "a", "b", "c"]), TEXT)
     assert fitted.schema.columns[0].classes == ("a", OTHER)
     assert made["c"].to_list() == [[1, 0], [1, 0], [0, 1], [0, 1]]
     assert "1 of 3 levels kept" in fitted.notes[0]
 
 
 def test_without_other_a_level_that_has_no_place_sets_no_indicator():
-    made, fitted = run(OneHot(other=False), text(["a", "b"]), TEXT, on=text(["b", "z", None]))
+    made, fitted = run(OneHot(steps.OneHot(other=False)), text(["a", "b"]), TEXT, on=text(["b", "z", None]))
     assert fitted.schema.columns[0].classes == ("a", "b")
     assert made["c"].to_list() == [[0, 1], [0, 0], [0, 0]]
 
@@ -138,7 +142,9 @@ def test_cells_that_spell_the_reserved_names_share_their_place():
 
 
 def test_a_level_keeps_its_place_when_its_column_widens():
-    made, fitted = run(OneHot(["x"]), numbers([1, 2], pl.Int64), NUMBER, on=numbers([2.0, 1.0, 1.5], pl.Float64))
+    made, fitted = run(
+        OneHot(steps.OneHot(columns=["x"])), numbers([1, 2], pl.Int64), NUMBER, on=numbers([2.0, 1.0, 1.5], pl.Float64)
+    )
     assert fitted.schema.columns[0].classes == ("1", "2", OTHER)
     assert made["x"].to_list() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
 
@@ -146,7 +152,7 @@ def test_a_level_keeps_its_place_when_its_column_widens():
 def test_of_too_many_levels_the_most_frequent_are_kept_whatever_their_order(monkeypatch):
     monkeypatch.setattr(tabular, "MOST_LEVELS", 4)
     values = [c for i, c in enumerate("hgfedcba", 1) for _ in range(i)]
-    step = OneHot(max_levels=2)
+    step = OneHot(steps.OneHot(max_levels=2))
     parts = [step.fit(text(part), TEXT) for part in (values[:20], values[20:])]
     assert all(len(part["c"][0]) <= 4 for part in parts)
     learned = step.learn(step.merge(*parts), TEXT)
@@ -163,27 +169,28 @@ def test_numbers_too_far_apart_to_have_a_scale_are_named():
 
 def test_buckets_follow_the_published_hash():
     levels = ["Oslo", "Bonn", "", "Rome"]
-    made, _ = run(Hashing(buckets=16), text([*levels, None]), TEXT)
+    made, _ = run(Hashing(steps.Hashing(buckets=16)), text([*levels, None]), TEXT)
     places = (row_hash(pl.DataFrame({"level": levels}).to_arrow(), ["level"])[:, 0] % 16).tolist()
     assert [row.index(1) for row in made["c"].to_list()[:4]] == places
     assert sum(made["c"].to_list()[4]) == 0
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("name", "params", "message"),
     [
-        (lambda: OneHot(max_levels=0), r"steps\.one_hot\.max_levels: 0\. Give 1 or more, a whole number"),
-        (lambda: Hashing(buckets=2.5), r"steps\.hashing\.buckets: 2\.5\. Give 1 or more"),
-        (lambda: Hashing(buckets=True), "True. Give 1 or more"),
-        (lambda: Quantile(levels=1), "Give 2 or more"),
-        (lambda: Quantile(to="gauss"), "'gauss'"),
+        ("one_hot", {"max_levels": 0}, "step.one_hot.max_levels: 0. Accepted: a whole number in [1, inf)."),
+        ("hashing", {"buckets": 2.5}, "step.hashing.buckets: 2.5. Accepted: a whole number in [1, inf)."),
+        ("hashing", {"buckets": True}, "step.hashing.buckets: True. Accepted: a whole number in [1, inf)."),
+        ("quantile", {"levels": 1}, "step.quantile.levels: 1. Accepted: a whole number in [2, inf)."),
+        ("quantile", {"to": "gauss"}, "step.quantile.to: 'gauss'. Accepted: uniform or normal."),
         (
-            lambda: RobustScale(low=0.75, high=0.25),
-            r"robust_scale: low 0\.75 and high 0\.25\. Give 0 <= low < high <= 1",
+            "robust_scale",
+            {"low": 0.75, "high": 0.25},
+            "step.robust_scale: low 0.75 and high 0.25. Give 0 <= low < high <= 1.",
         ),
-        (lambda: RobustScale(high=75), "high 75"),
+        ("robust_scale", {"high": 75}, "step.robust_scale.high: 75. Accepted: a number in [0, 1]."),
     ],
 )
-def test_parameters_that_make_no_sense_are_refused(build, message):
-    with pytest.raises(SpecError, match=message):
-        build()
+def test_parameters_that_make_no_sense_are_refused(name, params, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        STEPS.build(name, params=params)

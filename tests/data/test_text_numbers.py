@@ -11,6 +11,7 @@ from fmray.data.parse import Parse
 from fmray.data.text_numbers import read, tidied, units
 from fmray.errors import DataError, SpecError
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps
 
 DAY = datetime.datetime(2024, 1, 31)
 SCHEMA = Schema((Column("x", "text"), Column("other", "number")))
@@ -165,18 +166,18 @@ def test_text_of_which_most_is_numbers_is_said_with_the_step_that_reads_it():
 
 def test_parse_says_what_it_cannot_read_and_refuses_where_that_is_all():
     values = [f"{v:,}" for v in NUMBERS] + ["lots"]
-    step, frame = Parse(["x"]), frame_of(values)
+    step, frame = Parse(steps.Parse(columns=["x"])), frame_of(values)
     fitted = step.learn(step.fit(frame, SCHEMA), SCHEMA)
     assert step.apply(frame, fitted.state)["x"].to_list() == [*NUMBERS.tolist(), None]
     assert "1 of 401 values of 'x' are not written like 1,234.5 and become missing, e.g. 'lots'" in fitted.notes[0]
     with pytest.raises(DataError, match="no training value of column 'x' can be read, e.g. 'few'"):
         step.learn(step.fit(frame_of(["few", "lots"]), SCHEMA), SCHEMA)
     with pytest.raises(SpecError, match="'comma'. Accepted: auto, decimal_point"):
-        Parse(["x"], form="comma")
+        Parse(steps.Parse(columns=["x"], form="comma"))
 
 
 def test_parse_says_that_values_have_several_units():
     frame = frame_of([f"{v} {'kg' if v % 2 else 'lb'}" for v in NUMBERS])
-    step = Parse(["x"])
+    step = Parse(steps.Parse(columns=["x"]))
     fitted = step.learn(step.merge(step.fit(frame.head(3), SCHEMA), step.fit(frame.tail(-3), SCHEMA)), SCHEMA)
     assert fitted.notes == ("parse: values of 'x' have several units ('kg', 'lb') and are read as if they had one",)

@@ -5,8 +5,10 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.tree import DecisionTreeClassifier
 
+from fmray.catalogue import ENSEMBLES
 from fmray.ensemble.adaboost import ALPHA, adaboost, samme
 from fmray.errors import SpecError, TrainError
+from fmray.spec.components.ensembles import Adaboost
 
 X, TARGET = load_iris(return_X_y=True)
 X = X + 0.3 * np.random.default_rng(5).standard_normal(X.shape)  # no two splits are equally good
@@ -28,7 +30,7 @@ def stumps(target, depth=1):
 def test_votes_and_answers_are_those_of_scikit_learns_samme(rate, weighted):
     weight = np.random.default_rng(2).uniform(0.5, 2, 150) if weighted else None
     made, train_round = stumps(NOISY)
-    alphas = samme(train_round, NOISY, 3, 12, rate, weight)
+    alphas = samme(train_round, NOISY, 3, Adaboost(rounds=12, learning_rate=rate), weight)
     weak = DecisionTreeClassifier(max_depth=1, random_state=0)
     oracle = AdaBoostClassifier(weak, n_estimators=12, learning_rate=rate, random_state=0)
     oracle.fit(X, NOISY, sample_weight=weight)
@@ -42,18 +44,18 @@ def test_votes_and_answers_are_those_of_scikit_learns_samme(rate, weighted):
 
 def test_a_member_without_mistakes_ends_it_and_votes_with_weight_one():
     _, train_round = stumps(TARGET, depth=None)
-    assert samme(train_round, TARGET, 3, 5) == [1.0]
+    assert samme(train_round, TARGET, 3, Adaboost(rounds=5)) == [1.0]
 
 
 def test_it_ends_before_a_member_that_is_no_better_than_chance():
     answers = iter([np.eye(2)[[0, 0, 0, 1]], np.eye(2)[[1, 1, 0, 1]]])
-    alphas = samme(lambda weights: next(answers), np.array([0, 0, 1, 1]), 2, 5)
+    alphas = samme(lambda weights: next(answers), np.array([0, 0, 1, 1]), 2, Adaboost(rounds=5))
     assert alphas == pytest.approx([np.log(3)])
 
 
 def test_a_first_member_no_better_than_chance_is_an_error():
     with pytest.raises(TrainError, match=r"wrong on 1\.000 of the weighted rows, chance on 0\.500"):
-        samme(lambda weights: np.eye(2)[[1, 0]], np.array([0, 1]), 2, 3)
+        samme(lambda weights: np.eye(2)[[1, 0]], np.array([0, 1]), 2, Adaboost(rounds=3))
 
 
 def test_mistakes_count_for_half_in_the_next_round_of_two_classes():
@@ -64,7 +66,7 @@ def test_mistakes_count_for_half_in_the_next_round_of_two_classes():
         seen.append(weights.copy())
         return np.eye(2)[[0, 0, 0, 0, 1]]
 
-    samme(train_round, np.array([0, 0, 0, 1, 1]), 2, 2)
+    samme(train_round, np.array([0, 0, 0, 1, 1]), 2, Adaboost(rounds=2))
     assert seen[1][3] == pytest.approx(0.5)
 
 
@@ -78,4 +80,4 @@ def test_members_that_were_not_boosted_and_numbers_are_refused():
 @pytest.mark.parametrize(("rounds", "rate"), [(0, 1.0), (3, 0.0), (3, float("nan"))])
 def test_rounds_and_rates_out_of_range_are_refused(rounds, rate):
     with pytest.raises(SpecError, match=r"ensemble\.adaboost\.(rounds|learning_rate)"):
-        samme(lambda weights: np.eye(2), np.array([0, 1]), 2, rounds, rate)
+        ENSEMBLES.read("adaboost", {"rounds": rounds, "learning_rate": rate})

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from ensemble.made import candidates, classes, numbers
 
+from fmray.catalogue import ENSEMBLES
 from fmray.ensemble.greedy import greedy, loss_of, select
 from fmray.errors import SpecError
+from fmray.spec.components import ensembles
 
 
 def plain(outputs, lose, rounds, start):
@@ -54,27 +56,29 @@ def test_a_member_may_be_taken_again_and_then_counts_more():
     """Errors e and -2e: the mean that is right takes the first twice as often."""
     target = np.zeros(50)
     error = np.random.default_rng(0).standard_normal((50, 1))
-    found = greedy(candidates(np.stack([error, -2 * error]), target, "mse"), bags=1)
+    found = greedy(candidates(np.stack([error, -2 * error]), target, "mse"), ensembles.Greedy(bags=1))
     assert found.weights == pytest.approx((2 / 3, 1 / 3))
 
 
 def test_bags_are_the_same_every_time_and_others_with_another_seed():
     some = candidates(*classes(10))
     assert greedy(some) == greedy(some)
-    assert greedy(some).weights != greedy(some, seed=1).weights
+    assert greedy(some).weights != greedy(some, ensembles.Greedy(seed=1)).weights
     assert sum(greedy(some).weights) == pytest.approx(1)
 
 
 def test_a_harmful_member_gets_no_weight():
     outputs, target = classes(4)
     wrong = np.roll(np.eye(3)[target], 1, axis=1) * 0.9 + 0.1 / 3
-    assert 14 not in greedy(candidates(np.concatenate([outputs, wrong[None]]), target), bags=1).members
+    assert (
+        14 not in greedy(candidates(np.concatenate([outputs, wrong[None]]), target), ensembles.Greedy(bags=1)).members
+    )
 
 
 @pytest.mark.parametrize("params", [{"rounds": 0}, {"bags": 0}, {"start": 0}, {"share": 0.0}, {"share": 1.5}])
 def test_numbers_out_of_range_are_refused(params):
     with pytest.raises(SpecError, match=next(iter(params))):
-        greedy(candidates(*classes(2)), **params)
+        ENSEMBLES.read("greedy", params)
 
 
 @pytest.mark.slow

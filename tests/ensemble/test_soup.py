@@ -4,6 +4,7 @@ from ensemble.made import candidates, member, softmax
 
 from fmray.ensemble.soup import soup
 from fmray.errors import TrainError
+from fmray.spec.components import ensembles
 
 SOURCE = np.random.default_rng(0)
 X = SOURCE.standard_normal((300, 4))
@@ -25,7 +26,7 @@ def pantry(noises, packs, scores=None):
 def test_a_soup_takes_members_of_the_best_ones_pack_only():
     noise = SOURCE.standard_normal((4, 4, 3)) * 0.3
     noise[2] = 0
-    found = soup(pantry(noise, [0, 1, 1, 0]), greedy=False)
+    found = soup(pantry(noise, [0, 1, 1, 0]), ensembles.Soup(greedy=False))
     assert sorted(found.members) == [1, 2]
     assert found.weights == (0.5, 0.5)
     assert found.combine == "soup"

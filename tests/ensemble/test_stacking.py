@@ -4,8 +4,10 @@ import scipy.optimize
 from ensemble.made import candidates, classes, numbers
 from sklearn.linear_model import LogisticRegression
 
+from fmray.catalogue import ENSEMBLES
 from fmray.ensemble.stacking import simplex_weights, stacking
 from fmray.errors import SpecError
+from fmray.spec.components import ensembles
 
 
 def weights_in(found, num):
@@ -56,7 +58,7 @@ def test_logistic_stacking_is_scikit_learns_logistic_regression(num_classes, wei
     outputs, target = classes(3, 300, num_classes)
     weight = np.random.default_rng(0).uniform(0.2, 3, 300) if weighted else None
     some = candidates(outputs, target, weight=weight)
-    said = some.combined(stacking(some, "logistic", 0.5))
+    said = some.combined(stacking(some, ensembles.Stacking(kind="logistic", l2=0.5)))
     features = np.log(np.concatenate(list(outputs), axis=1))
     # with two classes scikit-learn fits one column; of two opposite ones the penalty is half as large
     model = LogisticRegression(C=1 / 0.5 * (0.5 if num_classes == 2 else 1) ** -1, tol=1e-8, max_iter=10_000)
@@ -66,13 +68,13 @@ def test_logistic_stacking_is_scikit_learns_logistic_regression(num_classes, wei
 
 def test_logistic_stacking_says_the_same_when_its_record_is_read_back():
     some = candidates(*classes(3))
-    found = stacking(some, "logistic")
+    found = stacking(some, ensembles.Stacking(kind="logistic"))
     assert np.array_equal(some.combined(type(found).from_json(found.to_json())), some.combined(found))
     assert sum(found.weights) == pytest.approx(1)
 
 
 def test_numbers_are_not_learned_by_logistic_regression_and_a_penalty_is_above_zero():
     with pytest.raises(SpecError, match="stacking of kind logistic needs classes"):
-        stacking(candidates(*numbers(), "r2"), "logistic")
+        stacking(candidates(*numbers(), "r2"), ensembles.Stacking(kind="logistic"))
     with pytest.raises(SpecError, match="l2"):
-        stacking(candidates(*classes()), "logistic", 0.0)
+        ENSEMBLES.read("stacking", {"kind": "logistic", "l2": 0.0})

@@ -4,6 +4,7 @@ from ensemble.made import candidates, classes, numbers
 
 from fmray.ensemble.voting import bagging, vote
 from fmray.errors import SpecError
+from fmray.spec.components import ensembles
 
 
 def test_a_hard_vote_gives_each_class_the_share_of_members_that_name_it():
@@ -18,13 +19,13 @@ def test_a_hard_vote_gives_each_class_the_share_of_members_that_name_it():
 def test_a_soft_vote_is_the_mean():
     outputs, target = classes(5)
     some = candidates(outputs, target)
-    assert np.allclose(some.combined(vote(some, "soft")), outputs.mean(0))
+    assert np.allclose(some.combined(vote(some, ensembles.Vote(kind="soft"))), outputs.mean(0))
 
 
 def test_bagged_members_speak_by_their_mean_or_by_vote():
     outputs, target = classes(5)
     some = candidates(outputs, target)
-    assert (bagging(some).combine, bagging(some, kind="hard").combine) == ("mean", "vote")
+    assert (bagging(some).combine, bagging(some, ensembles.Bagging(kind="hard")).combine) == ("mean", "vote")
     assert np.allclose(some.combined(bagging(some)), outputs.mean(0))
 
 
@@ -33,5 +34,5 @@ def test_numbers_have_no_vote():
     with pytest.raises(SpecError, match="vote needs classes"):
         vote(some)
     with pytest.raises(SpecError, match="vote needs classes"):
-        bagging(some, kind="hard")
+        bagging(some, ensembles.Bagging(kind="hard"))
     assert bagging(some).combine == "mean"

@@ -8,6 +8,7 @@ from fmray.data.auto import Auto
 from fmray.data.tabular import OneHot
 from fmray.inference.rows import MOST_LEVELS, Strangers, Unseen, accepted, count_unread, count_unseen
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps
 
 TEXT = Schema((Column("c", "text"),))
 NUMBER = Schema((Column("c", "number"),))
@@ -29,7 +30,9 @@ def test_levels_that_no_training_row_has_are_counted_row_by_row():
 def test_a_level_too_rare_for_an_indicator_of_its_own_was_seen_nevertheless():
     many = ["a"] * 5000 + ["b"] * 5000 + ["rare"]
     assert counted(Auto(), many, ["rare", "a", "new"]) == {"c": {"rows": 1, "levels": {"new": 1}}}
-    assert counted(OneHot(max_levels=1), ["a", "a", "b"], ["b", "new"]) == {"c": {"rows": 1, "levels": {"new": 1}}}
+    assert counted(OneHot(steps.OneHot(max_levels=1)), ["a", "a", "b"], ["b", "new"]) == {
+        "c": {"rows": 1, "levels": {"new": 1}}
+    }
 
 
 def test_a_missing_value_counts_as_unseen_where_none_was_missing_before():

@@ -22,7 +22,7 @@ def batch(x):
 
 
 def blueprints(name, members, **params):
-    return [Blueprint(MODELS.find(name), params, seed) for seed in range(members)]
+    return [Blueprint.of(name, params, seed) for seed in range(members)]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -73,6 +73,5 @@ def test_members_can_be_packed_natively_or_by_vmap(name):
 
 @pytest.mark.parametrize("name", [name for name in EVERY if isinstance(MODELS.find(name), PopulationNative)])
 def test_packable_parameters_are_parameters(name):
-    build = MODELS.find(name)
-    for parameter in build.packable:
-        build(SCHEMA, 2, **{parameter: 0.1})
+    for parameter in MODELS.find(name).packable:
+        MODELS.build(name, SCHEMA, 2, params={parameter: 0.1})

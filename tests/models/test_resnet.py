@@ -1,9 +1,13 @@
+import re
+
 import pytest
 import torch
 
+from fmray.catalogue import MODELS
 from fmray.errors import SpecError
 from fmray.models.resnet import ResNet
 from fmray.schema import Column, Schema
+from fmray.spec.components import models
 from fmray.train.population import Blueprint, packs
 
 
@@ -12,7 +16,7 @@ def pixels(width):
 
 
 def test_resolution_halves_in_the_stem_and_at_each_further_stage_while_channels_double():
-    net, shapes = ResNet(pixels(3 * 13 * 20), 5, width=8, depth=2, stages=3, image=[3, 13, 20]), []
+    net, shapes = ResNet(pixels(3 * 13 * 20), 5, models.Resnet(width=8, depth=2, stages=3, image=[3, 13, 20])), []
     for block in net.blocks:
         block.register_forward_hook(lambda module, given, made: shapes.append(tuple(made.shape[1:])))
     assert net(torch.randn(2, 780)).shape == (2, 5)
@@ -20,7 +24,7 @@ def test_resolution_halves_in_the_stem_and_at_each_further_stage_while_channels_
 
 
 def test_rows_are_read_as_channel_after_channel():
-    net, x = ResNet(pixels(48), 2, width=4, stages=1), torch.randn(5, 48)
+    net, x = ResNet(pixels(48), 2, models.Resnet(width=4, stages=1)), torch.randn(5, 48)
     seen = []
     net.stem.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     net(x)
@@ -40,12 +44,12 @@ def test_a_pixel_moved_anywhere_reaches_the_output():
 
 @pytest.mark.parametrize("params", [{}, {"width": 12, "depth": 2, "stages": 2}, {"image": [1, 4, 16]}])
 def test_members_can_be_packed(params):
-    assert packs(Blueprint(ResNet, params, 0), pixels(64), 3, {"x": torch.randn(7, 64)}) == ""
+    assert packs(Blueprint.of("resnet", params, 0), pixels(64), 3, {"x": torch.randn(7, 64)}) == ""
 
 
 def test_a_few_images_are_learned_by_heart():
     torch.manual_seed(0)
-    net, x, y = ResNet(pixels(64), 2, width=4, stages=2), torch.randn(16, 64), torch.arange(16) % 2
+    net, x, y = ResNet(pixels(64), 2, models.Resnet(width=4, stages=2)), torch.randn(16, 64), torch.arange(16) % 2
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.02)
     for _ in range(40):
         optimizer.zero_grad()
@@ -57,12 +61,12 @@ def test_a_few_images_are_learned_by_heart():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"width": 6}, "model.resnet.width: 6. Give a multiple of 4."),
-        ({"width": 0}, "model.resnet.width: 0. Give a multiple of 4."),
-        ({"depth": 0}, "model.resnet: depth 0, stages 3. Give at least 1 of each."),
-        ({"image": [1, 7, 8]}, r"model.resnet.image: \[1, 7, 8\] has 56 pixels, the prepared rows have 64 inputs."),
+        ({"width": 6}, "model.resnet.width: 6. Accepted: a whole number in [4, inf), a multiple of 4."),
+        ({"width": 0}, "model.resnet.width: 0. Accepted: a whole number in [4, inf), a multiple of 4."),
+        ({"depth": 0}, "model.resnet.depth: 0. Accepted: a whole number in [1, inf)."),
+        ({"image": [1, 7, 8]}, "model.resnet.image: [1, 7, 8] has 56 pixels, the prepared rows have 64 inputs."),
     ],
 )
 def test_what_is_no_network_is_refused_in_words(params, message):
-    with pytest.raises(SpecError, match=message):
-        ResNet(pixels(64), 2, **params)
+    with pytest.raises(SpecError, match=re.escape(message)):
+        MODELS.build("resnet", pixels(64), 2, params=params)

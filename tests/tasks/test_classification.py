@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from fmray.errors import SpecError, TrainError
 from fmray.records import Target
 from fmray.tasks.classification import Classification, class_weights
-from fmray.tasks.task import Batch
+from fmray.tasks.task import Batch, task_of
 
 TARGET = Target(("y",), "class", classes=("a", "b", "c"), counts=(60, 30, 10))
 SAMPLED = replace(TARGET, sampled=(30, 30, 40))
@@ -28,14 +28,16 @@ def logits(members=1):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_cross_entropy_equals_torch_with_label_smoothing(batch, smoothing):
     given = logits()
-    loss = Classification(TARGET, [{"label_smoothing": smoothing}]).loss(lambda _: given, batch, "model").loss
+    loss = (
+        task_of("classification", TARGET, [{"label_smoothing": smoothing}]).loss(lambda _: given, batch, "model").loss
+    )
     expected = F.cross_entropy(given[0], batch.target, reduction="none", label_smoothing=smoothing)
     torch.testing.assert_close(loss[0], expected)
 
 
 def test_the_weighted_mean_equals_torch_with_class_weights(batch):
     given, weights = logits(), {"a": 0.5, "b": 2.0, "c": 7.0}
-    losses = Classification(TARGET, [{"class_weights": weights}]).loss(lambda _: given, batch, "model")
+    losses = task_of("classification", TARGET, [{"class_weights": weights}]).loss(lambda _: given, batch, "model")
     loss, weight = losses.sums()
     expected = F.cross_entropy(given[0], batch.target, weight=torch.tensor([0.5, 2.0, 7.0]))
     torch.testing.assert_close((loss / weight)[0], expected)
@@ -56,8 +58,10 @@ def test_probabilities_after_sampling_are_those_that_bayes_gives_under_the_true_
     likelihood = p / np.array([0.3, 0.3, 0.4])  # p(x | c) up to p(x), whose rows were drawn with these shares
     joint = likelihood * np.array([0.6, 0.3, 0.1])
     expected = joint / joint.sum(-1, keepdims=True)
-    np.testing.assert_allclose(Classification(SAMPLED, [{}, {}]).predict(given).numpy(), expected, rtol=1e-12)
-    chosen = Classification(SAMPLED, [{}, {}]).select(torch.tensor([1]))
+    np.testing.assert_allclose(
+        task_of("classification", SAMPLED, [{}, {}]).predict(given).numpy(), expected, rtol=1e-12
+    )
+    chosen = task_of("classification", SAMPLED, [{}, {}]).select(torch.tensor([1]))
     np.testing.assert_allclose(chosen.predict(given[1:]).numpy(), expected[1:], rtol=1e-12)
 
 
@@ -70,7 +74,9 @@ def test_row_weights_and_class_weights_multiply(batch):
     given = logits()
     weighted = Batch(batch.inputs, batch.target, torch.linspace(0.1, 2, 17), batch.rows)
     loss, weight = (
-        Classification(TARGET, [{"class_weights": "balanced"}]).loss(lambda _: given, weighted, "model").sums()
+        task_of("classification", TARGET, [{"class_weights": "balanced"}])
+        .loss(lambda _: given, weighted, "model")
+        .sums()
     )
     rows = torch.tensor(class_weights(TARGET, "balanced"))[batch.target] * weighted.weight
     expected = (F.cross_entropy(given[0], batch.target, reduction="none") * rows).sum() / rows.sum()
@@ -80,14 +86,16 @@ def test_row_weights_and_class_weights_multiply(batch):
 def test_members_with_other_smoothing_and_weights_do_not_see_each_other(batch):
     members = [{}, {"label_smoothing": 0.2}, {"class_weights": {"c": 3}}]
     given = logits(3)
-    together = Classification(TARGET, members).loss(lambda _: given, batch, "model").sums()
+    together = task_of("classification", TARGET, members).loss(lambda _: given, batch, "model").sums()
     for place, params in enumerate(members):
-        alone = Classification(TARGET, [params]).loss(lambda _, k=place: given[k : k + 1], batch, "model").sums()
+        alone = (
+            task_of("classification", TARGET, [params]).loss(lambda _, k=place: given[k : k + 1], batch, "model").sums()
+        )
         torch.testing.assert_close(together[0][place] / together[1][place], (alone[0] / alone[1])[0])
 
 
 def test_selecting_members_keeps_theirs(batch):
-    task = Classification(TARGET, [{}, {"label_smoothing": 0.2}, {"class_weights": "balanced"}])
+    task = task_of("classification", TARGET, [{}, {"label_smoothing": 0.2}, {"class_weights": "balanced"}])
     given = logits(3)
     whole = task.loss(lambda _: given, batch, "model").loss
     kept = task.select(torch.tensor([1, 2])).loss(lambda _: given[1:], batch, "model").loss
@@ -101,7 +109,7 @@ def mistakes(scores, right):
     """Give the gradient of the perceptron's loss for rows of scores, of one member."""
     given = torch.tensor([scores], requires_grad=True)
     rows = Batch({}, torch.tensor(right), None, torch.arange(len(right)))
-    loss = Classification(TARGET, [PERCEPTRON]).loss(lambda _: given, rows, "model").loss
+    loss = task_of("classification", TARGET, [PERCEPTRON]).loss(lambda _: given, rows, "model").loss
     loss.sum().backward()
     return loss.detach()[0].tolist(), given.grad[0].tolist()
 
@@ -124,30 +132,32 @@ def test_a_perceptron_moves_two_classes_wherever_the_right_one_is_not_strictly_a
 def test_a_perceptrons_loss_that_is_not_finite_stays_so():
     given = torch.tensor([[[float("nan"), 0.0, 1.0], [0.0, float("inf"), 1.0]]])
     rows = Batch({}, torch.tensor([2, 2]), None, torch.arange(2))
-    assert not Classification(TARGET, [PERCEPTRON]).loss(lambda _: given, rows, "model").loss.isfinite().any()
+    assert (
+        not task_of("classification", TARGET, [PERCEPTRON]).loss(lambda _: given, rows, "model").loss.isfinite().any()
+    )
 
 
 def test_a_perceptron_of_two_classes_is_torchs_multi_margin_loss_without_a_margin(batch):
     given, two = logits()[:, :, :2], Target(("y",), "class", classes=("a", "b"), counts=(1, 1))
     rows = Batch({}, batch.target % 2, None, batch.rows)
-    loss = Classification(two, [PERCEPTRON]).loss(lambda _: given, rows, "model").loss[0]
+    loss = task_of("classification", two, [PERCEPTRON]).loss(lambda _: given, rows, "model").loss[0]
     expected = 2 * F.multi_margin_loss(given[0], rows.target, margin=0.0, reduction="none")
     torch.testing.assert_close(loss, expected)
 
 
 def test_perceptrons_with_their_own_class_weights_do_not_see_each_other(batch):
     given, members = logits(2), [PERCEPTRON, {**PERCEPTRON, "class_weights": "balanced"}]
-    task = Classification(TARGET, members)
+    task = task_of("classification", TARGET, members)
     whole = task.loss(lambda _: given, batch, "model")
     kept = task.select(torch.tensor([1])).loss(lambda _: given[1:], batch, "model")
     assert torch.equal(kept.sums()[0], whole.sums()[0][1:])
-    alone = Classification(TARGET, members[:1]).loss(lambda _: given[:1], batch, "model").loss
+    alone = task_of("classification", TARGET, members[:1]).loss(lambda _: given[:1], batch, "model").loss
     assert torch.equal(alone[0], whole.loss[0])
 
 
 def test_predictions_of_a_perceptron_rank_classes_as_its_scores_do():
     given = logits() * 5
-    ranked = Classification(TARGET, [PERCEPTRON]).predict(given)
+    ranked = task_of("classification", TARGET, [PERCEPTRON]).predict(given)
     assert torch.equal(ranked.argsort(-1), given.argsort(-1))
 
 
@@ -166,4 +176,4 @@ def test_outputs_of_another_shape_are_refused_and_named(batch, shape):
                                     {"loss": "perceptron", "label_smoothing": 0.1}])  # fmt: skip
 def test_parameters_out_of_range_are_refused(params):
     with pytest.raises(SpecError, match=r"task\.classification"):
-        Classification(TARGET, [params])
+        task_of("classification", TARGET, [params])

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from fmray.errors import SpecError, TrainError
 from fmray.records import Target
 from fmray.tasks.regression import Regression
-from fmray.tasks.task import Batch
+from fmray.tasks.task import Batch, task_of
 
 ONE = Target(("y",), "number", mean=(10.0,), scale=(2.0,))
 TWO = Target(("y", "z"), "number", mean=(10.0, -1.0), scale=(2.0, 0.5))
@@ -30,18 +30,18 @@ def test_squared_error_equals_torch(target):
 @pytest.mark.parametrize("delta", [0.3, 1.0, 2.5])
 def test_huber_equals_torch(delta):
     batch, given = batch_of(1), outputs(1)
-    loss = Regression(ONE, [{"loss": "huber", "delta": delta}]).loss(lambda _: given, batch, "model").loss
+    loss = task_of("regression", ONE, [{"loss": "huber", "delta": delta}]).loss(lambda _: given, batch, "model").loss
     torch.testing.assert_close(loss[0], F.huber_loss(given[0], batch.target, delta=delta, reduction="none")[:, 0])
 
 
 def test_members_differ_in_delta_only():
     batch, given = batch_of(1), outputs(1, members=2)
     members = [{"loss": "huber", "delta": 0.3}, {"loss": "huber", "delta": 2.0}]
-    loss = Regression(ONE, members).loss(lambda _: given, batch, "model").loss
+    loss = task_of("regression", ONE, members).loss(lambda _: given, batch, "model").loss
     for place, params in enumerate(members):
-        alone = Regression(ONE, [params]).loss(lambda _, k=place: given[k : k + 1], batch, "model").loss
+        alone = task_of("regression", ONE, [params]).loss(lambda _, k=place: given[k : k + 1], batch, "model").loss
         assert torch.equal(loss[place], alone[0])
-    kept = Regression(ONE, members).select(torch.tensor([1])).loss(lambda _: given[1:], batch, "model").loss
+    kept = task_of("regression", ONE, members).select(torch.tensor([1])).loss(lambda _: given[1:], batch, "model").loss
     assert torch.equal(kept[0], loss[1])
 
 
@@ -62,4 +62,4 @@ def test_a_column_against_a_row_is_refused_and_not_broadcast():
 )
 def test_parameters_out_of_range_are_refused(members):
     with pytest.raises(SpecError, match=r"task\.regression"):
-        Regression(ONE, members)
+        task_of("regression", ONE, members)

@@ -10,6 +10,7 @@ from scipy import stats
 from fmray.catalogue import LIVE
 from fmray.errors import SpecError
 from fmray.schema import Column, Schema
+from fmray.spec.components import steps
 from fmray.spec.ref import Ref
 from fmray.train.live import Crop, FeatureDropout, Flip, Mixup, Noise, Shift, build_live, normals, row_keys, uniforms
 
@@ -34,7 +35,7 @@ def rows(num_rows=40, schema=IMAGE):
 
 
 def step(name):
-    return LIVE.find(name)(IMAGE, **PARAMS[name])
+    return LIVE.build(name, IMAGE, params=PARAMS[name])
 
 
 def far_from_related(one, other):
@@ -105,14 +106,14 @@ def test_units_rows_epochs_seeds_and_places_are_unrelated(draw):
 
 @pytest.mark.parametrize("alpha", [0.4, 1.0, 3.0])
 def test_shares_of_mixup_are_beta_distributed(alpha):
-    share = Mixup(IMAGE, alpha).share(keys(MANY))
+    share = Mixup(IMAGE, steps.Mixup(alpha=alpha)).share(keys(MANY))
     assert share.dtype == torch.float32
     assert 0 <= share.min() <= share.max() <= 1
     assert stats.kstest(share.double().numpy(), stats.beta(alpha, alpha).cdf).pvalue > SURE
 
 
 def test_shares_near_zero_are_beta_distributed_where_those_near_one_are_rounded_to_it():
-    share, beta = Mixup(IMAGE, 0.1).share(keys(MANY)).double().numpy(), stats.beta(0.1, 0.1)
+    share, beta = Mixup(IMAGE, steps.Mixup(alpha=0.1)).share(keys(MANY)).double().numpy(), stats.beta(0.1, 0.1)
     lower = share[share < 0.5]
     assert len(lower) / MANY == pytest.approx(0.5, abs=0.01)
     assert stats.kstest(lower, lambda value: beta.cdf(value) * 2).pvalue > SURE
@@ -138,7 +139,7 @@ def test_a_row_gets_the_same_bits_alone_in_any_batch_and_in_any_order(name, star
 @given(start=st.integers(0, 39), size=st.integers(1, 40), alpha=st.floats(0.01, 20))
 @settings(max_examples=10, deadline=None)
 def test_a_share_is_the_same_in_any_batch(start, size, alpha):
-    mixup, some = Mixup(IMAGE, alpha), slice(start, start + size)
+    mixup, some = Mixup(IMAGE, steps.Mixup(alpha=alpha)), slice(start, start + size)
     assert torch.equal(mixup.share(keys(40)[some]), mixup.share(keys(40))[some])
 
 
@@ -179,17 +180,17 @@ def test_every_live_step_has_a_case():
 
 def test_noise_falls_on_numbers_and_lists_with_the_scale_asked_for():
     x = torch.zeros(5_000, MIXED.width)
-    made = Noise(MIXED, scale=0.3).apply(x, keys(5_000))
+    made = Noise(MIXED, steps.Noise(scale=0.3)).apply(x, keys(5_000))
     assert (made[:, 1:4] == 0).all()
     noise = torch.cat([made[:, :1], made[:, 4:]], dim=1)
     assert stats.kstest(noise.flatten().numpy() / 0.3, "norm").pvalue > SURE
-    only = Noise(MIXED, scale=0.3, columns=["age"]).apply(x, keys(5_000))
+    only = Noise(MIXED, steps.Noise(scale=0.3, columns=["age"])).apply(x, keys(5_000))
     assert (only[:, 1:] == 0).all()
     assert (only[:, 0] != 0).all()
 
 
 def test_feature_dropout_takes_indicators_whole_and_lists_element_by_element():
-    made = FeatureDropout(MIXED, rate=0.25).apply(torch.ones(20_000, MIXED.width), keys(20_000))
+    made = FeatureDropout(MIXED, steps.FeatureDropout(rate=0.25)).apply(torch.ones(20_000, MIXED.width), keys(20_000))
     assert set(made.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(made[:, 1], made[:, 2])
     assert torch.equal(made[:, 1], made[:, 3])
@@ -203,7 +204,7 @@ def test_feature_dropout_takes_indicators_whole_and_lists_element_by_element():
 @pytest.mark.parametrize(("probability", "least", "most"), [(0.0, 0, 0), (0.3, 1_080, 1_320), (1.0, 4_000, 4_000)])
 def test_flip_mirrors_left_and_right_of_the_share_asked_for(probability, least, most):
     x = rows(4_000)
-    made = Flip(IMAGE, probability).apply(x, keys(4_000))
+    made = Flip(IMAGE, steps.Flip(probability=probability)).apply(x, keys(4_000))
     mirrored = torch.from_numpy(np.ascontiguousarray(x.numpy().reshape(-1, 3, 6, 6)[..., ::-1])).view(x.shape)
     is_mirrored = (made == mirrored).all(1)
     assert least <= int(is_mirrored.sum()) <= most
@@ -217,9 +218,9 @@ def windows(larger, num):
 @pytest.mark.parametrize(
     ("live", "mode"),
     [
-        (Shift(IMAGE, pixels=2), "constant"),
-        (Crop(IMAGE, padding=2), "constant"),
-        (Crop(IMAGE, padding=2, fill="mirror"), "reflect"),
+        (Shift(IMAGE, steps.Shift(pixels=2)), "constant"),
+        (Crop(IMAGE, steps.Crop(padding=2)), "constant"),
+        (Crop(IMAGE, steps.Crop(padding=2, fill="mirror")), "reflect"),
     ],
     ids=["shift", "crop", "mirrored crop"],
 )
@@ -235,9 +236,13 @@ def test_images_move_to_every_place_as_often(live, mode):
 def test_images_need_not_be_square():
     schema = Schema((Column("image", "bytes", 2 * 3 * 8),))
     x = torch.arange(48.0).repeat(200, 1)
-    for live in (Flip(schema, 1.0, [2, 3, 8]), Shift(schema, 1, [2, 3, 8]), Crop(schema, 2, "mirror", [2, 3, 8])):
+    for live in (
+        Flip(schema, steps.Flip(probability=1.0, image=[2, 3, 8])),
+        Shift(schema, steps.Shift(pixels=1, image=[2, 3, 8])),
+        Crop(schema, steps.Crop(padding=2, fill="mirror", image=[2, 3, 8])),
+    ):
         assert live.apply(x, keys(200)).shape == x.shape
-    row = Flip(schema, 1.0, [2, 3, 8]).apply(x, keys(200))[0, :8]
+    row = Flip(schema, steps.Flip(probability=1.0, image=[2, 3, 8])).apply(x, keys(200))[0, :8]
     assert row.tolist() == list(range(7, -1, -1))
 
 
@@ -254,16 +259,16 @@ def test_live_steps_are_built_in_order():
     ("refs", "message"),
     [
         ([Ref("nois")], "unknown live step 'nois'. Did you mean 'noise'?"),
-        ([Ref("noise", {"size": 1})], "steps.noise: "),
-        ([Ref("noise", {"scale": 0})], "steps.noise.scale: 0. Give a number above 0."),
+        ([Ref("noise", {"size": 1})], "live_step.noise.size: is no parameter."),
+        ([Ref("noise", {"scale": 0})], "live_step.noise.scale: 0. Accepted: a number in (0, inf)."),
         ([Ref("noise", {"columns": ["imag"]})], "steps.noise.columns: column 'imag' is not there."),
-        ([Ref("feature_dropout", {"rate": 1})], "steps.feature_dropout.rate: 1. Give a number in [0, 1)."),
-        ([Ref("flip", {"probability": 2})], "steps.flip.probability: 2. Give a number in [0, 1]."),
-        ([Ref("shift", {"pixels": 0})], "steps.shift.pixels: 0. Give 1 or more, a whole number."),
+        ([Ref("feature_dropout", {"rate": 1})], "live_step.feature_dropout.rate: 1. Accepted: a number in [0, 1)."),
+        ([Ref("flip", {"probability": 2})], "live_step.flip.probability: 2. Accepted: a number in [0, 1]."),
+        ([Ref("shift", {"pixels": 0})], "live_step.shift.pixels: 0. Accepted: a whole number in [1, inf)."),
         ([Ref("shift", {"pixels": 6})], "steps.shift.pixels: 6 pixels move an image of [3, 6, 6] out."),
-        ([Ref("crop", {"fill": "edge"})], "steps.crop.fill: 'edge'. Accepted: zero, mirror."),
+        ([Ref("crop", {"fill": "edge"})], "live_step.crop.fill: 'edge'. Accepted: zero or mirror."),
         ([Ref("crop", {"image": [1, 6, 6]})], "steps.crop.image: [1, 6, 6] has 36 pixels"),
-        ([Ref("mixup", {"alpha": 0})], "steps.mixup.alpha: 0. Give a number above 0."),
+        ([Ref("mixup", {"alpha": 0})], "live_step.mixup.alpha: 0. Accepted: a number in (0, inf)."),
         ([Ref("mixup"), Ref("mixup")], "steps: mixup stands more than once"),
     ],
 )

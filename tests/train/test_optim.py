@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from fmray.errors import SpecError
-from fmray.models.mlp import MLP
 from fmray.schema import Column, Schema
 from fmray.spec.sections import Train
 from fmray.train.loop import fit
@@ -30,7 +29,7 @@ PLAIN = {name: build for name, (build, _) in TORCH.items() if NAMES[name] == nam
 
 
 def population(members):
-    return enter([Blueprint(MLP, {"width": 4, "depth": 1}, seed) for seed in range(members)], SCHEMA, 2)
+    return enter([Blueprint.of("mlp", {"width": 4, "depth": 1}, seed) for seed in range(members)], SCHEMA, 2)
 
 
 def gradient(step, shape):

@@ -6,6 +6,7 @@ from fmray.errors import SpecError, TrainError
 from fmray.models.layers import Dropout
 from fmray.models.mlp import MLP
 from fmray.schema import Column, Schema
+from fmray.spec.components.models import Mlp
 from fmray.tasks.task import Batch, Places
 from fmray.train.population import Blueprint, enter, packs
 
@@ -51,7 +52,8 @@ def batch(num_rows=9):
 
 
 def blueprints(build, members, **params):
-    return [Blueprint(build, params, seed) for seed in range(members)]
+    given = {"params": Mlp(**params)} if build is MLP else params
+    return [Blueprint(build, given, seed) for seed in range(members)]
 
 
 def gradients(population):
@@ -131,7 +133,7 @@ def test_a_population_may_lose_its_last_member(build, members):
 
 
 def test_members_may_differ_in_dropout():
-    mixed = [Blueprint(MLP, {"dropout": rate}, seed) for seed, rate in enumerate([0.0, 0.2, 0.7])]
+    mixed = [Blueprint.of("mlp", {"dropout": rate}, seed) for seed, rate in enumerate([0.0, 0.2, 0.7])]
     together = gradients(enter(mixed, SCHEMA, 2))
     alone = torch.cat([gradients(enter([one], SCHEMA, 2)) for one in mixed])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
@@ -157,7 +159,7 @@ def test_a_member_taken_out_answers_as_it_did_inside(build):
 
 def test_whether_a_model_packs_is_probed():
     few = {"x": rows(4)}
-    assert packs(Blueprint(MLP, {}, 0), SCHEMA, 2, few) == ""
+    assert packs(Blueprint.of("mlp", {}, 0), SCHEMA, 2, few) == ""
     assert packs(Blueprint(Net, {}, 0), SCHEMA, 2, few) == ""
     assert "vmap refuses it" in packs(Blueprint(Recurrent, {}, 0), SCHEMA, 2, few)
     assert "nn.Dropout" in packs(Blueprint(Dropping, {}, 0), SCHEMA, 2, few)
@@ -207,7 +209,7 @@ def test_a_class_that_is_no_model_is_refused(build, params, message):
 
 def test_members_of_other_shapes_are_refused():
     with pytest.raises(TrainError, match="2 different layouts"):
-        enter([Blueprint(MLP, {"width": 4}, 0), Blueprint(MLP, {"width": 5}, 1)], SCHEMA, 2)
+        enter([Blueprint.of("mlp", {"width": 4}, 0), Blueprint.of("mlp", {"width": 5}, 1)], SCHEMA, 2)
 
 
 def test_a_dropout_of_ones_own_keeps_its_place():

@@ -4,17 +4,18 @@ import pytest
 
 from fmray.catalogue import SCHEDULES
 from fmray.errors import SpecError
-from fmray.train.schedule import Cosine, Plateau, Step, warmup
+from fmray.spec.components import schedules
+from fmray.train.schedule import Cosine, Step, warmup
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
 def test_every_schedule_stays_between_zero_and_one(name):
-    schedule = SCHEDULES.find(name)()
+    schedule = SCHEDULES.build(name, params={})
     assert all(0 <= schedule.factor(step, 100, 10) <= 1 for step in range(101))
 
 
 def test_cosine_falls_from_one_through_the_middle_to_its_end():
-    cosine = Cosine(final=0.2)
+    cosine = Cosine(schedules.Cosine(final=0.2))
     assert cosine.factor(0, 100, 10) == pytest.approx(1.0)
     assert cosine.factor(50, 100, 10) == pytest.approx(0.6)
     assert cosine.factor(25, 100, 10) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi / 4)))
@@ -22,7 +23,7 @@ def test_cosine_falls_from_one_through_the_middle_to_its_end():
 
 
 def test_step_drops_at_whole_epochs_only():
-    step = Step(every=2, factor=0.1)
+    step = Step(schedules.Step(every=2, factor=0.1))
     assert [step.factor(s, 60, 10) for s in (0, 19, 20, 39, 40)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
@@ -32,9 +33,9 @@ def test_warm_up_is_linear_and_ends_at_one():
 
 
 @pytest.mark.parametrize(
-    ("build", "params"),
-    [(Cosine, {"final": 2}), (Step, {"every": 0}), (Step, {"factor": -1}), (Plateau, {"patience": 0})],
+    ("name", "params"),
+    [("cosine", {"final": 2}), ("step", {"every": 0}), ("step", {"factor": -1}), ("plateau", {"patience": 0})],
 )
-def test_values_out_of_range_are_refused_by_key(build, params):
-    with pytest.raises(SpecError, match=r"train\.schedule\."):
-        build(**params)
+def test_values_out_of_range_are_refused_by_key(name, params):
+    with pytest.raises(SpecError, match=rf"schedule\.{name}\.{next(iter(params))}: "):
+        SCHEDULES.build(name, params=params)

@@ -17,6 +17,8 @@ from fmray.ensemble.stacking import stacking
 from fmray.errors import SpecError, TrainError
 from fmray.metrics.find import find_metric
 from fmray.records import Ensemble
+from fmray.spec.components import ensembles
+from fmray.spec.components.ensembles import Adaboost
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Folds
@@ -45,7 +47,7 @@ def setting(tmp_path_factory):
 def boosted(setting, rounds=3):
     job, prepared, _, store = setting
     job = replace(job, model=Ref("linear"), ensemble=Ref("adaboost", {"rounds": rounds}))
-    return boost(plans_of(job, TASK), prepared, store, trained(setting, job), job.ensemble.params), job
+    return boost(plans_of(job, TASK), prepared, store, trained(setting, job), Adaboost(**job.ensemble.params)), job
 
 
 def trained(setting, job):
@@ -82,7 +84,7 @@ def test_boosting_is_of_one_configuration(setting):
     job, prepared, _, store = setting
     with pytest.raises(SpecError, match="2 are asked for"):
         two = plans_of(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=2))), TASK)
-        boost(two, prepared, store, trained(setting, job), {})
+        boost(two, prepared, store, trained(setting, job), Adaboost())
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_on_each_training_row_the_member_speaks_that_never_saw_it(setting, folde
 def test_stacked_configurations_speak_by_the_mean_of_their_members(setting, folded, kind):
     (_, prepared, metric, _), (job, whole) = setting, folded
     some = oof_candidates(whole, job.train.seed, prepared, TASK, metric)
-    short = stacking(some, kind)
+    short = stacking(some, ensembles.Stacking(kind=kind))
     said = np.random.default_rng(0).dirichlet([1, 1], (6, 50))
     means = {own[0].index: said[[m.index for m in own]].mean(0) for own in whole}
     expected = combine_outputs(short, np.stack([means[index] for index in short.members]))

@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from fmray.registry import nearest
+
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(strict=True)]
-Columns = Sequence[Text]
+Columns = Text | Sequence[Text]
 Share = Annotated[Real, Field(ge=0, le=1)]
 Image = Annotated[Sequence[Annotated[Whole, Field(ge=1)]], Field(min_length=3, max_length=3)]
 
@@ -27,6 +29,8 @@ WORDS: dict[Any, str] = {
     type(None): "null",
 }
 ENDS = ((annotated_types.Ge, "["), (annotated_types.Gt, "("), (annotated_types.Le, "]"), (annotated_types.Lt, ")"))
+
+UNKNOWN, MISSING = "extra_forbidden", "missing"  # as pydantic calls them
 
 Problem = tuple[str, str]
 """Parameter, empty for all of them together, and what is wrong with its value."""
@@ -50,7 +54,11 @@ class Params(BaseModel):
         try:
             cls.model_validate(dict(given))
         except ValidationError as error:
-            found = dict(_problem(cls, finding, given) for finding in reversed(error.errors()))
+            findings = error.errors()
+            if any(finding["type"] == UNKNOWN for finding in findings):
+                # a parameter that is misspelt and therefore missing is first of all misspelt
+                findings = [finding for finding in findings if finding["type"] != MISSING]
+            found = dict(_problem(cls, finding, given) for finding in reversed(findings))
             return list(reversed(found.items()))
         return []
 
@@ -75,7 +83,10 @@ def _problem(cls: type[Params], finding: Any, given: Mapping[str, Any]) -> Probl
     if finding["type"] == "conflict":
         return context["parameter"], context["message"]
     name = str(finding["loc"][0])
-    if finding["type"] == "missing":
+    if finding["type"] == UNKNOWN:
+        known = cls.model_fields
+        return name, f"is no parameter. {nearest(name, known) if known else 'It takes none.'}"
+    if finding["type"] == MISSING:
         return name, f"is missing. Give {cls.accepted(name)}."
     return name, f"{given[name]!r}. Accepted: {cls.accepted(name)}."
 

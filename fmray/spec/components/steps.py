@@ -64,7 +64,7 @@ class DateParts(Params):
 class DecodeImage(Params):
     """Replace encoded PNG and JPEG images by their pixels."""
 
-    columns: Columns | Text = Field(description="Binary columns, a whole file in each value.")
+    columns: Columns = Field(description="Binary columns, a whole file in each value.")
     size: Annotated[Sequence[Annotated[Whole, Field(ge=1)]], Field(min_length=2, max_length=2)] = Field(
         description="Height and width; images of another size are resized, bilinearly."
     )
@@ -122,7 +122,13 @@ class Parse(Params):
     """Read text columns as numbers or dates; a value that does not follow the form is missing."""
 
     columns: Columns = Field(description="Text.")
-    form: Form = Field("auto", description="How values are written; auto takes what reads most training values.")
+    form: Form = Field(
+        "auto",
+        description="How values are written: decimal_point (1,234.5), decimal_comma (1.234,5), year_month_day "
+        "(2024-01-31), day_month_year (31.01.2024), month_day_year (01/31/2024), day_name_year (31 Jan 2024), "
+        "name_day_year (Jan 31, 2024), day_month_yy (31/01/24) or month_day_yy (01/31/24), with years from 1969 to "
+        "2068; auto takes the first of them by which most training values can be read.",
+    )
 
 
 class Quantile(Params):
@@ -130,7 +136,9 @@ class Quantile(Params):
 
     columns: Columns | None = Field(None, description=ALL_NUMBERS)
     levels: Annotated[Whole, Field(ge=2)] = Field(100, description="Quantiles kept; values between are interpolated.")
-    to: Literal["uniform", "normal"] = Field("uniform", description="Distribution of the ranks.")
+    to: Literal["uniform", "normal"] = Field(
+        "uniform", description="Distribution of the ranks; normal is cut off at 5.2 standard deviations."
+    )
 
 
 class RobustScale(Params):
