@@ -49,7 +49,7 @@ def test_colours_are_laid_out_channel_after_channel():
 
 
 def test_what_decoding_leaves_out_is_said():
-    step = DecodeImage("photo", size=[4, 5])
+    step = DecodeImage(steps.DecodeImage(columns="photo", size=[4, 5]))
     assert step.learn(None, SCHEMA).notes == (
         "decode_image brings 'photo' to 4 x 5 pixels of red, green and blue, 8 bits each: transparency and finer levels "
         "are left out",
