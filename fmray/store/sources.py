@@ -43,8 +43,8 @@ class Module:
 def code_digest(*modules: str) -> str:
     """Give a digest of modules and of everything they import inside fmray and among the user's own modules.
 
-    Installed packages of others do not count, unless a module of theirs is given; then its whole package counts, as
-    far as it is imported. Code is read once per process, as Python reads it.
+    Installed packages of others do not count, unless a module of theirs is given: then all files of its package do, to
+    the byte. Code is read once per process, as Python reads it.
 
     Args:
         modules: Dotted names.
@@ -52,11 +52,14 @@ def code_digest(*modules: str) -> str:
     Raises:
         SpecError: If there is no such module, or its source is not Python.
     """
-    own = {PACKAGE} | {name.partition(".")[0] for name in modules}
+    files = {name: _file_of(name, is_required=True) for name in modules}
+    installed = {name.partition(".")[0] for name, file in files.items() if file is not None and _is_installed(file)}
     digest = hashlib.blake2b(digest_size=16)
     with _without_garbage_collection():
-        for name, module in sorted(_closure(modules, own).items()):
+        for name, module in sorted(_closure(modules).items()):
             digest.update(f"{name}\0{module.digest}\0".encode())
+    for top in sorted(installed):  # following what they import might lead through thousands of files
+        digest.update(f"{top}\0{source_digest(top)}\0".encode())
     return digest.hexdigest()
 
 
@@ -84,14 +87,13 @@ def module_digest(package: str, file: Path) -> str:
     return hashlib.blake2b(_sources(package, file), digest_size=16).hexdigest()
 
 
-def _closure(modules: Iterable[str], own: set[str]) -> dict[str, Module]:
-    """Find modules and all that they import."""
+def _closure(modules: Iterable[str]) -> dict[str, Module]:
+    """Find modules and all that they import, but for installed packages of others."""
     found: dict[str, Module] = {}
     waiting = list(modules)
-    required = frozenset(waiting)
     while waiting:
         name = waiting.pop()
-        if name in found or (file := _file_of(name, own, is_required=name in required)) is None:
+        if name in found or (file := _file_of(name)) is None or _is_installed(file):
             continue
         found[name] = module = _read(file, name)
         waiting += module.imports
@@ -100,8 +102,8 @@ def _closure(modules: Iterable[str], own: set[str]) -> dict[str, Module]:
     return found
 
 
-def _file_of(name: str, own: set[str], *, is_required: bool) -> Path | None:
-    """Find the source of a module that counts; None for one that does not."""
+def _file_of(name: str, *, is_required: bool = False) -> Path | None:
+    """Find the source of a module; None for one that has none, or does not count."""
     if _is_fmray(name):
         return _file_of_fmray(name)
     try:
@@ -110,9 +112,7 @@ def _file_of(name: str, own: set[str], *, is_required: bool) -> Path | None:
         if is_required:
             raise SpecError(f"no module '{name}'. Put its folder on PYTHONPATH, or beside the job file.") from error
         return None
-    if file is None or file.suffix != ".py":
-        return None
-    return file if name.partition(".")[0] in own or not _is_installed(file) else None
+    return file if file is not None and file.suffix == ".py" else None
 
 
 def _is_fmray(name: str) -> bool:
@@ -131,9 +131,16 @@ def _file_of_fmray(name: str) -> Path | None:
 
 
 def _is_installed(file: Path) -> bool:
+    """Tell whether a file belongs to Python or to an installed package of others."""
+    if file.is_relative_to(ROOT):
+        return False
+    return any(file.resolve().is_relative_to(home) for home in _homes())
+
+
+@functools.cache
+def _homes() -> frozenset[Path]:
     paths = sysconfig.get_paths()
-    homes = {Path(paths[key]).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(file.resolve().is_relative_to(home) for home in homes)
+    return frozenset(Path(paths[key]).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def _packages_around(name: str) -> list[str]:

@@ -227,7 +227,7 @@ def _modules(job: Job, metric: Metric) -> list[str]:
     tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # whichever it will be
     used = [
         MODELS.module(job.model.name),
-        OPTIMIZERS.module(train.optimizer.name),
+        *([] if train.optimizer.name in OPTIMIZERS else [OPTIMIZERS.module(train.optimizer.name)]),  # those are torch's
         SCHEDULES.module(train.schedule.name),
         *(TASKS.module(name) for name in tasks),
         *(LIVE.module(step.name) for step in job.live_steps),

@@ -4,12 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from fmray.errors import SpecError
+from fmray.spec.load import job_from
 from fmray.store import sources
 from fmray.store.sources import code_digest, source_digest
+from fmray.tune.sweep import key_of
 
 PREPARE = ("fmray.data.prepare", "fmray.data.tabular")
 TRAIN = ("fmray.tune.sweep", "fmray.models.mlp", "fmray.train.schedule")
@@ -37,8 +40,13 @@ def beside(tmp_path, monkeypatch):
     forget()
 
 
-def forget():
+def forget_digests():
     code_digest.cache_clear()
+    source_digest.cache_clear()
+
+
+def forget():
+    forget_digests()
     sources._read.cache_clear()
 
 
@@ -132,10 +140,34 @@ def test_a_module_that_is_not_there_or_is_not_python_is_named(beside):
 
 def test_installed_packages_of_others_do_not_count(beside):
     (beside / "own_alone.py").write_text("A = 1\n")
-    assert set(sources._closure(["own_alone"], {"own_alone"})) == {"own_alone"}
+    assert set(sources._closure(["own_alone"])) == {"own_alone"}
     (beside / "own_alone.py").write_text("import numpy, os, torch\nfrom polars import DataFrame\nA = 1\n")
     forget()
-    assert set(sources._closure(["own_alone"], {"own_alone"})) == {"own_alone"}
+    assert set(sources._closure(["own_alone"])) == {"own_alone"}
+
+
+def test_of_an_installed_package_that_is_named_every_file_counts_and_none_that_it_imports(beside, monkeypatch):
+    monkeypatch.setattr(sources, "_homes", lambda: frozenset({beside.resolve()}))
+    (beside / "own_installed").mkdir()
+    (beside / "own_installed/__init__.py").write_text("import own_else\n")
+    (beside / "own_installed/nets.py").write_text("A = 1\n")
+    (beside / "own_installed/parts.py").write_text("B = 1\n")
+    (beside / "own_else.py").write_text("C = 1\n")
+    first = code_digest("own_installed.nets")
+    assert digest_after(beside / "own_else.py", "1", "2", ["own_installed.nets"]) == first
+    assert digest_after(beside / "own_installed/parts.py", "1", "2", ["own_installed.nets"]) != first
+
+
+def test_no_file_of_an_installed_package_is_read_for_names_of_the_catalogue(monkeypatch):
+    read = []
+    monkeypatch.setattr(sources, "_read", lambda file, name: read.append(name) or sources.Module(name, ()))
+    job = job_from({"data": {"path": "sample:iris", "target": "target"}})
+    forget_digests()
+    key_of(
+        job, "who", SimpleNamespace(fingerprint="x"), SimpleNamespace(name="accuracy"), "", "member", "fmray.tune.sweep"
+    )
+    assert read
+    assert all(name.startswith("fmray.") for name in read)
 
 
 def test_sources_of_packages_are_told_apart_to_the_byte():
