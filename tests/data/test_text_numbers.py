@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fmray.catalogue import STEPS
 from fmray.data.auto import Auto
 from fmray.data.parse import Parse
 from fmray.data.text_numbers import read, tidied, units
@@ -172,8 +173,8 @@ def test_parse_says_what_it_cannot_read_and_refuses_where_that_is_all():
     assert "1 of 401 values of 'x' are not written like 1,234.5 and become missing, e.g. 'lots'" in fitted.notes[0]
     with pytest.raises(DataError, match="no training value of column 'x' can be read, e.g. 'few'"):
         step.learn(step.fit(frame_of(["few", "lots"]), SCHEMA), SCHEMA)
-    with pytest.raises(SpecError, match="'comma'. Accepted: auto, decimal_point"):
-        Parse(steps.Parse(columns=["x"], form="comma"))
+    with pytest.raises(SpecError, match="'comma'. Accepted: auto or decimal_point"):
+        STEPS.build("parse", params={"columns": ["x"], "form": "comma"})
 
 
 def test_parse_says_that_values_have_several_units():
