@@ -134,7 +134,7 @@ class Trial:
         value = json.loads(path.read_text())
         import hashlib
 
-        from fmray.store.plain import module_digest
+        from fmray.store.sources import module_digest
 
         source = model / "code/own_net.py"
         value["modules"]["own_net"] = module_digest("own_net", source)
