@@ -232,3 +232,20 @@ def test_importing_loads_neither_torch_nor_ray(module):
 @pytest.mark.parametrize("path", sorted((ROOT.parent / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_job_is_valid(path):
     assert load_job(path).name == path.stem
+
+
+def test_every_name_that_scripts_and_slow_tests_import_is_there():
+    missing = []
+    for path in sorted([*ROOT.parent.glob("tests/**/*.py"), *ROOT.parent.glob("examples/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "fmray":
+                module = importlib.import_module(node.module)
+                names = [alias.name for alias in node.names]
+                missing += [
+                    f"{path.name}: {n}" for n in names if not hasattr(module, n) and not is_module(node.module, n)
+                ]
+    assert missing == []
+
+
+def is_module(package, name):
+    return f"{package}.{name}" in MODULES
