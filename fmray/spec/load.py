@@ -260,8 +260,10 @@ def _plain(raw: Any, path: Keys, source: Source, file: str, text: Sequence[str])
         items = []
         for place, inner in enumerate(raw):
             here = (*path, place)
-            lines[here] = (file, raw.lc.item(place)[0] + 1)
-            _note_odd(raw.lc.item(place), inner, here, source, text)
+            at = raw.lc.item(place)  # None inside of a tag that is not known
+            lines[here] = (file, at[0] + 1) if at else lines.get(path, (file, 1))
+            if at:
+                _note_odd(at, inner, here, source, text)
             items.append(_plain(inner, here, source, file, text))
         return items
     return raw if raw is None or isinstance(raw, bool) else _bare(raw)

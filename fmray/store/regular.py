@@ -3,6 +3,7 @@
 A named pipe would be waited for without end, a device read without end; both are refused before a byte is read.
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -43,10 +44,18 @@ def require_regular(path: str | Path, most_bytes: int | None = None) -> None:
     """Refuse what is no regular file, for libraries that open paths themselves.
 
     Raises:
-        DataError: As `open_regular` does.
+        DataError: As `open_regular` does, or if links lead in a circle.
         OSError: If there is no such file.
     """
-    _refuse(os.stat(path), path, most_bytes)
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DataError(
+                f"{redact(str(path))} is a link that leads in a circle. Put the file itself there."
+            ) from error
+        raise
+    _refuse(found, path, most_bytes)
 
 
 def require_inside(path: str, folder: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fmray.errors import DataError, FmrayError
 from fmray.records import Json
+from fmray.report.contents import refuse_older
 from fmray.store import Store
 from fmray.store.files import machine
 from fmray.store.lease import age_seconds, newest_holder
@@ -114,11 +115,17 @@ def ask(looks: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Ans
 
 
 def read(root: str, store: Store) -> Json:
-    """Give what lies in the directory of a run, as fields of `Evidence`."""
+    """Give what lies in the directory of a run, as fields of `Evidence`.
+
+    Raises:
+        DataError: If the run has finished, and its run.json is gone or from before.
+    """
     run: Json = {}
     with suppress(DataError):
         found = store.read_json(f"{root}/run.json")
         run = found if isinstance(found, dict) else {}
+    status = store.status(root)
+    refuse_older(root, store, status)
     gates = store.read_json(f"{root}/gates.json") if store.exists(f"{root}/gates.json") else []
     events = events_of(_text(store, f"{root}/events.jsonl"))
     log = lines_of(_text(store, f"{root}/driver.log"), "driver.log")
@@ -129,7 +136,7 @@ def read(root: str, store: Store) -> Json:
         facts = {"name": str(holder), "age": age, "released": holder.released, "gone": holder.is_gone()}
         facts["here"] = holder.machine == machine()
     return {
-        "status": store.status(root),
+        "status": status,
         "run": run,
         "holder": facts,
         "events": events,

@@ -328,6 +328,8 @@ ODD_FILES = {
     "train:\n\tepochs: 3\n": r"churn\.yaml:3: not YAML: found character '\\t'",
     "model: !!python/object:os.system x\n": r"churn\.yaml:2 model: tag .*os\.system is not read\. Write a plain value",
     "model: !mine {a: 1}\n": r"churn\.yaml:2 model: tag !mine is not read",
+    "steps: !mine [a, b]\n": r"churn\.yaml:2 steps: tag !mine is not read",
+    "steps: !!python/object/apply:os.system [a]\n": r"churn\.yaml:2 steps: tag .*os\.system is not read",
     "3: x\n": r"churn\.yaml:2 3: 3 is no text\. Put the key in quotes",
     "model: " + "[" * 3000 + "]" * 3000 + "\n": r"churn\.yaml:2: is nested more than 50 deep",
     "model: &a\n  mlp: *a\n": r"churn\.yaml:3: \*a stands inside of &a",

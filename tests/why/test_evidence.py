@@ -6,6 +6,7 @@ import time
 import pytest
 from why.made import driver, place
 
+from fmray.report.contents import leave_witness
 from fmray.store import Store
 from fmray.why import collect, judge
 from fmray.why.evidence import ask, events_of, places_of, time_storage
@@ -60,6 +61,15 @@ def test_a_damaged_run_json_is_no_end(run, damage):
     store.write_bytes(f"{root}/events.jsonl", b"\xff\n" + damage)
     store.write_bytes(f"{root}/lease-00000001.json", damage)
     assert judge(known(run))[0].fix
+
+
+def test_a_finished_run_that_lost_its_run_json_is_not_called_interrupted(run):
+    root, store = run
+    leave_witness(root, store, {"run_id": "a", "time": "now"})
+    store.remove(f"{root}/run.json")
+    found = known(run)
+    assert "run.json is damaged: the run has finished" in found.error
+    assert found.status == "unknown"
 
 
 def test_a_run_whose_directory_is_empty_answers(run):
