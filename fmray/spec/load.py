@@ -25,7 +25,7 @@ from fmray.spec.effect import Refusal
 from fmray.spec.explain import Origin, dotted, explain
 from fmray.spec.job import Job
 from fmray.spec.jobfile import read_text
-from fmray.spec.mistakes import Mistakes, without
+from fmray.spec.mistakes import STAND_IN, Mistakes, without
 from fmray.spec.ranges import Keys, MisplacedRangeError
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9]+(\.[0-9]*)?|[0-9]+(_[0-9]+)+(\.[0-9_]*)?)")
@@ -111,7 +111,7 @@ def _job(
         for keys, found in job.ranges.items():
             for corner in found.corners[1:MOST_CORNERS]:
                 _check_corner(partial(job.at, {keys: corner}), rest, mistakes)
-    if job is not None and also is not None:
+    if job is not None and also is not None and job.data.path != STAND_IN:
         try:
             also(job)
         except FmrayError as error:

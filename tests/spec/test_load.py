@@ -415,3 +415,11 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match=r"a\.yaml: is UTF-16, not UTF-8 text. Save it as UTF-8"):
         load_job(tmp_path / "a.yaml")
+
+
+def test_nothing_is_looked_for_where_the_data_could_not_be_read(write):
+    looked = []
+    with pytest.raises(SpecError) as caught:
+        load_job(write("data: !mine [a]\n"), also=lambda job: looked.append(job.data.path))
+    assert looked == []
+    assert "nothing lies" not in str(caught.value)
