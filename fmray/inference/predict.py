@@ -29,6 +29,7 @@ from fmray.store.manifest import measure
 from fmray.store.places import files_of
 from fmray.store.sealed import open_text, seal_text
 from fmray.train.device import share_cores
+from fmray.train.saved import FILE as MODEL
 
 Report = Callable[[Json], None]
 Place = Literal["auto", "local", "ray"]
@@ -71,10 +72,10 @@ def predict(
         report({"event": "note", "text": note})
     items = work_items(work.dataset, target_bytes=item_bytes) or [WorkItem(0, (), 0)]
     begun = {"format": FORMAT, "model": work.identity, "data": work.dataset.fingerprint, "item_bytes": item_bytes}
-    _refuse_strange(work.out, begun)
+    _refuse_strange(work, begun)
     files = files_of(work.out)
     with hold(f"{work.out}/_state", wait_seconds=0, covers=[work.out]):
-        _refuse_strange(work.out, begun)  # again, since another may have begun meanwhile
+        _refuse_strange(work, begun)  # again, since another may have begun meanwhile
         files.write(f"{work.out}/{BEGUN}", seal_text(begun, BEGUN))
         if files.exists(f"{work.out}/{MANIFEST}"):
             found = _read_manifest(work.out)
@@ -114,8 +115,9 @@ def _plan(model: SavedModel, data: str, out: str) -> tuple[Work, int]:
     return work, num_bytes
 
 
-def _refuse_strange(out: str, begun: Json) -> None:
+def _refuse_strange(work: Work, begun: Json) -> None:
     """Refuse a folder that holds anything but the beginning of the same predictions."""
+    out = work.out
     files = files_of(out)
     path = f"{out}/{BEGUN}"
     if not files.exists(path):
@@ -123,10 +125,16 @@ def _refuse_strange(out: str, begun: Json) -> None:
             raise DataError(f"{out} is a file. Give an empty folder.", "--out")
         held = [name for name in files.names(out) if name != "_state"]
         if held:
-            raise DataError(f"{out} holds {', '.join(held[:3])} and no predictions. Give an empty folder.", "--out")
+            text = f"{out} holds {', '.join(held[:3])} and no {BEGUN}, so it is not known whether they are predictions"
+            raise DataError(f"{text}. Give an empty folder.", "--out")
         return
     found = open_text(files.read(path), BEGUN, path, is_sealed=False, cure=ANEW)
-    for name, what in {"model": "another model", "data": "other data", "item_bytes": "other pieces"}.items():
+    others = {
+        "model": f"another model than {work.folder}/{MODEL}",
+        "data": f"other data than {work.dataset.root}",
+        "item_bytes": f"pieces of other sizes than {begun['item_bytes']:,} bytes",
+    }
+    for name, what in others.items():
         if found.get(name) != begun[name]:
             raise DataError(f"{out} holds predictions of {what}. Give an empty folder.", "--out")
 
