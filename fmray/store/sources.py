@@ -39,7 +39,6 @@ class Module:
     imports: tuple[str, ...]
 
 
-@functools.cache
 def code_digest(*modules: str) -> str:
     """Give a digest of modules and of everything they import inside fmray and among the user's own modules.
 
@@ -52,11 +51,16 @@ def code_digest(*modules: str) -> str:
     Raises:
         SpecError: If there is no such module, or its source is not Python.
     """
-    files = {name: _file_of(name, is_required=True) for name in modules}
-    installed = {name.partition(".")[0] for name, file in files.items() if file is not None and _is_installed(file)}
+    # by file, as two jobs may each have a module of that name beside them
+    return _digest(tuple((name, _file_of(name, is_required=True)) for name in sorted(set(modules))))
+
+
+@functools.cache
+def _digest(entries: tuple[tuple[str, Path | None], ...]) -> str:
+    installed = {name.partition(".")[0] for name, file in entries if file is not None and _is_installed(file)}
     digest = hashlib.blake2b(digest_size=16)
     with _without_garbage_collection():
-        for name, module in sorted(_closure(modules).items()):
+        for name, module in sorted(_closure([name for name, _ in entries]).items()):
             digest.update(f"{name}\0{module.digest}\0".encode())
     for top in sorted(installed):  # following what they import might lead through thousands of files
         digest.update(f"{top}\0{source_digest(top)}\0".encode())

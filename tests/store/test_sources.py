@@ -41,7 +41,7 @@ def beside(tmp_path, monkeypatch):
 
 
 def forget_digests():
-    code_digest.cache_clear()
+    sources._digest.cache_clear()
     source_digest.cache_clear()
 
 
@@ -128,6 +128,17 @@ def test_code_is_read_once_as_python_does(beside):
     first = code_digest("own_once")
     (beside / "own_once.py").write_text("A = 2\n")
     assert code_digest("own_once") == first
+
+
+def test_modules_of_one_name_beside_two_jobs_are_told_apart(tmp_path, monkeypatch):
+    digests = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own_twin.py").write_text(f"A = {name!r}\n")
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(tmp_path / name)
+            digests.append(code_digest("own_twin"))
+    assert digests[0] != digests[1]
 
 
 def test_a_module_that_is_not_there_or_is_not_python_is_named(beside):

@@ -169,7 +169,7 @@ def test_what_a_worker_refuses_arrives_as_it_was_raised_and_is_not_tried_again(t
     prepared, store = kill.prepared_rows(job, tmp_path), Store(str(tmp_path / "store"))
     metric, plans = find_metric("roc_auc", prepared.target), plans_of(job, Ref("classification"))
     wrong = [replace(plan, model=Ref("mlp", {"width": 0})) for plan in plans]
-    with pytest.raises(SpecError, match=r"^model\.mlp: width 0, depth 2\. Give at least one layer of one unit\.$"):
+    with pytest.raises(SpecError, match=r"^model\.mlp\.width: 0\. Accepted: a whole number in \[1, inf\)"):
         sweep(job, wrong, prepared, metric, store, 2)
     with pytest.raises(ClusterError, match="999 workers do not fit"):
         sweep(job, plans, prepared, metric, store, 999)
