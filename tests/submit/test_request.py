@@ -11,6 +11,7 @@ import pytest
 from fmray.cli import main
 from fmray.data.scan import scan
 from fmray.errors import DataError, SpecError
+from fmray.registry import importable
 from fmray.report.folder import open_run
 from fmray.spec.load import job_from, load_job
 from fmray.store import Store
@@ -56,7 +57,8 @@ def test_a_newer_run_beside_the_first_is_the_one_that_is_continued(job, tmp_path
 def test_a_run_has_one_id_here_and_there_however_the_path_of_its_data_is_spelled(job, tmp_path):
     (tmp_path / "there").symlink_to(tmp_path / "data")
     store = str(tmp_path / "store")
-    found = open_run(job, scan(job.data, job.folder, None).fingerprint, Store(store), fresh=False).id
+    with importable(job.folder, job.modules()):
+        found = open_run(job, scan(job.data, job.folder, None).fingerprint, Store(store), fresh=False).id
     assert plan(job, store).run_id == found
     for path in ("./data", str(tmp_path / "data"), "there", "file://" + str(tmp_path / "data")):
         assert plan(replace(job, data=replace(job.data, path=path)), store).run_id == found
