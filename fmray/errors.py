@@ -23,7 +23,9 @@ class FmrayError(Exception):
     """
 
     def __init__(self, message: str, where: str = "") -> None:
-        self.message, self.where = printable(message), printable(where)  # names in them come from strangers' files
+        # names in them come from strangers' files
+        self.message = printable(message)
+        self.where = printable(where)
         super().__init__(f"{self.where}: {self.message}" if where else self.message)
         self.errors: tuple[FmrayError, ...] = (self,)
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from fmray.errors import SpecError
@@ -237,12 +238,26 @@ def trusting(trust: Trust) -> Iterator[None]:
 def importable(folder: str, modules: Iterable[str] = ()) -> Iterator[None]:
     """Let the user's own modules be found beside the job file.
 
+    What was imported from there is unloaded at the end: another job of this process may bring other code of the same
+    name, and a notebook may run the same job again after an edit.
+
     Args:
         modules: Those that the job names: models of its runs may use them, as they lie there.
     """
+    before = set(sys.modules)
     sys.path.insert(0, folder)
     try:
         with trusting(frozenset(modules)):
             yield
     finally:
         sys.path.remove(folder)
+        beside = {name for name in set(sys.modules) - before if _lies_in(folder, sys.modules[name])}
+        for name in [name for name in sys.modules if name.partition(".")[0] in beside]:
+            del sys.modules[name]
+
+
+def _lies_in(folder: str, module: ModuleType) -> bool:
+    """Tell whether a module is a file or package directly in a folder; never so of fmray, which may lie there too."""
+    file = Path(getattr(module, "__file__", None) or "/")
+    home = file.parent.parent if file.name == "__init__.py" else file.parent
+    return "." not in module.__name__ and module.__name__ != "fmray" and home == Path(folder).absolute()

@@ -44,20 +44,20 @@ from fmray.track.optuna import write_study
 from fmray.track.publish import MOST_SECONDS, begin, is_told, publish, publish_untold
 from fmray.track.registry import Registry
 from fmray.track.tensorboard import write_events
+from fmray.train.capacity import num_workers, require_room
 from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
 from fmray.train.failures import CodeError, is_of_user, user_frames
+from fmray.train.heartbeat import beat
 from fmray.train.predict import predict
-from fmray.train.pulse import beat
-from fmray.train.room import num_workers, require_room
 from fmray.train.saved import write_model
 from fmray.train.stacks import here
 from fmray.train.workers import code_error
-from fmray.tune.account import account_of
 from fmray.tune.members import train_members
 from fmray.tune.plans import job_at, left_out_numbers, linear_job, linear_plans
-from fmray.tune.search import Hunt
+from fmray.tune.search import Search
 from fmray.tune.space import num_members
+from fmray.tune.summary import account_of
 from fmray.tune.sweep import Sweep, Workers, sweep
 
 
@@ -98,7 +98,7 @@ def execute(
     address = address_of(job.track.mlflow, store) if job.track.mlflow else None
     job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))  # nobody else gets the password
     with importable(job.folder, job.modules()):
-        run = _finish(job, store, fresh, report, address, wait_seconds)
+        run = _finish(job, store, fresh=fresh, report=report, address=address, wait_seconds=wait_seconds)
         if job.promote is not None:
             report({"event": "stage", "stage": "promote", "text": f"{run.id} against the champion of {run.job}"})
             registry = Registry(run.job, store, address) if address else None
@@ -116,7 +116,7 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
         _found(run, report)
         if address is not None and not is_told(run, store, address):
             with suppress(ClusterError), store.lease(run.root, wait_seconds=0):  # held: its holder tells
-                begin(run, job.to_json(), job.modules(), store, address)
+                begin(run, job.to_json(), modules=job.modules(), store=store, address=address)
                 _tell(run, store, address, Journal(run.root, store, report))
         return run
     if wait_seconds and store.status(run.root) == "running":
@@ -124,7 +124,7 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
     with store.lease(run.root, wait_seconds=wait_seconds) as lease:
         if store.status(run.root) == "finished":  # by the process that held it until now
             return _found(read_run(run.root, store), report)
-        return _hold(job, dataset, run, store, report, address, lease)
+        return _hold(job, dataset, run=run, store=store, report=report, address=address, lease=lease)
 
 
 def _found(run: Run, report: Report) -> Run:
@@ -138,8 +138,10 @@ def _hold(
     """Carry a run whose lease is held, and leave word of how it ended, unless another process has taken it over."""
     with log_to(f"{run.root}/driver.log", store):
         start_run(run, job, store)
-        notice = None if address is None else begin(run, job.to_json(), job.modules(), store, address)
-        live = Live(run.root, store, address, notice, report) if address and notice else None
+        notice = (
+            None if address is None else begin(run, job.to_json(), modules=job.modules(), store=store, address=address)
+        )
+        live = Live(run.root, store, address=address, notice=notice, report=report) if address and notice else None
         journal = Journal(run.root, store, live or report)
         if lease.replaced:
             journal.note(lease.replaced)
@@ -149,7 +151,7 @@ def _hold(
                 journal({"event": "driver", "places": [here()], "ray": where_ray_runs()})
                 for text in hidden_params(job):
                     journal({"event": "note", "text": text})
-                done = _carry(job, dataset, run, store, journal)
+                done = _run_stages(job, dataset, run=run, store=store, journal=journal)
         except BaseException as error:
             _refuse_lost(lease, error)
             named = _named(error, journal, run.root)
@@ -212,7 +214,7 @@ def _tell(run: Run, store: Store, address: Address, journal: Journal) -> None:
         return
     with journal.stage("publish", f"MLflow: {address.shown}"):
         try:
-            publish(run.root, store, address, served, MOST_SECONDS)
+            publish(run.root, store, address=address, describe=served, most_seconds=MOST_SECONDS)
         except FmrayError as error:
             journal.note(f"{error} Told later: by the next run of this store, or by `fmray track {run.root}`.")
             return
@@ -222,7 +224,7 @@ def _tell(run: Run, store: Store, address: Address, journal: Journal) -> None:
             journal.note(f"earlier runs, which MLflow missed: {error}")
 
 
-def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal) -> Run:
+def _run_stages(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal) -> Run:
     workers, rule = num_workers(job.run)
     if not job.ranges:  # a search makes room for its trials
         require_room(workers, job.run.gpu)
@@ -231,7 +233,7 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
     device = str(set_up(run_here, job.train))  # first, so that what this machine lacks is said before any work
     with journal.stage("prepare", f"{dataset.num_rows:,} rows in {len(dataset.files)} files"):
         task = decide(dataset, job.data, job.task)
-        prepared = prepare(dataset, job.at({}) if job.ranges else job, task, store, journal)
+        prepared = prepare(dataset, job.at({}) if job.ranges else job, task=task, store=store, report=journal)
         for text in prepared.notes:  # also where the record is read back: whoever runs a job is told what it decides
             if text not in journal.notes:
                 journal.note(text)
@@ -241,7 +243,18 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
     refuse_numbers(job.ensemble.name, job.ensemble.params, prepared.target.kind)
     if not job.ranges:
         journal.note(f"training in {workers or 'this process'}{' workers' if elsewhere else ''} ({rule})")
-    work = _Work(job, dataset, run, store, journal, task, prepared, metric, device, workers)
+    work = _Work(
+        job,
+        dataset,
+        run=run,
+        store=store,
+        journal=journal,
+        task=task,
+        prepared=prepared,
+        metric=metric,
+        device=device,
+        workers=workers,
+    )
 
     members = num_members(job) if job.ranges else job.train.seeds.n
     with journal.stage("train", f"{prepared.num_rows('train'):,} rows, {members} members"):
@@ -254,7 +267,7 @@ def _carry(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal)
     with journal.stage("evaluate", f"{prepared.num_rows('test'):,} test rows, looked at once"):
         scores, gates = work.judge(trained, linear, ensemble)
     with journal.stage("report", run.root):
-        return work.report(trained, linear, ensemble, scores, gates)
+        return work.report(trained, linear, ensemble, scores=scores, gates=gates)
 
 
 @dataclass(frozen=True)
@@ -274,11 +287,21 @@ class _Work:
 
     def train(self) -> Sweep:
         attempt = self.run.id.partition("-")[2]
-        hunt = Hunt(self.job, self.task, self._prepare, self.metric, self.store, attempt, self.journal)
+        search = Search(
+            self.job,
+            self.task,
+            prepare=self._prepare,
+            metric=self.metric,
+            store=self.store,
+            attempt=attempt,
+            report=self.journal,
+        )
         if (asked := self.job.train.warm_start) is not None:
-            starts = starts_of(self.job, asked, self.prepared, self.run, self.store, self.journal.note)
-            hunt = replace(hunt, starts=starts)
-        return train_members(hunt, self.prepared, self.workers, self.device)
+            starts = starts_of(
+                self.job, asked, prepared=self.prepared, run=self.run, store=self.store, note=self.journal.note
+            )
+            search = replace(search, starts=starts)
+        return train_members(search, self.prepared, self.workers, self.device)
 
     def knowing(self, trained: Sweep) -> "_Work":
         """Know every way in which the rows of members that may speak were prepared."""
@@ -289,7 +312,8 @@ class _Work:
 
     def train_linear(self) -> tuple["_Work", Sweep]:
         """Train the linear baseline; know how its rows were prepared where that is not as the model's were."""
-        job, prepared = linear_job(self.job, self.prepared), self.prepared
+        job = linear_job(self.job, self.prepared)
+        prepared = self.prepared
         plans = linear_plans(job, self.task) if "linear" in job.evaluate.baselines else []
         workers = 0 if self.job.ranges else self.workers
         if plans and (names := left_out_numbers(prepared)):
@@ -297,7 +321,16 @@ class _Work:
                 f"the linear baseline also sees what auto leaves out for the model: {', '.join(map(in_yaml, names))}"
             )
             prepared = self._prepare(job)
-        linear = sweep(job, plans, prepared, self.metric, self.store, workers, role="baseline", report=self.journal)
+        linear = sweep(
+            job,
+            plans,
+            prepared=prepared,
+            metric=self.metric,
+            store=self.store,
+            workers=workers,
+            role="baseline",
+            report=self.journal,
+        )
         if prepared is self.prepared:
             return self, linear
         variants = {**self.prepared.variants, prepared.fingerprint: prepared}
@@ -314,7 +347,7 @@ class _Work:
             return self.prepared
         folds = self.job.train.folds
         left_out = None if folds is None or fold is None else Fold.of(fold, folds.n, self.job.train.seed)
-        return prepare(self.dataset, job, self.task, self.store, self.journal, fold=left_out)
+        return prepare(self.dataset, job, task=self.task, store=self.store, report=self.journal, fold=left_out)
 
     def combine(self, trained: Sweep) -> Ensemble:
         asked = (self.job, trained.members, self.prepared, self.task, self.metric, self._gain, self.device)
@@ -327,10 +360,12 @@ class _Work:
     def _gain(self, ours: Array, theirs: Array, target: Array, weight: Array | None, group: Array | None) -> Interval:
         flat = [output[:, 0] if output.shape[1] == 1 else output for output in (ours, theirs)]
         rows = [(output, target, weight) for output in flat]
-        return paired(self.metric, rows[0], rows[1], group, self.job.evaluate.level)[0]
+        return paired(self.metric, rows[0], theirs=rows[1], group=group, level=self.job.evaluate.level)[0]
 
     def judge(self, trained: Sweep, linear: Sweep, ensemble: Ensemble) -> tuple[Scores, tuple[Json, ...]]:
-        chosen, job, prepared = [trained.members[index] for index in ensemble.members], self.job, self.prepared
+        chosen = [trained.members[index] for index in ensemble.members]
+        job = self.job
+        prepared = self.prepared
 
         @cache
         def speak(subject: str, split: Split) -> Predictions:
@@ -346,12 +381,14 @@ class _Work:
                 [member.tensor_hash for member in chosen], ensemble.weights, ensemble.combine, ensemble.params
             )
             return Ledger(self.store).look(
-                prepared.test_identity, self.run.id, f"score of {job.name}", subject, job.name
+                prepared.test_identity, self.run.id, f"score of {job.name}", subject, job=job.name
             )
 
         metrics = job.evaluate.metrics or defaults(prepared.target)[1]
         run = run_over_ray if self.workers != 0 else run_here
-        judgement = score(job.evaluate, self.metric.name, metrics, prepared, speak, look, run)
+        judgement = score(
+            job.evaluate, self.metric.name, metrics=metrics, prepared=prepared, predict=speak, look=look, run=run
+        )
         evidence = Evidence(
             scores=judgement.scores,
             facts=judgement.facts,
@@ -366,12 +403,21 @@ class _Work:
         return judgement.scores, judge(evidence, job.rigour)
 
     def report(self, trained: Sweep, linear: Sweep, ensemble: Ensemble, scores: Scores, gates: tuple[Json, ...]) -> Run:
-        root, prepared = self.run.root, self.prepared
+        root = self.run.root
+        prepared = self.prepared
         searched = (self.job, trained, prepared, self.metric, ensemble)
         account = account_of(*searched) if self.job.ranges else None
         write_members(root, [*trained.members, *linear.members])
         chosen = [trained.members[index] for index in ensemble.members]
-        write_model(f"{root}/model", chosen, ensemble, prepared, self.task, self.dataset, self.job)
+        write_model(
+            f"{root}/model",
+            chosen,
+            ensemble=ensemble,
+            prepared=prepared,
+            task=self.task,
+            dataset=self.dataset,
+            job=self.job,
+        )
         self.store.write_json(f"{root}/scores.json", scores.to_json())
         self.store.write_json(f"{root}/gates.json", list(gates))
         card = Card(
@@ -400,8 +446,18 @@ class _Work:
         return finish_run(self.run, card, trained.widths, self.store)
 
     def _predict(self, members: Sequence[Member], ensemble: Ensemble, subject: str, split: Split) -> Predictions:
-        path, over_ray = self._table(subject, split), self.workers != 0
-        return predict(members, ensemble, self.prepared, split, self.task, path, self.device, over_ray)
+        path = self._table(subject, split)
+        over_ray = self.workers != 0
+        return predict(
+            members,
+            ensemble,
+            prepared=self.prepared,
+            split=split,
+            task=self.task,
+            path=path,
+            device=self.device,
+            over_ray=over_ray,
+        )
 
     def _table(self, subject: str, split: Split) -> str:
         folder = "sealed" if split == "test" else "predictions"

@@ -54,7 +54,7 @@ DOORS = {
         "train/watch.py",
         "train/workers.py",
         "tune/pbt.py",
-        "tune/place.py",
+        "tune/executors.py",
         "why/cluster.py",
         "why/remote.py",
     },
@@ -232,6 +232,44 @@ def test_importing_loads_neither_torch_nor_ray(module):
 @pytest.mark.parametrize("path", sorted((ROOT.parent / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_job_is_valid(path):
     assert load_job(path).name == path.stem
+
+
+def test_no_assignment_packs_unrelated_values_into_a_tuple():
+    packed = []
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Assign) and is_packed(node.targets[0], node.value):
+                packed.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert packed == []
+
+
+def is_packed(target, value):
+    """Tell whether each of several targets gets a value of its own; pairs of points, literals and exchanges may."""
+    if not isinstance(target, ast.Tuple) or not isinstance(value, ast.Tuple):
+        return False
+    is_literal = all(isinstance(item, ast.Constant | ast.UnaryOp) for item in value.elts)
+    is_nested = any(isinstance(item, ast.Tuple) for item in target.elts)
+    names = [ast.unparse(item) for item in target.elts]
+    is_exchange = any(isinstance(n, ast.Name) and n.id in names for item in value.elts for n in ast.walk(item))
+    return not (is_literal or is_nested or is_exchange)
+
+
+MOST_POSITIONAL = 4
+VARIADIC = {"fingerprint", "_shuffle", "packable_draws", "Table", "add_row", "info", "remote", "partial", "suppress"}
+"""What takes any number of alike arguments."""
+UNNAMED = {"run", "Conv2d", "init_process_group"}
+"""A callable without names of its own; what another library takes in its well-known order."""
+
+
+def test_calls_name_their_arguments_beyond_the_fourth():
+    found = []
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and len(node.args) > MOST_POSITIONAL:
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+                if name not in VARIADIC | UNNAMED and not any(isinstance(item, ast.Starred) for item in node.args):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
+    assert found == []
 
 
 def test_every_name_that_scripts_and_slow_tests_import_is_there():

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 
 from fmray import workflow
 from fmray.errors import ClusterError, DataError, TrainError
@@ -196,6 +197,19 @@ def test_a_module_of_ones_own_trains_packed_and_changing_it_is_another_run(folde
     assert again() == first.id
     (folder / "own_net.py").write_text(NET.replace("tanh", "relu"))
     assert again() != first.id
+
+
+def test_two_jobs_of_one_process_each_train_the_module_that_lies_beside_them(tmp_path, store):
+    for width in (3, 5):
+        home = tmp_path / str(width)
+        home.mkdir()
+        write_folder(home)
+        (home / "own_net.py").write_text(NET.replace("width=8", f"width={width}"))
+        found, _ = run(home, store, model="own_net:Net", train={"epochs": 1})
+        (saved,) = Path(found.root, "model").rglob("*.safetensors")
+        tensors = safetensors.torch.load_file(saved)
+        assert tensors["first.weight"].shape[0] == width
+        assert "own_net" not in sys.modules
 
 
 def test_a_column_against_a_row_is_refused_where_a_naive_program_would_only_warn(folder, store):

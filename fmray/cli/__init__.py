@@ -33,9 +33,9 @@ def _answer_process(arguments: list[str]) -> None:
     answer = Answer(arguments)
     watch_signals(lambda: _give_up(answer))
     try:
-        from fmray.cli.app import carry_out
+        from fmray.cli.app import run_command
 
-        code = answer.end(*carry_out(arguments, answer.known), end_with)
+        code = answer.end(*run_command(arguments, answer.known), end_with)
     except BaseException as error:  # while importing, or while an error was being said
         if not isinstance(error, KeyboardInterrupt) and not is_signalled():
             raise

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     answer = Answer(arguments)
     try:
         with _terminable():
-            code, told = carry_out(arguments, answer.known)
+            code, told = run_command(arguments, answer.known)
     except KeyboardInterrupt:  # while an error was being said
         code, told = INTERRUPTION
     sys.exit(answer.end(code, told))
@@ -56,7 +56,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def carry_out(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+def run_command(arguments: list[str], known: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
     """Run a command; give its exit code and what it answers.
 
     Args:

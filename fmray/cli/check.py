@@ -86,11 +86,12 @@ def _exact(job: Any, store: str) -> dict[str, str]:
     opened = Store(store)
     dataset = scan(job.data, job.folder, opened, also=job.named_columns)
     with Watch(error_console) as watch:
-        prepared = prepare(dataset, job, decide(dataset, job.data, job.task), opened, watch)
+        prepared = prepare(dataset, job, task=decide(dataset, job.data, job.task), store=opened, report=watch)
     for name in (job.evaluate.primary, *(job.evaluate.metrics or ())):
         if name:
             find_metric(name, prepared.target)
-    target, rows = prepared.target, prepared.rows
+    target = prepared.target
+    rows = prepared.rows
     names = defaults(target)
     found = check_sides(
         prepared, find_metric(job.evaluate.primary or names[0], target), job.evaluate.metrics or names[1]
@@ -111,7 +112,8 @@ def _exact(job: Any, store: str) -> dict[str, str]:
 
 
 def _plan(job: Any, seen: Any) -> dict[str, str]:
-    data, columns = job.data, seen.columns.columns
+    data = job.data
+    columns = seen.columns.columns
     kinds = {kind: [c.name for c in columns if c.kind == kind] for kind in dict.fromkeys(c.kind for c in columns)}
     from fmray.data.preview import FOOTERS
 
@@ -160,7 +162,9 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
 
 
 def _members(job: Any) -> str:
-    name, params, seeds = job.ensemble.name, job.ensemble.params, job.train.seeds.n
+    name = job.ensemble.name
+    params = job.ensemble.params
+    seeds = job.train.seeds.n
     folds = job.train.folds
     times = [f"{folds.n} folds" + (" (steps learn anew for each)" if folds.strict else "")] if folds else []
     times += [f"{params.get('members', 10)} bags"] if name == "bagging" else []

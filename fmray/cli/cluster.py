@@ -214,7 +214,9 @@ class _Lines:
     """Show whole lines as they come, but for one that is the answer of the command that prints them."""
 
     def __init__(self, console: PlainConsole) -> None:
-        self._console, self._rest, self._answer = console, "", ""
+        self._console = console
+        self._rest = ""
+        self._answer = ""
 
     def __call__(self, chunk: str) -> None:
         *lines, self._rest = (self._rest + chunk).split("\n")

@@ -29,14 +29,14 @@ def predict(
     console = error_console if as_json else stdout
     console.say(f"fmray · predict · {data}")
     load_torch()
-    from fmray.inference.predict import predict as carry
+    from fmray.inference.predict import predict as predict_rows
     from fmray.inference.predict import spell_summary
     from fmray.progress import Watch
 
     context.obj["out"] = out
     # what the model's own code prints must not stand where the answer is read
     with Watch(console) as watch, redirect_stdout(sys.stderr) if as_json else nullcontext():
-        summary = carry(model, data, out, place=place, report=watch, trust_code=trust_code)
+        summary = predict_rows(model, data, out, place=place, report=watch, trust_code=trust_code)
     if not as_json:
         console.say(*spell_summary(summary), out)
     return DONE, {"status": "finished", **summary}

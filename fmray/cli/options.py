@@ -16,7 +16,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-out, error_console = PlainConsole(), PlainConsole(stderr=True)
+out = PlainConsole()
+error_console = PlainConsole(stderr=True)
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file, e.g. jobs/quickstart.yaml.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run.")]

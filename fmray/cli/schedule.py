@@ -44,7 +44,8 @@ def run(
     from fmray.spec.load import load_job
     from fmray.store import Store
 
-    opened, told = Store(store), []
+    opened = Store(store)
+    told = []
 
     def say(name: str, entry: Any) -> None:
         told.append({"job": name, **_plain(entry)})
@@ -97,7 +98,11 @@ def export(
     from fmray.spec.load import load_job
 
     job = load_job(job_file)
-    manifests = render(to.value, job, Place(job.name.lower().replace("_", "-"), image, workers, cpus, gpus, store))
+    manifests = render(
+        to.value,
+        job,
+        Place(job.name.lower().replace("_", "-"), image, workers=workers, cpus=cpus, gpus=gpus, store=store),
+    )
     if not as_json:
         out.say(*manifests.splitlines())
     return DONE, {"status": "exported", "manifests": manifests}

@@ -39,7 +39,8 @@ def guard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     codecs.register_error(ENCODING_ERRORS, _spell)
-    sys.stdout, sys.stderr = _guarded(sys.stdout, 1), _guarded(sys.stderr, 2)
+    sys.stdout = _guarded(sys.stdout, 1)
+    sys.stderr = _guarded(sys.stderr, 2)
 
 
 def _guarded(stream: TextIO | None, number: int) -> TextIO:

@@ -29,15 +29,16 @@ def track(
     from fmray.track.publish import begin, publish
 
     opened, root = _open_run(run_folder, store)
-    run, notice = read_run(root, opened), read_notice(root, opened)
+    run = read_run(root, opened)
+    notice = read_notice(root, opened)
     if run.status not in ("failed", "finished"):
         raise DataError(f"this run is {run.status}. Tell of it once it has ended.", "RUN")
     if notice is None and run.status == "failed":
         raise DataError("this run failed, and MLflow was not to be told. Run it again with track.mlflow.", "RUN")
     address = address_of(to or (notice.to if notice else "default"), opened)
     with trusting(trust_code), opened.lease(root, wait_seconds=0):
-        begin(run, notice.job if notice else read_card(root, opened).job, (), opened, address)
-        publish(root, opened, address, served, None)
+        begin(run, notice.job if notice else read_card(root, opened).job, modules=(), store=opened, address=address)
+        publish(root, opened, address=address, describe=served, most_seconds=None)
     told = read_notice(root, opened)
     answer = {"status": "done", "run_dir": root, "mlflow": address.shown, "mlflow_run": told.run if told else ""}
     if not as_json:

@@ -98,7 +98,7 @@ def _contact(address: str, name: str, root: str) -> tuple[Any, bool]:
                 return Contact(address, ask=cluster.ask), False
             return Contact(address, str(error)), True
         told = attempt.to_json() | {"message": attempt.message}
-        return Contact(address, "", told, lambda: cluster.logs(attempt.id), cluster.ask), False
+        return Contact(address, "", attempt=told, log=lambda: cluster.logs(attempt.id), ask=cluster.ask), False
 
     found = ask({"contact": find}, FIND_SECONDS)["contact"]
     if "error" not in found:

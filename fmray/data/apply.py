@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from fmray.data.arrow_frames import as_frame, block
 from fmray.data.canonical import LANES, key, mix
-from fmray.data.copies import lane_copies
+from fmray.data.class_sampling import lane_copies
+from fmray.data.duplicates import kept_rows
 from fmray.data.hashing import mixed_ids, row_ids
 from fmray.data.identify import Recipe, Summary, hashes_of, some, summarise, where
 from fmray.data.lanes import lane_order, write_part
 from fmray.data.levels import encode_levels
-from fmray.data.occurrences import kept_rows
 from fmray.data.pipeline import Pipeline
-from fmray.data.raw import as_frame, block
 from fmray.data.scan import WorkItem, read_item
 from fmray.data.sides import group_hashes
 from fmray.data.split import TEST, TRAIN
@@ -49,7 +49,7 @@ def fit_rows(
         return summarise(recipe, pipeline, rows, with_target)
     ids = row_ids(np.asarray(hashes_of(recipe, item.index))[sides == TRAIN], occurrence[sides == TRAIN])
     held_out = recipe.fold.holds(ids, group_hashes(rows, data, groups[0], ids) if groups else None)
-    return summarise(recipe, pipeline, rows, with_target, ~held_out)
+    return summarise(recipe, pipeline, rows=rows, with_target=with_target, seen=~held_out)
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,14 @@ def write_item(
     copies = lane_copies(recipe, item.index, sides)
     going = np.flatnonzero(copies)
     table = some(read_item(recipe.dataset, item, recipe.columns()), copies > 0)
-    sides, copies = sides[going], copies[going]
+    sides = sides[going]
+    copies = copies[going]
     rows = np.repeat(np.arange(len(going)), copies)  # of the table, behind each row of the lanes
     ids = row_ids(np.asarray(hashes_of(recipe, item.index))[going], occurrence[going])
     encoded, _ = encode_target(table, target, data)
     order, counts = _file_order(sides[rows], starts, recipe.num_lanes)
-    x = _inputs(table, recipe, pipeline, copies, order)
-    _refuse_infinite(x, pipeline.schema, recipe, item, going[rows[order]])
+    x = _inputs(table, recipe, pipeline=pipeline, copies=copies, order=order)
+    _refuse_infinite(x, pipeline.schema, recipe=recipe, item=item, going=going[rows[order]])
     beside = {"target": encoded, "row_id": ids, **_beside(recipe, table, levels, ids)}
     arrays = {"x": x, **{name: values[rows[order]] for name, values in beside.items()}}
     parts: dict[Split, tuple[str, int]] = {}
@@ -105,13 +106,14 @@ def write_item(
         write_part(f"{recipe.folder}/{name}", {key: values[begin : begin + count] for key, values in arrays.items()})
         parts[split] = (name, count)
         begin += count
-    unseen = _unseen(recipe, item, table, encoded, going) if target.kind == "class" else {}
+    unseen = _unseen(recipe, item, table=table, codes=encoded, going=going) if target.kind == "class" else {}
     return Written(parts, _digest(ids[sides == TEST]), unseen)
 
 
 def _file_order(sides: np.ndarray, starts: Mapping[Split, int], num_lanes: int) -> tuple[np.ndarray, dict[Split, int]]:
     """List rows as the item's parts hold them, one part behind the other, and count the rows of each."""
-    orders, counts = [], {}
+    orders = []
+    counts = {}
     for side, split in enumerate(SPLITS):
         if len(rows := np.flatnonzero(sides == side)):
             orders.append(rows[lane_order(starts[split], len(rows), num_lanes)])

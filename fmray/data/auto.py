@@ -98,7 +98,9 @@ class Auto:
         Args:
             targets: Of the same rows; without them no column is found to be related to any.
         """
-        chosen(self.params.keep, schema, tuple({column.kind for column in schema.columns}), "auto", "keep")
+        chosen(
+            self.params.keep, schema, kinds=tuple({column.kind for column in schema.columns}), step="auto", key="keep"
+        )
         encoded = encode_targets(targets.get_columns()) if targets is not None else np.zeros((frame.height, 0))
         return _summary(frame, schema, encoded, _names(schema))
 
@@ -227,9 +229,11 @@ def _names(schema: Schema) -> frozenset[str]:
 
 def _prefix(name: str, known: Collection[str]) -> str:
     """Choose what the names of a time's parts begin with, so that none is a name that the data have."""
-    prefix, number = name, 2
+    prefix = name
+    number = 2
     while any(part in known for part in _parts_of(prefix)) or (prefix != name and prefix in known):
-        prefix, number = f"{name}_{number}", number + 1
+        prefix = f"{name}_{number}"
+        number = number + 1
     return prefix
 
 
@@ -241,9 +245,11 @@ def _dated(column: Column, known: Collection[str]) -> list[Column]:
 
 def free_name(wanted: str, taken: set[str]) -> str:
     """Give the name wanted, or one with a number behind it where a column has it; and take it."""
-    name, number = wanted, 2
+    name = wanted
+    number = 2
     while name in taken:
-        name, number = f"{wanted}_{number}", number + 1
+        name = f"{wanted}_{number}"
+        number = number + 1
     taken.add(name)
     return name
 
@@ -359,7 +365,8 @@ def _as_read(column: Column, partial: Partial) -> tuple[Column, Partial, list[No
     )
     doubt = f", though all values can be written like {FORMS[other[0]].example} as well" if other else ""
     note = Note(name, text + doubt, many + doubt, cure or f"one_hot or hashing before auto keeps '{name}' as levels")
-    own, silent = reading["forms"][form]["summary"], reading["silent"]
+    own = reading["forms"][form]["summary"]
+    silent = reading["silent"]
     nulls = {made: number + silent for made, number in own["nulls"].items()}
     return Column(name, FORMS[form].kind), {**own, "rows": own["rows"] + silent, "nulls": nulls}, [note]
 
@@ -376,7 +383,8 @@ def _about_text(name: str, reading: Json, partial: Partial) -> list[Note]:
     form = max(reading["forms"], key=lambda form: reading["forms"][form]["read"])
     what = "numbers" if FORMS[form].kind == "number" else "dates"
     cure = f"{_PARSE.format(name=in_yaml(name), form=form)} reads them"
-    num_read, count = reading["forms"][form]["read"], reading["values"]
+    num_read = reading["forms"][form]["read"]
+    count = reading["values"]
     if num_read < count:
         why = f"{count - num_read} of {count} values are no {what}"
     elif len(reading["units"]) > 1:
@@ -444,7 +452,8 @@ def _suspect_code(name: str, partial: Partial) -> list[Note]:
 
 def _useless(column: Column, partial: Partial, is_kept: bool) -> Note | None:
     """Say why a column is left out, if it is."""
-    name, rows = column.name, partial["rows"]
+    name = column.name
+    rows = partial["rows"]
     if column.kind == "number" and not moments.scale(partial["moments"][name]) and not partial["nulls"][name]:
         low, high = partial["moments"][name][3:5]
         if low != high or (name in partial["levels"] and moments.distinct(partial["levels"][name][1]) > 1):
@@ -454,7 +463,8 @@ def _useless(column: Column, partial: Partial, is_kept: bool) -> Note | None:
         return _left_out(name, "it is missing in all training rows")
     if name not in partial["levels"]:
         return None
-    hashes, there = partial["levels"][name][1], rows - partial["nulls"][name]
+    hashes = partial["levels"][name][1]
+    there = rows - partial["nulls"][name]
     distinct = moments.distinct(hashes)
     if column.kind == "text" and distinct + (partial["nulls"][name] > 0) < 2:
         return _left_out(name, "it is the same in all training rows")
@@ -526,7 +536,8 @@ def _text(name: str, counts: dict[str, int], partial: Partial) -> tuple[list[Jso
 
 
 def _number(name: str, partial: Partial, taken: set[str]) -> tuple[list[Json], list[Note]]:
-    moment, notes = partial["moments"][name], _suspect_code(name, partial)
+    moment = partial["moments"][name]
+    notes = _suspect_code(name, partial)
     mean, scale = shift_of(name, moment)
     entries: list[Json] = [{"by": "shift", "of": name, "name": name, "kind": "number", "shift": [mean, scale]}]
     counts = partial["levels"].get(name, (None, None))[0] or {}

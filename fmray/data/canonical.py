@@ -185,7 +185,13 @@ def _times(array: pa.Array, name: str) -> Cells:
     valid = _valid(array)
     if pa.types.is_date(kind):
         days = pa.types.is_date32(kind)
-        return _ticks("time", _values(array, "i4" if days else "i8"), 86_400_000_000 if days else 1_000, 1, valid)
+        return _ticks(
+            "time",
+            _values(array, "i4" if days else "i8"),
+            times=86_400_000_000 if days else 1_000,
+            divided_by=1,
+            valid=valid,
+        )
     label = "time" if pa.types.is_timestamp(kind) else "duration" if pa.types.is_duration(kind) else "clock"
     return _ticks(label, _values(array, f"i{kind.bit_width // 8}"), *TIME_UNITS[kind.unit], valid)
 
@@ -227,7 +233,8 @@ def _blocks(num_words: np.ndarray) -> list[slice]:
 
 
 def _digest_bytes(data: pa.Buffer, offsets: np.ndarray, lengths: np.ndarray, out: tuple[np.ndarray, ...]) -> None:
-    start, stop = int(offsets[0]), int(offsets[-1])
+    start = int(offsets[0])
+    stop = int(offsets[-1])
     padded = np.zeros(stop - start + 8, np.uint8)  # the last string's last word may reach past the end
     if stop > start:
         padded[:-8] = np.frombuffer(data, np.uint8, count=stop - start, offset=start)

@@ -152,7 +152,8 @@ class Clip:
             return Fitted({"bounds": {name: [self.params.low, self.params.high] for name in names}}, schema)
         shares = [1 - self.params.quantile, self.params.quantile]
         bounds = {name: moments.quantiles(partial[name], shares) for name in names if len(partial[name][0])}
-        cure, notes = "low and high set bounds of your own", []
+        cure = "low and high set bounds of your own"
+        notes = []
         for name, (low, high) in bounds.items():
             text = f"clip cuts '{name}' off at {low:.6g} and {high:.6g} (quantile: {self.params.quantile:g})"
             notes.append(Note(name, text, f"clip cuts {{columns}} off (quantile: {self.params.quantile:g})", cure))

@@ -166,7 +166,8 @@ def _listing(opened: AbstractFileSystem, inner: str, path: str) -> Listing:
     is_local = isinstance(opened, LocalFileSystem)
     prefix = _existing(opened, inner)
     if prefix != inner:
-        found, root = _matching(opened, inner, prefix, path), prefix
+        found = _matching(opened, inner, prefix, path)
+        root = prefix
         refuse_tables(opened, root, path, is_whole=False)
     elif (entry := _single(opened, inner, path)) is not None:
         root = posixpath.dirname(inner)
@@ -195,7 +196,8 @@ def _existing(opened: AbstractFileSystem, inner: str) -> str:
     """Give the longest part of a path, from its beginning, that is to be taken as it stands."""
     if not any(sign in inner for sign in MAGIC) or _exists(opened, inner):
         return inner
-    parts, kept = inner.split("/"), 0
+    parts = inner.split("/")
+    kept = 0
     for number, part in enumerate(parts[:-1], start=1):
         if any(sign in part for sign in MAGIC) and not _exists(opened, "/".join(parts[:number])):
             break
@@ -291,15 +293,33 @@ def pairs_above(root: str) -> Pairs:
 
 
 def _found(entry: Entry, is_local: bool) -> Found:
-    info, known = entry.info, entry.stat
+    info = entry.info
+    known = entry.stat
     if is_local and known is not None:
-        modified, mark = str(known.st_mtime), _local_mark(known)
+        modified = str(known.st_mtime)
+        mark = _local_mark(known)
         stamp = f"{entry.path}/{entry.size}/{mark}"
-        return Found(entry.path, entry.name, entry.size, modified, stamp, mark, pairs_of(entry.name))
+        return Found(
+            entry.path,
+            entry.name,
+            size=entry.size,
+            modified=modified,
+            stamp=stamp,
+            mark=mark,
+            pairs=pairs_of(entry.name),
+        )
     modified = _modified(info)
     stamp = "/".join(str(info.get(part)) for part in ("name", "size", "mtime", "ino", "created")) + f"/{modified}"
     mark = _remote_mark(info)
-    return Found(entry.path, entry.name, entry.size, modified, f"{stamp}/{mark}", mark, pairs_of(entry.name))
+    return Found(
+        entry.path,
+        entry.name,
+        size=entry.size,
+        modified=modified,
+        stamp=f"{stamp}/{mark}",
+        mark=mark,
+        pairs=pairs_of(entry.name),
+    )
 
 
 def _etag(info: Mapping[str, Any]) -> str:

@@ -43,6 +43,7 @@ def folds_of(row_id: np.ndarray, group: np.ndarray | None, num_folds: int, salt:
         row_id: (N, 2), uint64; group: (N,), uint64.
         returns: (N,), int64, below `num_folds`.
     """
-    entity, key = row_id[:, 0] if group is None else group, np.uint64(salt)
+    entity = row_id[:, 0] if group is None else group
+    key = np.uint64(salt)
     bits = mix((mix(entity, key) ^ entity) * GOLDEN, key)
     return np.asarray((bits >> np.uint64(1)) & np.uint64((1 << 62) - 1), np.int64) % num_folds

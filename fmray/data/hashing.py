@@ -81,7 +81,9 @@ def row_hashes(table: pa.Table, sets: Sequence[Sequence[str]], seed: int = 0, nu
     for batch in table.select(sorted(set().union(*sets))).to_batches(max_chunksize=BLOCK_ROWS):
         with np.errstate(invalid="ignore"):  # a signalling NaN is as missing as a quiet one
             sums = {
-                where: sum_of_fields(names, [batch.column(name) for name in names], batch.num_rows, seed, lanes)
+                where: sum_of_fields(
+                    names, [batch.column(name) for name in names], num_rows=batch.num_rows, seed=seed, lanes=lanes
+                )
                 for where, names in members.items()
             }
         for place, result in enumerate(results):

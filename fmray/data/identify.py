@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fmray.data.arrow_frames import as_frame, faults
 from fmray.data.folds import Fold
 from fmray.data.hashing import row_hashes
 from fmray.data.levels import Levels, levels_of
 from fmray.data.pipeline import Pipeline
-from fmray.data.raw import as_frame, faults
 from fmray.data.scan import Dataset, WorkItem, read_item
 from fmray.data.scratch import load, save, write_file
 from fmray.data.sides import describe
@@ -140,17 +140,17 @@ def identify(recipe: Recipe, pipeline: Pipeline, item: WorkItem) -> Identified:
     codes, reasons = _judge(recipe, table, sides)
     sides[codes > 0] = OUT
     _leave(recipe, item.index, table, sides)
-    _set_aside(recipe, item.index, table, codes, reasons)
+    _set_aside(recipe, item.index, table=table, codes=codes, reasons=reasons)
     counts = np.bincount(codes, minlength=len(reasons))
     train, val, test = np.bincount(sides, minlength=OUT + 1)[:OUT].tolist()
     kept = some(table, sides < OUT)
     return Identified(
         (train, val, test),
         {reason: int(count) for reason, count in zip(reasons, counts, strict=True) if count and reason},
-        {name: levels_of(kept.column(name), name, data.null_values) for name in recipe.slices},
-        summarise(recipe, pipeline, some(table, sides == TRAIN)) if recipe.learns_at_once else None,
-        labels_seen(table, data),
-        describe(table, sides, data, recipe.task),
+        levels={name: levels_of(kept.column(name), name, data.null_values) for name in recipe.slices},
+        summary=summarise(recipe, pipeline, some(table, sides == TRAIN)) if recipe.learns_at_once else None,
+        labels=labels_seen(table, data),
+        held=describe(table, sides, data, recipe.task),
     )
 
 
@@ -226,7 +226,8 @@ def _judge(recipe: Recipe, table: pa.Table, sides: np.ndarray) -> tuple[np.ndarr
 
 def _leave(recipe: Recipe, index: int, table: pa.Table, sides: np.ndarray) -> None:
     data = recipe.dataset.data
-    targets, content = list(data.target), recipe.content()
+    targets = list(data.target)
+    content = recipe.content()
     if data.labels:  # rows that say the same in two spellings are equal, though each keeps its own id
         meant = target_frame(table, data).to_arrow()
         targets = [f"{name} as meant" for name in data.target]

@@ -46,7 +46,8 @@ class DecodeImage:
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Say how wide the images are."""
-        names, width = self._names(schema), self.channels * self.size[0] * self.size[1]
+        names = self._names(schema)
+        width = self.channels * self.size[0] * self.size[1]
         columns = (Column(c.name, "bytes", width) if c.name in names else c for c in schema.columns)
         height, length = self.size
         what = (

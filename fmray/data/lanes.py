@@ -105,7 +105,8 @@ class Lanes:
         self.num_rows = prepared.num_rows(split)
         self.num_lanes = prepared.num_lanes
         self._share = share
-        self._root, self._width = prepared.root, prepared.schema.width
+        self._root = prepared.root
+        self._width = prepared.schema.width
         self._ends = np.cumsum([part.num_rows for part in self.parts])
         self._open: dict[int, Arrays] = {}
 
@@ -170,7 +171,7 @@ class Lanes:
         piece_rows = max(1, PIECE_BYTES // self._row_bytes())
         rows_per_window = window_start(order, 1)
         for window in range(first_row // rows_per_window, num_windows(self.num_rows, order)):
-            positions = window_order(self.num_rows, order, seed, epoch, window, share)
+            positions = window_order(self.num_rows, order, seed=seed, epoch=epoch, window=window, share=share)
             begin = window * rows_per_window
             skipped = share.before(max(first_row, begin), self.num_lanes) - share.before(begin, self.num_lanes)
             for start in range(skipped, len(positions), piece_rows):

@@ -125,7 +125,8 @@ def merge_ranks(one: Points, other: Points) -> Points:
     if len(values) <= 2 * MOST_POINTS:
         return values, weights
     order = np.argsort(values, kind="stable")
-    values, ends = values[order], np.cumsum(weights[order])
+    values = values[order]
+    ends = np.cumsum(weights[order])
     middles = (np.arange(MOST_POINTS) + 0.5) * (ends[-1] / MOST_POINTS)
     return values[np.searchsorted(ends, middles)], np.full(MOST_POINTS, ends[-1] / MOST_POINTS)
 
@@ -136,7 +137,8 @@ def quantiles(points: Points, shares: Sequence[float]) -> list[float]:
     Source: Hyndman & Fan, "Sample Quantiles in Statistical Packages", 1996, type 7, as numpy does.
     """
     order = np.argsort(points[0], kind="stable")
-    values, weights = points[0][order], points[1][order]
+    values = points[0][order]
+    weights = points[1][order]
     middle = np.cumsum(weights) - weights / 2
     reach = middle[-1] - middle[0]
     return [float(q) for q in np.interp(middle[0] + np.asarray(shares) * reach, middle, values)]

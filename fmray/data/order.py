@@ -62,7 +62,7 @@ def epoch_order(num_rows: int, order: Order, seed: int, epoch: int, share: Share
         returns: (num_rows,), int64; entry q is the position of the row that comes q-th.
     """
     windows = range(num_windows(num_rows, order))
-    parts = [window_order(num_rows, order, seed, epoch, window, share) for window in windows]
+    parts = [window_order(num_rows, order, seed=seed, epoch=epoch, window=window, share=share) for window in windows]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
@@ -94,7 +94,9 @@ def window_order(num_rows: int, order: Order, seed: int, epoch: int, window: int
         rows = min(size - first, longest)
         shuffled = _shuffle(rows, seed, "order", epoch, lane, window)
         if size > _window_rows(order):
-            shuffled = _chunk_sequence(size, order, seed, epoch, lane, first, rows)[shuffled]
+            shuffled = _chunk_sequence(size, order, seed=seed, epoch=epoch, lane=lane, first=first, num_rows=rows)[
+                shuffled
+            ]
         np.multiply(shuffled, order.num_lanes, out=table[place, :rows])
         table[place, :rows] += lane
     start = window_start(order, window)

@@ -41,7 +41,9 @@ class Pipeline:
     """
 
     def __init__(self, steps: Sequence[Step], schema: Schema, fitted: Sequence[Fitted] = ()) -> None:
-        self.steps, self.raw, self.fitted = list(steps), schema, list(fitted)
+        self.steps = list(steps)
+        self.raw = schema
+        self.fitted = list(fitted)
 
     @property
     def schema(self) -> Schema:
@@ -70,7 +72,8 @@ class Pipeline:
 
     def learn_next(self, partials: Iterable[Partial]) -> Fitted:
         """Let the next step learn from the summaries of all work items, in their order."""
-        step, merged = self.steps[len(self.fitted)], None
+        step = self.steps[len(self.fitted)]
+        merged = None
         for partial in partials:
             merged = partial if merged is None else step.merge(merged, partial)
         self.fitted.append(step.learn(merged, self.schema))

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from fmray.data import pipeline as pipelines
 from fmray.data.apply import Written, add_digests, write_item
-from fmray.data.copies import about_rates, copy_item, rates_of
+from fmray.data.class_sampling import about_rates, copy_item, rates_of
+from fmray.data.duplicates import Repeats, find_key_repeats, find_repeats
 from fmray.data.identify import UNLABELLED, Identified, Recipe, Summary, where
-from fmray.data.kept import Kept, Known, Learned, Record, know, learn
 from fmray.data.levels import merge_levels
-from fmray.data.occurrences import Repeats, find_key_repeats, find_repeats
+from fmray.data.pass_cache import Kept, Known, Learned, Record, know, learn
 from fmray.data.pipeline import Pipeline
 from fmray.data.scan import WorkItem
 from fmray.data.scratch import is_local
@@ -75,7 +75,7 @@ class Preparation:
     kept: Kept | None = None
     records: list[Record] = field(default_factory=list)
 
-    def carry(self, key: str) -> Prepared:
+    def write(self, key: str) -> Prepared:
         """Write the lanes and give the record.
 
         Raises:
@@ -160,7 +160,8 @@ class Preparation:
         return [(item,) for item in self.items]
 
     def _repeats(self) -> list[Repeats]:
-        data, numbers = self.recipe.dataset.data, [item.index for item in self.items]
+        data = self.recipe.dataset.data
+        numbers = [item.index for item in self.items]
         buckets = [(bucket,) for bucket in range(self.recipe.num_buckets)]
         if data.key:
             again = self.run("check keys", find_key_repeats, (self.recipe, numbers), buckets)
@@ -179,8 +180,10 @@ class Preparation:
         return found
 
     def _refuse_quarantine(self, found: Sequence[Identified]) -> None:
-        reasons, num_rows = _reasons(found), self.recipe.dataset.num_rows
-        count, most = sum(reasons.values()), self.recipe.dataset.data.max_quarantine
+        reasons = _reasons(found)
+        num_rows = self.recipe.dataset.num_rows
+        count = sum(reasons.values())
+        most = self.recipe.dataset.data.max_quarantine
         if count > most * num_rows:
             shown = "; ".join(f"{reason}: {number} rows" for reason, number in reasons.items())
             raise DataError(
@@ -222,7 +225,8 @@ class Preparation:
         """Say what to do about a side without rows."""
         alone = [split for split in SPLITS if rows[split]]
         if len(alone) == 1 and rows[alone[0]] >= UNLIKELY_ROWS and self.recipe.definition.by == "hash":
-            names, data = ", ".join(map(repr, self.recipe.definition.columns)), self.recipe.dataset.data
+            names = ", ".join(map(repr, self.recipe.definition.columns))
+            data = self.recipe.dataset.data
             if data.group is not None:
                 return (
                     f"A group goes one way whole, and all rows are of one group in {names}, or of too few. "
@@ -276,7 +280,8 @@ class Preparation:
 
     def _read_as(self, rows: dict[str, int], reasons: dict[str, int]) -> list[str]:
         """Say how columns were read, and which rows cannot be used or have nothing to learn from."""
-        data, count = self.recipe.dataset.data, rows["unlabelled"]
+        data = self.recipe.dataset.data
+        count = rows["unlabelled"]
         named = " and ".join(f"'{name}'" for name in data.target)
         without = [f"{count} of {rows['read']} rows have no {named} (null or NaN) and are left out"] if count else []
         if reasons:

@@ -15,15 +15,15 @@ from typing import Any
 import pyarrow as pa
 
 from fmray.catalogue import STEPS
+from fmray.data.arrow_frames import raw_schema
+from fmray.data.duplicates import num_buckets
 from fmray.data.folders import NOT_READ
 from fmray.data.folds import Fold
 from fmray.data.identify import Recipe
-from fmray.data.kept import Kept
 from fmray.data.lanes import KIND, verify_lanes
-from fmray.data.occurrences import num_buckets
+from fmray.data.pass_cache import Kept
 from fmray.data.preparation import Preparation, Report
 from fmray.data.preparation import Run as RunPass
-from fmray.data.raw import raw_schema
 from fmray.data.scan import ITEM_BYTES, Dataset, work_items
 from fmray.data.scratch import is_local, write_file
 from fmray.data.session import run_here, run_over_ray, session
@@ -82,8 +82,9 @@ def prepare(
             if not schema.columns:
                 raise SpecError(f"no column is left to learn from in {', '.join(dataset.schema.names)}.", "data")
             recipe = Recipe(
-                dataset, definition, schema, task.name, job.evaluate.slices, job.train.order.num_lanes,
-                num_buckets(dataset.num_rows), draft.folder, fold,
+                dataset, definition, schema=schema, task=task.name, slices=job.evaluate.slices,
+                num_lanes=job.train.order.num_lanes, num_buckets=num_buckets(dataset.num_rows), folder=draft.folder,
+                fold=fold,
             )  # fmt: skip
             for folder in (recipe.scratch, recipe.quarantine):
                 if is_local(folder):
@@ -91,8 +92,8 @@ def prepare(
             kept = Kept.of(store, recipe, asked, job.prepared_steps) if job.run.reuse and not dataset.fresh else None
             items = work_items(dataset, target_bytes=item_bytes)
             with _runner(job.run.prepare, dataset, report) as run:
-                preparation = Preparation(recipe, items, job.prepared_steps, run, report, kept)
-                prepared = preparation.carry(key)
+                preparation = Preparation(recipe, items, steps=job.prepared_steps, run=run, report=report, kept=kept)
+                prepared = preparation.write(key)
             store.remove(recipe.scratch)
             write_file(f"{draft.folder}/{FILE}", _exact(prepared))
             manifest = draft.commit(

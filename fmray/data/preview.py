@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from fmray.catalogue import STEPS
 from fmray.data import pipeline
+from fmray.data.arrow_frames import as_frame, block, faults, raw_schema
 from fmray.data.pipeline import Pipeline
-from fmray.data.raw import as_frame, block, faults, raw_schema
 from fmray.data.scan import Dataset, WorkItem, read_item, scan, work_items
 from fmray.data.target import decide, fit_target, learn_target, target_frame
 from fmray.errors import DataError
@@ -59,7 +59,8 @@ def preview(job: Job) -> Preview:
         SpecError: If a column, the split or a step does not fit.
     """
     dataset = scan(job.data, job.folder, most_files=FOOTERS, also=job.named_columns)
-    task, columns = decide(dataset, job.data, job.task), raw_schema(dataset, job)
+    task = decide(dataset, job.data, job.task)
+    columns = raw_schema(dataset, job)
     shown = [*(c.name for c in columns.columns), *job.data.target]
     table = pa.concat_tables([read_item(dataset, item, shown) for item in _first_groups(dataset)])
     is_all = table.num_rows == dataset.num_rows
@@ -91,7 +92,7 @@ def preview(job: Job) -> Preview:
         if error.where == "steps" and "still" in error.message:
             raise  # no row can change that
         notes += (f"the first rows cannot settle it: {error}",)
-    return Preview(dataset, task, columns, inputs, target, table.num_rows, notes)
+    return Preview(dataset, task, columns=columns, inputs=inputs, target=target, num_rows=table.num_rows, notes=notes)
 
 
 def _first_groups(dataset: Dataset) -> list[WorkItem]:

@@ -56,16 +56,27 @@ def marks_of(values: pl.Series, targets: np.ndarray) -> Marks | None:
         targets: (num_rows, T), float64.
     """
     known = values.is_not_null()
-    there, targets = values.filter(known), targets[known.to_numpy()]
+    there = values.filter(known)
+    targets = targets[known.to_numpy()]
     if not len(there):
         return None
     found = there.to_numpy().astype(object if there.dtype == pl.UInt64 else np.int64)
-    above, first = found[1:] > found[:-1], int(found[0])
-    low, high = int(found.min()), int(found.max())
+    above = found[1:] > found[:-1]
+    first = int(found[0])
+    low = int(found.min())
+    high = int(found.max())
     wide = high - low >= 1 << 62  # differences of such values leave the type
     stride = 1 if wide else int(np.gcd.reduce(np.abs((found - low).astype(np.int64)))) or 1
     below = found[1:] < found[:-1]
-    return Marks(bool(above.all()), bool(below.all()), first, stride, low, high, _sample(there, targets))
+    return Marks(
+        bool(above.all()),
+        bool(below.all()),
+        first=first,
+        stride=stride,
+        low=low,
+        high=high,
+        sample=_sample(there, targets),
+    )
 
 
 def merge_marks(one: Marks | None, other: Marks | None) -> Marks | None:
@@ -91,7 +102,9 @@ def _sample(values: pl.Series, targets: np.ndarray) -> Sample:
 def _smallest(hashes: np.ndarray, values: np.ndarray, targets: np.ndarray) -> Sample:
     if len(hashes) > SAMPLED:
         chosen = np.argpartition(hashes, SAMPLED)[:SAMPLED]
-        hashes, values, targets = hashes[chosen], values[chosen], targets[chosen]
+        hashes = hashes[chosen]
+        values = values[chosen]
+        targets = targets[chosen]
     order = np.argsort(hashes, kind="stable")
     return hashes[order], values[order], targets[order]
 
@@ -146,7 +159,8 @@ def is_related(sample: Sample) -> bool:
 def _deviation(values: np.ndarray, target: np.ndarray) -> float:
     """Give by how many standard errors targets deviate from being independent of values."""
     order = np.argsort(values, kind="stable")
-    ranks, sorted_target = _ranks(values)[0], target[order]
+    ranks = _ranks(values)[0]
+    sorted_target = target[order]
     levels = np.unique(target)
     if len(levels) < 2:
         return 0.0
@@ -176,7 +190,8 @@ def _runs(classes: np.ndarray) -> float:
     """Give by how many standard errors there are fewer runs of equal classes than by chance."""
     n = float(len(classes))
     counts = np.unique(classes, return_counts=True)[1].astype(float)
-    squares, cubes = (counts**2).sum(), (counts**3).sum()
+    squares = (counts**2).sum()
+    cubes = (counts**3).sum()
     expected = (n * (n + 1) - squares) / n
     variance = (squares * (squares + n * (n + 1)) - 2 * n * cubes - n**3) / (n * n * (n - 1))
     runs = 1 + (classes[1:] != classes[:-1]).sum()

@@ -118,11 +118,12 @@ def scan(
         listing = find_files(data.path, folder)
     listing = dataclasses.replace(listing, files=listing.files[:most_files])
     files, schemas = _footers(listing, store, data, fresh)
-    names, pairs = [file.path for file in files], [file.partition for file in files]
+    names = [file.path for file in files]
+    pairs = [file.partition for file in files]
     roles = _roles(data)
     required_everywhere(pairs, names, schemas, roles)
     schemas, said = schemas_with(pairs, names, schemas, listing.types)
-    schema = _schema(data, files, schemas, roles, also)
+    schema = _schema(data, files, schemas=schemas, roles=roles, also=also)
     if not sum(file.num_rows for file in files):
         raise DataError(f"'{data.path}' has {len(files)} files and no rows.", "data.path")
     found = Dataset(
@@ -259,7 +260,8 @@ def work_items(dataset: Dataset, *, target_bytes: int = ITEM_BYTES) -> list[Work
         is_full = held + num_bytes > target_bytes or (opens_file and len(pieces) == ITEM_FILES)
         if pieces and (is_full or (opens_file and _ends_item(dataset.files[pieces[-1][0]], target_bytes))):
             items.append(_item(len(items), pieces))
-            pieces, held = [], 0
+            pieces = []
+            held = 0
         if pieces and pieces[-1][0] == piece[0]:
             file, first, groups, row, rows = pieces.pop()
             piece = (file, first, groups + 1, row, rows + piece[4])
@@ -305,7 +307,12 @@ def read_item(dataset: Dataset, item: WorkItem, columns: Sequence[str] | None = 
     opened, root = filesystem(dataset.root)
     here = machine() == dataset.machine
     return pa.concat_tables(
-        [_read_piece(dataset.files[piece[0]], piece, schema, opened, root, zone, here=here) for piece in item.pieces]
+        [
+            _read_piece(
+                dataset.files[piece[0]], piece, schema=schema, opened=opened, root=root, time_zone=zone, here=here
+            )
+            for piece in item.pieces
+        ]
     )
 
 
@@ -327,7 +334,9 @@ def first_rows(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
                 held = parquet.schema_arrow
                 ours = [name for name in held.names if name in columns]
                 if _views(held, ours):
-                    rows = _read_as_lists(parquet, _first_groups(file), ours, opened, posixpath.join(root, file.path))
+                    rows = _read_as_lists(
+                        parquet, _first_groups(file), columns=ours, opened=opened, path=posixpath.join(root, file.path)
+                    )
                 else:
                     rows = pa.Table.from_batches([next(parquet.iter_batches(FIRST_ROWS, columns=ours))])
                 rows = with_columns(rows.slice(0, FIRST_ROWS), file.partition, schema, file.path)
@@ -365,7 +374,7 @@ def _read_piece(
                     raise OSError("Arrow writes views of lists and cannot read them")
                 table = _read_groups(parquet, groups, ours)
             except OSError:
-                table = _read_as_lists(parquet, groups, ours, opened, path)
+                table = _read_as_lists(parquet, groups, columns=ours, opened=opened, path=path)
         if state_of(opened, path) != before:
             raise DataError(f"{file.path}: the file changed while it was read. Run again.")
     except (OSError, pa.ArrowException) as error:

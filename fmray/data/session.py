@@ -102,7 +102,7 @@ def run_over_ray(
     import ray.data
 
     if len(own) == 1:  # not worth half a second of planning
-        return run_here(report, name, function, common, own)
+        return run_here(report, name, function=function, common=common, own=own)
     results: list[Any] = []
     # the fences go along: a task writes no more than its driver may
     call = partial(_call, ray.put((function, common, guards())), tuple(sys.path))

@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 
 from fmray.data import moments
+from fmray.data.arrow_frames import NullValues, plain, without
 from fmray.data.hashing import row_hash
-from fmray.data.raw import NullValues, plain, without
 from fmray.data.target import MOST_CLASSES, target_frame
 from fmray.errors import DataError
 from fmray.records import SPLITS, Json
@@ -95,7 +95,8 @@ def describe(table: pa.Table, sides: np.ndarray, data: Data, task: str) -> Json:
 def _target_of(table: pa.Table, data: Data, task: str) -> Json:
     frame = target_frame(table, data)
     if task == "regression":
-        low, high = frame.min().row(0), frame.max().row(0)
+        low = frame.min().row(0)
+        high = frame.max().row(0)
         return {"low": [_number(v) for v in low], "high": [_number(v) for v in high]}
     counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows").sort("level").head(MOST_CLASSES)
     return {"counts": dict(zip(map(moments.spell, counts[:, 0].to_list()), counts[:, 1].to_list(), strict=True))}

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fmray.data.arrow_frames import NullValues
 from fmray.data.hashing import HASH_VERSION, row_hashes, uniform
-from fmray.data.raw import NullValues
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.data.sides import lacking
 from fmray.errors import DataError, SpecError
@@ -115,7 +115,8 @@ def _own(dataset: Dataset, split: Split) -> tuple[str, ...]:
 
 
 def _record(dataset: Dataset, split: Split, store: Store, path: str) -> Definition:
-    asked, definition = _request(dataset, split), replace(_make(dataset, split), own=_own(dataset, split))
+    asked = _request(dataset, split)
+    definition = replace(_make(dataset, split), own=_own(dataset, split))
     history: list[Json] = []
     if store.exists(path):
         replaced = store.read_json(path)
@@ -172,7 +173,7 @@ def _make(dataset: Dataset, split: Split) -> Definition:
         return _by_column(dataset, split)
     if split.by == "group" and dataset.data.group is None:
         raise SpecError("'group' needs a column. Set data.group.", "split.by")
-    return Definition("hash", _hashed(dataset), "", split.val, split.test, (), split.salt)
+    return Definition("hash", _hashed(dataset), column="", val=split.val, test=split.test, cuts=(), salt=split.salt)
 
 
 def _hashed(dataset: Dataset, but: Sequence[str] = ()) -> tuple[str, ...]:
@@ -205,7 +206,7 @@ def _by_column(dataset: Dataset, split: Split) -> Definition:
         raise DataError(f"column '{split.column}' names no {missing[0]} rows: {dict(counts)}.", "split.column")
     val = 0.0 if VAL in sides else split.val
     columns = _hashed(dataset, but=[split.column])
-    return Definition("given", columns, split.column, val, 0.0, (), split.salt)
+    return Definition("given", columns, column=split.column, val=val, test=0.0, cuts=(), salt=split.salt)
 
 
 def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -233,12 +234,13 @@ def _by_time(dataset: Dataset, split: Split) -> Definition:
         cuts = _cuts(np.sort(_all_times(dataset, column)), split, kind)
     if not cuts[0] < cuts[1]:
         raise SpecError(f"val begins at {cuts[0]} and test at {cuts[1]}. Validation comes before test.", "split")
-    return Definition("time", (), column, split.val, split.test, tuple(cuts), split.salt)
+    return Definition("time", (), column=column, val=split.val, test=split.test, cuts=tuple(cuts), salt=split.salt)
 
 
 def _all_times(dataset: Dataset, column: str) -> np.ndarray:
     stride = -(-dataset.num_rows // EXACT_ROWS)
-    parts, first = [], 0
+    parts = []
+    first = 0
     for item in work_items(dataset):
         values, valid = _ticks(read_item(dataset, item, [column]).column(0))
         kept = np.arange(-first % stride, item.num_rows, stride)

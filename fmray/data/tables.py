@@ -61,7 +61,8 @@ def refuse_tables(opened: AbstractFileSystem, root: str, path: str, *, is_whole:
         DataError: If it is part of a table that only its log can tell apart.
     """
     shown = redact(path)
-    folder, is_top = root, True
+    folder = root
+    is_top = True
     while True:
         names = _names(opened, folder)
         if DELTA in names:
@@ -75,7 +76,8 @@ def refuse_tables(opened: AbstractFileSystem, root: str, path: str, *, is_whole:
         inside = "=" in posixpath.basename(folder) or (is_top and posixpath.basename(folder) == "data")
         if not inside or posixpath.dirname(folder) in ("", "/", folder):
             return False
-        folder, is_top = posixpath.dirname(folder), False
+        folder = posixpath.dirname(folder)
+        is_top = False
 
 
 def _refuse_others(opened: AbstractFileSystem, folder: str, names: set[str], shown: str) -> None:

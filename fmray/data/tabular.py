@@ -217,7 +217,9 @@ class OneHot:
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Fix the levels."""
-        levels, rest, notes = {}, {}, []
+        levels = {}
+        rest = {}
+        notes = []
         for name, (counts, more, nulls) in partial.items():
             levels[name] = kept_levels(counts, self.params.max_levels, nulls > 0, self.params.other)
             rest[name] = sorted(set(map(moments.spell, counts)) - set(levels[name]))

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from fmray.catalogue import TASKS
 from fmray.data import moments
+from fmray.data.arrow_frames import plain, without
 from fmray.data.evolve import UUID
-from fmray.data.raw import plain, without
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.data.text_numbers import NULL_WORDS
 from fmray.errors import DataError, SpecError
@@ -92,7 +92,8 @@ def _by_type(dataset: Dataset, name: str) -> str:
         return "classification"
     what, meant = ("integer", "task: regression or task: classification")
     if not is_number(kind):
-        what, meant = str(kind), "task: classification, or name another target"
+        what = str(kind)
+        meant = "task: classification, or name another target"
     raise SpecError(
         f"{what} target '{name}' has {levels} levels in the first {item.num_rows} rows. Say which is meant: {meant}.",
         "task",
@@ -227,7 +228,8 @@ def encode_target(table: pa.Table, target: Target, data: Data) -> tuple[np.ndarr
         values = frame.select(pl.all().cast(pl.Float64).fill_null(0.0)).to_numpy()
         return (values[:, 0] if values.shape[1] == 1 else values), missing
     series = frame.to_series()
-    levels, place = series.unique().drop_nulls(), {name: place for place, name in enumerate(target.classes)}
+    levels = series.unique().drop_nulls()
+    place = {name: place for place, name in enumerate(target.classes)}
     codes = [place.get(moments.spell(level), -1) for level in levels.to_list()]
     encoded = series.replace_strict(levels, codes, default=-1, return_dtype=pl.Int64)
     return encoded.to_numpy(), missing

@@ -16,6 +16,7 @@ def average(candidates: Candidates) -> Ensemble:
 
 def auto(candidates: Candidates) -> Ensemble:
     """Take the average of all members or the best one, whichever validation prefers."""
-    alone, together = single(candidates), average(candidates)
+    alone = single(candidates)
+    together = average(candidates)
     better = candidates.signed(candidates.combined(together)) >= candidates.signed(candidates.combined(alone))
     return together if better else alone

@@ -113,8 +113,10 @@ class Candidates:
         Shapes:
             returns: (M, M), float64.
         """
-        num, rows = len(self.members), self.outputs.shape[1]
-        weights, gram = self.weights(), np.zeros((num, num))
+        num = len(self.members)
+        rows = self.outputs.shape[1]
+        weights = self.weights()
+        gram = np.zeros((num, num))
         scale = 1.0 if self.metric.kind == "class" else self.target.reshape(rows, -1).std(0)
         scale = np.where(np.asarray(scale) > 0, scale, 1.0)
         for start in range(0, rows, BLOCK_ROWS):
@@ -167,7 +169,8 @@ def candidates_of(
         TrainError: If no member can speak.
         DataError: If the tensors of one do not load.
     """
-    chosen, lanes = able(members), Lanes(prepared, "val")
+    chosen = able(members)
+    lanes = Lanes(prepared, "val")
     if not chosen:
         text = f"none of {len(members)} members has a validation score: {reasons_of(members)}."
         raise TrainError(text, "ensemble")
@@ -176,16 +179,27 @@ def candidates_of(
     def speak(ensemble: Ensemble) -> np.ndarray:
         by_index = {member.index: member for member in chosen}
         named = [by_index[index] for index in ensemble.members]
-        voice = Voice(named, ensemble, prepared, task, device)
+        voice = Voice(named, ensemble, prepared=prepared, task=task, device=device)
         return np.concatenate([voice(x) for x in _inputs(named, prepared, "val", rows)])
 
     if says is None:
-        outputs = np.stack([outputs_of(member, prepared, "val", rows, task, device) for member in chosen])
+        outputs = np.stack(
+            [outputs_of(member, prepared, split="val", rows=rows, task=task, device=device) for member in chosen]
+        )
     else:
         outputs = says([member.index for member in chosen])
     group = found.get("group")
     half = half_of(found["row_id"], group)
-    return Candidates(chosen, outputs, found["target"], found.get("weight"), group, half, metric, speak)
+    return Candidates(
+        chosen,
+        outputs,
+        target=found["target"],
+        weight=found.get("weight"),
+        group=group,
+        half=half,
+        metric=metric,
+        speak=speak,
+    )
 
 
 def outputs_of(
@@ -196,7 +210,7 @@ def outputs_of(
     Raises:
         DataError: If its tensors do not load.
     """
-    voice = Voice([member], alone(member), prepared, task, device)
+    voice = Voice([member], alone(member), prepared=prepared, task=task, device=device)
     return np.concatenate([voice(x) for x in _inputs([member], prepared, split, rows)])
 
 

@@ -41,16 +41,23 @@ def combine(
         TrainError: If no member can speak.
         DataError: If the tensors of one do not load.
     """
-    pool, folds, seed = pool_of(job, members, metric), job.train.folds, job.train.seed
+    pool = pool_of(job, members, metric)
+    folds = job.train.folds
+    seed = job.train.seed
     named = job.ensemble.name, job.ensemble.params
     if folds is not None and job.ensemble.name == "stacking":
         whole = configurations(pool, folds.n)
-        found = with_folds(choose(*named, oof_candidates(whole, seed, prepared, task, metric, device), gain), whole)
+        found = with_folds(
+            choose(
+                *named, oof_candidates(whole, seed, prepared=prepared, task=task, metric=metric, device=device), gain
+            ),
+            whole,
+        )
     else:
-        found = choose(*named, candidates_of(pool, prepared, task, metric, device, says), gain)
+        found = choose(*named, candidates_of(pool, prepared, task=task, metric=metric, device=device, says=says), gain)
     by_index = {member.index: member for member in pool}
     chosen = [by_index[index] for index in found.members]
-    return replace(found, cost=cost_of(chosen, found, prepared, task, device))
+    return replace(found, cost=cost_of(chosen, found, prepared=prepared, task=task, device=device))
 
 
 def pool_of(job: Job, members: Sequence[Member], metric: Metric) -> list[Member]:

@@ -23,7 +23,8 @@ def cost_of(members: Sequence[Member], ensemble: Ensemble, prepared: Prepared, t
     Raises:
         DataError: If the tensors of one do not load.
     """
-    voice, lanes = Voice(members, ensemble, prepared, task, device), Lanes(prepared, "val")
+    voice = Voice(members, ensemble, prepared=prepared, task=task, device=device)
+    lanes = Lanes(prepared, "val")
     rows = np.arange(min(lanes.num_rows, MOST_ROWS))
     x = inputs_of(members, prepared, "val", rows)
     seconds = float("inf")

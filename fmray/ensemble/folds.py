@@ -65,14 +65,15 @@ def oof_outputs(
 
     Source: Wolpert, "Stacked Generalization", Neural Networks 5, 1992.
     """
-    lanes, num_folds = Lanes(prepared, "train"), len(configuration)
+    lanes = Lanes(prepared, "train")
+    num_folds = len(configuration)
     known = lanes.take(rows, ["row_id", *["group"] * prepared.grouped])
     fold = folds_of(known["row_id"], known.get("group"), num_folds, Fold.of(0, num_folds, seed).salt)
     found: np.ndarray | None = None
     for number, member in enumerate(configuration):
         own = np.flatnonzero(fold == number)
         if len(own):
-            said = outputs_of(member, prepared, "train", rows[own], task, device)
+            said = outputs_of(member, prepared, split="train", rows=rows[own], task=task, device=device)
             found = np.empty((len(rows), said.shape[1])) if found is None else found
             found[own] = said
     if found is None:
@@ -90,11 +91,15 @@ def oof_candidates(
         seed: As given to `fold_rows`.
     """
     rows, found = Lanes(prepared, "train").sample()
-    outputs = np.stack([oof_outputs(own, seed, prepared, rows, task, device) for own in chosen])
+    outputs = np.stack(
+        [oof_outputs(own, seed, prepared=prepared, rows=rows, task=task, device=device) for own in chosen]
+    )
     group = found.get("group")
     half = half_of(found["row_id"], group)
     members = tuple(own[0] for own in chosen)
-    return Candidates(members, outputs, found["target"], found.get("weight"), group, half, metric)
+    return Candidates(
+        members, outputs, target=found["target"], weight=found.get("weight"), group=group, half=half, metric=metric
+    )
 
 
 def with_folds(ensemble: Ensemble, chosen: Sequence[Configuration]) -> Ensemble:

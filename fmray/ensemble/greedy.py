@@ -64,14 +64,16 @@ def greedy(candidates: Candidates, params: declared.Greedy = declared.Greedy()) 
 def select(loss: Loss, rounds: int, start: int) -> np.ndarray:
     """Choose from the members of one bag; give the weight of each (M,), which sum to 1."""
     own = loss.with_each()
-    path, lost = [], []
+    path = []
+    lost = []
     trial = loss.of(np.arange(len(own)))
     for place in np.argsort(own, kind="stable")[:start].tolist():
         path.append(place)
         lost.append(float(trial.with_each()[place]))
         trial.take(place)
     first = 1 + int(np.argmin(lost))
-    path, lost = path[:first], lost[:first]
+    path = path[:first]
+    lost = lost[:first]
     for place in path:
         loss.take(place)
     for _ in range(rounds):
@@ -101,8 +103,10 @@ class LogLoss:
     """
 
     def __init__(self, true_MN: np.ndarray, weight_N: np.ndarray) -> None:
-        self._true_MN, self._weight_N = true_MN, weight_N
-        self._sum_N, self._taken = np.zeros(len(weight_N)), 0
+        self._true_MN = true_MN
+        self._weight_N = weight_N
+        self._sum_N = np.zeros(len(weight_N))
+        self._taken = 0
 
     def with_each(self) -> np.ndarray:
         """Give the loss once each of the members is taken as well (M,)."""
@@ -133,7 +137,8 @@ class SquaredError:
     """
 
     def __init__(self, gram_MM: np.ndarray) -> None:
-        self._gram_MM, self._counts_M = gram_MM, np.zeros(len(gram_MM))
+        self._gram_MM = gram_MM
+        self._counts_M = np.zeros(len(gram_MM))
 
     def with_each(self) -> np.ndarray:
         """Give the loss once each of the members is taken as well (M,)."""

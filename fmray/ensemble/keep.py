@@ -57,13 +57,15 @@ def choose(name: str, params: Mapping[str, Any], candidates: Candidates, gain: G
 
 def cross_fitted(method: Method, candidates: Candidates, gain: Gain) -> Interval:
     """Compare a method with the best single member on all rows, each judged by what was chosen without its half."""
-    ours, theirs = [], []
+    ours = []
+    theirs = []
     order = [np.flatnonzero(candidates.half == side) for side in (False, True)]
     if min(len(rows) for rows in order) < 2:
         nothing = float("nan")
-        return Interval(nothing, nothing, nothing, len(candidates.half), "undefined")
+        return Interval(nothing, nothing, high=nothing, n=len(candidates.half), method="undefined")
     for side in (False, True):
-        learned, judged = candidates.some(candidates.half != side), candidates.some(candidates.half == side)
+        learned = candidates.some(candidates.half != side)
+        judged = candidates.some(candidates.half == side)
         ours.append(judged.combined(method(learned)))
         theirs.append(judged.combined(single(learned)))
     back = np.argsort(np.concatenate(order))

@@ -17,13 +17,16 @@ def soup(candidates: Candidates, params: declared.Soup = declared.Soup()) -> Ens
     best = next(m for m in candidates.members if m.index == single(candidates).members[0])
     pack = [member for member in candidates.members if _kin(member) == _kin(best)]
     pack.sort(key=lambda member: (member.index != best.index, -scores[member.index], member.index))
-    taken, score = pack, float("-inf")
+    taken = pack
+    score = float("-inf")
     if params.greedy:
-        taken, score = [best], scores[best.index]
+        taken = [best]
+        score = scores[best.index]
         for member in pack[1:]:
             tried = candidates.signed(candidates.combined(_mixed([*taken, member])))
             if tried >= score:
-                taken, score = [*taken, member], tried
+                taken = [*taken, member]
+                score = tried
     return _mixed(taken)
 
 

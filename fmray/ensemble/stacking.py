@@ -64,8 +64,11 @@ def simplex_weights(gram: np.ndarray) -> np.ndarray:
 
 def _logistic(candidates: Candidates, l2: float) -> Ensemble:
     refuse_numbers("stacking", {"kind": "logistic"}, candidates.metric.kind)
-    features, num_classes = log_features(candidates.outputs), candidates.outputs.shape[2]
-    coefficients, intercepts = fit_logistic(features, candidates.target, candidates.weights(), num_classes, l2)
+    features = log_features(candidates.outputs)
+    num_classes = candidates.outputs.shape[2]
+    coefficients, intercepts = fit_logistic(
+        features, candidates.target, weight=candidates.weights(), num_classes=num_classes, l2=l2
+    )
     num = len(candidates.members)
     size = np.abs(coefficients).reshape(num, -1).sum(1)
     shares = size / size.sum() if size.sum() else np.full(num, 1 / num)
@@ -92,13 +95,16 @@ def fit_logistic(
         TrainError: If it does not converge.
     """
     num_rows, num_features = features.shape
-    centre, scale, total = features.mean(0), features.std(0), weight.sum()
+    centre = features.mean(0)
+    scale = features.std(0)
+    total = weight.sum()
     scale = np.where(scale > 0, scale, 1.0)
     scaled = (features - centre) / scale  # converges in tens of steps rather than hundreds
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         table = flat.reshape(num_features + 1, num_classes)
-        own, free = table[:-1] / scale[:, None], table[-1]
+        own = table[:-1] / scale[:, None]
+        free = table[-1]
         shares = softmax(scaled @ table[:-1] + free)
         lost = -(weight @ np.log(np.maximum(shares[np.arange(num_rows), target], 1e-300)))
         shares[np.arange(num_rows), target] -= 1

@@ -11,7 +11,8 @@ from fmray.train.predict import CHUNK_ROWS, as_table, output_names
 
 def dummy(prepared: Prepared, split: Split, path: str) -> Predictions:
     """Write the training shares of the classes, or the training mean, as the prediction of every row."""
-    target, names = prepared.target, output_names(prepared)
+    target = prepared.target
+    names = output_names(prepared)
     answer = np.asarray(target.counts) / sum(target.counts) if target.kind == "class" else np.asarray(target.mean)
     columns = ["target", "row_id", *(["weight"] if prepared.weighted else []), *(["group"] if prepared.grouped else [])]
     columns += [f"slice_{name}" for name in prepared.slices]

@@ -69,7 +69,7 @@ def diversity(
     Shapes:
         outputs: (M, N, C) probabilities, or (M, N) or (M, N, C) numbers; target: (N,) or (N, C); weight: (N,).
     """
-    mean_member, ambiguity, ensemble = decomposed(kind, outputs, target, weight, shares)
+    mean_member, ambiguity, ensemble = decomposed(kind, outputs, target=target, weight=weight, shares=shares)
     if kind == "class":
         matrix = disagreement(outputs, weight).tolist()
     else:
@@ -77,11 +77,11 @@ def diversity(
     return Diversity(
         tuple(members),
         "brier" if kind == "class" else "mse",
-        mean_member,
-        ambiguity,
-        ensemble,
-        "disagreement" if kind == "class" else "correlation",
-        tuple(map(tuple, matrix)),
+        mean_member=mean_member,
+        ambiguity=ambiguity,
+        ensemble=ensemble,
+        compared="disagreement" if kind == "class" else "correlation",
+        matrix=tuple(map(tuple, matrix)),
     )
 
 

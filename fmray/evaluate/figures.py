@@ -39,11 +39,14 @@ def _calibration(table: Table, target: Target, level: float) -> Json:
     """Compare predicted with observed shares, of the positive class or of the class predicted, in equal bins."""
     if len(target.classes) == 2:
         place = max(target.positive, 0)
-        p, hit = table.output[:, place], table.target == place
+        p = table.output[:, place]
+        hit = table.target == place
         of = f"class '{target.classes[place]}'"
     else:
         said = predicted(table.output)
-        p, hit, of = table.output[np.arange(len(table)), said], said == table.target, "the predicted class"
+        p = table.output[np.arange(len(table)), said]
+        hit = said == table.target
+        of = "the predicted class"
     order = np.argsort(p, kind="stable")
     bins = []
     for rows in np.array_split(order, min(NUM_BINS, len(order))):
@@ -56,10 +59,12 @@ def _calibration(table: Table, target: Target, level: float) -> Json:
 
 
 def _roc(table: Table, positive: int) -> Json:
-    score, hit = table.output[:, positive], table.target == positive
+    score = table.output[:, positive]
+    hit = table.target == positive
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.r_[score[order][1:] != score[order][:-1], True])
-    true, false = np.cumsum(hit[order])[last], np.cumsum(~hit[order])[last]
+    true = np.cumsum(hit[order])[last]
+    false = np.cumsum(~hit[order])[last]
     kept = np.unique(np.linspace(0, len(last) - 1, min(NUM_POINTS, len(last))).astype(int))
     return {
         "false_positive_rate": [0.0, *(false[kept] / max(false[-1], 1)).tolist()],

@@ -53,7 +53,14 @@ def interval(metric: Metric, rows: Rows, group: Array | None, level: float) -> I
     hits = int(metric.rate(output, target).sum()) if metric.rate and weight is None and group is None else None
     classes = np.unique(target, return_counts=True)[1] if metric.kind == "class" else np.zeros(0, np.int64)
     tally = Tally(len(target), rarest(classes), hits)
-    return bounds(metric, slope.value, tally, squares(slope.of(*rows), group), group is not None, level)
+    return bounds(
+        metric,
+        slope.value,
+        tally=tally,
+        squared=squares(slope.of(*rows), group),
+        grouped=group is not None,
+        level=level,
+    )
 
 
 def bounds(metric: Metric, value: float, tally: Tally, squared: Squares, grouped: bool, level: float) -> Interval:
@@ -63,21 +70,22 @@ def bounds(metric: Metric, value: float, tally: Tally, squared: Squares, grouped
     Liang & Zeger, "Longitudinal data analysis using generalized linear models", 1986 (sums within groups).
     """
     if math.isnan(value):
-        return Interval(value, NOTHING, NOTHING, tally.num_rows, "undefined")
+        return Interval(value, NOTHING, high=NOTHING, n=tally.num_rows, method="undefined")
     if tally.hits is not None:
         low, high = wilson(tally.hits, tally.num_rows, level)
-        return Interval(value, low, high, tally.num_rows, "wilson")
+        return Interval(value, low, high=high, n=tally.num_rows, method="wilson")
     error, num = standard_error(squared)
     method = ("grouped " if grouped else "") + ("delong" if metric.name == "roc_auc" else "delta")
     if num < 2:
-        return Interval(value, NOTHING, NOTHING, num, method)
+        return Interval(value, NOTHING, high=NOTHING, n=num, method=method)
     if metric.name in UNIT or metric.name.startswith("f1["):
-        low, high = _unit_interval(value, error, num, level, tally.rarest)
+        low, high = _unit_interval(value, error, num=num, level=level, rarest=tally.rarest)
     else:
         reach = _quantile(level, num) * error
-        low, high = value - reach, value + reach
+        low = value - reach
+        high = value + reach
         low = low if metric.higher_is_better else max(low, 0.0)  # losses are never below zero
-    return Interval(value, low, high, num, method)
+    return Interval(value, low, high=high, n=num, method=method)
 
 
 def paired(metric: Metric, ours: Rows, theirs: Rows, group: Array | None, level: float) -> tuple[Interval, float]:
@@ -88,7 +96,15 @@ def paired(metric: Metric, ours: Rows, theirs: Rows, group: Array | None, level:
     one, other = (metric.sums.slope(metric.sums.partial(*rows)) for rows in (ours, theirs))
     squared = squares(one.of(*ours) - other.of(*theirs), group)
     apart = wins(metric, ours, theirs) if metric.rate and ours[2] is None and group is None else None
-    return gain(metric, (one.value, other.value), len(ours[1]), squared, apart, group is not None, level)
+    return gain(
+        metric,
+        (one.value, other.value),
+        num_rows=len(ours[1]),
+        squared=squared,
+        apart=apart,
+        grouped=group is not None,
+        level=level,
+    )
 
 
 def gain(
@@ -112,13 +128,13 @@ def gain(
     """
     value = (1.0 if metric.higher_is_better else -1.0) * (values[0] - values[1])
     if math.isnan(value):
-        return Interval(value, NOTHING, NOTHING, num_rows, "undefined"), 1.0
+        return Interval(value, NOTHING, high=NOTHING, n=num_rows, method="undefined"), 1.0
     error, num = standard_error(squared)
     method = ("grouped " if grouped else "") + "paired delta"
     if num < 2:
-        return Interval(value, NOTHING, NOTHING, num, method), 1.0
+        return Interval(value, NOTHING, high=NOTHING, n=num, method=method), 1.0
     reach = _quantile(level, num) * error
-    found = Interval(value, value - reach, value + reach, num, method)
+    found = Interval(value, value - reach, high=value + reach, n=num, method=method)
     if apart is not None:
         return found, mcnemar(*apart)
     if error == 0:
@@ -130,7 +146,8 @@ def wins(metric: Metric, ours: Rows, theirs: Rows) -> tuple[int, int]:
     """Count the rows where ours alone is a hit, and where theirs alone is; none where hits are no notion."""
     if metric.rate is None:
         return 0, 0
-    hit, other = metric.rate(*ours[:2]), metric.rate(*theirs[:2])
+    hit = metric.rate(*ours[:2])
+    other = metric.rate(*theirs[:2])
     return int((hit & ~other).sum()), int((other & ~hit).sum())
 
 
@@ -158,7 +175,8 @@ def wilson(hits: float, num: int, level: float) -> tuple[float, float]:
     if num == 0:
         return NOTHING, NOTHING
     z = float(scipy.stats.norm.ppf((1 + level) / 2))
-    share, spread = hits / num, z * z / num
+    share = hits / num
+    spread = z * z / num
     middle = (share + spread / 2) / (1 + spread)
     reach = z / (1 + spread) * math.sqrt(share * (1 - share) / num + spread / (4 * num))
     return max(0.0, middle - reach), min(1.0, middle + reach)

@@ -159,7 +159,8 @@ class First:
             name: (sum(part.apart[name][0] for part in parts), sum(part.apart[name][1] for part in parts))
             for name in parts[0].apart
         }
-        facts, shown = Facts.merge([part.facts for part in parts]), Table.join([part.shown for part in parts])
+        facts = Facts.merge([part.facts for part in parts])
+        shown = Table.join([part.shown for part in parts])
         return cls(counts, apart, facts, shown)
 
 
@@ -266,7 +267,8 @@ def _write_groups(
     buckets: list[dict[str, np.ndarray]] = [{} for _ in range(num_buckets)]
     for key, pulled_NM, group in _pulls(board, slopes, start, stop):
         groups, sums = _by_group(np.asarray(group), pulled_NM)
-        place, number = groups % np.uint64(num_buckets), keys.index(key)
+        place = groups % np.uint64(num_buckets)
+        number = keys.index(key)
         for bucket, held in enumerate(buckets):
             mine = place == bucket
             held |= {f"groups {number}": groups[mine], f"sums {number}": sums[mine]}

@@ -53,7 +53,9 @@ class OneByOne:
     """Score by the metric itself, any metric."""
 
     def __init__(self, metric: Metric, outputs: Sequence[Array], target: Array) -> None:
-        self.metric, self.outputs, self.target = metric, outputs, target
+        self.metric = metric
+        self.outputs = outputs
+        self.target = target
         self.quick = NUMBERS_QUICKLY["value"] // max(len(target), 1)
 
     def __call__(self, members: Sequence[int], weights: Array) -> Array:
@@ -145,20 +147,25 @@ class Order:
     def of(cls, score: Array, hit: Array) -> "Order":
         """Sort once."""
         order = np.argsort(score, kind="stable")
-        positives, negatives = order[hit[order]], order[~hit[order]]
-        high, low = score[positives], score[negatives]
-        below, up_to = np.searchsorted(low, high), np.searchsorted(low, high, "right")
-        return cls(positives, negatives, below, up_to, np.searchsorted(high, high))
+        positives = order[hit[order]]
+        negatives = order[~hit[order]]
+        high = score[positives]
+        low = score[negatives]
+        below = np.searchsorted(low, high)
+        up_to = np.searchsorted(low, high, "right")
+        return cls(positives, negatives, below, up_to, firsts=np.searchsorted(high, high))
 
     def roc_auc(self, weights: Array) -> Array:
         """Give the area under the ROC curve (R,) under weights (R, N), ties counting half."""
-        w, upto = weights.take(self.positives, 1), _running(weights.take(self.negatives, 1))
+        w = weights.take(self.positives, 1)
+        upto = _running(weights.take(self.negatives, 1))
         below, up_to = (np.einsum("rp,rp->r", w, upto.take(some, 1)) for some in (self.below, self.up_to))
         return _ratio((below + up_to) / 2, w.sum(1) * upto[:, -1])
 
     def average_precision(self, weights: Array) -> Array:
         """Give the mean precision over positives (R,) under weights (R, N)."""
-        w, false = weights.take(self.positives, 1), _running(weights.take(self.negatives, 1))
+        w = weights.take(self.positives, 1)
+        false = _running(weights.take(self.negatives, 1))
         true = _running(w)
         true_above = true[:, -1:] - true.take(self.firsts, 1)
         all_above = true_above + false[:, -1:] - false.take(self.below, 1)

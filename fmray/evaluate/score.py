@@ -63,11 +63,16 @@ def score(
         DataError: If predictions are not of the same rows.
     """
     found = tuple(find_metric(name, prepared.target) for name in dict.fromkeys([primary, *metrics]))
-    val = _Result.of(_board(("model",), "val", prepared, found, predict), evaluate.level, run)
+    val = _Result.of(_board(("model",), "val", prepared=prepared, metrics=found, predict=predict), evaluate.level, run)
     looks = look()
-    ours = _Result.of(_board(("model", *evaluate.baselines), "test", prepared, found, predict), evaluate.level, run)
+    ours = _Result.of(
+        _board(("model", *evaluate.baselines), "test", prepared=prepared, metrics=found, predict=predict),
+        evaluate.level,
+        run,
+    )
     versus = {name: ours.versus(name, evaluate.level) for name in evaluate.baselines}
-    shown, num_rows = ours.first.shown, ours.board.num_rows
+    shown = ours.first.shown
+    num_rows = ours.board.num_rows
     scores = Scores(
         primary=primary,
         higher_is_better=found[0].higher_is_better,
@@ -94,8 +99,16 @@ def _board(
     subjects: Sequence[str], split: Split, prepared: Prepared, metrics: tuple[Metric, ...], predict: Predict
 ) -> Board:
     tables = {subject: predict(subject, split) for subject in subjects}
-    num_classes, ids = len(prepared.target.classes), partial(_row_ids, prepared, split)
-    return Board(tables, metrics, ids, prepared.num_rows(split), num_classes, sliced=split == "test")
+    num_classes = len(prepared.target.classes)
+    ids = partial(_row_ids, prepared, split)
+    return Board(
+        tables,
+        metrics,
+        expected_ids=ids,
+        num_expected=prepared.num_rows(split),
+        num_classes=num_classes,
+        sliced=split == "test",
+    )
 
 
 def _row_ids(prepared: Prepared, split: Split, start: int, stop: int) -> np.ndarray:
@@ -126,7 +139,8 @@ class _Result:
         }
         # Slopes know all that is needed of the sums, and counts per score are large.
         first = replace(first, counts={key: replace(own, totals=()) for key, own in first.counts.items()})
-        return cls(board, first, slopes, pull(board, slopes, f"{board.tables['model'].path}.groups", run), level)
+        groups = f"{board.tables['model'].path}.groups"
+        return cls(board, first, slopes, pull(board, slopes, groups, run), level=level)
 
     @property
     def grouped(self) -> bool:
@@ -135,10 +149,13 @@ class _Result:
     def intervals(self, subject: str, column: str = "", level: int = 0) -> dict[str, Interval]:
         """Give every metric of a set of rows."""
         key = (subject, column, level)
-        own, places = self.first.counts[key], range(len(self.board.metrics))
+        own = self.first.counts[key]
+        places = range(len(self.board.metrics))
         rows = [Tally(own.num_rows, rarest(own.classes), own.hits[place]) for place in places]
         return {
-            metric.name: bounds(metric, slope.value, tally, squared, self.grouped, self.level)
+            metric.name: bounds(
+                metric, slope.value, tally=tally, squared=squared, grouped=self.grouped, level=self.level
+            )
             for metric, slope, tally, squared in zip(
                 self.board.metrics, self.slopes[key], rows, self.squared[key], strict=True
             )
@@ -146,11 +163,14 @@ class _Result:
 
     def versus(self, name: str, level: float) -> tuple[Interval, float]:
         """Give the model's gain over a baseline, and its p-value."""
-        counts, decides = self.first.counts["model", "", 0], self.board.metrics[0]
+        counts = self.first.counts["model", "", 0]
+        decides = self.board.metrics[0]
         values = (self.value("model"), self.value(name))
         apart = None if counts.hits[0] is None else self.first.apart[name]
         squared = self.squared["versus", name, 0][0]
-        return gain(decides, values, counts.num_rows, squared, apart, self.grouped, level)
+        return gain(
+            decides, values, num_rows=counts.num_rows, squared=squared, apart=apart, grouped=self.grouped, level=level
+        )
 
     def value(self, subject: str) -> float:
         """Give the metric that decides."""
@@ -183,4 +203,4 @@ def _gap(metric: Metric, val: _Result, test: _Result) -> float:
 
 def _unscored(num_rows: int) -> Interval:
     nan = float("nan")
-    return Interval(nan, nan, nan, num_rows, f"fewer than {FEWEST_ROWS} rows")
+    return Interval(nan, nan, high=nan, n=num_rows, method=f"fewer than {FEWEST_ROWS} rows")

@@ -93,7 +93,8 @@ def corrected(
     Source: Tsamardinos et al., "Bootstrapping the out-of-sample predictions for efficient and accurate
     cross-validation", Machine Learning 107, 2018 (BBC).
     """
-    num_members, sign = len(outputs), 1.0 if metric.higher_is_better else -1.0
+    num_members = len(outputs)
+    sign = 1.0 if metric.higher_is_better else -1.0
     scorer = scorer_of(metric, [np.asarray(outputs[m]) for m in range(num_members)], np.asarray(target))
     w = weights_of(len(target), weight)
     everyone = list(range(num_members))
@@ -107,7 +108,15 @@ def corrected(
         in_bag = _able(sign * scorer(everyone, w * drawn))
         chosen = np.where(np.isneginf(in_bag).all(0), -1, in_bag.argmax(0))
         found.append(_score_each(scorer, chosen, w * (drawn == 0)))
-    return _record(metric, np.concatenate(found), winner, sign * float(scores[winner]), num_units, num_members, level)
+    return _record(
+        metric,
+        np.concatenate(found),
+        winner=winner,
+        raw=sign * float(scores[winner]),
+        num_rows=num_units,
+        num_members=num_members,
+        level=level,
+    )
 
 
 def _record(
@@ -121,7 +130,19 @@ def _record(
     if len(found) > 1:
         error = float(found.std(ddof=1) / np.sqrt(len(found)))
     optimism = (raw - middle) * (1 if metric.higher_is_better else -1)
-    return Selection(metric.name, winner, raw, middle, low, high, optimism, error, num_rows, num_members, len(found))
+    return Selection(
+        metric.name,
+        winner,
+        raw=raw,
+        corrected=middle,
+        low=low,
+        high=high,
+        optimism=optimism,
+        error=error,
+        num_rows=num_rows,
+        num_members=num_members,
+        replicates=len(found),
+    )
 
 
 def _score_each(score: Scorer, chosen: np.ndarray, w: np.ndarray) -> np.ndarray:

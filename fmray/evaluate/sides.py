@@ -65,14 +65,16 @@ def is_defined(metric: Metric, held: Json, target: Target) -> bool:
         truth = np.array(ends, np.float64).reshape(len(ends), -1)
         output = truth + np.linspace(0.1, 0.2, max(truth.size, 1))[: truth.size].reshape(truth.shape)
         if len(target.columns) == 1:
-            truth, output = truth[:, 0], output[:, 0]
+            truth = truth[:, 0]
+            output = output[:, 0]
     with suppress(Exception), np.errstate(all="ignore"):  # a metric of the user's own may take more rows than these
         return not np.isnan(metric.value(output, truth, None))
     return True
 
 
 def _why(prepared: Prepared, split: Split) -> str:
-    held, target = prepared.held[split], prepared.target
+    held = prepared.held[split]
+    target = prepared.target
     if target.kind == "number":
         same = [name for name, low, high in zip(target.columns, held["low"], held["high"], strict=True) if low == high]
         if held["rows"] == 1 or not same:

@@ -36,10 +36,10 @@ class Table:
         return Table(
             self.row_id[rows],
             self.output[rows],
-            self.target[rows],
-            None if self.weight is None else self.weight[rows],
-            None if self.group is None else self.group[rows],
-            {name: codes[rows] for name, codes in self.slices.items()},
+            target=self.target[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            group=None if self.group is None else self.group[rows],
+            slices={name: codes[rows] for name, codes in self.slices.items()},
         )
 
     @classmethod
@@ -55,8 +55,8 @@ class Table:
             np.concatenate([table.output for table in tables]),
             np.concatenate([table.target for table in tables]),
             joined([table.weight for table in tables]),
-            joined([table.group for table in tables]),
-            {name: np.concatenate([table.slices[name] for table in tables]) for name in tables[0].slices},
+            group=joined([table.group for table in tables]),
+            slices={name: np.concatenate([table.slices[name] for table in tables]) for name in tables[0].slices},
         )
 
 

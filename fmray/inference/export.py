@@ -222,7 +222,8 @@ def _compare(run: Outputs, inputs: Sequence[np.ndarray], expected: np.ndarray, k
     """
     worst = 0.0
     for rows in (np.arange(len(expected)), np.arange(1), np.tile(np.arange(len(expected)), 5)):
-        said, wanted = run([x[rows] for x in inputs]), expected[rows]
+        said = run([x[rows] for x in inputs])
+        wanted = expected[rows]
         if said.shape != wanted.shape:
             raise DataError(f"the exported program gives {said.shape}, the model {wanted.shape}. Nothing was kept.")
         apart = np.abs(said - wanted) / np.maximum(1, np.abs(wanted))

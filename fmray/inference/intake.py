@@ -39,7 +39,8 @@ def find_rows(path: str, saved: Saved, inputs: Sequence[Column]) -> Dataset:
         # A model that learned from all partitions may be given the folder of one.
         above = tuple((name, value) for name, value in pairs_above(listing.root) if name in known)
         files = [replace(file, partition=(*_others(above, file), *file.partition)) for file in files]
-        paths, pairs = [file.path for file in files], [file.partition for file in files]
+        paths = [file.path for file in files]
+        pairs = [file.partition for file in files]
         schemas, said = schemas_with(pairs, paths, schemas, known)
         schema = _schema(files, schemas, saved, inputs)
     except (DataError, SpecError) as error:

@@ -83,11 +83,14 @@ class SavedModel:
     """
 
     def __init__(self, saved: Saved, folder: str, here: str, device: str = "cpu", trust: Trust = False) -> None:
-        self.saved, self.folder, self.trust, self._here = saved, folder, trust, here
+        self.saved = saved
+        self.folder = folder
+        self.trust = trust
+        self._here = here
         try:
             self._classes = _values_of(saved)
             self.reader = Reader(saved)
-            self.voice = Voice(saved.members, saved.ensemble, saved.prepared, saved.task, device)
+            self.voice = Voice(saved.members, saved.ensemble, prepared=saved.prepared, task=saved.task, device=device)
         except FmrayError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
@@ -157,12 +160,14 @@ class SavedModel:
             unseen: Takes the levels that no training row has.
         """
         width = len(self.target.classes) or len(self.target.columns)
-        said, faulty = np.zeros((table.num_rows, width)), np.zeros(table.num_rows, np.uint16)
+        said = np.zeros((table.num_rows, width))
+        faulty = np.zeros(table.num_rows, np.uint16)
         reasons: list[str] = [""]
         try:
             for part in self.reader.slices(table, reasons, unseen):
                 rows = slice(part.start, part.start + len(part.faults))
-                said[rows], faulty[rows] = self.voice(dict(part.x)), part.faults
+                said[rows] = self.voice(dict(part.x))
+                faulty[rows] = part.faults
         except (FmrayError, OSError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # polars panics outside of Exception where a learned state is none

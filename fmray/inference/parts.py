@@ -32,7 +32,9 @@ from fmray.store.manifest import measure, verify
 from fmray.store.places import files_of
 from fmray.store.sealed import open_text, seal_text
 
-WRITE_ROWS, WRITE_BYTES, LEAST_ROWS = 1 << 17, 64 << 20, 1024
+WRITE_ROWS = 1 << 17
+WRITE_BYTES = 64 << 20
+LEAST_ROWS = 1024
 COUNTS = b"fmray"
 log = logging.getLogger("fmray")
 
@@ -136,8 +138,10 @@ def predict_item(work: Work, item: WorkItem) -> None:
     hashes = row_hash(table, work.hashed)
     leave_hashes(work.scratch, item.index, hashes, work.num_buckets)
     where = ", ".join(dict.fromkeys(work.dataset.files[piece[0]].path for piece in item.pieces[:3]))
-    rows = as_trained(table, model.input_schema.columns, model.input_types, where, work.dataset.data.time_zone)
-    beside = _provenance(work.dataset, item) | {ROW_ID: _binary(hashes)} | _carried(table, work.keys, model)
+    rows = as_trained(
+        table, model.input_schema.columns, types=model.input_types, where=where, time_zone=work.dataset.data.time_zone
+    )
+    beside = _provenance(work.dataset, item) | {ROW_ID: _binary(hashes)} | _key_columns(table, work.keys, model)
     counts: Json = {"rows": table.num_rows, "faults": {}}
     unseen = Unseen()
     with _whole_file(work.part(item.index)) as sink:
@@ -217,7 +221,7 @@ def _provenance(dataset: Dataset, item: WorkItem) -> dict[str, pa.Array]:
     return {FILE: names.take(pa.array(np.repeat(np.arange(len(sizes)), sizes))), ROW: pa.array(rows)}
 
 
-def _carried(table: pa.Table, keys: tuple[str, ...], model: SavedModel) -> dict[str, pa.ChunkedArray]:
+def _key_columns(table: pa.Table, keys: tuple[str, ...], model: SavedModel) -> dict[str, pa.ChunkedArray]:
     taken = {FILE, ROW, ROW_ID, FAULT, *model.output_names}
     return {(f"key_{name}" if name in taken else name): table.column(name) for name in keys}
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from fmray.data.occurrences import num_buckets
+from fmray.data.duplicates import num_buckets
 from fmray.data.preparation import Run as RunPass
 from fmray.data.scan import ITEM_BYTES, WorkItem, work_items
 from fmray.data.scratch import is_local
@@ -91,7 +91,7 @@ def predict(
         for path in files.temporaries(work.out):
             files.remove(path)
         files.make(work.scratch)
-        summary = _carry(work, items, num_bytes, place, report)
+        summary = _predict_items(work, items, num_bytes=num_bytes, place=place, report=report)
         files.write(f"{work.out}/{MANIFEST}", seal_text(summary, MANIFEST, indent=1))
         files.remove(work.scratch)
         return summary
@@ -163,7 +163,7 @@ def _broken(out: str, found: Json) -> list[str]:
     return told + [f"{out}/{name} has been changed" for name in whole if crcs[name] != listed[name]["crc32"]]
 
 
-def _carry(work: Work, items: Sequence[WorkItem], num_bytes: int, place: Place, report: Report) -> Json:
+def _predict_items(work: Work, items: Sequence[WorkItem], num_bytes: int, place: Place, report: Report) -> Json:
     started = time.monotonic()
     dataset = work.dataset
     sizes = files_of(work.out).sizes(work.out)

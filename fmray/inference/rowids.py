@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fmray.data.duplicates import Groups, suspects
 from fmray.data.hashing import row_ids
 from fmray.data.identify import load_bucket, save_buckets
-from fmray.data.occurrences import Groups, suspects
 from fmray.data.scratch import load, save
 
 
@@ -32,7 +32,8 @@ def find_equal(scratch: str, items: Sequence[int], bucket: int) -> dict[int, int
 def ids_of(scratch: str, index: int, num_buckets: int) -> np.ndarray:
     """Give the ids (n, 2) of the rows of a work item, equal rows told apart by their order over all items."""
     held = load(hashes_files(scratch, index)[0])
-    hashes, occurrence = np.empty((held.shape[1], 2), np.uint64), np.zeros(held.shape[1], np.int64)
+    hashes = np.empty((held.shape[1], 2), np.uint64)
+    occurrence = np.zeros(held.shape[1], np.int64)
     rows = held[0].astype(np.int64)
     hashes[rows] = held[1:].T
     for bucket in range(num_buckets):

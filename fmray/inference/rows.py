@@ -13,13 +13,13 @@ import polars as pl
 import pyarrow as pa
 
 from fmray.data import pipeline as pipelines
+from fmray.data.arrow_frames import as_frame, block, faults
 from fmray.data.auto import Auto, seen_by_auto
 from fmray.data.contents import is_bytes
 from fmray.data.evolve import convert, normal, wider
 from fmray.data.moments import spell
 from fmray.data.parse import Parse
 from fmray.data.pipeline import Pipeline
-from fmray.data.raw import as_frame, block, faults
 from fmray.data.step import Fitted, Step
 from fmray.data.tabular import MISSING, OneHot
 from fmray.data.text_numbers import read, tidied
@@ -29,7 +29,8 @@ from fmray.schema import Column, Schema
 from fmray.spec.ref import Ref
 from fmray.train.saved import Saved
 
-SLICE_BYTES, LEAST_ROWS = 8 << 20, 1024
+SLICE_BYTES = 8 << 20
+LEAST_ROWS = 1024
 SOUND, MISSING_INPUT, TOO_LARGE = "", "an input is missing, and no step fills it", "an input is not a finite float32"
 MOST_LEVELS = 20
 
@@ -132,13 +133,16 @@ class Reader:
         """
         codes, found = faults(table, self.schema, [])
         reasons[:] = [*found, MISSING_INPUT, TOO_LARGE]
-        missing, large = len(reasons) - 2, len(reasons) - 1
+        missing = len(reasons) - 2
+        large = len(reasons) - 1
         for start in range(0, table.num_rows, self._slice_rows):
             rows = table.slice(start, self._slice_rows)
             own = codes[start : start + len(rows)].copy()
             x = {}
             for number, (name, steps) in enumerate(self.pipelines.items()):
-                x[name], holes = self._inputs(rows, own == 0, self.ways[name], steps, Unseen() if number else unseen)
+                x[name], holes = self._inputs(
+                    rows, own == 0, way=self.ways[name], steps=steps, unseen=Unseen() if number else unseen
+                )
                 own[holes & (own == 0)] = missing
                 own[~np.isfinite(x[name]).all(1) & (own == 0)] = large
             for values in x.values():
@@ -149,7 +153,8 @@ class Reader:
         self, rows: pa.Table, sound: np.ndarray, way: Prepared, steps: Pipeline, unseen: Unseen
     ) -> tuple[np.ndarray, np.ndarray]:
         """Give the inputs (n, D) of sound rows, zeros for others, and which sound rows have holes after the steps."""
-        x, holes = np.zeros((len(rows), way.schema.width), np.float32), np.zeros(len(rows), bool)
+        x = np.zeros((len(rows), way.schema.width), np.float32)
+        holes = np.zeros(len(rows), bool)
         table = rows if sound.all() else rows.filter(pa.array(sound))
         frame = as_frame(table, way.raw, self.null_values)
         count_nulls(frame, way, unseen)
@@ -160,13 +165,14 @@ class Reader:
                 frame, state = seen_by_auto(frame, state)
             elif isinstance(step, Parse):
                 count_unread(frame, state, unseen)
-            count_unseen(frame, step, state, unseen.levels, way.with_nulls is None)
+            count_unseen(frame, step, state=state, unseen=unseen.levels, with_nulls=way.with_nulls is None)
             frame = step.apply(frame, state)
         places = np.flatnonzero(sound)
         empty = _with_holes(frame)
         if empty.any():
             holes[places[empty]] = True
-            frame, places = frame.filter(pl.Series(~empty)), places[~empty]
+            frame = frame.filter(pl.Series(~empty))
+            places = places[~empty]
         with np.errstate(over="ignore"):  # what no float32 holds is named by the caller
             x[places] = block(frame, way.schema)
         return x, holes
@@ -216,11 +222,13 @@ def count_unseen(
         with_nulls: Count text that is missing as a level as well.
     """
     for name, known in _known_levels(step, state).items():
-        column, nulls = frame[name].alias("level"), frame[name].null_count()
+        column = frame[name].alias("level")
+        nulls = frame[name].null_count()
         if column.dtype == pl.String:
             spelled = pl.Series(sorted(known), dtype=pl.String)
         else:
-            column, spelled = column.cast(pl.Float64), pl.Series(_numbers(known), dtype=pl.Float64)
+            column = column.cast(pl.Float64)
+            spelled = pl.Series(_numbers(known), dtype=pl.Float64)
         distinct = column.drop_nulls().unique()
         strange = distinct.filter(~distinct.is_in(spelled.implode()))
         found: dict[str, int] = {}
@@ -269,14 +277,18 @@ def as_trained(
     if absent := [column.name for column in columns if column.name not in table.column_names]:
         known = ", ".join(table.column_names[:20])
         raise DataError(f"{where}: column {_quoted(absent)} is missing, which the model reads. It has: {known}.")
-    made, wrong = [], []
+    made = []
+    wrong = []
     for column in columns:
-        given, trained = table.column(column.name), types.field(column.name).type
+        given = table.column(column.name)
+        trained = types.field(column.name).type
         kind = accepted(given.type, trained, column, time_zone)
         if kind is None:
             wrong.append(f"'{column.name}' holds {given.type} where training rows held {trained}")
         else:
-            made.append(given if given.type == kind else _cast(given, kind, column.name, where, time_zone))
+            made.append(
+                given if given.type == kind else _cast(given, kind, name=column.name, where=where, time_zone=time_zone)
+            )
     if wrong:
         raise DataError(f"{where}: {'; '.join(wrong)}. Convert the column.")
     return pa.table(made, names=[column.name for column in columns])

@@ -53,7 +53,8 @@ def _accuracy_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.nd
 
 
 def _class_terms(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
-    said, num_classes = predicted(output), output.shape[1]
+    said = predicted(output)
+    num_classes = output.shape[1]
     hit = said == target
     return {
         "tp": (w[hit], target[hit], num_classes),
@@ -72,8 +73,10 @@ class _FromCounts:
     def __init__(self, numerator: tuple[float, float, float], denominator: tuple[float, float, float],
                  classes: int | None = None, skip_absent: bool = False) -> None:  # fmt: skip
         # Coefficients of (true positives, predicted, actual) per class.
-        self.numerator, self.denominator = numerator, denominator
-        self.only, self.skip_absent = classes, skip_absent
+        self.numerator = numerator
+        self.denominator = denominator
+        self.only = classes
+        self.skip_absent = skip_absent
 
     def value(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
         matrix = confusion(output, target, weight)
@@ -120,12 +123,17 @@ def _metric(name: str, counts: _FromCounts) -> Metric:
     return Metric(name, True, "class", counts.value, sums=RowSums(_class_terms, counts.of, counts.pull))
 
 
-TP, F1 = (1.0, 0.0, 0.0), (2.0, 0.0, 0.0)
-SAID, ACTUAL, BOTH = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)
+TP = (1.0, 0.0, 0.0)
+F1 = (2.0, 0.0, 0.0)
+SAID = (0.0, 1.0, 0.0)
+ACTUAL = (0.0, 0.0, 1.0)
+BOTH = (0.0, 1.0, 1.0)
 
 _HIT_SUMS = RowSums(_accuracy_terms, _accuracy_of, _accuracy_pull)
-ACCURACY = Metric("accuracy", True, "class", _accuracy, _hits, sums=_HIT_SUMS)
-F1_MICRO = Metric("f1_micro", True, "class", _accuracy, _hits, sums=_HIT_SUMS)  # equal to accuracy: one label a row
+ACCURACY = Metric("accuracy", True, kind="class", value=_accuracy, rate=_hits, sums=_HIT_SUMS)
+F1_MICRO = Metric(
+    "f1_micro", True, kind="class", value=_accuracy, rate=_hits, sums=_HIT_SUMS
+)  # equal to accuracy: one label a row
 BALANCED_ACCURACY = _metric("balanced_accuracy", _FromCounts(TP, ACTUAL, skip_absent=True))
 PRECISION_MACRO = _metric("precision_macro", _FromCounts(TP, SAID))
 RECALL_MACRO = _metric("recall_macro", _FromCounts(TP, ACTUAL))

@@ -34,7 +34,8 @@ class ScoreTable:
             each (n,).
         """
         order = np.lexsort((weight, score))
-        score, weight = score[order], weight[order]
+        score = score[order]
+        weight = weight[order]
         if not len(order):
             return cls(score, weight, positive, negative)
         starts = np.flatnonzero(np.r_[True, (score[1:] != score[:-1]) | (weight[1:] != weight[:-1])])

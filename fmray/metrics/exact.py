@@ -52,7 +52,8 @@ def exact_sums(values: np.ndarray, group: np.ndarray | None = None, num_groups: 
             sums[0] += int(values[rows].sum()) << UNIT_BITS
             continue
         mantissa, place = units_of(np.asarray(values[rows], np.float64))
-        first, span = int(place.min()), int(place.max() - place.min()) + 1
+        first = int(place.min())
+        span = int(place.max() - place.min()) + 1
         bucket = place - first if group is None else group[rows] * span + (place - first)
         buckets = None
         if span * num_groups > MOST_BUCKETS:
@@ -134,7 +135,8 @@ class RowSums:
             finite = np.isfinite(values)
             if not finite.all():
                 lost += int((~finite).sum())
-                values, group = values[finite], None if group is None else group[finite]
+                values = values[finite]
+                group = None if group is None else group[finite]
             totals[name] = exact_sums(values, group, num_groups)
         return totals | {NOT_FINITE: (lost,)}
 

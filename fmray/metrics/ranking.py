@@ -29,7 +29,8 @@ def auc_and_pulls(positive_S: np.ndarray, negative_S: np.ndarray) -> tuple[float
 
     Source: DeLong et al., Biometrics 44, 1988; Sun & Xu, IEEE Signal Processing Letters 21, 2014.
     """
-    positive, negative = positive_S.sum(), negative_S.sum()
+    positive = positive_S.sum()
+    negative = negative_S.sum()
     if positive <= 0 or negative <= 0:
         return float("nan"), np.zeros_like(positive_S), np.zeros_like(positive_S)
     beaten_S = (np.cumsum(negative_S) - 0.5 * negative_S) / negative
@@ -55,7 +56,8 @@ def average_precision_and_pulls(positive_S: np.ndarray, negative_S: np.ndarray) 
     value = float((positive_S * precision_S).sum() / positive)
     # A row counts among "all above" of every threshold at or below its own score.
     share_S = np.divide(positive_S, positive * all_S, out=np.zeros_like(all_S), where=all_S > 0)
-    gain_S, loss_S = np.cumsum(share_S), np.cumsum(share_S * precision_S)
+    gain_S = np.cumsum(share_S)
+    loss_S = np.cumsum(share_S * precision_S)
     return value, (precision_S - value) / positive + gain_S - loss_S, -loss_S
 
 
@@ -79,7 +81,8 @@ class Ranking(ScoreCounts):
         The value is one of the merged tables, whose rows are sorted: it does not depend on how rows were cut.
         """
         classes = [self.positive] if len(tables) == 1 else range(len(tables))
-        values, found = [], []
+        values = []
+        found = []
         for which, table in zip(classes, tables, strict=True):
             score_S, positive_S, negative_S = table.weights()
             value, hit_S, other_S = self.curve(positive_S, negative_S)

@@ -52,7 +52,8 @@ def _r2(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> fl
     if len(target) < 2:
         return float("nan")
     w = weights_of(len(target), weight)
-    error, variance = _mse_of(output, target, w)[1], _spread(target, w)[1]
+    error = _mse_of(output, target, w)[1]
+    variance = _spread(target, w)[1]
     if not (variance > 0).all():
         return float("nan")
     return float((1 - error / variance).mean())
@@ -95,7 +96,8 @@ def _root_mean_of(sums: Exact) -> float:
 
 
 def _r2_of(sums: Exact) -> float:
-    weight, values = sums["weight"][0], []
+    weight = sums["weight"][0]
+    values = []
     if sums["rows"][0] < 2 or not weight:
         return float("nan")
     for errors, spread in zip(sums["errors"], _target_spreads(sums), strict=True):
@@ -121,7 +123,8 @@ def _mse_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray
 
 
 def _rmse_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
-    squares_NT, means_T = (_columns(output) - _columns(target)) ** 2, _error_means(sums)
+    squares_NT = (_columns(output) - _columns(target)) ** 2
+    means_T = _error_means(sums)
     halves_T = np.divide(0.5, np.sqrt(means_T), out=np.zeros_like(means_T), where=means_T > 0)
     return np.asarray(w * ((squares_NT - means_T) * halves_T).mean(1) / float(sums["weight"][0]))
 
@@ -132,7 +135,8 @@ def _mae_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray
 
 
 def _r2_pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
-    weight, means_T = sums["weight"][0], _error_means(sums)
+    weight = sums["weight"][0]
+    means_T = _error_means(sums)
     centre_T = np.array([float(total / weight) for total in sums["target"]])
     variance_T = np.array([float(v / weight) for v in _target_spreads(sums)])
     squares_NT = (_columns(output) - _columns(target)) ** 2

@@ -35,7 +35,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute x W + b for every member."""
-        weight, bias = self.weight_KDH, self.bias_K1H
+        weight = self.weight_KDH
+        bias = self.bias_K1H
         if weight.dim() == 2:
             return torch.addmm(bias, x, weight)
         if x.dim() == 2 and weight.shape[2] <= _NARROW and len(weight) * weight.shape[2] >= _WIDE:
@@ -103,8 +104,10 @@ class Dropout(nn.Module):
             key: Equal for equal places, so that what depends on them alone is worked out once.
             row_axis: Axis of the rows to come: 1 behind an axis of members, else 0.
         """
-        self.keys, self._row_axis = keys, row_axis
-        self._places, self._key = places, key
+        self.keys = keys
+        self._row_axis = row_axis
+        self._places = places
+        self._key = key
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop and rescale numbers of (B, ...) or (K, B, ...) while training.

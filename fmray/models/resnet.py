@@ -70,7 +70,8 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, made: int, stride: int) -> None:
         super().__init__()
-        self.first, self.second = _convolution(channels, made, stride), _convolution(made, made, 1)
+        self.first = _convolution(channels, made, stride)
+        self.second = _convolution(made, made, 1)
         same = stride == 1 and channels == made
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels, made, 1, stride, bias=False)
 

@@ -11,7 +11,7 @@ from fmray.errors import ClusterError
 from fmray.preflight.needs import Needs
 from fmray.records import Json
 from fmray.store import redact
-from fmray.train.room import auto_workers, num_fitting, room
+from fmray.train.capacity import auto_workers, num_fitting, room
 from fmray.train.stream import READ_CPUS
 from fmray.tune.slots import num_slots
 from fmray.tune.slots import resources as trial_resources
@@ -112,7 +112,8 @@ def _by_value(values: Mapping[str, str], names: Mapping[str, str]) -> dict[str, 
 
 def _room(nodes: Sequence[Json], holders: Sequence[Json], needs: Needs) -> Iterator[Failure]:
     """Compare what workers will reserve with what the nodes have, and with what is free of it."""
-    all_of, free = [node["resources"] for node in nodes], [node["available"] for node in nodes]
+    all_of = [node["resources"] for node in nodes]
+    free = [node["available"] for node in nodes]
     try:
         workers, needed, reading = _reservation(all_of, needs)
     except ClusterError as error:
@@ -125,7 +126,12 @@ def _room(nodes: Sequence[Json], holders: Sequence[Json], needs: Needs) -> Itera
     left[0] = {**left[0], "CPU": float(left[0].get("CPU", 0)) - reading}
     fit = max(0, num_fitting(left, needed))
     if fit < workers:
-        yield Failure("cpus", EVERYWHERE, *_taken(all_of, free, holders, needed, fit, workers), passes=True)
+        yield Failure(
+            "cpus",
+            EVERYWHERE,
+            *_taken(all_of, free, holders=holders, needed=needed, fit=fit, workers=workers),
+            passes=True,
+        )
 
 
 def _taken(

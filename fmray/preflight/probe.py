@@ -31,7 +31,9 @@ Answers = dict[str, Json]
 
 LOOK_SECONDS, READ_SECONDS, LOAD_SECONDS, MEET_SECONDS = 8.0, 4.0, 14.0, 5.0
 """How long a node may take to start and look, to read what others wrote, to import torch since the start, to meet."""
-HELD, MOST_LISTED, LIST_SECONDS = ("CPU", "GPU"), 10_000, 3
+HELD = ("CPU", "GPU")
+MOST_LISTED = 10_000
+LIST_SECONDS = 3
 PARQUET = (".parquet", ".parq", ".pq")
 THREADS = 8
 
@@ -138,7 +140,8 @@ class Party:
     """
 
     def __init__(self, scouts: Mapping[str, Any]) -> None:
-        self.scouts, self.started = dict(scouts), time.monotonic()
+        self.scouts = dict(scouts)
+        self.started = time.monotonic()
         self.answers: dict[str, Answers] = {}
         self._asked: dict[str, dict[str, Any]] = {}
 
@@ -308,7 +311,8 @@ def _source(package: str) -> str:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return "missing"
-    digest, folder = hashlib.blake2b(digest_size=16), Path(spec.origin).parent
+    digest = hashlib.blake2b(digest_size=16)
+    folder = Path(spec.origin).parent
     for path in sorted(folder.rglob("*.py")):
         source = path.read_bytes()
         digest.update(f"{package}\0{path.relative_to(folder).as_posix()}\0{len(source)}\0".encode() + source)

@@ -24,7 +24,7 @@ from fmray.rigour.promotion import FEWEST, judge, level, without_looking
 from fmray.spec.job import Job
 from fmray.spec.promotion import Promote
 from fmray.store import Store, fingerprint
-from fmray.train.room import num_workers
+from fmray.train.capacity import num_workers
 
 Report = Callable[[Json], None]
 Verdict = Literal["promoted", "pending", "kept", "inconclusive", "refused", "spent", "rolled back"]
@@ -76,7 +76,7 @@ def promote(run: Run, store: Store, rule: Promote | None = None, registry: Regis
     asked = rule or Job.from_json(card.job).promote or Promote()
     history = History(store, run.job)
     with history.alone():
-        outcome = _Case(card, asked, history, store).carry()
+        outcome = _Case(card, asked, history, store).decide()
         return _told(outcome, history, registry)
 
 
@@ -93,7 +93,11 @@ def approve(run: Run, store: Store, by: str, registry: Registry | None = None) -
     with history.alone():
         standing = history.standing()
         if standing.champion == run.id:
-            return _told(Outcome(run.job, run.id, "promoted", run.id, "it is champion already"), history, registry)
+            return _told(
+                Outcome(run.job, run.id, verdict="promoted", champion=run.id, text="it is champion already"),
+                history,
+                registry,
+            )
         found = [event for event in history.events("decision", run=run.id) if event["verdict"] in SAYS_YES]
         if not found:
             raise DataError(f"nothing speaks for run {run.id} yet. Have it decided: fmray promote {run.root}")
@@ -126,9 +130,9 @@ def rollback(job: str, store: Store, by: str, registry: Registry | None = None) 
             )
         to, anchor = standing.before[-1]
         open_model(f"{_folder(history)}/{to}/model")
-        _move(history, standing.champion, to, anchor, "rollback", by)
+        _move(history, standing.champion, to=to, anchor=anchor, why="rollback", by=by)
         text = f"run {standing.champion} was champion; {to} is again, said {by}"
-        return _told(Outcome(job, to, "rolled back", to, text), history, registry)
+        return _told(Outcome(job, to, verdict="rolled back", champion=to, text=text), history, registry)
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class _Case:
     history: History
     store: Store
 
-    def carry(self) -> Outcome:
+    def decide(self) -> Outcome:
         """Find what was decided or decide, and follow it."""
         standing = self.history.standing()
         if standing.champion == self.card.run_id:
@@ -158,7 +162,7 @@ class _Case:
         if self.rule.approval == "required" and not self.history.events("approval", decision=decision["number"]):
             text = f"{decision['text']}; it waits for: fmray approve {self.card.root}"
             return self._outcome("pending", standing, text, self._shown(decision))
-        return _moved(decision, standing, self.history, decision["text"], self._shown(decision))
+        return _moved(decision, standing, history=self.history, text=decision["text"], evidence=self._shown(decision))
 
     def _decide(self, standing: Standing, before: Json | None) -> Json:
         if why := _unfit(self.card):
@@ -182,7 +186,9 @@ class _Case:
         return {name: read_card(f"{_folder(self.history)}/{run_id}", self.store) for name, run_id in names.items()}
 
     def _compare(self, standing: Standing, attempt: Json, before: Json | None) -> Json:
-        card, rule, metric = self.card, self.rule, find_metric(self.card.scores.primary, self.card.prepared.target)
+        card = self.card
+        rule = self.rule
+        metric = find_metric(self.card.scores.primary, self.card.prepared.target)
         rivals = self._rivals(standing)
         others = list(rivals.values())
         self._refuse_other_metric(rivals[CHAMPION])
@@ -200,7 +206,7 @@ class _Case:
                     f"there are {len(rows)} {rule.evidence} test rows, and {FEWEST} or more are needed. {_more(rule)}"
                 )
                 return self._record("inconclusive", standing, text, before)
-            found = compare(card, rows, rivals, self.store, run)
+            found = compare(card, rows, rivals=rivals, store=self.store, run=run)
         told = (rule, metric, attempt["level"], found.challenger, found.others[CHAMPION])
         if "number" not in attempt:
             if why := without_looking(*told):
@@ -212,12 +218,12 @@ class _Case:
             raise DataError(f"run {card.run_id}: attempt {attempt['number']} began with other rows. Train another run.")
         subject = fingerprint("promotion", attempt["number"], found.rows)
         Ledger(self.store).look(
-            card.prepared.test_identity, card.run_id, f"promotion in {self.history.job}", subject, self.history.job
+            card.prepared.test_identity, card.run_id, f"promotion in {self.history.job}", subject, job=self.history.job
         )
         judged = judge(*told, found.others.get(ANCHOR), card.prepared.slices)
         return self._record(
-            "promote" if judged.promotes else "keep", standing, judged.reason, before,
-            {"attempt": attempt, **found.to_json(), **judged.evidence}, self._warning(found),
+            "promote" if judged.promotes else "keep", standing, text=judged.reason, before=before,
+            evidence={"attempt": attempt, **found.to_json(), **judged.evidence}, notes=self._warning(found),
         )  # fmt: skip
 
     def _attempt(self, standing: Standing) -> Json:
@@ -234,7 +240,8 @@ class _Case:
             _refuse_other_promise(rule, Promote(**earlier[0]["rule"]))
         numbers = {event["number"] for event in earlier}
         promoted = [d for d in self.history.events("decision", verdict="promote") if d["attempt"] in numbers]
-        t, k = len(earlier) + 1, len(promoted)
+        t = len(earlier) + 1
+        k = len(promoted)
         return {**begun, **same, "rule": asdict(rule), "t": t, "k": k, "level": level(rule, t, k)}
 
     def _record(
@@ -245,7 +252,10 @@ class _Case:
         number = len(self.history.events("decision")) + 1
         if before is not None and (before["verdict"], before["text"]) == (verdict, text):
             return before
-        shown, attempt, path, digest = text, None, "", ""
+        shown = text
+        attempt = None
+        path = ""
+        digest = ""
         if evidence is not None:
             attempt = evidence["attempt"]["number"]
             path = f"{self.rule.evidence}/{number:06d}.json"
@@ -273,7 +283,8 @@ class _Case:
         return tuple(notes)
 
     def _refuse_other_metric(self, champion: Card) -> None:
-        ours, theirs = self.card.scores.primary, champion.scores.primary
+        ours = self.card.scores.primary
+        theirs = champion.scores.primary
         if ours != theirs:
             raise DataError(
                 f"run {self.card.run_id} is judged by {ours}, champion {champion.run_id} by {theirs}. "
@@ -300,7 +311,13 @@ class _Case:
     def _outcome(self, verdict: Verdict, standing: Standing, text: str, evidence: Json | None = None) -> Outcome:
         newest = self._newest() or {"notes": []}
         return Outcome(
-            self.history.job, self.card.run_id, verdict, standing.champion, text, evidence or {}, tuple(newest["notes"])
+            self.history.job,
+            self.card.run_id,
+            verdict=verdict,
+            champion=standing.champion,
+            text=text,
+            evidence=evidence or {},
+            notes=tuple(newest["notes"]),
         )
 
 
@@ -314,7 +331,8 @@ def _unfit(card: Card) -> str:
 def _refuse_other_promise(rule: Promote, first: Promote) -> None:
     """Refuse to change what the level of sealed decisions follows from, once the first was made."""
     for key in ("alpha", "attempts", "promotions"):
-        given, promised = getattr(rule, key), getattr(first, key)
+        given = getattr(rule, key)
+        promised = getattr(first, key)
         if given != promised:
             raise SpecError(
                 f"{given:g}, and decisions on these test rows began under {promised:g}. Restore that, or set "
@@ -336,12 +354,20 @@ def _moved(
     run = decision["run"]
     open_model(f"{_folder(history)}/{run}/model")  # a damaged one must not come into use
     anchor = standing.anchor if decision["mode"] == "refresh" and standing.anchor else run
-    _move(history, decision["champion"], run, anchor, decision["verdict"], by)
-    return Outcome(history.job, run, "promoted", run, text, evidence or {}, tuple(decision["notes"]))
+    _move(history, decision["champion"], to=run, anchor=anchor, why=decision["verdict"], by=by)
+    return Outcome(
+        history.job,
+        run,
+        verdict="promoted",
+        champion=run,
+        text=text,
+        evidence=evidence or {},
+        notes=tuple(decision["notes"]),
+    )
 
 
 def _move(history: History, expected: str | None, to: str, anchor: str, why: str, by: str) -> None:
-    if not history.move(expected, to, anchor, why, by):
+    if not history.move(expected, to, anchor, why, by=by):
         raise ClusterError(f"'{history.job}': another process moved the champion meanwhile. Repeat the command.")
 
 

@@ -78,7 +78,8 @@ def fresh_rows(card: Card, rivals: Sequence[Card], store: Store, run: Pass) -> T
     Raises:
         DataError: If a rival tells rows apart in another way and read other files.
     """
-    table, ledger = sealed_table(card, store), Ledger(store)
+    table = sealed_table(card, store)
+    ledger = Ledger(store)
     looks = ledger.verify(card.prepared.test_identity)
     if not looks or looks[0]["run"] != card.run_id:
         return table.some(np.zeros(0, np.int64))
@@ -89,7 +90,7 @@ def fresh_rows(card: Card, rivals: Sequence[Card], store: Store, run: Pass) -> T
     for words in chain(_of_prepared([rival for rival in rivals if rival in alike], SPLITS), scored):
         seen |= np.isin(table.row_id[:, 0], words)
     if unlike := [other for other in others if other not in alike]:
-        seen |= _in_files_of(unlike, rivals, card, table, store, run)
+        seen |= _in_files_of(unlike, rivals, card=card, table=table, store=store, run=run)
     return table.some(np.flatnonzero(~seen))
 
 
@@ -154,11 +155,12 @@ def _in_files_of(
             )
     dataset = _dataset_of(card, store)
     items = work_items(dataset)
-    item, row = _locate(dataset, items, card, table.row_id, run)
+    item, row = _locate(dataset, items, card=card, ids=table.row_id, run=run)
     is_old = np.array([redact(file.path) in set().union(*read_by.values()) for file in dataset.files])
     seen = np.zeros(len(table), bool)
     for index in np.unique(item).tolist():
-        pieces, mine = items[index].pieces, np.flatnonzero(item == index)
+        pieces = items[index].pieces
+        mine = np.flatnonzero(item == index)
         piece = np.searchsorted(np.cumsum([p[4] for p in pieces]), row[mine], side="right")
         seen[mine] = is_old[np.array([p[0] for p in pieces])[piece]]
     return seen
@@ -175,7 +177,7 @@ def compare(card: Card, rows: Table, rivals: Mapping[str, Card], store: Store, r
     for name, model in models.items():
         _refuse_other_target(card.prepared.target, model.target, f"{name} {rivals[name].run_id}")
     items = work_items(dataset)
-    item, row = _locate(dataset, items, card, rows.row_id, run)
+    item, row = _locate(dataset, items, card=card, ids=rows.row_id, run=run)
     order = np.lexsort((row, item))
     cuts = np.searchsorted(item[order], np.arange(len(items) + 1))
     own = [
@@ -185,7 +187,8 @@ def compare(card: Card, rows: Table, rivals: Mapping[str, Card], store: Store, r
     ]
     folders = {name: (model.folder, model.trust) for name, model in models.items()}
     said: list[dict[str, tuple[np.ndarray, np.ndarray]]] = run(_silent, "promote", _say, (dataset, folders), own)
-    others, is_sound = {}, np.ones(len(rows), bool)
+    others = {}
+    is_sound = np.ones(len(rows), bool)
     for name, model in models.items():
         output = np.empty((len(rows), said[0][name][0].shape[1]))
         output[order] = np.concatenate([part[name][0] for part in said])

@@ -43,7 +43,8 @@ class History:
     """
 
     def __init__(self, store: Store, job: str) -> None:
-        self.store, self.job = store, job
+        self.store = store
+        self.job = job
         self.folder = store.path(FOLDER, job)
         self._path = f"{self.folder}/log.jsonl"
         cure = "A lost log is an error, not a first promotion: without it the champion and the attempts are unknown."

@@ -42,7 +42,7 @@ def starts_of(
     path = f"{run.root}/{RUN}"
     facts = store.read_json(path)
     origin = facts["warm_start"]["from"] if "warm_start" in facts else _origin(job, asked, store)
-    starts, why = _starts(job, asked, prepared, store, origin)
+    starts, why = _starts(job, asked, prepared=prepared, store=store, origin=origin)
     if why:
         note(f"members start cold: {why}")
     else:
@@ -63,7 +63,7 @@ def _starts(job: Job, asked: WarmStart, prepared: Prepared, store: Store, origin
     try:
         _refuse_other_split(root, prepared)
         model = root if files_of(root).exists(f"{root}/{FILE}") else f"{root}/model"
-        return _fitting(read_model(folder_to_keep(model)), model, job, prepared, origin), ""
+        return _fitting(read_model(folder_to_keep(model)), model, job=job, prepared=prepared, origin=origin), ""
     except SpecError as error:
         if asked.otherwise == "refuse":
             raise SpecError(f"{error.message} {CURE}", WHERE) from error
@@ -117,7 +117,8 @@ def _fitting(saved: Saved, place: str, job: Job, prepared: Prepared, origin: str
     Raises:
         SpecError: Naming what they see, predict or are otherwise.
     """
-    theirs, ours = saved.prepared.target, prepared.target
+    theirs = saved.prepared.target
+    ours = prepared.target
     if (theirs.kind, theirs.columns, theirs.classes) != (ours.kind, ours.columns, ours.classes):
         shown = f"{', '.join(theirs.columns)}: {', '.join(theirs.classes) or theirs.kind}"
         raise SpecError(

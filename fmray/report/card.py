@@ -183,7 +183,8 @@ def verdict(scores: Scores) -> str:
 def _curves(card: Card) -> list[Figure]:
     """Draw the primary metric and the losses of every member, or of the best where they are many."""
     by_metric: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    drawn, caption = card.members, ""
+    drawn = card.members
+    caption = ""
     if len(drawn) > MOST_CURVES:
         first = [member for member in drawn if member.index in card.ensemble.members]
         others = [m for m in ranked(drawn, card.scores.higher_is_better) if m.index not in card.ensemble.members]
@@ -207,7 +208,8 @@ _WHERE = {"val_loss": "loss on validation", "train_loss": "loss on training rows
 
 
 def _results(card: Card) -> list[Figure]:
-    tables, made = card.scores.figures, []
+    tables = card.scores.figures
+    made = []
     if "confusion" in tables:
         made.append(plots.confusion(tables["confusion"]))
     if "calibration" in tables:

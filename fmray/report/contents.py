@@ -45,12 +45,24 @@ def verify_run(root: str, store: Store, facts: Json, names: Collection[str] | No
             raise DataError(f"{root}/{name} is missing, {RUN} lists it. {CURE}")
         if name == EVENTS:  # which goes on after the end
             data = store.read_bytes(f"{root}/{EVENTS}")[: listed[name]["size"]]
-            compare(f"{root}/{name}", {"size": len(data), "crc32": zlib.crc32(data)}, listed[name], RUN, CURE)
+            compare(
+                f"{root}/{name}",
+                {"size": len(data), "crc32": zlib.crc32(data)},
+                expected=listed[name],
+                said_by=RUN,
+                cure=CURE,
+            )
         elif names is None and "://" in root:
-            compare(f"{root}/{name}", {"size": sizes[name], "crc32": listed[name]["crc32"]}, listed[name], RUN, CURE)
+            compare(
+                f"{root}/{name}",
+                {"size": sizes[name], "crc32": listed[name]["crc32"]},
+                expected=listed[name],
+                said_by=RUN,
+                cure=CURE,
+            )
     here = [name for name in wanted if name != EVENTS and (names is not None or "://" not in root)]
     for name, found in measure(root, here).items():
-        compare(f"{root}/{name}", found, listed[name], RUN, CURE)
+        compare(f"{root}/{name}", found, expected=listed[name], said_by=RUN, cure=CURE)
 
 
 def leave_witness(root: str, store: Store, facts: Json) -> None:

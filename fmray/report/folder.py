@@ -99,7 +99,9 @@ def finish_run(run: Run, card: Card, widths: Sequence[int], store: Store) -> Run
     Args:
         widths: Members per pack, as they were trained.
     """
-    path, prepared, scores = f"{run.root}/{RUN}", card.prepared, card.scores
+    path = f"{run.root}/{RUN}"
+    prepared = card.prepared
+    scores = card.scores
     found = scores.test[scores.primary]
     facts = {
         "status": "finished",

@@ -34,7 +34,10 @@ class Journal:
     def __init__(self, root: str, store: Store, report: Report) -> None:
         self.seconds: dict[str, float] = {}
         self._notes: list[str] = []
-        self._root, self._path, self._store, self._report = root, f"{root}/{EVENTS}", store, report
+        self._root = root
+        self._path = f"{root}/{EVENTS}"
+        self._store = store
+        self._report = report
         self._stage = ""
         self._lock = threading.RLock()  # workers are heard, and watched, from threads
         self._packs = {_pack_of(event) for event in store.events(self._path) if event["event"] == "epoch"}

@@ -63,7 +63,16 @@ def _line(store: Store, job: str, run: str) -> Line:
         primary = facts.get("primary") or (_primary(store, root) if status == "finished" else {})
         told = {name: float(primary[name]) for name in ("value", "low", "high") if name in primary}
         when = float(facts.get("time", 0.0))
-        return Line(job, run, root, status, primary.get("metric", ""), **told, time=when, reason=facts.get("error", ""))
+        return Line(
+            job,
+            run,
+            root=root,
+            status=status,
+            metric=primary.get("metric", ""),
+            **told,
+            time=when,
+            reason=facts.get("error", ""),
+        )
     except (FmrayError, AttributeError, KeyError, TypeError, ValueError) as error:
         # a run that was stopped before its first file is no damage
         is_damaged = any(store.exists(f"{root}/{name}") for name in (RUN, WITNESS))

@@ -73,13 +73,17 @@ class Axes:
         x_ticks: Sequence[tuple[float, str]] | None = None,
     ) -> None:
         self.x_ticks = x_ticks
-        self.x_range, self.y_range, self.labels, self.height = _widened(x), _widened(y), labels, height
+        self.x_range = _widened(x)
+        self.y_range = _widened(y)
+        self.labels = labels
+        self.height = height
         self.parts: list[str] = []
 
     def at(self, x: float, y: float) -> Point:
         """Give the place of a point, in pixels."""
         (x0, x1), (y0, y1) = self.x_range, self.y_range
-        across, up = (x - x0) / (x1 - x0), (y - y0) / (y1 - y0)
+        across = (x - x0) / (x1 - x0)
+        up = (y - y0) / (y1 - y0)
         bottom = self.height - BOTTOM
         return LEFT + across * (WIDTH - LEFT - RIGHT), bottom - min(max(up, -0.02), 1.02) * (bottom - TOP)
 
@@ -167,7 +171,11 @@ def learning_curves(
             )
     rows = [[name, number(points[0][1]), number(points[-1][1]), str(int(points[-1][0]))] for name, points, _ in curves]
     return Figure(
-        metric, axes.svg(f"{metric} per epoch"), ("member", "first epoch", "last epoch", "epochs"), rows, caption
+        metric,
+        axes.svg(f"{metric} per epoch"),
+        head=("member", "first epoch", "last epoch", "epochs"),
+        rows=rows,
+        caption=caption,
     )
 
 
@@ -201,14 +209,17 @@ def intervals(metric: str, found: Sequence[tuple[str, Interval]], title: str = "
     title = title or f"{metric} on the test rows"
     rows = [[name, spell(i), number(i.n), i.method] for name, i in found]
     svg = frame(title, WIDTH, height, "".join(inside))
-    return Figure(title, svg, ("", "value and interval", "n", "method"), rows, caption)
+    return Figure(title, svg, head=("", "value and interval", "n", "method"), rows=rows, caption=caption)
 
 
 def confusion(table: Json) -> Figure:
     """Draw how often each true class was given each predicted class."""
-    classes, counts = table["classes"], table["counts"]
-    size, left = min(56, max(16, 420 // len(classes))), 110
-    width, height = left + size * len(classes) + 14, 40 + size * len(classes) + 96
+    classes = table["classes"]
+    counts = table["counts"]
+    size = min(56, max(16, 420 // len(classes)))
+    left = 110
+    width = left + size * len(classes) + 14
+    height = 40 + size * len(classes) + 96
     inside = [f'<text x="{left}" y="14">predicted →, true ↓; shade: share of the true class</text>']
     for i, row in enumerate(counts):
         total = max(sum(row), 1)
@@ -217,7 +228,8 @@ def confusion(table: Json) -> Figure:
             f'<text x="{left - 6}" y="{y + size / 2 + 4:.0f}" text-anchor="end">{escape(short(classes[i], 14))}</text>'
         )
         for j, count in enumerate(row):
-            x, share = left + j * size, count / total
+            x = left + j * size
+            share = count / total
             inside.append(
                 f'<rect class="cell" x="{x}" y="{y}" width="{size - 1}" height="{size - 1}" fill-opacity="{share:.3f}">'
                 f"<title>{escape(classes[i])} as {escape(classes[j])}: {count}</title></rect>"
@@ -231,7 +243,7 @@ def confusion(table: Json) -> Figure:
         inside.append(f'<text transform="{place}">{escape(short(name, 12))}</text>')
     rows = [[name, *(f"{count:,}" for count in row)] for name, row in zip(classes, counts, strict=True)]
     svg = frame("confusion matrix", max(width, 330), height, "".join(inside))
-    return Figure("Confusion matrix", svg, ("true \\ predicted", *classes), rows, table["note"])
+    return Figure("Confusion matrix", svg, head=("true \\ predicted", *classes), rows=rows, caption=table["note"])
 
 
 def calibration(table: Json) -> Figure:
@@ -245,7 +257,13 @@ def calibration(table: Json) -> Figure:
         for b in table["bins"]
     ]
     caption = f"Probability of {table['of']}, bins of equal size; on the diagonal, predictions mean what they say."
-    return Figure("Calibration", axes.svg("calibration"), ("predicted", "observed", "interval", "n"), rows, caption)
+    return Figure(
+        "Calibration",
+        axes.svg("calibration"),
+        head=("predicted", "observed", "interval", "n"),
+        rows=rows,
+        caption=caption,
+    )
 
 
 def roc(table: Json) -> Figure:
@@ -265,7 +283,8 @@ def roc(table: Json) -> Figure:
 
 def residuals(table: Json) -> list[Figure]:
     """Draw the errors, and true values over predictions."""
-    edges, counts = table["edges"], table["counts"]
+    edges = table["edges"]
+    counts = table["counts"]
     name = table["target"]
     histogram = Axes((edges[0], edges[-1]), (0, max([*counts, 1])), (f"true - predicted {short(name, 30)}", "rows"))
     for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
@@ -288,8 +307,16 @@ def residuals(table: Json) -> list[Figure]:
     middle = "Median and middle half of the true values, in bins of equal size; the line is perfection."
     head = ("predicted", "25 %", "median", "75 %", "n")
     return [
-        Figure("Errors", errors, ("error", "rows"), rows, "The outer 0.5 % at each end are in the last bars."),
-        Figure("True against predicted", against.svg("true against predicted"), head, quartiles, middle),
+        Figure(
+            "Errors",
+            errors,
+            head=("error", "rows"),
+            rows=rows,
+            caption="The outer 0.5 % at each end are in the last bars.",
+        ),
+        Figure(
+            "True against predicted", against.svg("true against predicted"), head=head, rows=quartiles, caption=middle
+        ),
     ]
 
 
@@ -307,7 +334,8 @@ def core(values: Sequence[float]) -> Point:
     found = sorted(v for v in values if math.isfinite(v))
     if not found:
         return 0.0, 1.0
-    low, high = found[int(0.02 * (len(found) - 1))], found[math.ceil(0.98 * (len(found) - 1))]
+    low = found[int(0.02 * (len(found) - 1))]
+    high = found[math.ceil(0.98 * (len(found) - 1))]
     room = 0.05 * (high - low)
     return max(found[0], low - room), min(found[-1], high + room)
 

@@ -32,7 +32,8 @@ class Section:
 
 def section(account: SearchAccount, members: Sequence[Member], scores: Scores) -> Section:
     """Say what a sweep did, and draw it."""
-    metric, searched = scores.primary, [member for member in members if member.role == "member"]
+    metric = scores.primary
+    searched = [member for member in members if member.role == "member"]
     best = ranked(searched, scores.higher_is_better)
     shares = importance(account.space, searched)
     paths = [*shares, *(path for path in account.space if path not in shares)]
@@ -69,7 +70,9 @@ def effort(account: SearchAccount) -> str:
 
 def believed(selection: Json) -> str:
     """Say how much of the best score is luck."""
-    raw, corrected, optimism = selection["raw"], selection["corrected"], selection["optimism"]
+    raw = selection["raw"]
+    corrected = selection["corrected"]
+    optimism = selection["optimism"]
     best = (
         f"The best of {_many(selection['num_members'], 'member')} has {selection['metric']} {number(raw)} on validation"
     )

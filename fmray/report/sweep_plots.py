@@ -22,13 +22,22 @@ CEILING, FLOOR, ACROSS, MARGIN = 40, 290, 150, 75
 def leaderboard(metric: str, rows: Sequence[Json], level: float) -> Figure:
     """Draw the best members with their intervals."""
     shown = rows[:MOST_LEADERS]
-    found = [(str(r["member"]), Interval(r["score"], r["low"], r["high"], r.get("n", 0), "")) for r in shown]
+    found = [
+        (str(r["member"]), Interval(r["score"], r["low"], high=r["high"], n=r.get("n", 0), method="")) for r in shown
+    ]
     made = intervals(metric, found, f"The best {len(shown)} members: {metric} on validation")
     table = [
         [str(place), name, number(i.value), number(i.low), number(i.high)] for place, (name, i) in enumerate(found, 1)
     ]
     caption = f"Intervals at {100 * level:g} % of each member alone; that these are the best of many is not in them."
-    return Figure(made.title, made.svg, ("place", "member", metric, "low", "high"), table, caption, "members.parquet")
+    return Figure(
+        made.title,
+        made.svg,
+        head=("place", "member", metric, "low", "high"),
+        rows=table,
+        caption=caption,
+        rest="members.parquet",
+    )
 
 
 def rungs(metric: str, found: Sequence[Json]) -> Figure:
@@ -40,7 +49,13 @@ def rungs(metric: str, found: Sequence[Json]) -> Figure:
         axes.bar(place, place + 0.38, rung["survived"])
     rows = [[str(r["epoch"]), number(r["reached"]), number(r["survived"]), number(r.get("cutoff"))] for r in found]
     caption = f"Grey reached the rung, blue went on; the cutoff is the worst {metric} that did."
-    return Figure("Rungs", axes.svg("members per rung"), ("epoch", "reached", "survived", "cutoff"), rows, caption)
+    return Figure(
+        "Rungs",
+        axes.svg("members per rung"),
+        head=("epoch", "reached", "survived", "cutoff"),
+        rows=rows,
+        caption=caption,
+    )
 
 
 def importance(shares: dict[str, float]) -> Figure:
@@ -52,13 +67,14 @@ def importance(shares: dict[str, float]) -> Figure:
     )
     table = [[path, f"{100 * share:.1f} %"] for path, share in shares.items()]
     return Figure(
-        "What the scores depend on", bars("importance", rows), ("parameter", "share"), table, caption
+        "What the scores depend on", bars("importance", rows), head=("parameter", "share"), rows=table, caption=caption
     )  # fmt: skip
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, str]], light: Sequence[int] = ()) -> Markup:
     """Draw named bars below each other: (name, length, what is written behind it)."""
-    height, longest = BAR * len(rows) + 8, max([length for _, length, _ in rows if math.isfinite(length)] or [0]) or 1.0
+    height = BAR * len(rows) + 8
+    longest = max([length for _, length, _ in rows if math.isfinite(length)] or [0]) or 1.0
     inside = []
     for place, (name, length, written) in enumerate(rows):
         y = BAR * place + 4
@@ -90,7 +106,8 @@ class Scale:
         ends = (0, len(self.options) - 1) if self.options else (self.at(range_["low"]), self.at(range_["high"]))
         self.stepped = self.kind == "choice" or (self.kind == "int" and ends[1] - ends[0] <= MOST_STEPS)
         room = 0.5 if self.stepped else 0.0  # points of one step lie side by side
-        self.low, self.high = ends[0] - room, ends[1] + room
+        self.low = ends[0] - room
+        self.high = ends[1] + room
 
     def at(self, value: object) -> float:
         """Give the place of a value; NaN where it has none."""
@@ -109,7 +126,8 @@ class Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """Give places and what is written there."""
         if self.kind == "choice":
-            room, step = 64 // min(len(self.options), 8), math.ceil(len(self.options) / 8)
+            room = 64 // min(len(self.options), 8)
+            step = math.ceil(len(self.options) / 8)
             return [(float(place), short(name, room)) for place, name in enumerate(self.options)][::step]
         if self.stepped:
             return [(float(whole), str(whole)) for whole in range(math.ceil(self.low), math.floor(self.high) + 1)]
@@ -134,9 +152,8 @@ def slices(metric: str, space: Json, members: Sequence[Member]) -> list[Figure]:
 def _slice(metric: str, path: str, scale: Scale, members: Sequence[Member]) -> Figure:
     found = [m for m in members if path in m.params and m.val_score is not None and math.isfinite(m.val_score)]
     name = f"{tail(path, 44)}{' (log)' if scale.kind.startswith('log') else ''}"
-    axes = Axes(
-        (scale.low, scale.high), core([m.val_score or 0.0 for m in found]), (name, metric), 240, scale.ticks()
-    )  # fmt: skip
+    y_range = core([m.val_score or 0.0 for m in found])
+    axes = Axes((scale.low, scale.high), y_range, labels=(name, metric), height=240, x_ticks=scale.ticks())
     for member in sorted(found, key=lambda m: not is_stopped(m)):  # those that went on lie above
         place = scale.at(member.params[path])
         if scale.stepped:  # side by side, not in one line
@@ -147,7 +164,12 @@ def _slice(metric: str, path: str, scale: Scale, members: Sequence[Member]) -> F
             axes.parts.append(f'<circle class="{style}" cx="{x:.0f}" cy="{y:.0f}" r="3"/>')
     rows = [[str(m.index), spell_value(m.params[path]), number(m.val_score), _went(m)] for m in found]
     return Figure(
-        tail(path, 60), axes.svg(f"{metric} by {path}"), ("member", "value", metric, ""), rows, "", "members.parquet"
+        tail(path, 60),
+        axes.svg(f"{metric} by {path}"),
+        head=("member", "value", metric, ""),
+        rows=rows,
+        caption="",
+        rest="members.parquet",
     )
 
 
@@ -172,7 +194,8 @@ def parallel(metric: str, space: Json, paths: Sequence[str], best: Sequence[Memb
         paths: Parameters, the most important first.
         best: Members with scores, best first.
     """
-    shown, drawn = list(paths[:MOST_AXES]), list(best[:MOST_LINES])
+    shown = list(paths[:MOST_AXES])
+    drawn = list(best[:MOST_LINES])
     low, high = core([m.val_score or 0.0 for m in drawn])
     scales = [Scale(space[path]) for path in shown] + [Scale({"kind": "uniform", "low": low, "high": high})]
     titles = [*(tail(path, 21) for path in shown), metric]
@@ -196,7 +219,14 @@ def parallel(metric: str, space: Json, paths: Sequence[str], best: Sequence[Memb
     caption = f"The best {len(drawn)} members, the best {min(BEST_LINES, len(drawn))} of them in blue"
     caption += f"; the {len(shown)} most important of {len(paths)} parameters." if len(paths) > len(shown) else "."
     svg = frame("parallel coordinates", 2 * MARGIN + ACROSS * len(shown), FLOOR + 30, "".join(inside))
-    return Figure("What the best have in common", svg, ("member", *shown, metric), rows, caption, "members.parquet")
+    return Figure(
+        "What the best have in common",
+        svg,
+        head=("member", *shown, metric),
+        rows=rows,
+        caption=caption,
+        rest="members.parquet",
+    )
 
 
 def _upright(place: int, title: str, scale: Scale) -> str:
@@ -217,7 +247,8 @@ def height_of(share: float) -> float:
 
 def finalists(metric: str, found: Sequence[Json]) -> Figure:
     """Draw the scores of each finalist over its seeds."""
-    height, left = 30 * len(found) + 56, 62
+    height = 30 * len(found) + 56
+    left = 62
     scores = [score for f in found for score in f["scores"] if math.isfinite(score)]
     axes = Axes((min(scores), max(scores)) if scores else (0.0, 1.0), (0, 1), (metric, ""), height)
     for place, finalist in enumerate(found):
@@ -236,7 +267,9 @@ def finalists(metric: str, found: Sequence[Json]) -> Figure:
     rows = [[str(f["member"]), number(f["mean"]), number(f["sd"]), ", ".join(map(number, f["scores"]))] for f in found]
     caption = "Each dot is the same configuration with another seed; the stroke is their mean."
     svg = frame("scores of finalists over seeds", WIDTH, height, "".join(axes.parts))
-    return Figure("Finalists over seeds, by member", svg, ("member", "mean", "sd", "scores"), rows, caption)
+    return Figure(
+        "Finalists over seeds, by member", svg, head=("member", "mean", "sd", "scores"), rows=rows, caption=caption
+    )
 
 
 def ambiguity(found: Json) -> Figure:
@@ -249,13 +282,18 @@ def ambiguity(found: Json) -> Figure:
     title = f"What differing is worth ({found['measure']})"
     caption = "The mean of members errs by their mean error less their spread around it, exactly."
     table = [[name, written] for name, _, written in rows]
-    return Figure(title, bars("ambiguity decomposition", rows, (1,)), ("", found["measure"]), table, caption)
+    return Figure(
+        title, bars("ambiguity decomposition", rows, (1,)), head=("", found["measure"]), rows=table, caption=caption
+    )
 
 
 def differences(found: Json) -> Figure:
     """Draw how much each two members differ."""
-    members, matrix = found["members"][:MOST_CELLS], [row[:MOST_CELLS] for row in found["matrix"][:MOST_CELLS]]
-    size, left, differ = max(12, min(34, 440 // len(members))), 34, found["compared"] == "disagreement"
+    members = found["members"][:MOST_CELLS]
+    matrix = [row[:MOST_CELLS] for row in found["matrix"][:MOST_CELLS]]
+    size = max(12, min(34, 440 // len(members)))
+    left = 34
+    differ = found["compared"] == "disagreement"
     values = [v for i, row in enumerate(matrix) for j, v in enumerate(row) if v is not None and i != j]
     most = max([*values, 1e-12]) if differ else 1.0
     inside = []
@@ -278,4 +316,11 @@ def differences(found: Json) -> Figure:
     few = f" The first {len(members)} of {len(found['members'])}." if len(found["members"]) > len(members) else ""
     svg = frame("pairwise " + found["compared"], max(side, 300), 4 + size * len(members) + 44, "".join(inside))
     title = "Pairwise disagreement" if differ else "Correlation of errors"
-    return Figure(title, svg, ("member", *map(str, members)), rows, f"Shade: {what}; {reach}.{few}", "card.json")
+    return Figure(
+        title,
+        svg,
+        head=("member", *map(str, members)),
+        rows=rows,
+        caption=f"Shade: {what}; {reach}.{few}",
+        rest="card.json",
+    )

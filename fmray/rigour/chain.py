@@ -37,8 +37,12 @@ class Chain:
     def __init__(
         self, store: Store, path: str, name: str, *, counter: str, cure: str, jobs: Sequence[str] | None = None
     ) -> None:
-        self._store, self._path, self._name = store, path, name
-        self._counter, self._cure, self._jobs = counter, cure, jobs
+        self._store = store
+        self._path = path
+        self._name = name
+        self._counter = counter
+        self._cure = cure
+        self._jobs = jobs
         self.head = f"{path.removesuffix('.jsonl')}.head.json"
 
     def entries(self) -> list[Json]:

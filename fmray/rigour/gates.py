@@ -73,9 +73,11 @@ def judge(evidence: Evidence, rigour: Rigour) -> tuple[Json, ...]:
         gate: Gate = GATES.find(name)
         status, text = gate(evidence, rigour)
         if status == "fail" and name in rigour.waive:
-            status, text = "waived", f"{text} Waived: {rigour.waive[name]}"
+            status = "waived"
+            text = f"{text} Waived: {rigour.waive[name]}"
         elif status == "fail" and rigour.profile == "draft":
-            status, text = "warn", f"{text} A draft; not to be promoted."
+            status = "warn"
+            text = f"{text} A draft; not to be promoted."
         found.append(
             {"gate": name, "name": GATES.path(name).partition(":")[2].replace("_", " "), "status": status, "text": text}
         )
@@ -100,10 +102,13 @@ def evaluation_complete(evidence: Evidence, rigour: Rigour) -> Finding:
 
 
 def _recomputed(evidence: Evidence) -> Finding:
-    table, num_rows, scores = evidence.shown, evidence.facts["test"].num_rows, evidence.scores
+    table = evidence.shown
+    num_rows = evidence.facts["test"].num_rows
+    scores = evidence.scores
     if num_rows > len(table) or num_rows > SAMPLE_ROWS:
         return "pass", f"{num_rows:,} test rows scored once; too many to recompute {scores.primary} a second way."
-    again, value = recompute(scores.primary, table, evidence.positive), scores.test[scores.primary].value
+    again = recompute(scores.primary, table, evidence.positive)
+    value = scores.test[scores.primary].value
     if again is None:
         return "pass", f"{len(table):,} test rows scored once; there is no second way to compute {scores.primary}."
     if not math.isclose(again, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE) and not (
@@ -204,7 +209,8 @@ def beats_baselines(evidence: Evidence, rigour: Rigour) -> Finding:
     that these rows cannot show is inconclusive, as is all but a pass on too few rows. A linear model under
     `prefer: simple` need only be no worse.
     """
-    paired, p_values = evidence.scores.paired, evidence.scores.extra["p_values"]
+    paired = evidence.scores.paired
+    p_values = evidence.scores.extra["p_values"]
     if not paired:
         return "not_run", "evaluate.baselines names none."
     few = _too_few(evidence)

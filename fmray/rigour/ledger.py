@@ -36,7 +36,8 @@ class Ledger:
         Raises:
             DataError: If the ledger has been tampered with.
         """
-        path, chain = self._path(test_identity), self._chain(test_identity)
+        path = self._path(test_identity)
+        chain = self._chain(test_identity)
         with self._store.lease(path, covers=[path, chain.head]):
             own = [entry for entry in chain.verify() if entry["run"] == run_id]
             for entry in own:

@@ -10,7 +10,9 @@ from fmray.evaluate.table import Table
 
 def recompute(name: str, table: Table, positive: int) -> float | None:
     """Give the metric by another library, or None if it has no such metric."""
-    target, output, weight = table.target, table.output, table.weight
+    target = table.target
+    output = table.output
+    weight = table.weight
     numbers = {
         "mse": oracle.mean_squared_error,
         "rmse": oracle.root_mean_squared_error,

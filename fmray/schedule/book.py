@@ -100,7 +100,8 @@ class Book:
     """
 
     def __init__(self, store: Store, job: str) -> None:
-        self._store, self._root = store, store.path("schedules", job)
+        self._store = store
+        self._root = store.path("schedules", job)
         self._head = f"{self._root}/head.json"
         self._token = secrets.token_hex(8)
         self.newest = Entry(0, "", Decision("begun", ""), State(""))

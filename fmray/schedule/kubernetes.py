@@ -180,8 +180,8 @@ def _possible(job: Job) -> Schedule:
 
 def _cluster(place: Place, mounted: Json | None = None) -> Json:
     mounted = mounted or {"mounts": [], "volumes": []}
-    worker = _pod("ray-worker", place.image, place.cpus, place.gpus, mounted)
-    head = _pod("ray-head", place.image, HEAD_CPUS, 0, mounted)
+    worker = _pod("ray-worker", place.image, cpus=place.cpus, gpus=place.gpus, mounted=mounted)
+    head = _pod("ray-head", place.image, cpus=HEAD_CPUS, gpus=0, mounted=mounted)
     return {
         "authOptions": {"mode": "token"},
         # the head drives and takes no tasks, so that it is never the node that runs out of memory
@@ -256,7 +256,8 @@ def _named(name: str) -> Json:
 
 
 def _yaml(*documents: Any) -> str:
-    yaml, text = YAML(), io.StringIO()
+    yaml = YAML()
+    text = io.StringIO()
     yaml.default_flow_style = False
     yaml.width = 4096
     yaml.representer.ignore_aliases = lambda *_: True

@@ -77,7 +77,8 @@ class Process:
     """
 
     def __init__(self, arguments: Sequence[str], store: Store) -> None:
-        self._arguments, self._store = list(arguments), store
+        self._arguments = list(arguments)
+        self._store = store
         self._waits_until: float | None = None
         self._start()
 
@@ -137,7 +138,9 @@ class Orphan:
     """
 
     def __init__(self, run_dir: str, store: Store, start: Callable[[], Child]) -> None:
-        self._run_dir, self._store, self._start = run_dir, store, start
+        self._run_dir = run_dir
+        self._store = store
+        self._start = start
         self._again: Child | None = None
 
     def poll(self) -> Outcome | None:
@@ -177,7 +180,8 @@ class Submitted(Process):
 
     def __init__(self, arguments: Sequence[str], store: Store, job: str, address: str) -> None:
         super().__init__(arguments, store)
-        self._job, self._address = job, address
+        self._job = job
+        self._address = address
 
     def stop(self) -> None:
         """Stop following it, and have the cluster stop it."""

@@ -44,10 +44,14 @@ class Timer:
     def __init__(
         self, read: Callable[[], Job], store: Store, launch: Launch, say: Say = lambda name, entry: None
     ) -> None:
-        self._read, self._store, self._launch, self._say = read, store, launch, say
+        self._read = read
+        self._store = store
+        self._launch = launch
+        self._say = say
         job = read()
         self._schedule = schedule_of(job)
-        self.name, self._book = job.name, Book(store, job.name)
+        self.name = job.name
+        self._book = Book(store, job.name)
         self._held = ExitStack()
         self._lease: Lease | None = None
         self._child: tuple[str, Child] | None = None

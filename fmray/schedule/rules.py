@@ -54,7 +54,8 @@ def next_move(schedule: Schedule, state: State, now: datetime, look: Look) -> Mo
         return _start(schedule, replace(state, queue=state.queue[1:]), state.queue[0], look)
     if not schedule.catch_up and (gone := _missed(schedule, state, tick, now)):
         return gone
-    name, late = stamp(tick), now - tick > LATE
+    name = stamp(tick)
+    late = now - tick > LATE
     decided = replace(state, last=name)
     if not state.running and not state.queue:
         return _start(schedule, decided, name, look)
@@ -79,7 +80,7 @@ def _missed(schedule: Schedule, state: State, tick: datetime, now: datetime) -> 
         return None
     gone = due[:-1]
     reason = f"missed; catch_up is off, and {stamp(due[-1])} is newer"
-    decision = Decision("skipped", stamp(gone[-1]), reason, stamp(tick), len(gone))
+    decision = Decision("skipped", stamp(gone[-1]), reason=reason, first=stamp(tick), count=len(gone))
     return Move(decision, replace(state, last=stamp(gone[-1])))
 
 
@@ -88,7 +89,7 @@ def _replace(state: State, tick: str) -> Move:
     reason = f"stopped for {tick}; overlap is replace"
     if state.running:
         return Move(Decision("skipped", state.running, reason), replace(state, running="", data=""), stops=True)
-    waiting = Decision("skipped", state.queue[-1], reason, state.queue[0], len(state.queue))
+    waiting = Decision("skipped", state.queue[-1], reason=reason, first=state.queue[0], count=len(state.queue))
     return Move(waiting, replace(state, queue=()))
 
 

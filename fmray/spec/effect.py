@@ -58,7 +58,8 @@ def without_effect(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
 
 def _in_split(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
     found: list[Refusal] = []
-    split, plain = job.split, Split()
+    split = job.split
+    plain = Split()
     said = {key for key, given in (value.get("split") or {}).items() if given != getattr(plain, key)}
     for key, by in (
         ("column", ("given",)),
@@ -89,7 +90,8 @@ def _in_split(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
 
 def _in_times(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
     found: list[Refusal] = []
-    split, written = job.split, value.get("split") or {}
+    split = job.split
+    written = value.get("split") or {}
     times = {}
     for key, share in (("val_from", "val"), ("test_from", "test")):
         given = getattr(split, key)
@@ -134,7 +136,8 @@ def _in_data(job: Job) -> list[Refusal]:
 
 
 def _in_sample(job: Job) -> list[Refusal]:
-    sample, keys = job.data.sample, ("data", "sample")
+    sample = job.data.sample
+    keys = ("data", "sample")
     if sample is None:
         return []
     given = [name for name in ("over", "under", "rates") if getattr(sample, name) is not None]
@@ -159,7 +162,8 @@ def _in_train(job: Job) -> list[Refusal]:
     if train.accumulate > train.batch_rows:
         text = f"{train.accumulate} parts of a batch of {train.batch_rows} rows. Give at most batch_rows."
         found.append((("train", "accumulate"), text))
-    schedule, stop = train.schedule, train.early_stop
+    schedule = train.schedule
+    stop = train.early_stop
     patience = schedule.params.get("patience", 3)
     if schedule.name == "plateau" and stop is not None and patience >= stop.patience:
         text = f"patience {patience} is never reached: early_stop.patience is {stop.patience}. Make it smaller."
@@ -207,7 +211,8 @@ def _in_judging(job: Job) -> list[Refusal]:
 
 
 def _in_promotion(job: Job) -> list[Refusal]:
-    rule, plain = job.promote, Promote()
+    rule = job.promote
+    plain = Promote()
     if rule is None:
         return []
     found: list[Refusal] = []
@@ -238,7 +243,8 @@ def _in_promotion(job: Job) -> list[Refusal]:
 
 def _in_run(job: Job) -> list[Refusal]:
     """Refuse what only workers of Ray look at, where there are none."""
-    run, plain = job.run, RunOptions()
+    run = job.run
+    plain = RunOptions()
     text = "has no effect with run.workers: 0. Ask for workers, or leave it out."
     return [
         (("run", key), text)
@@ -248,7 +254,8 @@ def _in_run(job: Job) -> list[Refusal]:
 
 
 def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
-    search, plain = job.search, Search()
+    search = job.search
+    plain = Search()
     said = {key for key, given in (value.get("search") or {}).items() if given != getattr(plain, key)}
     if not job.ranges:
         text = "has no effect: no value is a range. Write one, e.g. lr: {log_uniform: [1e-4, 1e-2]}."
@@ -284,7 +291,8 @@ def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
 
 
 def _in_pbt(job: Job, structural: Collection[Keys], said: Collection[str]) -> list[Refusal]:
-    search, epochs = job.search, job.train.epochs
+    search = job.search
+    epochs = job.train.epochs
     if search.by != "pbt":
         text = f"has no effect with by: {search.by}. It goes with pbt."
         return [(("search", "interval"), text)] if "interval" in said else []

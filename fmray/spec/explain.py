@@ -120,7 +120,8 @@ def _keys(finding: Any, value: Mapping[str, Any]) -> Keys:
 def _message(findings: Sequence[Any], keys: Keys) -> str:
     """Put findings about one key in a sentence; each branch of a union brings one."""
     first = findings[0]
-    kind, given = first["type"], first.get("input")
+    kind = first["type"]
+    given = first.get("input")
     match kind:
         case _ if kind in UNKNOWN:
             return _unknown(keys)

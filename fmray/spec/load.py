@@ -73,7 +73,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = (), also: Callable[[Jo
     for override in overrides if isinstance(source.value, dict) else ():
         _override(source, override)
     folder = str(file.resolve().parent)
-    return _job(source, {"name": file.stem}, folder, str(file), also)
+    return _job(source, {"name": file.stem}, folder=folder, file=str(file), also=also)
 
 
 def job_from(value: Mapping[str, Any], folder: str | Path = ".") -> Job:
@@ -85,7 +85,7 @@ def job_from(value: Mapping[str, Any], folder: str | Path = ".") -> Job:
     Raises:
         SpecError: If it asks for something that does not exist.
     """
-    return _job(Source(value), {"name": "job"}, str(Path(folder).resolve()), "", None)
+    return _job(Source(value), {"name": "job"}, folder=str(Path(folder).resolve()), file="", also=None)
 
 
 def _job(
@@ -181,7 +181,7 @@ def _parse(text: str, file: str) -> Source:
         node = constructor.composer.get_single_node()
         doubles = list(_drop_doubles(node, (), set()))
         read = None if node is None else constructor.construct_document(node)
-        source.value = _plain(read, (), source, file, text.splitlines())
+        source.value = _plain(read, (), source=source, file=file, text=text.splitlines())
         if doubles:  # what stands in maps of one key was brought together
             source.mistakes += doubles
             source.lines = dict(sorted(source.lines.items(), key=lambda entry: entry[1][1]))
@@ -253,8 +253,8 @@ def _plain(raw: Any, path: Keys, source: Source, file: str, text: Sequence[str])
             here = (*path, key)
             lines[here] = (file, written[key][0] + 1) if key in written else lines.get(path, (file, 1))  # merged by <<
             if key in written:
-                _note_odd((written[key][2], written[key][3]), inner, here, source, text)
-            plain[key] = _plain(inner, here, source, file, text)
+                _note_odd((written[key][2], written[key][3]), inner, path=here, source=source, text=text)
+            plain[key] = _plain(inner, here, source=source, file=file, text=text)
         return plain
     if isinstance(raw, CommentedSeq):
         items = []
@@ -263,8 +263,8 @@ def _plain(raw: Any, path: Keys, source: Source, file: str, text: Sequence[str])
             at = raw.lc.item(place)  # None inside of a tag that is not known
             lines[here] = (file, at[0] + 1) if at else lines.get(path, (file, 1))
             if at:
-                _note_odd(at, inner, here, source, text)
-            items.append(_plain(inner, here, source, file, text))
+                _note_odd(at, inner, path=here, source=source, text=text)
+            items.append(_plain(inner, here, source=source, file=file, text=text))
         return items
     return raw if raw is None or isinstance(raw, bool) else _bare(raw)
 
@@ -294,7 +294,7 @@ def _override(source: Source, override: str) -> None:
     if not equals or not all(keys) or len(keys) > MOST_DEPTH:
         raise SpecError(f"'{override}'. Give key=value, e.g. --set train.epochs=3.", "--set")
     read = _parse(text, f"--set {key}")
-    _note_odd((0, 0), None, (), read, [text])
+    _note_odd((0, 0), None, path=(), source=read, text=[text])
     source.mistakes += [((*keys, *inner), message) for inner, message in read.mistakes]
     value = read.value
     place = source.value

@@ -38,7 +38,8 @@ def source_of(module: str, folder: str) -> Path | None:
     Raises:
         SpecError: If there is no such module.
     """
-    inside, top = Path(*module.split(".")), module.partition(".")[0]
+    inside = Path(*module.split("."))
+    top = module.partition(".")[0]
     found = importlib.util.find_spec(top)
     homes = [] if found is None else [str(Path(home).parent) for home in found.submodule_search_locations or ()]
     for place in (folder, *sys.path, *homes):  # an editable installation is on no path
@@ -142,7 +143,8 @@ def accepted(annotation: str) -> str:
 
 
 def _options(annotation: str) -> list[ast.expr]:
-    open_nodes, found = [ast.parse(annotation, mode="eval").body], []
+    open_nodes = [ast.parse(annotation, mode="eval").body]
+    found = []
     while open_nodes:
         node = open_nodes.pop()
         if isinstance(node, ast.BinOp):

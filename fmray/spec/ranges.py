@@ -85,12 +85,14 @@ class Range:
         if self.kind == "uniform":
             return self.low + share * (self.high - self.low)
         if self.kind == "log_uniform":
-            low, high = math.log(self.low), math.log(self.high)
+            low = math.log(self.low)
+            high = math.log(self.high)
             return min(max(math.exp(low + share * (high - low)), self.low), self.high)
         if self.kind == "int":
             return min(int(self.low + share * (self.high - self.low + 1)), int(self.high))
         # each whole number gets the magnitudes that are rounded to it
-        low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+        low = math.log(self.low - 0.5)
+        high = math.log(self.high + 0.5)
         return min(max(round(math.exp(low + share * (high - low))), int(self.low)), int(self.high))
 
     def to_json(self) -> dict[str, Any]:
@@ -122,7 +124,8 @@ def take_ranges(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Keys, Ra
     """
     if "ranges" in value:
         raise MisplacedRangeError("is no key: a range stands where the value would stand.", ("ranges",))
-    plain, ranges = dict(value), dict[Keys, Range]()
+    plain = dict(value)
+    ranges = dict[Keys, Range]()
     for keys, found in _find(value, ()):
         if keys[0] not in SEARCHED or any(keys[: len(barred)] == barred for barred in NOT_SEARCHED):
             text = f"{dict(found)} is a range, and this is not searched. Ranges stand in {', '.join(SEARCHED)}"

@@ -131,9 +131,12 @@ class Lease:
     """
 
     def __init__(self, place: str, holder: Holder, covers: Sequence[str] = (), replaced: str = "") -> None:
-        self.place, self.number, self.replaced = place, holder.fence, replaced
+        self.place = place
+        self.number = holder.fence
+        self.replaced = replaced
         self.fence = Fence(place, holder.fence, holder.token, tuple(covers))
-        self._holder, self._files = holder, files_of(place)
+        self._holder = holder
+        self._files = files_of(place)
         for path in covers:
             guard(path, self.fence)
         _thread_of[holder.token] = threading.get_ident()
@@ -328,7 +331,10 @@ class _Watch:
     """Judge a holder by what is seen of it over time: the clocks of two machines may differ, and may be set."""
 
     def __init__(self, files: Files, place: str, wait_seconds: float | None, trusting: bool) -> None:
-        self._files, self._place, self._wait_seconds, self._trusting = files, place, wait_seconds, trusting
+        self._files = files
+        self._place = place
+        self._wait_seconds = wait_seconds
+        self._trusting = trusting
         self._since = time.monotonic()
         self._said_at = -math.inf
         self._seen: Holder | None = None
@@ -340,12 +346,14 @@ class _Watch:
         now = time.monotonic()
         if holder != self._seen:
             self._num_signs += 1
-            self._seen, self._unchanged_since = holder, now
+            self._seen = holder
+            self._unchanged_since = now
         if holder.released or holder.is_gone():
             return True
         if self._trusting and (holder.machine, holder.pid) != (machine(), os.getpid()):
             return True
-        age, unchanged = self._age(holder), now - self._unchanged_since
+        age = self._age(holder)
+        unchanged = now - self._unchanged_since
         if age > STALE_SECONDS * _LONG_DEAD or unchanged > STALE_SECONDS:
             return True
         # it may have slept with this laptop, or its clock is wrong: give it two heartbeats to speak up
@@ -434,7 +442,7 @@ def _decode(data: bytes, fence: int) -> Holder:
             return Holder(**{**value, "fence": fence})
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    return Holder(fence, "", "unknown", "unknown", 0, "", "", 0.0)
+    return Holder(fence, "", owner="unknown", host="unknown", pid=0, started="", machine="", heartbeat=0.0)
 
 
 def _file(place: str, fence: int) -> str:

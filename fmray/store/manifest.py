@@ -29,7 +29,8 @@ def measure(folder: str, names: Sequence[str]) -> dict[str, Json]:
         size = crc = 0
         with named_errors(f"{folder}/{name}"), files.open(f"{folder}/{name}") as file:
             while chunk := file.read(_CHUNK_BYTES):
-                size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+                size = size + len(chunk)
+                crc = zlib.crc32(chunk, crc)
         return {"size": size, "crc32": crc}
 
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:

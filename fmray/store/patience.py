@@ -84,8 +84,12 @@ class PatientFiles:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self.can_exclude, self.temporaries, self.drop = files.can_exclude, files.temporaries, files.drop
-        self.touch, self.touched, self.clock = files.touch, files.touched, files.clock
+        self.can_exclude = files.can_exclude
+        self.temporaries = files.temporaries
+        self.drop = files.drop
+        self.touch = files.touch
+        self.touched = files.touched
+        self.clock = files.clock
 
     def read(self, path: str) -> bytes:
         """Give the content of a file."""
@@ -161,7 +165,9 @@ class PatientFiles:
 
 def _patiently(path: str, act: Callable[[bool], T]) -> T:
     """Act until it is not refused, or too long; `act` is told whether it was refused before."""
-    began, refusals, reason = time.monotonic(), 0, ""
+    began = time.monotonic()
+    refusals = 0
+    reason = ""
     while True:
         try:
             found = act(refusals > 0)
@@ -173,7 +179,8 @@ def _patiently(path: str, act: Callable[[bool], T]) -> T:
             pause = min(FIRST_SECONDS * 2**refusals, MOST_SECONDS) * random.uniform(0.8, 1.2)  # not all at once
             if time.monotonic() + pause - began > wait.total_seconds:
                 raise
-            refusals, reason = refusals + 1, redact(str(error.__cause__)) or type(error.__cause__).__name__
+            refusals = refusals + 1
+            reason = redact(str(error.__cause__)) or type(error.__cause__).__name__
             wait.alive()
             log.warning("%s refused (%s), tried again in %.1f s", redact(path), reason, pause)
         time.sleep(pause)

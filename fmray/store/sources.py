@@ -205,7 +205,8 @@ def _without_garbage_collection() -> Iterator[None]:
 
 def _sources(package: str, file: Path) -> bytes:
     """Give what a digest of a module covers: the name, size and text of each of its Python files."""
-    folder, found = file.parent, []
+    folder = file.parent
+    found = []
     for path in sorted(folder.rglob("*.py")) if file.name == "__init__.py" else [file]:
         source = path.read_bytes()
         found.append(f"{package}\0{path.relative_to(folder).as_posix()}\0{len(source)}\0".encode() + source)

@@ -45,7 +45,8 @@ class Draft:
     """
 
     def __init__(self, folder: str, existing: Json | None, lease: Lease | None = None) -> None:
-        self.folder, self.existing = folder, existing
+        self.folder = folder
+        self.existing = existing
         self.committed = existing is not None
         self._lease = lease
 
@@ -60,7 +61,8 @@ class Draft:
             raise ClusterError(f"{redact(self.folder)}: this record is complete already. Use `existing`.")
         if taken := _OWN_KEYS & manifest.keys():
             raise DataError(f"{', '.join(sorted(taken))} are the store's own keys. Use other names.", "manifest")
-        disk, (record, _, name) = files_of(self.folder), self.folder.rpartition("/")
+        disk = files_of(self.folder)
+        (record, _, name) = self.folder.rpartition("/")
         names = list(disk.sizes(self.folder))
         disk.sync(self.folder, names)
         about = {"record": record.rpartition("/")[2], "folder": name}

@@ -161,7 +161,8 @@ class Cluster:
         with self._answers():
             name = self._client.submit_job(entrypoint=command)
             while True:
-                details, log = self._client.get_job_info(name), self._client.get_job_logs(name)
+                details = self._client.get_job_info(name)
+                log = self._client.get_job_logs(name)
                 answer = next((line for line in log.splitlines() if line.startswith(mark)), None)
                 if answer is not None:
                     return dict(json.loads(answer.removeprefix(mark)))
@@ -187,7 +188,8 @@ class Cluster:
             try:
                 with self._answers():
                     shown = asyncio.run(self._tail(name, shown, show))
-                attempt, silent_since = self._known(name), None
+                attempt = self._known(name)
+                silent_since = None
             except ClusterError:
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > PATIENCE_SECONDS:

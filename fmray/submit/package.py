@@ -47,9 +47,11 @@ def pack(job: Job) -> Package:
         SpecError: If it is more than `MOST_BYTES`.
     """
     files: Files = {JOB_FILE: _job_file(job)}
-    installed, left_out = [], []
+    installed = []
+    left_out = []
     folder = Path(job.folder)
-    waiting, done = {name.partition(".")[0] for name in job.modules()}, set[str]()
+    waiting = {name.partition(".")[0] for name in job.modules()}
+    done = set[str]()
     named = frozenset(waiting)
     while waiting:
         done.add(name := waiting.pop())

@@ -137,7 +137,7 @@ def plan(job: Job, store: str, *, with_fmray: bool = False, fresh: bool = False)
         if redact(address) != address:
             text = f"{redact(address)!r} holds a secret, which a cluster shows to all who list its jobs"
             raise SpecError(f"{text}. Put it into the environment of the nodes.", key)
-    return Request(job, store, pack(job), pack_fmray() if with_fmray else {}, fresh)
+    return Request(job, store, package=pack(job), fmray=pack_fmray() if with_fmray else {}, fresh=fresh)
 
 
 def _absolute(path: str, folder: str) -> str:

@@ -91,7 +91,9 @@ class Classification:
     def select(self, keep: Tensor) -> Task:
         """Give the task of the members at these positions."""
         chosen = object.__new__(Classification)
-        chosen.num_outputs, chosen.name, chosen.shift_C = self.num_outputs, self.name, self.shift_C
+        chosen.num_outputs = self.num_outputs
+        chosen.name = self.name
+        chosen.shift_C = self.shift_C
         chosen.smoothing_K1 = None if self.smoothing_K1 is None else self.smoothing_K1[keep]
         chosen.weight_KC = None if self.weight_KC is None else self.weight_KC[keep]
         return chosen

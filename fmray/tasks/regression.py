@@ -57,7 +57,8 @@ class Regression:
         if self.name == "mse":
             loss = F.mse_loss(output_KBT, target_KBT, reduction="none")
         else:
-            delta, size = self.delta_K11.to(output_KBT.device), (output_KBT - target_KBT).abs()
+            delta = self.delta_K11.to(output_KBT.device)
+            size = (output_KBT - target_KBT).abs()
             loss = torch.where(size <= delta, 0.5 * size.square(), delta * (size - 0.5 * delta))
         return Losses(loss.squeeze(-1) if self.num_outputs == 1 else loss.mean(-1), batch.weight)
 

@@ -150,7 +150,8 @@ def mixed(own: Losses, partner: Losses, share: Tensor) -> Losses:
     """
     if own.weight is None or partner.weight is None:
         return Losses(share * own.loss + (1 - share) * partner.loss, None)
-    ours, theirs = share * own.weight, (1 - share) * partner.weight
+    ours = share * own.weight
+    theirs = (1 - share) * partner.weight
     weight = ours + theirs
     return Losses((ours * own.loss + theirs * partner.loss) / weight.clamp_min(1e-12), weight)
 

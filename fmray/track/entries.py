@@ -69,9 +69,10 @@ def entries_of(root: str, store: Store, notice: Notice) -> tuple[Entry, ...]:
     if not store.exists(f"{root}/card.json") or store.status(root) != "finished":
         why = store.read_json(f"{root}/run.json").get("error", "")
         tags = {**notice.tags, "fmray.error": cut(redact(why), MOST_WORDS)}
-        return (Entry(run_id, "", params, tags, progress, "FAILED", ended),)
+        return (Entry(run_id, "", params=params, tags=tags, points=progress, status="FAILED", ended=ended),)
     card = store.read_json(f"{root}/card.json")
-    scores, when = Scores.from_json(card["scores"]), _clock(events, ended)
+    scores = Scores.from_json(card["scores"])
+    when = _clock(events, ended)
     members = [Member.from_json(member) for member in card["members"]]
     chosen = set(card["ensemble"]["members"])
     told = nested_of(members, chosen, scores.higher_is_better) if len(members) > 1 else []
@@ -79,7 +80,7 @@ def entries_of(root: str, store: Store, notice: Notice) -> tuple[Entry, ...]:
     if not told:
         points += _history(members[0], when)
     tags = {**notice.tags, **_findings(card, run_id, len(told), len(members))}
-    first = Entry(run_id, "", params, tags, points, "FINISHED", ended)
+    first = Entry(run_id, "", params=params, tags=tags, points=points, status="FINISHED", ended=ended)
     return (first, *(_member(member, member.index in chosen, scores.primary, when) for member in told))
 
 
@@ -149,7 +150,15 @@ def _member(member: Member, speaks: bool, primary: str, when: "_Clock") -> Entry
         "fmray.reason": member.reason,
     }
     facts["seed"] = str(member.seed)
-    return Entry(name, name, facts, tags, points, "FAILED" if member.status == "failed" else "FINISHED", ended)
+    return Entry(
+        name,
+        name,
+        params=facts,
+        tags=tags,
+        points=points,
+        status="FAILED" if member.status == "failed" else "FINISHED",
+        ended=ended,
+    )
 
 
 def _history(member: Member, when: "_Clock") -> tuple[Point, ...]:
@@ -163,7 +172,8 @@ class _Clock:
     """Tell when a member ended an epoch, as far as the run itself saw it."""
 
     def __init__(self, seen: Mapping[tuple[str, int, int], float], otherwise: float) -> None:
-        self._seen, self._otherwise = seen, otherwise
+        self._seen = seen
+        self._otherwise = otherwise
 
     def __call__(self, member: Member, epoch: int) -> float:
         return self._seen.get((member.role, member.pack, epoch), self._otherwise)
@@ -197,7 +207,8 @@ def _seconds(timings: Mapping[str, float], ended: float) -> tuple[Point, ...]:
 
 
 def _findings(card: Json, run_id: str, num_nested: int, num_members: int) -> dict[str, str]:
-    prepared, gates = card["prepared"], card["gates"]
+    prepared = card["prepared"]
+    gates = card["gates"]
     failed = [gate["gate"] for gate in gates if gate["status"] == "fail"]
     says = f"Run {run_id}. Its page is report.html, among the artefacts."
     if num_nested < num_members and num_members > 1:

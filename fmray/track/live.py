@@ -38,7 +38,9 @@ class Live:
 
     def __init__(self, root: str, store: Store, address: Address, notice: Notice, report: Report) -> None:
         self.address = address
-        self._root, self._store, self._notice = root, store, notice
+        self._root = root
+        self._store = store
+        self._notice = notice
         self._report = report
         self._epochs = self._kept()
         self._told = 0

@@ -118,7 +118,8 @@ class Connection:
     def __init__(self, mlflow: Any, client: Any, address: Address, most_seconds: float | None) -> None:
         self.refused = mlflow.MlflowException
         self._client = client
-        self._mlflow, self._address = mlflow, address
+        self._mlflow = mlflow
+        self._address = address
         self._until = None if most_seconds is None else time.monotonic() + most_seconds
         self._most = most_seconds
 
@@ -190,14 +191,14 @@ class Connection:
         known = run.data
         params = [(name, text) for name, text in entry.params.items() if name not in known.params and text]
         tags = [(name, text) for name, text in entry.tags.items() if known.tags.get(name, "") != text]
-        self._write(run, params, tags, self._missing(run, entry.points), model)
+        self._write(run, params, tags=tags, points=self._missing(run, entry.points), model=model)
         self.client.set_terminated(run.info.run_id, entry.status, int(entry.ended * 1000))
 
     def progress(self, run: Any, points: Sequence[Point]) -> None:
         """Write what a run that goes on does not have yet, and show it as running."""
         if run.info.status != "RUNNING":  # it failed before, and is continued
             self.client.update_run(run.info.run_id, "RUNNING")
-        self._write(run, (), (), self._missing(run, points), "")
+        self._write(run, (), tags=(), points=self._missing(run, points), model="")
 
     def _missing(self, run: Any, points: Sequence[Point]) -> list[Point]:
         known = {
@@ -225,7 +226,14 @@ class Connection:
     def data(self, run: Any, name: str, digest: str, source: Json, profile: Json) -> None:
         """Say what a run learned from; said again, MLflow keeps it once."""
         entities = self._mlflow.entities
-        known = entities.Dataset(name[:500], digest[:36], "local", json.dumps(source), None, json.dumps(profile))
+        known = entities.Dataset(
+            name[:500],
+            digest[:36],
+            schema="local",
+            num_rows=json.dumps(source),
+            fingerprint=None,
+            root=json.dumps(profile),
+        )
         tag = entities.InputTag("mlflow.data.context", "training")
         self.client.log_inputs(run.info.run_id, [entities.DatasetInput(known, [tag])])
 

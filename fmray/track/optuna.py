@@ -89,7 +89,8 @@ def _inside(value: object, range_: Json) -> object:
     """Give a value as its distribution accepts it: choices as plain values, numbers no rounding error outside."""
     if range_["kind"] == "choice":
         return _plain(value)
-    low, high = range_["low"], range_["high"]
+    low = range_["low"]
+    high = range_["high"]
     if isinstance(value, float) and (abs(value - low) < 1e-6 * abs(low) or abs(value - high) < 1e-6 * abs(high)):
         return min(max(value, low), high)  # drawn in float32, say
     return value

@@ -62,7 +62,7 @@ def begin(run: Run, job: Json, modules: tuple[str, ...], store: Store, address: 
         tags["mlflow.user"] = getpass.getuser()
     key = secrets.token_hex(8) if known is None else known.key
     asked = {name: value for name, value in redact(job).items() if name != "folder"}
-    notice = Notice(key, address.shown, asked, tags, time.time())
+    notice = Notice(key, address.shown, job=asked, tags=tags, began=time.time())
     write_notice(run.root, store, notice)
     return notice
 
@@ -79,11 +79,12 @@ def publish(root: str, store: Store, address: Address, describe: Describe, most_
     Raises:
         ClusterError: If MLflow did not take all of it; what is missing is told the next time.
     """
-    notice, status = read_notice(root, store), store.status(root)
+    notice = read_notice(root, store)
+    status = store.status(root)
     if notice is None or status not in ("failed", "finished") or notice.told == status:
         return
     with connected(address, most_seconds) as connection:
-        told = _tell(root, store, notice, connection, describe)
+        told = _tell(root, store, notice=notice, connection=connection, describe=describe)
     write_notice(root, store, replace(told, told=status))
 
 
@@ -93,7 +94,8 @@ def publish_untold(store: Store, address: Address, describe: Describe, most_seco
     Raises:
         ClusterError: If it is away still, or not done in time.
     """
-    number, until = 0, None if most_seconds is None else time.monotonic() + most_seconds
+    number = 0
+    until = None if most_seconds is None else time.monotonic() + most_seconds
     for root in list(untold(store, address.shown)):
         with ExitStack() as stack:
             try:
@@ -102,7 +104,13 @@ def publish_untold(store: Store, address: Address, describe: Describe, most_seco
                 continue
             if store.status(root) in ("failed", "finished"):
                 try:
-                    publish(root, store, address, describe, None if until is None else until - time.monotonic())
+                    publish(
+                        root,
+                        store,
+                        address=address,
+                        describe=describe,
+                        most_seconds=None if until is None else until - time.monotonic(),
+                    )
                     number += 1
                 except (DataError, SpecError) as error:  # damaged, or of other code of the user's; the next may not be
                     log.warning("MLflow cannot be told of %s: %s", root, error)
@@ -117,7 +125,10 @@ def _tell(root: str, store: Store, notice: Notice, connection: Connection, descr
     if first.status == "FINISHED":
         connection.data(run, **_data(store.read_json(f"{root}/card.json")))
         try:
-            told = replace(told, model=connection.model(experiment, run, notice.key, f"{root}/model", describe(root)))
+            told = replace(
+                told,
+                model=connection.model(experiment, run, key=notice.key, folder=f"{root}/model", served=describe(root)),
+            )
         except DataError as error:  # a model that cannot be served is told of all the same
             first.tags["fmray.model"] = cut(str(error), 500)
     known = connection.nested(experiment, told.run)
@@ -134,7 +145,8 @@ def _tell(root: str, store: Store, notice: Notice, connection: Connection, descr
 
 
 def _data(card: Json) -> Json:
-    prepared, asked = card["prepared"], card["job"]["data"]
+    prepared = card["prepared"]
+    asked = card["job"]["data"]
     return {
         "name": asked["path"],
         "digest": fingerprint(prepared["manifest"]),

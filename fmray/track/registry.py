@@ -52,7 +52,8 @@ class Registry:
 
     def __init__(self, name: str, store: Store, address: Address) -> None:
         self.name = name
-        self._store, self._address = store, address
+        self._store = store
+        self._address = address
 
     def register(self, run: Run) -> int:
         """Give the version of a finished run, made where there is none.
@@ -128,7 +129,8 @@ def register_model(connection: Connection, notice: Notice, root: str, store: Sto
 
 
 def _versions(connection: Connection, name: str) -> list[Any]:
-    found, token = [], None
+    found = []
+    token = None
     while token != "":
         page = connection.client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
         found += page

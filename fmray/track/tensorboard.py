@@ -71,7 +71,8 @@ def _plain(value: object) -> object:
 
 def _described(member: Member) -> str:
     """Give a member's facts as a table in Markdown."""
-    model, facts = member.model, redact(member.params)
+    model = member.model
+    facts = redact(member.params)
     known: Json = {
         "model": model["name"],
         **{f"model.{name}": value for name, value in redact(model["params"]).items()},

@@ -59,7 +59,8 @@ def vote_shares(outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         outputs: (M, N, C).
         returns: (N, C), rows sum to the sum of the weights.
     """
-    shares, rows = np.zeros(outputs.shape[1:]), np.arange(outputs.shape[1])
+    shares = np.zeros(outputs.shape[1:])
+    rows = np.arange(outputs.shape[1])
     for output, weight in zip(outputs, weights, strict=True):
         shares[rows, output.argmax(1)] += weight
     return shares
@@ -87,4 +88,4 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def alone(member: Member, reason: str = "") -> Ensemble:
     """Let one member speak for itself."""
-    return Ensemble("single", (member.index,), (1.0,), member.val_score, reason)
+    return Ensemble("single", (member.index,), weights=(1.0,), val_score=member.val_score, reason=reason)

@@ -264,7 +264,8 @@ def _refuse_misfits(told: Description) -> None:
         DataError: Naming the parts.
     """
     named = [member.index for member in told.members]
-    ensemble, target = told.ensemble, told.target
+    ensemble = told.ensemble
+    target = told.target
     ways = {told.prepared, *(member.prepared for member in told.members if member.prepared)}
     schemas = [columns for way in told.ways.values() for columns in (way.raw, way.schema_)]
     twice = [one for columns in schemas for one in [[c.name for c in columns]] if len(set(one)) != len(one)]
@@ -291,7 +292,9 @@ def _fits_members(told: Description) -> bool:
     """Tell whether what a logistic regression over members needs has the shapes it must have."""
     if told.ensemble.combine != "logistic":
         return True
-    params, num_members, num_classes = told.ensemble.params, len(told.members), len(told.target.classes)
+    params = told.ensemble.params
+    num_members = len(told.members)
+    num_classes = len(told.target.classes)
     groups = params.get("groups", list(range(num_members)))
     if not isinstance(groups, list) or len(groups) != num_members or not all(type(one) is int for one in groups):
         return False

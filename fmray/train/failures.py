@@ -54,7 +54,7 @@ _SPEAKERS = tuple(
         "report/journal.py",
         "track/live.py",
         "tune/trial.py",
-        "tune/tally.py",
+        "tune/search_progress.py",
         "tune/sweep.py",
         "progress.py",
     )
@@ -89,7 +89,9 @@ class ShortOfMemoryError(TrainError):
 
     def __init__(self, message: str, kind: Kind = MEMORY, rank: int = 0, rows: int = 0) -> None:
         super().__init__(message)
-        self.kind, self.rank, self.rows = kind, rank, rows
+        self.kind = kind
+        self.rank = rank
+        self.rows = rows
 
     def __reduce__(self) -> tuple[type["ShortOfMemoryError"], tuple[str, Kind, int, int]]:
         return ShortOfMemoryError, (self.message, self.kind, self.rank, self.rows)
@@ -108,7 +110,9 @@ class CodeError(TrainError):
     def __init__(self, said: str, stacks: str, root: str = "", stage: str = "train") -> None:
         place = f"{root}/{stacks}" if root else f"{stacks} of the run's directory"
         super().__init__(f"{said}. Its traceback is in {place}. Correct the code, then run the job again.", stage)
-        self.said, self.stacks, self.root = said, stacks, root
+        self.said = said
+        self.stacks = stacks
+        self.root = root
 
     def __reduce__(self) -> tuple[type["CodeError"], tuple[str, str, str, str]]:
         return CodeError, (self.said, self.stacks, self.root, self.where)
@@ -126,7 +130,8 @@ def kind_of(error: BaseException) -> Kind:
         return STORAGE if any(_is_storage(one) for one in _chain(error)) else USER
     if inner := _inside(error):
         return kind_of(inner)
-    text, named = str(error), _names(error)
+    text = str(error)
+    named = _names(error)
     if "torch.OutOfMemoryError" in named or (isinstance(error, RuntimeError) and _SHORT_DEVICE.search(text)):
         return DEVICE_MEMORY
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _SHORT.search(text)):
@@ -142,7 +147,8 @@ def kind_of(error: BaseException) -> Kind:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Tell whether an error says no more than that another worker is gone."""
-    named, bare = _names(error), isinstance(error, RuntimeError | ConnectionError)
+    named = _names(error)
+    bare = isinstance(error, RuntimeError | ConnectionError)
     lost = any(name.startswith("torch.distributed.") or name.endswith("CollectiveTimeoutError") for name in named)
     return lost or (bare and _LOST_PEER.search(str(error)) is not None)
 

@@ -71,7 +71,8 @@ class Rows:
         self.columns += ["group"] * (identified and prepared.grouped)
         self._paired = paired
         self.schema = prepared.schema
-        self.share, self._source = share, source or self.lanes
+        self.share = share
+        self._source = source or self.lanes
         self._target = prepared.target
         self._kept: Arrays = {}
         self._places: dict[tuple[int, int], Places] = {}
@@ -98,7 +99,7 @@ class Rows:
         With several workers, a batch holds this one's share of its rows, which may be none.
         """
         if self._whole is None:
-            yield from self._streamed(order, seed, epoch, batch_rows, first_step)
+            yield from self._streamed(order, seed, epoch=epoch, batch_rows=batch_rows, first_step=first_step)
             return
         positions = self._order(order, seed, epoch)
         index = torch.from_numpy(self.share.index_of(positions, self.lanes.num_lanes)).to(self.home)
@@ -175,9 +176,11 @@ class Rows:
 
     def _partners(self, order: Order) -> Tensor:
         """Give where in this worker's order of an epoch the partner of each row stands."""
-        num_lanes, found = self.lanes.num_lanes, []
+        num_lanes = self.lanes.num_lanes
+        found = []
         for window in range(num_windows(self.num_rows, order)):
-            start, stop = window_start(order, window), min(window_start(order, window + 1), self.num_rows)
+            start = window_start(order, window)
+            stop = min(window_start(order, window + 1), self.num_rows)
             first = self.share.before(start, num_lanes)
             own = self.share.before(stop, num_lanes) - first
             found.append(first + partners(own, len(self.share.lanes(num_lanes))))
@@ -185,18 +188,23 @@ class Rows:
 
     def _streamed(self, order: Order, seed: int, epoch: int, batch_rows: int, first_step: int) -> Iterator[Batch]:
         columns = [*self.columns, *(f"{PARTNER}{name}" for name in self.columns if self._paired)]
-        pieces = self._ahead(self._source.stream(order, seed, epoch, first_step * batch_rows, columns, self.share))
+        pieces = self._ahead(
+            self._source.stream(order, seed, epoch, first_step * batch_rows, columns=columns, share=self.share)
+        )
         nobody = np.zeros(0, np.int64)
-        piece, at = self._piece(self.lanes.paired(nobody, columns, self.share, slice(None))), 0
+        piece = self._piece(self.lanes.paired(nobody, columns, self.share, slice(None)))
+        at = 0
         for start, first, last in self._cuts(batch_rows, first_step):
             taken: list[dict[str, Tensor]] = []
             missing = last - first
             while missing or not taken:
                 if missing and at == len(piece["rows"]):
-                    piece, at = next(pieces), 0
+                    piece = next(pieces)
+                    at = 0
                 here = min(missing, len(piece["rows"]) - at)
                 taken.append({name: value[at : at + here] for name, value in piece.items()})
-                missing, at = missing - here, at + here
+                missing = missing - here
+                at = at + here
             whole = taken[0] if len(taken) == 1 else {k: torch.cat([part[k] for part in taken]) for k in piece}
             yield self._batch(whole, whole.pop("rows"), self._places_in(start, start + batch_rows))
 

@@ -61,7 +61,8 @@ class ModuleLayout:
         Raises:
             SpecError: If two parameters share memory, or one that trains holds complex numbers.
         """
-        state, parameters = module.state_dict().keys(), dict(module.named_parameters())
+        state = module.state_dict().keys()
+        parameters = dict(module.named_parameters())
         _refuse_shared(parameters)
         for name, parameter in parameters.items():
             if parameter.requires_grad and parameter.is_complex():
@@ -86,7 +87,8 @@ class ModuleLayout:
     @cached_property
     def places(self) -> dict[str, slice]:
         """Say which columns of the flat row hold each parameter that trains."""
-        found, start = {}, 0
+        found = {}
+        start = 0
         for one in self.trained:
             found[one.name] = slice(start, start + one.size)
             start += one.size

@@ -192,7 +192,8 @@ class Mixup:
         """
         self.quantiles = self.quantiles.to(keys.device)
         bits = _drawn(keys, 1)[:, 0]
-        cell, rest = _right(bits, 48), _right(bits, 16).bitwise_and_((1 << 32) - 1).double() * 2.0**-32
+        cell = _right(bits, 48)
+        rest = _right(bits, 16).bitwise_and_((1 << 32) - 1).double() * 2.0**-32
         return torch.lerp(self.quantiles[cell], self.quantiles[cell + 1], rest).float()
 
 
@@ -227,7 +228,8 @@ class Live:
     """
 
     def __init__(self, steps: Sequence[LiveStep | Mixup], seed: int) -> None:
-        self.steps, self.seed = tuple(steps), seed
+        self.steps = tuple(steps)
+        self.seed = seed
 
     def change(self, batch: Batch, epoch: int) -> Batch:
         """Give the batch as it is in an epoch; a mixing step changes rows and their partners up to there."""

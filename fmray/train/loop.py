@@ -21,9 +21,9 @@ from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch
 from fmray.train.failures import DEVICE_MEMORY, MEMORY, kind_of, told
 from fmray.train.group import ALONE, Group
+from fmray.train.heartbeat import beat
 from fmray.train.ingest import Rows, num_steps
 from fmray.train.pack import Pack
-from fmray.train.pulse import beat
 from fmray.train.schedule import Plateau, warmup
 from fmray.train.state import Checkpoints, generators
 from fmray.train.step import precision_of, train_step
@@ -85,8 +85,9 @@ def fit(
     waits = _ask(pack, judge, group) if pack.state.epoch and not pack.state.step else False
     saved = 0.0
     while _continues(pack) and not waits:
-        started, first_step = time.perf_counter(), pack.state.step
-        spent = run_epoch(pack, train_rows, steps, order_seed, checkpoints, group)
+        started = time.perf_counter()
+        first_step = pack.state.step
+        spent = run_epoch(pack, train_rows, steps=steps, order_seed=order_seed, checkpoints=checkpoints, group=group)
         seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric, group)
@@ -94,7 +95,7 @@ def fit(
         speed = (steps - first_step) / steps * train_rows.num_rows / max(seconds, 1e-9)
         seconds = time.perf_counter() - started + saved
         spent = {"rows": max(group.collect(spent["rows"])), "checkpoints": spent["checkpoints"] + saved}
-        report(_epoch_event(pack, metric, speed, seconds, spent))
+        report(_epoch_event(pack, metric, rows_per_second=speed, seconds=seconds, spent=spent))
         due = group.tell(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack)))
         saved = _save(pack, checkpoints, group) if due else 0.0
     return not waits
@@ -127,7 +128,8 @@ def _said(pack: Pack, rows: Rows) -> Iterator[tuple[Batch, Tensor]]:
         first = 0
         while first < len(batch):
             last = min(first + pack.most_rows, len(batch))
-            part, output = batch if last - first == len(batch) else batch.slice(first, last), None
+            part = batch if last - first == len(batch) else batch.slice(first, last)
+            output = None
             try:
                 output = pack.population(part)
             except Exception as error:
@@ -147,7 +149,8 @@ def scores_of(metric: Metric, predictions: np.ndarray, rows: Rows, group: Group 
     Shapes:
         predictions: (K, N, C or T), of this worker's rows.
     """
-    targets, weights = rows.targets(), rows.weights()
+    targets = rows.targets()
+    weights = rows.weights()
     own = [metric.sums.partial(p[:, 0] if p.shape[1] == 1 else p, targets, weights) for p in predictions]
     return [metric.sums.value(metric.sums.merge(parts)) for parts in zip(*group.collect(own), strict=True)]
 
@@ -165,8 +168,12 @@ def run_epoch(
         checkpoints: Where states go while the epoch lasts, on the first worker; None keeps none.
         group: The workers that train together.
     """
-    state, train = pack.state, pack.train
-    batches, waited = iter(rows.batches(train.order, order_seed, state.epoch, train.batch_rows, state.step)), 0.0
+    state = pack.state
+    train = pack.train
+    batches = iter(
+        rows.batches(train.order, order_seed, epoch=state.epoch, batch_rows=train.batch_rows, first_step=state.step)
+    )
+    waited = 0.0
     saved = 0.0
     while True:
         asked = time.perf_counter()
@@ -177,7 +184,7 @@ def run_epoch(
         factor = pack.schedule.factor(state.global_step, steps * train.epochs, steps)
         factor *= warmup(state.global_step, train.warmup_steps)
         due = checkpoints is not None and state.step + 1 < steps and checkpoints.due()
-        due = train_step(pack, batch, factor, group, due)
+        due = train_step(pack, batch, factor=factor, group=group, flag=due)
         state.step += 1
         state.global_step += 1
         if state.health:
@@ -193,7 +200,8 @@ def _ask(pack: Pack, judge: Judge | None, group: Group) -> bool:
     """Drop the members that a judge sends home, and say whether the others must wait."""
     if judge is None or not len(pack):
         return False
-    state, verdict = pack.state, None
+    state = pack.state
+    verdict = None
     if group.is_first:
         best = state.best_score[state.alive].tolist()
         indices = [pack.plans[member].index for member in state.alive.tolist()]
@@ -208,7 +216,8 @@ def _ask(pack: Pack, judge: Judge | None, group: Group) -> bool:
 
 def _save(pack: Pack, checkpoints: Checkpoints | None, group: Group) -> float:
     """Write the state, with what every worker would draw next, and give the seconds it took."""
-    started, state = time.perf_counter(), pack.snapshot()
+    started = time.perf_counter()
+    state = pack.snapshot()
     drawn = group.collect(generators(pack.device))
     state.rng = {f"{rank}/{name}": value for rank, own in enumerate(drawn) for name, value in own.items()}
     if checkpoints is not None:
@@ -223,7 +232,8 @@ def _finish_epoch(pack: Pack, val_rows: Rows, metric: Metric, group: Group) -> N
         predictions, val_loss = outputs(pack, val_rows, group)
         scores = scores_of(metric, predictions, val_rows, group)
         signed = torch.tensor(scores, dtype=torch.float64).nan_to_num(nan=-math.inf * pack.sign) * pack.sign
-        state.epoch, state.step = state.epoch + 1, 0
+        state.epoch = state.epoch + 1
+        state.step = 0
         better = _keep_best(pack, signed)
     train_loss = (state.loss_sum / state.weight_sum).tolist()
     for row, member in enumerate(state.alive.tolist()):
@@ -239,18 +249,23 @@ def _finish_epoch(pack: Pack, val_rows: Rows, metric: Metric, group: Group) -> N
 
 def _keep_best(pack: Pack, scores: Tensor) -> Tensor:
     """Keep the states of members that got better; say which did (K,)."""
-    state, stop, alive = pack.state, pack.train.early_stop, pack.state.alive
+    state = pack.state
+    stop = pack.train.early_stop
+    alive = pack.state.alive
     better = scores > state.best_score[alive] + (stop.min_delta if stop else 0.0)
     better |= state.best_epoch[alive] == 0
     rows = torch.nonzero(better)[:, 0]
     pack.keep_best(rows)
-    state.best_score[alive[rows]], state.best_epoch[alive[rows]] = scores[rows], state.epoch
+    state.best_score[alive[rows]] = scores[rows]
+    state.best_epoch[alive[rows]] = state.epoch
     return better
 
 
 def _judge_epoch(pack: Pack, scores: Tensor, better: Tensor) -> None:
     """Update plateaus and patience; `scores` (K,) are higher for better."""
-    state, stop, alive = pack.state, pack.train.early_stop, pack.state.alive
+    state = pack.state
+    stop = pack.train.early_stop
+    alive = pack.state.alive
     state.bad_epochs[alive] = torch.where(better, 0, state.bad_epochs[alive] + 1)
     if isinstance(pack.schedule, Plateau):
         _lower_on_plateau(pack, pack.schedule, scores)
@@ -262,7 +277,8 @@ def _judge_epoch(pack: Pack, scores: Tensor, better: Tensor) -> None:
 
 
 def _lower_on_plateau(pack: Pack, plateau: Plateau, scores: Tensor) -> None:
-    state, alive = pack.state, pack.state.alive
+    state = pack.state
+    alive = pack.state.alive
     better = scores > state.plateau_best[alive]
     bad = torch.where(better, 0, state.plateau_bad[alive] + 1)
     lowered = bad >= plateau.patience

@@ -34,7 +34,8 @@ class Mailbox:
 
     def take(self) -> list[Json]:
         """Give the events since the last call."""
-        events, self._events = self._events, []
+        events = self._events
+        self._events = []
         return events
 
     def refuse(self, error: bytes) -> None:

@@ -69,7 +69,8 @@ class Optimizer:
     def select(self, keep: Tensor, population: Population) -> None:
         """Follow the population in dropping all members but those at these positions (n,)."""
         state = {name: value[keep] if value.dim() == 2 else value for name, value in self.state().items()}
-        self.lr_K1, self.decay_K1 = self.lr_K1[keep], self.decay_K1[keep]
+        self.lr_K1 = self.lr_K1[keep]
+        self.decay_K1 = self.decay_K1[keep]
         self._open(population)
         self.load(state)
 

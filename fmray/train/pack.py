@@ -91,8 +91,12 @@ class Pack:
         *,
         fresh: bool = True,
     ) -> None:
-        self.plans, self.train, self.device = list(plans), train, torch.device(device)
-        self.sign, self._schema, self._target = (1.0 if higher_is_better else -1.0), schema, target
+        self.plans = list(plans)
+        self.train = train
+        self.device = torch.device(device)
+        self.sign = 1.0 if higher_is_better else -1.0
+        self._schema = schema
+        self._target = target
         self.live = Live(build_live(live, schema), derive(train.seed, "live"))
         self.task: Task = task_of(plans[0].task.name, target, [plan.task.params for plan in plans])
         self.schedule: Schedule = SCHEDULES.build(train.schedule.name, params=train.schedule.params)
@@ -102,7 +106,7 @@ class Pack:
             modules = [plan.module(schema, self.task.num_outputs) for plan in plans]
         else:
             modules = [blueprints[0].module(schema, self.task.num_outputs)] * len(plans)
-        self.population = enter(blueprints, schema, self.task.num_outputs, device, modules)
+        self.population = enter(blueprints, schema, num_outputs=self.task.num_outputs, device=device, modules=modules)
         self.optimizer = Optimizer(plans[0].optimizer.name, [p.optimizer.params for p in plans], self.population)
         self.ones_K = torch.ones(len(plans), device=self.device)
         self.most_rows = sys.maxsize  # that an evaluation computes at a time
@@ -114,7 +118,8 @@ class Pack:
     def snapshot(self) -> State:
         """Give the whole state, as of between two steps."""
         state = self.state
-        state.flat, state.buffers = self.population.flat, self.population.buffers
+        state.flat = self.population.flat
+        state.buffers = self.population.buffers
         state.optimizer = self.optimizer.state()
         state.rng = {f"0/{name}": value for name, value in generators(self.device).items()}
         return state
@@ -148,7 +153,8 @@ class Pack:
         fresh = enter(others, self._schema, self.task.num_outputs, self.device).buffers
         own = {name: v.clone() for name, v in self.population.buffers.items() if not torch.equal(v, fresh[name])}
         alive = {name: value[state.alive] for name, value in own.items()}
-        buffers, best = {**state.buffers, **alive}, {**state.best_buffers, **own}
+        buffers = {**state.buffers, **alive}
+        best = {**state.best_buffers, **own}
         self.restore(replace(state, buffers=buffers, best_buffers=best))
 
     def step_optimizer(self, factor: float) -> None:
@@ -192,7 +198,8 @@ class Pack:
         keep = torch.tensor([row for row in range(len(self)) if row not in set(rows)], dtype=torch.long)
         self._narrow(keep)
         state.alive = state.alive[keep]
-        state.loss_sum, state.weight_sum = state.loss_sum[keep], state.weight_sum[keep]
+        state.loss_sum = state.loss_sum[keep]
+        state.weight_sum = state.weight_sum[keep]
         state.ema = state.ema[keep] if self.train.ema is not None else state.ema
 
     def keep_best(self, rows: Tensor) -> None:
@@ -205,7 +212,15 @@ class Pack:
     def at_best(self) -> "Pack":
         """Give a pack of all members as they were at their best, to predict with."""
         state = self.state
-        every = Pack(self.plans, self._schema, self._target, self.train, self.sign > 0, self.device, fresh=False)
+        every = Pack(
+            self.plans,
+            self._schema,
+            target=self._target,
+            train=self.train,
+            higher_is_better=self.sign > 0,
+            device=self.device,
+            fresh=False,
+        )
         every.population.load(state.best.to(self.device), {k: v.to(self.device) for k, v in state.best_buffers.items()})
         return every
 
@@ -224,7 +239,9 @@ class Pack:
         self.ones_K = self.ones_K[keep]
 
     def _fresh_state(self) -> State:
-        num, flat, buffers = len(self.plans), self.population.flat, self.population.buffers
+        num = len(self.plans)
+        flat = self.population.flat
+        buffers = self.population.buffers
         worst = torch.full((num,), float("-inf"), dtype=torch.float64)
         zeros = torch.zeros(num, dtype=torch.long)
         return State(

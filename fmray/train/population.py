@@ -150,7 +150,8 @@ class Population:
                 f"{self._named} gave outputs of type {output.dtype}. Give floating-point numbers.", "model"
             )
         if output.device.type != self.flat.device.type:
-            given, device = output.device.type, self.flat.device.type
+            given = output.device.type
+            device = self.flat.device.type
             raise TrainError(
                 f"{self._named} gave outputs on {given}. Leave them on {device}, where inputs are.", "model"
             )
@@ -179,7 +180,8 @@ class Population:
         """Name the class of the module, with file and line where these can be told."""
         kind = type(self.module)
         try:
-            file, line = inspect.getsourcefile(kind), inspect.getsourcelines(kind)[1]
+            file = inspect.getsourcefile(kind)
+            line = inspect.getsourcelines(kind)[1]
         except (OSError, TypeError):
             return kind.__name__
         return f"{kind.__name__} ({Path(file).name}:{line})" if file else kind.__name__
@@ -246,7 +248,8 @@ class Population:
 
     def _adopt(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> None:
         """Make modules see these parameters; called whenever K changes."""
-        self.flat, self.buffers = flat, dict(buffers)
+        self.flat = flat
+        self.buffers = dict(buffers)
         self.reduced = flat.new_zeros(flat.numel() + 2 * len(flat) + 1)
         self.grad = self.reduced[: flat.numel()].view_as(flat)
         self.leaves: dict[str, Tensor] = {}

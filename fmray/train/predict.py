@@ -57,7 +57,7 @@ def predict(
         ClusterError: If Ray fails.
     """
     total = Lanes(prepared, split).num_rows
-    speaker = _Speaker(tuple(members), ensemble, prepared, split, task, str(device))
+    speaker = _Speaker(tuple(members), ensemble, prepared=prepared, split=split, task=task, device=str(device))
     tables = _over_ray(speaker, total, f"{path}.parts") if over_ray and total > TASK_ROWS else speaker.tables(0, total)
     num_rows = 0
     with to_write(path) as here:
@@ -87,8 +87,9 @@ class _Speaker:
 
     def tables(self, start: int, stop: int) -> Iterator[pa.Table]:
         """Give the predictions of the rows from `start` up to `stop`, in sequence order."""
-        prepared, lanes = self.prepared, Lanes(self.prepared, self.split)
-        voice = Voice(self.members, self.ensemble, prepared, self.task, self.device)
+        prepared = self.prepared
+        lanes = Lanes(self.prepared, self.split)
+        voice = Voice(self.members, self.ensemble, prepared=prepared, task=self.task, device=self.device)
         for first in range(start, stop, CHUNK_ROWS):
             rows = np.arange(first, min(first + CHUNK_ROWS, stop))
             arrays = lanes.take(rows)
@@ -118,7 +119,8 @@ class Voice:
         task: Ref,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.ensemble, self.device = ensemble, device
+        self.ensemble = ensemble
+        self.device = device
         self.task: Task = task_of(task.name, prepared.target, [task.params])
         rows = [prepared.for_member(member) for member in members]
         self.sources = [own.fingerprint for own in rows]
@@ -212,7 +214,9 @@ def _over_ray(speaker: _Speaker, num_rows: int, folder: str) -> Iterator[pa.Tabl
     ]
     try:
         with session():
-            run_over_ray(lambda event: None, "predict", _write_part, (replace(speaker, device="cpu"),), own)
+            run_over_ray(
+                lambda event: None, "predict", function=_write_part, common=(replace(speaker, device="cpu"),), own=own
+            )
         for path, _, _ in own:
             with to_read(path) as here:
                 yield pq.read_table(here, page_checksum_verification=True)
@@ -241,7 +245,7 @@ def load_member(member: Member, prepared: Prepared, num_outputs: int, device: to
         module.load_state_dict(ModuleLayout.of(module).with_aliases(tensors))
     except RuntimeError as error:
         raise DataError(f"{path} cannot be read as member {member.index}: {error}.") from error
-    population = enter([blueprint], prepared.schema, num_outputs, device, [module])
+    population = enter([blueprint], prepared.schema, num_outputs=num_outputs, device=device, modules=[module])
     population.prepare_step(0, None)
     return population
 

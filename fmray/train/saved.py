@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmray.catalogue import MODELS
+from fmray.data.arrow_frames import faults
 from fmray.data.contents import without_extensions
-from fmray.data.raw import faults
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.data.split import VAL, Definition, assign
 from fmray.errors import DataError, SpecError

@@ -27,12 +27,13 @@ def refuse_single_rows(pack: Pack, plans: list[Plan], rows: Rows) -> None:
     Raises:
         SpecError: If it fails on one row and not on two.
     """
-    train, num_rows = pack.train, rows.num_rows
+    train = pack.train
+    num_rows = rows.num_rows
     if pack.population.entry == "native" or smallest_part(num_rows, train.batch_rows, train.accumulate) != 1:
         return
     batch = next(rows.batches(train.order, 0, 0, train.batch_rows))
-    error = _tried(pack, plans[0], rows, batch, 1)
-    if error is None or (len(batch) > 1 and _tried(pack, plans[0], rows, batch, 2) is not None):
+    error = _tried(pack, plans[0], rows=rows, batch=batch, num_rows=1)
+    if error is None or (len(batch) > 1 and _tried(pack, plans[0], rows=rows, batch=batch, num_rows=2) is not None):
         return  # a module that fails on any batch says so itself
     size = _better(num_rows, train)
     cure = f"Set train.batch_rows to {size}, or let" if size else "Give more rows, or let"
@@ -70,7 +71,9 @@ def _tried(pack: Pack, plan: Plan, rows: Rows, batch: Batch, num_rows: int) -> B
     with torch.random.fork_rng(devices=cuda), torch.no_grad():
         try:
             module = plan.module(rows.schema, pack.task.num_outputs)
-            population = enter([plan.blueprint], rows.schema, pack.task.num_outputs, pack.device, [module])
+            population = enter(
+                [plan.blueprint], rows.schema, num_outputs=pack.task.num_outputs, device=pack.device, modules=[module]
+            )
             population.prepare_step(0, Places.counted(0, num_rows))
             population(part)
         except (SpecError, TrainError) as error:

@@ -127,7 +127,11 @@ class Checkpoints:
         keep: int = 2,
         circumstances: Json | None = None,
     ) -> None:
-        self.store, self.folder, self.seconds, self.check, self.keep = store, folder, seconds, check, keep
+        self.store = store
+        self.folder = folder
+        self.seconds = seconds
+        self.check = check
+        self.keep = keep
         self.circumstances = circumstances or {}
         self._written_at = time.monotonic()
 

@@ -16,9 +16,9 @@ from fmray.errors import FmrayError
 from fmray.tasks.task import Batch, Losses, mixed
 from fmray.train.failures import DEVICE_MEMORY, MEMORY, Kind, ShortOfMemoryError, kind_of, told
 from fmray.train.group import ALONE, Group
+from fmray.train.heartbeat import beat
 from fmray.train.optim import clip
 from fmray.train.pack import Pack
-from fmray.train.pulse import beat
 
 Faults = list[dict[str, Any]]
 Sums = list[tuple[Tensor, Tensor | float]]
@@ -44,7 +44,7 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
     """
     short: tuple[Kind, str] | None = None
     try:
-        return _step(pack, batch, factor, group, flag)
+        return _step(pack, batch, factor=factor, group=group, flag=flag)
     except Exception as error:
         kind = kind_of(error)
         if group.size > 1 or kind not in (MEMORY, DEVICE_MEMORY):
@@ -57,11 +57,13 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
 
 
 def _step(pack: Pack, batch: Batch, factor: float, group: Group, flag: bool) -> bool:
-    population, state, train = pack.population, pack.state, pack.train
+    population = pack.population
+    state = pack.state
+    train = pack.train
     population.zero_grad()
     sums, faults, short = _learn(pack, batch, group)
     population.gather_grad()
-    loss_K, weight_K, flagged, is_short = _agree(pack, sums, flag, group, short is not None)
+    loss_K, weight_K, flagged, is_short = _agree(pack, sums, flag=flag, group=group, is_short=short is not None)
     if is_short:
         _raise_short(short, _micro_rows(pack, batch), group)
     if group.size > 1 and not math.isfinite(loss_K.sum().item()):
@@ -101,7 +103,8 @@ def _learn(pack: Pack, batch: Batch, group: Group) -> tuple[Sums, Faults, tuple[
 
 
 def _micro_batches(pack: Pack, batch: Batch) -> Iterator[Batch]:
-    batch, rows = pack.row_weights.weigh(pack.live.change(batch, pack.state.epoch)), _micro_rows(pack, batch)
+    rows = _micro_rows(pack, batch)
+    batch = pack.row_weights.weigh(pack.live.change(batch, pack.state.epoch))
     for first in range(0, len(batch), rows):
         yield batch if pack.train.accumulate == 1 else batch.slice(first, first + rows)
 
@@ -132,13 +135,16 @@ def _agree(
     """Sum gradients, losses, weights and flags over micro-batches and workers, in one exchange."""
     loss_K, weight_K = sums[0] if sums else (torch.zeros_like(pack.ones_K), 0.0)
     for more_loss_K, more_weight_K in sums[1:]:
-        loss_K, weight_K = loss_K + more_loss_K, weight_K + more_weight_K
+        loss_K = loss_K + more_loss_K
+        weight_K = weight_K + more_weight_K
     if group.size == 1:
         return loss_K, weight_K, flag, is_short
     tail = pack.population.reduced[pack.population.flat.numel() :]
     num = len(pack)
     # two flags in one number: those raised count 1 each, a worker short of memory more than all of them
-    tail[:num], tail[num : 2 * num], tail[-1] = loss_K, weight_K, flag + is_short * (group.size + 1)
+    tail[:num] = loss_K
+    tail[num : 2 * num] = weight_K
+    tail[-1] = flag + is_short * (group.size + 1)
     group.sum(pack.population.reduced)
     raised = float(tail[-1])
     return tail[:num].clone(), tail[num : 2 * num].clone(), raised > 0, raised > group.size

@@ -56,7 +56,9 @@ class Stream:
         item_bytes: int = ITEM_BYTES,
     ) -> None:
         self._report = report
-        self.lanes, self.row_bytes, self.epochs = lanes, row_bytes, epochs
+        self.lanes = lanes
+        self.row_bytes = row_bytes
+        self.epochs = epochs
         self.item_rows = max(1, item_bytes // row_bytes)
         self._running: tuple[Any, Iterator[Arrays]] = (None, iter(()))
 
@@ -64,7 +66,8 @@ class Stream:
         """Give the rows of a share in sequence order."""
         plan = Pieces(self.lanes, tuple(columns), share, self.item_rows * share.size)
         found: Arrays = {}
-        filled, num_rows = 0, share.before(self.lanes.num_rows, self.lanes.num_lanes)
+        filled = 0
+        num_rows = share.before(self.lanes.num_rows, self.lanes.num_lanes)
         for arrays in _read(plan, self._report):
             for name, values in arrays.items():
                 if name not in found:
@@ -78,8 +81,18 @@ class Stream:
     ) -> Iterator[Arrays]:
         """Give the rows of a share in the order of an epoch, from a place in it on, with their position as "row"."""
         per_window = window_start(order, 1)
-        first_window, asked = first_row // per_window, (order, seed, tuple(columns), share)
-        plan = Windows(self.lanes, tuple(columns), share, order, seed, epoch, first_window, self.epochs)
+        first_window = first_row // per_window
+        asked = (order, seed, tuple(columns), share)
+        plan = Windows(
+            self.lanes,
+            tuple(columns),
+            share=share,
+            order=order,
+            seed=seed,
+            first_epoch=epoch,
+            first_window=first_window,
+            epochs=self.epochs,
+        )
         plan = replace(plan, num_parts=max(1, -(-per_window // share.size // self.item_rows)))
         running, blocks = self._running
         if running != (*asked, epoch) or first_window:
@@ -150,7 +163,9 @@ class Windows:
         epochs, window = divmod(self.first_window + place, self.num_windows)
         part_of = self.share.parts(self.num_parts)[part]
         epoch = self.first_epoch + epochs
-        positions = window_order(self.lanes.num_rows, self.order, self.seed, epoch, window, part_of)
+        positions = window_order(
+            self.lanes.num_rows, self.order, seed=self.seed, epoch=epoch, window=window, share=part_of
+        )
         return self.lanes.paired(positions, self.columns, part_of, slice(None))
 
     def join(self, window: int, parts: Sequence[Arrays]) -> Arrays:

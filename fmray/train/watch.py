@@ -14,8 +14,8 @@ from typing import Any
 
 from fmray.records import Json
 from fmray.train.failures import MEMORY, NODE, WORKER, Kind
+from fmray.train.heartbeat import Asked, Stillness, beats, look_seconds
 from fmray.train.mailbox import every
-from fmray.train.pulse import Asked, Stillness, beats, look_seconds
 from fmray.train.stacks import SIGNAL, listen
 
 Report = Callable[[Json], None]
@@ -37,7 +37,8 @@ def on_roll(mailbox: Any, group: int, rank: int, size: int, asked: Asked, room: 
     """
     import ray
 
-    node, here = ray.get_runtime_context().get_node_id(), {"pid": os.getpid(), "size": size, "room": room}
+    node = ray.get_runtime_context().get_node_id()
+    here = {"pid": os.getpid(), "size": size, "room": room}
     said = beats()
 
     def tell() -> None:
@@ -170,7 +171,8 @@ def _bury(place: Json) -> int:
 
 def _show_stacks(place: Json) -> str:
     """Have a worker of this node write its stacks, and read them; the interpreter need not be free for it."""
-    path, text = place["stacks"], ""
+    path = place["stacks"]
+    text = ""
     if not path:
         return "it listens to no signal\n"
     with suppress(OSError), open(path, errors="replace") as file:

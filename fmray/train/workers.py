@@ -28,6 +28,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store, waiting
+from fmray.train.capacity import Lookout, maps_lanes, room
 from fmray.train.device import set_up
 from fmray.train.failures import (
     DEVICE_MEMORY,
@@ -43,13 +44,12 @@ from fmray.train.failures import (
     told,
 )
 from fmray.train.group import ALONE, Group
+from fmray.train.heartbeat import Asked, beat, look_seconds, watched_here
 from fmray.train.ingest import Rows
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
-from fmray.train.pulse import Asked, beat, look_seconds, watched_here
-from fmray.train.room import Lookout, maps_lanes, room
+from fmray.train.restart_policy import LESS, Halve, decide, find
 from fmray.train.stacks import here
 from fmray.train.stream import Stream
-from fmray.train.verdict import LESS, Halve, decide, find
 from fmray.train.watch import Watch, on_roll
 
 Report = Callable[[Json], None]
@@ -101,11 +101,28 @@ class Worker:
             SpecError: If rows are streamed and a window of them does not fit into `run.memory`.
         """
         memory = None if self.run.memory == "auto" else self.run.memory
-        identified, paired = identified or bool(live), any(ref.name == "mixup" for ref in live)
-        share, source = self.group.share, self._source(prepared, split, epochs) if self.over_ray else None
-        rows = Rows(prepared, split, self.device, memory, share, source, identified=identified, paired=paired)
+        identified = identified or bool(live)
+        paired = any(ref.name == "mixup" for ref in live)
+        share = self.group.share
+        source = self._source(prepared, split, epochs) if self.over_ray else None
+        rows = Rows(
+            prepared,
+            split,
+            device=self.device,
+            memory_bytes=memory,
+            share=share,
+            source=source,
+            identified=identified,
+            paired=paired,
+        )
         if isinstance(source, Stream) and order is not None and memory is not None and not rows.in_memory:
-            _refuse_large(order, source.lanes.num_rows, source.row_bytes * (1 + paired), memory, self.group.size)
+            _refuse_large(
+                order,
+                source.lanes.num_rows,
+                row_bytes=source.row_bytes * (1 + paired),
+                memory=memory,
+                num_workers=self.group.size,
+            )
         return rows
 
     def _source(self, prepared: Prepared, split: Split, epochs: int) -> Stream | None:
@@ -121,7 +138,9 @@ def _refuse_large(order: Order, num_rows: int, row_bytes: int, memory: int, num_
     """Refuse windows of which memory does not hold three: one trained on, one at hand, one being made."""
     per_chunk = 3 * row_bytes * order.chunk_rows * order.num_lanes // num_workers
     share = 3 * row_bytes * -(-num_rows // order.num_lanes) * order.num_lanes // num_workers
-    needed, fitting = min(per_chunk * order.window_chunks, share), memory // per_chunk  # a lane has no longer window
+    # a lane has no longer window
+    needed = min(per_chunk * order.window_chunks, share)
+    fitting = memory // per_chunk
     if needed > memory:
         change = f"Set train.order.window_chunks: {fitting} or run" if fitting else "Set run"
         raise SpecError(
@@ -162,7 +181,7 @@ def train(
             work(Worker(ALONE, device, report, job.run))
         return
     with session():
-        _train_on_ray(work, job, workers, name, store, report, halve)
+        _train_on_ray(work, job, workers=workers, name=name, store=store, report=report, halve=halve)
 
 
 @contextmanager
@@ -219,20 +238,22 @@ def _train_on_ray(
     threads = max(1, int(needed["CPU"])) if job.run.threads == "auto" else job.run.threads
     config = {"work": ray.cloudpickle.dumps((work, job, threads)), "path": list(sys.path), "mailbox": mailbox}
     lookout = Lookout(workers if isinstance(workers, int) else workers[0], needed, report)
-    watch, budget, attempts = Watch(mailbox, job.run.hang_seconds, report), Budget(job.run.max_failures), count(1)
+    watch = Watch(mailbox, job.run.hang_seconds, report)
+    budget = Budget(job.run.max_failures)
+    attempts = count(1)
     with (
         every(POLL_SECONDS, partial(deliver, mailbox, report)),
         every(_LOOK_SECONDS, lookout.look),
         every(look_seconds(job.run.hang_seconds), watch.look),
         warnings.catch_warnings(action="ignore"),
     ):
-        while (error := _fit(config, job, workers, needed, name, store)) is not None:
+        while (error := _fit(config, job, workers=workers, needed=needed, name=name, store=store)) is not None:
             refused = ray.get(mailbox.refusal.remote())
             if refused is not None:
                 error = pickle.loads(refused)
             fault = find(error, _GROUP, watch)
             deliver(mailbox, report)
-            decide(fault, budget, next(attempts), halve, report)
+            decide(fault, budget, attempt=next(attempts), halve=halve, report=report)
             watch.forget(_GROUP)
     store.remove(store.path("ray", name))  # what Ray Train remembers of itself; fmray continues from its own
 
@@ -299,7 +320,10 @@ def _work_on_worker(config: Json) -> None:
     worker = Worker(group, ray.train.torch.get_device(), report, job.run, over_ray=True)
     placed = ray.util.get_current_placement_group()
     try:
-        with on_roll(mailbox, _GROUP, group.rank, group.size, job.run.hang_seconds, placed), waiting(put, beat):
+        with (
+            on_roll(mailbox, _GROUP, rank=group.rank, size=group.size, asked=job.run.hang_seconds, room=placed),
+            waiting(put, beat),
+        ):
             place = here(group.rank, ray.get_runtime_context().get_node_id())
             report({"event": "workers", "places": group.collect(place)})
             work(worker)

@@ -55,17 +55,19 @@ def boost(
     refuse_numbers("adaboost", {}, prepared.target.kind)
     lanes = Lanes(prepared, "train")
     found = lanes.load(["target", *["weight"] * prepared.weighted])
-    rows, rounds = np.arange(lanes.num_rows), list[Sweep]()
+    rows = np.arange(lanes.num_rows)
+    rounds = list[Sweep]()
 
     def train_round(weights: np.ndarray) -> np.ndarray:
-        plan, path = _plan(plans[0], len(rounds)), _written(weights, store)
+        plan = _plan(plans[0], len(rounds))
+        path = _written(weights, store)
         one = replace(plan, rows={**plan.rows, "weights": path})
         rounds.append(train(one))
         store.remove(path)  # its name says what was in it, so a finished round is found again without it
-        return outputs_of(_only(rounds[-1]), prepared, "train", rows, one.task, device)
+        return outputs_of(_only(rounds[-1]), prepared, split="train", rows=rows, task=one.task, device=device)
 
     num_classes = len(prepared.target.classes)
-    alphas = samme(train_round, found["target"], num_classes, params, found.get("weight"))
+    alphas = samme(train_round, found["target"], num_classes=num_classes, params=params, weight=found.get("weight"))
     alphas += [0.0] * (len(rounds) - len(alphas))  # the last one may be no better than chance
     members = tuple(
         replace(_only(one), params={**_only(one).params, ALPHA: alpha})
@@ -81,7 +83,8 @@ def boost(
 
 
 def _plan(plan: Plan, number: int) -> Plan:
-    seed, params = derive(plan.seed, "round", number), {**plan.params, ROUND: number}
+    seed = derive(plan.seed, "round", number)
+    params = {**plan.params, ROUND: number}
     return replace(plan, index=number, seed=seed, params=params)
 
 

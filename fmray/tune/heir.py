@@ -29,7 +29,7 @@ from fmray.train.loop import Verdict, fit
 from fmray.train.pack import Pack
 from fmray.train.state import State
 from fmray.tune.plans import searched_plans
-from fmray.tune.space import lots_of
+from fmray.tune.space import trial_groups
 from fmray.tune.trial import Training, Trial
 
 Report = Callable[[Json], None]
@@ -72,8 +72,9 @@ class Left:
         """
         about, files = read_atomic_folder(folder)
         name, params = about["model"]
-        state, lineage = State.from_files(files), tuple(about["lineage"])
-        return cls(state, about["member"], Ref(name, params), about["epoch"], lineage)
+        state = State.from_files(files)
+        lineage = tuple(about["lineage"])
+        return cls(state, about["member"], Ref(name, params), about["epoch"], lineage=lineage)
 
     def heir(self, member: int, params: Json) -> Lineage:
         """Give the lineage of weights that go on with a member."""
@@ -99,7 +100,7 @@ class Cohort:
     @property
     def first(self) -> list[Json]:
         """Give the parameters each member begins with, by dotted path."""
-        return [{dotted(keys): v for keys, v in values.items()} for values in lots_of(self.job)[0].members]
+        return [{dotted(keys): v for keys, v in values.items()} for values in trial_groups(self.job)[0].members]
 
     @property
     def interval(self) -> int:
@@ -113,11 +114,13 @@ class Cohort:
             params: It has now.
         """
         values = {keys: params[dotted(keys)] for keys in self.job.ranges}
-        plan = searched_plans(self.job, self.task, {}, [values], index)[0]
+        plan = searched_plans(self.job, self.task, structural={}, members=[values], first=index)[0]
         if lineage:
             words = ", ".join(f"epoch {step['epoch']} from member {step['from']}" for step in lineage)
             plan = replace(plan, params={**plan.params, LINEAGE: words})
-        return Trial(index, 0, self.job.at(values), (plan,), self.prepared, self.job.search.members)
+        return Trial(
+            index, 0, job=self.job.at(values), plans=(plan,), prepared=self.prepared, total=self.job.search.members
+        )
 
 
 def mutations(ranges: Mapping[Keys, Range], seed: int) -> Json:
@@ -137,14 +140,15 @@ def within(ranges: Mapping[Keys, Range], params: Json) -> Json:
 
 def go_on(pack: Pack, left: Left) -> None:
     """Let the member of an untrained pack go on from what another, or itself, has left."""
-    own, state = pack.plans[0], left.state
+    own = pack.plans[0]
+    state = left.state
     history = [{**event, "member": own.index} for event in state.history]
     pack.adopt(replace(state, history=history), [left.model])
     if left.member != own.index:
         torch.manual_seed(derive(own.seed, "draws", state.epoch))  # or both would draw the same from here on
 
 
-def carry_member(
+def train_member(
     training: Training,
     trial: Trial,
     rows: tuple[Rows, Rows],
@@ -164,7 +168,9 @@ def carry_member(
         left: What it goes on from.
         lineage: Of its weights.
     """
-    pack, metric, last = training.build(trial, device, trial.plans), training.metric_of(trial), trial.job.train.epochs
+    pack = training.build(trial, device, trial.plans)
+    metric = training.metric_of(trial)
+    last = trial.job.train.epochs
     if left is not None:
         go_on(pack, left)
     epoch = 0 if left is None else left.epoch
@@ -176,7 +182,7 @@ def carry_member(
         if ended and (not failed or until == last):  # one that failed may be given the state of another
             break
         epoch = until
-        own = Left(pack.snapshot(), trial.number, trial.plans[0].model, epoch, lineage)
+        own = Left(pack.snapshot(), trial.number, model=trial.plans[0].model, epoch=epoch, lineage=lineage)
         hand_in(own, {"score": -math.inf if failed else _score(pack, metric), "epoch": until})
     training.conclude(trial, pack, rows[1])
 

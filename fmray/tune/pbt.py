@@ -30,8 +30,8 @@ from fmray.train.group import ALONE
 from fmray.train.ingest import Rows
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
 from fmray.train.workers import Worker
-from fmray.tune.heir import Cohort, Left, carry_member, mutations, within
-from fmray.tune.place import DIED, QUIET, set_up_trial
+from fmray.tune.executors import DIED, QUIET, set_up_trial
+from fmray.tune.heir import Cohort, Left, mutations, train_member, within
 from fmray.tune.rungs import Table
 from fmray.tune.slots import num_slots, resources
 from fmray.tune.trial import Training, Trial, fault_of
@@ -48,7 +48,7 @@ log = logging.getLogger("fmray")
 
 @dataclass(frozen=True)
 class Evolution:
-    """Carry a search by population based training to its end.
+    """Run a search by population based training.
 
     Args:
         cohort: Who takes part.
@@ -62,7 +62,7 @@ class Evolution:
     tolerant = True
     isolates = True
 
-    def carry(self, training: Training) -> list[Trial]:
+    def run(self, training: Training) -> list[Trial]:
         """Train every member, and give their trials.
 
         Raises:
@@ -85,33 +85,36 @@ class Evolution:
     def _over_ray(self, training: Training) -> None:
         import ray
 
-        run, store, members = self.cohort.job.run, training.store, self.cohort.job.search.members
+        run = self.cohort.job.run
+        store = training.store
+        members = self.cohort.job.search.members
         slots = min(num_slots(living_nodes(), run), members)
         needed = resources(living_nodes(), slots, run.gpu)
         turns = f"{members} members take turns on {slots} workers over Ray Tune (run.workers: {run.workers})"
         self.report({"event": "note", "text": f"{turns}, and are compared every {self.cohort.interval} epochs"})
-        desk = placed_here(_Desk).remote(ray.cloudpickle.dumps((training, self.cohort, list(sys.path))))
+        shared = placed_here(_SharedState).remote(ray.cloudpickle.dumps((training, self.cohort, list(sys.path))))
         os.environ.update(PLACING)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
-        with every(POLL_SECONDS, partial(deliver, desk, self.report)), warnings.catch_warnings(action="ignore"):
+        with every(POLL_SECONDS, partial(deliver, shared, self.report)), warnings.catch_warnings(action="ignore"):
             for left in range(run.max_failures, -1, -1):
-                given_up = self._tuner(desk, needed, store).fit().num_errors
+                given_up = self._tuner(shared, needed, store).fit().num_errors
                 if not given_up or not left:
                     break
                 # Ray Tune gives up members whose worker died before they ran, as one does that is to be used again.
                 self.report({"event": "note", "text": f"{given_up} members lost their workers, and go on"})
-        refused = ray.get(desk.refusal.remote())
+        refused = ray.get(shared.refusal.remote())
         store.remove(store.path("ray", self.key))
         if refused is not None:
             raise pickle.loads(refused)
 
-    def _tuner(self, desk: Any, needed: Json, store: Store) -> Any:
+    def _tuner(self, shared: Any, needed: Json, store: Store) -> Any:
         """Give a search that begins, or the one that was begun."""
         from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
-        job, home = self.cohort.job, store.path("ray", self.key)
-        trainable = tune.with_resources(tune.with_parameters(_carry_member, desk=desk), needed)
+        job = self.cohort.job
+        home = store.path("ray", self.key)
+        trainable = tune.with_resources(tune.with_parameters(_train_member, shared=shared), needed)
         if Tuner.can_restore(home) and _is_whole(store, home):
             return Tuner.restore(home, trainable, resume_unfinished=True, resume_errored=True)
         store.remove(home)
@@ -157,7 +160,7 @@ def scheduler(job: Job) -> Any:
     )
 
 
-class _Desk(Mailbox):
+class _SharedState(Mailbox):
     """Hand out what all members share; lives in an actor."""
 
     def __init__(self, common: bytes) -> None:
@@ -169,20 +172,20 @@ class _Desk(Mailbox):
         return self._common
 
 
-def _carry_member(config: Json, desk: Any) -> None:
-    """Carry one member on, as a trial of Ray Tune."""
+def _train_member(config: Json, shared: Any) -> None:
+    """Train one member, as a trial of Ray Tune."""
     import ray
     from ray import tune
 
-    if ray.get(desk.refusal.remote()) is None:
+    if ray.get(shared.refusal.remote()) is None:
         try:
-            _carry(int(tune.get_context().get_trial_name()), config["member"], desk)
+            _train(int(tune.get_context().get_trial_name()), config["member"], shared)
         except FmrayError as error:
-            ray.get(desk.refuse.remote(pickle.dumps(error)))
+            ray.get(shared.refuse.remote(pickle.dumps(error)))
     tune.report({"score": -math.inf, "epoch": 0, "done": True})  # nobody reads it: who is done is compared no more
 
 
-def _carry(index: int, given: Json, desk: Any) -> None:
+def _train(index: int, given: Json, shared: Any) -> None:
     """Train a member from what its trial is given, and leave its outcome, unless it has one.
 
     Args:
@@ -191,7 +194,7 @@ def _carry(index: int, given: Json, desk: Any) -> None:
     import ray
     from ray import tune
 
-    training, cohort, device, rows = _opened(ray.get(desk.common.remote()))
+    training, cohort, device, rows = _opened(ray.get(shared.common.remote()))
     params = {name: value for name, value in given.items() if name != "index"}
     left = _found(tune.get_checkpoint())
     lineage = () if left is None else left.heir(index, params)
@@ -199,13 +202,24 @@ def _carry(index: int, given: Json, desk: Any) -> None:
     if training.is_finished(trial):
         return
     if left is not None and left.member != index:
-        desk.put.remote({"event": "exploit", "member": index, **lineage[-1], "lineage": list(lineage)})
+        shared.put.remote({"event": "exploit", "member": index, **lineage[-1], "lineage": list(lineage)})
     place = {"role": training.role, "trial": index, "trials": trial.total, "pack": 0, "packs": 1}
-    report, hand_in = partial(_tell, desk, place), partial(_hand_in, training)
+    report = partial(_tell, shared, place)
+    hand_in = partial(_hand_in, training)
     try:
-        carry_member(training, trial, rows, device, report, hand_in, cohort.interval, left, lineage)
+        train_member(
+            training,
+            trial,
+            rows=rows,
+            device=device,
+            report=report,
+            hand_in=hand_in,
+            interval=cohort.interval,
+            left=left,
+            lineage=lineage,
+        )
     except BaseException as error:
-        why = fault_of(error, trial.plans, f"stacks/member-{index:05d}.txt", desk.put.remote)
+        why = fault_of(error, trial.plans, f"stacks/member-{index:05d}.txt", shared.put.remote)
         if why is None:
             raise
         training.give_up(trial, why["reason"])
@@ -216,10 +230,11 @@ def _opened(common: bytes) -> tuple[Training, Cohort, torch.device, tuple[Rows, 
     """Open what members share; a worker carries many of them, one after the other."""
     training, cohort, path = pickle.loads(common)
     begin(path)
-    job, prepared = cohort.job.at({}), cohort.prepared
+    job = cohort.job.at({})
+    prepared = cohort.prepared
     device = set_up_trial(job.run, job.train)
     worker = Worker(ALONE, device, lambda event: None, job.run)
-    train_rows = worker.rows(prepared, "train", job.train.epochs, job.live_steps, job.train.order)
+    train_rows = worker.rows(prepared, "train", job.train.epochs, job.live_steps, order=job.train.order)
     return training, cohort, device, (train_rows, worker.rows(prepared, "val", job.train.epochs))
 
 
@@ -271,5 +286,5 @@ def _name(trial: Any) -> str:
     return f"{trial.config['member']['index']:05d}"
 
 
-def _tell(desk: Any, place: Json, event: Json) -> None:
-    desk.put.remote({**event, **place})
+def _tell(shared: Any, place: Json, event: Json) -> None:
+    shared.put.remote({**event, **place})

@@ -29,7 +29,7 @@ def plan_of(job: Job, task: Ref, index: int, params: dict[str, object]) -> Plan:
     """
     own = Ref(task.name, job.task.params)
     seed = derive(job.train.seed, "member", index)
-    return Plan(index, seed, job.model, job.train.optimizer, own, params)
+    return Plan(index, seed, model=job.model, optimizer=job.train.optimizer, task=own, params=params)
 
 
 def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Values], first: int) -> list[Plan]:
@@ -55,7 +55,14 @@ def linear_plans(job: Job, task: Ref) -> list[Plan]:
     """List the members behind the linear baseline: one per learning rate, so that none can be called badly tuned."""
     plain = Ref(task.name)
     return [
-        Plan(i, derive(job.train.seed, "linear", i), Ref("linear"), Ref("adam", {"lr": lr}), plain, {"lr": lr})
+        Plan(
+            i,
+            derive(job.train.seed, "linear", i),
+            model=Ref("linear"),
+            optimizer=Ref("adam", {"lr": lr}),
+            task=plain,
+            params={"lr": lr},
+        )
         for i, lr in enumerate(LINEAR_RATES)
     ]
 

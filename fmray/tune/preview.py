@@ -4,14 +4,16 @@ from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.tune.rungs import expected_epochs, rungs_of
-from fmray.tune.space import lots_of
+from fmray.tune.space import trial_groups
 
 
 def describe(job: Job) -> dict[str, str]:
     """Give lines of a plan: what is searched, what is structural, what can be packed, how many epochs it takes."""
     structural, packable = split_ranges(job)
-    lots, search, epochs = lots_of(job), job.search, job.train.epochs
-    members = sum(len(lot.members) for lot in lots)
+    groups = trial_groups(job)
+    search = job.search
+    epochs = job.train.epochs
+    members = sum(len(group.members) for group in groups)
     rungs = rungs_of(job)
     budgets = [f"{search.epochs:,} epochs"] if search.epochs else []
     budgets += [f"{search.time:,.0f} seconds"] if search.time else []
@@ -24,7 +26,7 @@ def describe(job: Job) -> dict[str, str]:
         stop = f"every {search.interval_in(epochs)} epochs the worst quarter goes on from the best"
     expected = expected_epochs(members, epochs, rungs, search.eta)
     return {
-        "search": f"{members} members by {search.by} in {len(lots)} structures, {len(lots)} packs at least; {stop}",
+        "search": f"{members} members by {search.by} in {len(groups)} structures, {len(groups)} packs at least; {stop}",
         **{kind: "; ".join(found) or "none" for kind, found in spelled.items()},
         "epochs": f"about {expected:,} over all members, {members * epochs:,} if nobody stopped"
         + (f"; at most {' and '.join(budgets)}" if budgets else ""),

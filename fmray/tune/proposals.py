@@ -15,11 +15,11 @@ from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.ranges import Keys, Range
-from fmray.tune.space import Lot, num_structures, packable_draws, shares
+from fmray.tune.space import TrialGroup, num_structures, packable_draws, shares
 from fmray.tune.trial import Training, Trial
 
-Build = Callable[[int, Lot, int], Trial]
-"""(number of the trial, its lot, index of its first member) -> the trial."""
+Build = Callable[[int, TrialGroup, int], Trial]
+"""(number of the trial, its group, index of its first member) -> the trial."""
 LOG = "proposals.jsonl"
 
 
@@ -63,8 +63,11 @@ class Learning:
     """
 
     def __init__(self, job: Job, build: Build, training: Training) -> None:
-        self._job, self._build, self._training = job, build, training
-        self._store, self._path = training.store, f"{training.home}/{LOG}"
+        self._job = job
+        self._build = build
+        self._training = training
+        self._store = training.store
+        self._path = f"{training.home}/{LOG}"
         self._structural, self._packable = split_ranges(job)
         self._shares = shares(job.search.members, num_structures(job, job.search.members))
         self._firsts = [sum(self._shares[:place]) for place in range(len(self._shares))]
@@ -109,7 +112,7 @@ class Learning:
             drawn = self._written[trial.number]["drawn"]
             self._study.add_trial(optuna.create_trial(params=drawn, distributions=self._kinds, value=score))
 
-    def _lot(self, number: int, drawn: Json) -> Lot:
+    def _lot(self, number: int, drawn: Json) -> TrialGroup:
         if drawn not in self._structures:
             self._structures.append(drawn)
         values: dict[Keys, Any] = {
@@ -117,7 +120,7 @@ class Learning:
             for keys, found in self._structural.items()
         }
         members = packable_draws(self._job, self._packable, self._shares[number], 0, number)
-        return Lot(self._structures.index(drawn), values, members)
+        return TrialGroup(self._structures.index(drawn), values, members)
 
 
 def _startup(shares: Sequence[int]) -> int:

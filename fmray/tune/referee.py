@@ -43,7 +43,8 @@ class Rules:
     def of(cls, job: Job, waits: bool) -> "Rules":
         """Read the rules of a job's search."""
         search = job.search
-        return cls(rungs_of(job), search.eta, waits, job.run.deterministic, search.epochs, search.time)
+        exact = job.run.deterministic
+        return cls(rungs_of(job), search.eta, waits, exact=exact, epochs=search.epochs, seconds=search.time)
 
     def ask_at(self, epoch: int) -> bool:
         """Tell whether there is anything to judge after this epoch."""
@@ -60,13 +61,16 @@ class Referee:
     """
 
     def __init__(self, store: Store, home: str, rules: Rules, before: Table) -> None:
-        self.rules, self._store, self._path = rules, store, f"{home}/{LOG}"
+        self.rules = rules
+        self._store = store
+        self._path = f"{home}/{LOG}"
         self._scores: dict[int, dict[int, float]] = defaultdict(dict, {k: dict(v) for k, v in before.items()})
         self._said: dict[tuple[str, int], Json] = {}
         self._closed: dict[int, dict[int, str]] = {}
         self._latest: dict[str, int] = defaultdict(int)
         self.spent = 0  # epochs of members that were asked about
-        self._seconds_before, self._opened = 0.0, time.monotonic()
+        self._seconds_before = 0.0
+        self._opened = time.monotonic()
         for event in store.events(self._path):
             self._learn(event)
             self._seconds_before = float(event["seconds"])
@@ -127,7 +131,8 @@ class Referee:
     @property
     def exhausted(self) -> str:
         """Say in words which budget is spent, or nothing."""
-        rules, seconds = self.rules, self._seconds
+        rules = self.rules
+        seconds = self._seconds
         if rules.epochs is not None and self.spent >= rules.epochs:
             return f"search.epochs: {self.spent} of {rules.epochs} are spent"
         if rules.seconds is not None and seconds >= rules.seconds:
@@ -150,7 +155,8 @@ class Referee:
         return dict.fromkeys(map(str, members), self.exhausted)
 
     def _at_rung(self, epoch: int, members: list[int]) -> Json:
-        scores, eta = self._scores[epoch], self.rules.eta
+        scores = self._scores[epoch]
+        eta = self.rules.eta
         reason = f"not among the best 1/{eta} of {len(scores)} members at epoch {epoch}"
         going_on = survivors(scores, members, eta)
         return {str(member): reason for member in members if member not in going_on}
@@ -168,7 +174,8 @@ class Referee:
         if "closed" in event:
             self._closed[event["closed"]] = {int(m): reason for m, reason in event["dropped"].items()}
             return
-        pack, epoch = event["pack"], event["epoch"]
+        pack = event["pack"]
+        epoch = event["epoch"]
         if (pack, epoch) not in self._said:
             self.spent += len(event["scores"]) * (epoch - self._latest[pack])
             self._latest[pack] = epoch

@@ -71,9 +71,12 @@ class Prepare(Protocol):
 def trials_of(job: Job, plans: Sequence[Plan], prepare: Prepare) -> list[Trial]:
     """Give the trials of one configuration: a single one, or with strict folds one per fold on rows of its own."""
     if job.train.folds is None or not job.train.folds.strict:
-        return [Trial(0, 0, job, tuple(plans), prepare(job))]
+        return [Trial(0, 0, job=job, plans=tuple(plans), prepared=prepare(job))]
     of_fold = [tuple(plan for plan in plans if plan.params[FOLD] == fold) for fold in range(job.train.folds.n)]
-    return [Trial(fold, 0, job, own, prepare(job, fold), len(of_fold)) for fold, own in enumerate(of_fold)]
+    return [
+        Trial(fold, 0, job=job, plans=own, prepared=prepare(job, fold), total=len(of_fold))
+        for fold, own in enumerate(of_fold)
+    ]
 
 
 def bagging_plans(plans: Sequence[Plan], n: int, seed: int) -> list[Plan]:

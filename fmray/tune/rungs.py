@@ -50,8 +50,11 @@ def survivors(scores: Scores, arrived: Sequence[int], eta: int) -> set[int]:
 
 def expected_epochs(members: int, epochs: int, rungs: Sequence[int], eta: int) -> int:
     """Count the epochs that members are trained for in all, if none stops for another reason."""
-    total, alive, before = 0, members, 0
+    total = 0
+    alive = members
+    before = 0
     for epoch in (*rungs, epochs):
         total += alive * (epoch - before)
-        alive, before = max(1, alive // eta), epoch
+        alive = max(1, alive // eta)
+        before = epoch
     return total

@@ -27,7 +27,7 @@ Ranges = dict[Keys, Range]
 
 
 @dataclass(frozen=True)
-class Lot:
+class TrialGroup:
     """Hold the members that are tried with one structure.
 
     Args:
@@ -41,30 +41,38 @@ class Lot:
     members: tuple[Values, ...]
 
 
-def lots_of(job: Job) -> list[Lot]:
-    """Draw everything a job searches, or one lot of one member where it searches nothing.
+def trial_groups(job: Job) -> list[TrialGroup]:
+    """Draw everything a job searches, or one group of one member where it searches nothing.
 
     With `by: optuna` structures depend on results; then these are the ones it starts from, see `share_of`.
     """
     structural, packable = split_ranges(job)
     if job.search.by == "grid":
         inner = tuple(_product(packable))
-        return [Lot(number, outer, inner) for number, outer in enumerate(_product(structural))]
-    lots = _generation(job, structural, packable, job.search.members, 0, [])
+        return [TrialGroup(number, outer, inner) for number, outer in enumerate(_product(structural))]
+    groups = _generation(job, structural, packable=packable, members=job.search.members, generation=0, before=[])
     if job.search.more:
-        lots += _generation(job, structural, packable, job.search.more, 1, [lot.structural for lot in lots])
-    return lots
+        groups += _generation(
+            job,
+            structural,
+            packable=packable,
+            members=job.search.more,
+            generation=1,
+            before=[group.structural for group in groups],
+        )
+    return groups
 
 
 def num_members(job: Job) -> int:
     """Count the members a job's search tries."""
-    return sum(len(lot.members) for lot in lots_of(job))
+    return sum(len(group.members) for group in trial_groups(job))
 
 
 def num_structures(job: Job, members: int) -> int:
     """Count the structures that so many members are shared among."""
     structural, _ = split_ranges(job)
-    given, distinct = job.search.structures, math.prod(found.num_values for found in structural.values())
+    given = job.search.structures
+    distinct = math.prod(found.num_values for found in structural.values())
     wanted = max(FEWEST_STRUCTURES, members // MEMBERS_PER_STRUCTURE) if given == "auto" else given
     return int(min(distinct, wanted, members))
 
@@ -101,16 +109,17 @@ def points(by: str, dimensions: int, num: int, seed: int) -> np.ndarray:
 
 def _generation(
     job: Job, structural: Ranges, packable: Ranges, members: int, generation: int, before: Sequence[Values]
-) -> list[Lot]:
+) -> list[TrialGroup]:
     """Draw as many members, with structures that were not tried before as far as there are any."""
-    known, num = list(before), num_structures(job, members)
-    fresh = _distinct(job, structural, num, generation, known)
+    known = list(before)
+    num = num_structures(job, members)
+    fresh = _distinct(job, structural, num=num, generation=generation, known=known)
     chosen = [*fresh, *(known or fresh)[: num - len(fresh)]]
-    lots = []
+    groups = []
     for place, (outer, share) in enumerate(zip(chosen, shares(members, len(chosen)), strict=True)):
         number = known.index(outer) if outer in known else len(known) + place
-        lots.append(Lot(number, outer, packable_draws(job, packable, share, generation, place)))
-    return lots
+        groups.append(TrialGroup(number, outer, packable_draws(job, packable, share, generation, place)))
+    return groups
 
 
 def _distinct(job: Job, structural: Ranges, num: int, generation: int, known: Sequence[Values]) -> list[Values]:

@@ -124,7 +124,7 @@ def sweep(
     """
     if not plans:
         return Sweep("", (), (), (), reused=True)
-    trials = [Trial(0, 0, job, tuple(plans), prepared)]
+    trials = [Trial(0, 0, job=job, plans=tuple(plans), prepared=prepared)]
     return sweep_trials(trials, metric, store, workers, attempt=attempt, role=role, report=report)
 
 
@@ -144,8 +144,10 @@ def sweep_trials(
         TrainError: If no member could be trained.
     """
     first = trials[0]
-    key = key_of(first.job, described(trials), first.prepared, metric, attempt, role, __name__)
-    return kept(key, metric, store, role, report, _Plain(tuple(trials), workers, key, report))
+    key = key_of(
+        first.job, described(trials), prepared=first.prepared, metric=metric, attempt=attempt, role=role, code=__name__
+    )
+    return kept(key, metric, store=store, role=role, report=report, work=_Plain(tuple(trials), workers, key, report))
 
 
 def described(trials: Sequence[Trial]) -> list[object]:
@@ -166,7 +168,7 @@ class Work(Protocol):
         """Tell whether code that fails is an outcome of the member it fails for."""
         ...
 
-    def carry(self, training: Training) -> list[Trial]:
+    def run(self, training: Training) -> list[Trial]:
         """Train everything to its end, and give the trials there were."""
         ...
 
@@ -189,17 +191,18 @@ class _Plain:
     def isolates(self) -> bool:
         return sum(len(trial.plans) for trial in self.trials) > 1
 
-    def carry(self, training: Training) -> list[Trial]:
-        work = partial(_carry, training, self.trials)
-        job, halve = self.trials[0].job, partial(_halve, training, self.trials)
-        train(work, job, self.workers, self.key, training.store, self.report, halve)
+    def run(self, training: Training) -> list[Trial]:
+        work = partial(_train_all, training, self.trials)
+        job = self.trials[0].job
+        halve = partial(_halve, training, self.trials)
+        train(work, job, workers=self.workers, name=self.key, store=training.store, report=self.report, halve=halve)
         return list(self.trials)
 
     def rungs(self, training: Training) -> Table:
         return {}
 
 
-def _carry(training: Training, trials: Sequence[Trial], worker: Worker) -> None:
+def _train_all(training: Training, trials: Sequence[Trial], worker: Worker) -> None:
     for trial in trials:
         training.train(worker, trial)
 
@@ -237,7 +240,7 @@ def _modules(job: Job, metric: Metric) -> list[str]:
 
 
 def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, work: Work) -> Sweep:
-    """Read a sweep back, or carry it and keep it as a record.
+    """Read a sweep back, or run it and keep it as a record.
 
     Raises:
         TrainError: If no member could be trained.
@@ -245,7 +248,7 @@ def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, wor
     report({"event": "record", "kind": KIND, "fingerprint": key})
     with store.create(KIND, key) as draft:
         reused = draft.existing is not None
-        manifest = draft.existing or _made(key, metric, store, role, draft, work)
+        manifest = draft.existing or _made(key, metric, store=store, role=role, draft=draft, work=work)
     folder = manifest["folder"]
     members = tuple(
         Member.from_json({**value, "root": f"{folder}/{value['root']}" if value["root"] else ""})
@@ -258,22 +261,25 @@ def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, wor
     return Sweep(
         key,
         members,
-        tuple(manifest["health"]),
-        tuple(manifest["widths"]),
-        reused,
-        tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest["said"]),
-        {int(epoch): {int(m): s for m, s in scores.items()} for epoch, scores in manifest["rungs"].items()},
-        manifest["seconds"],
+        health=tuple(manifest["health"]),
+        widths=tuple(manifest["widths"]),
+        reused=reused,
+        said=tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest["said"]),
+        rungs={int(epoch): {int(m): s for m, s in scores.items()} for epoch, scores in manifest["rungs"].items()},
+        seconds=manifest["seconds"],
     )
 
 
 def _made(key: str, metric: Metric, store: Store, role: Role, draft: Draft, work: Work) -> Json:
-    home, started = store.path("checkpoints", key), time.perf_counter()
+    home = store.path("checkpoints", key)
+    started = time.perf_counter()
     with store.lease(home) as lease:
-        training = Training(metric.name, store, home, role, lease.fence, work.tolerant, work.isolates)
-        trials = work.carry(training)
+        training = Training(
+            metric.name, store, home=home, role=role, fence=lease.fence, tolerant=work.tolerant, isolates=work.isolates
+        )
+        trials = work.run(training)
         _refuse_all_failed(training, trials)
-        facts = _assemble(training, trials, metric, draft.folder, work.rungs(training))
+        facts = _assemble(training, trials, metric=metric, folder=draft.folder, rungs=work.rungs(training))
         manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
     store.remove(home)
     return manifest

@@ -1,7 +1,7 @@
-"""Train what one trial carries: members of one structure, in one pack, or in several where that is faster.
+"""Train the members of one trial: members of one structure, in one pack, or in several where that is faster.
 
 A trial leaves its outcome as files in its own folder, pack by pack, and a pack that has one is not trained again. So a
-trial may be killed at any instant, and be carried on by another process.
+trial may be killed at any instant, and another process continues it.
 """
 
 import threading
@@ -39,14 +39,14 @@ from fmray.train.failures import (
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.loop import Judge, Verdict, fit, outputs
+from fmray.train.micro_batches import MicroBatches
 from fmray.train.pack import Pack, Plan
 from fmray.train.predict import TENSORS, tensor_hash
 from fmray.train.single_rows import refuse_single_rows
 from fmray.train.state import Checkpoints
 from fmray.train.step import train_step
 from fmray.train.workers import Worker, code_error
-from fmray.tune.abreast import abreast
-from fmray.tune.micro import MicroBatches
+from fmray.tune.concurrent import run_concurrently
 from fmray.tune.width import Layout, choose
 
 Role = Literal["member", "finalist", "baseline"]
@@ -182,11 +182,11 @@ class Training:
         done = {member["index"] for pack in packs.values() for member in pack["members"]}
         left = [plan for plan in trial.plans if plan.index not in done]
         why = {plan.index: {"reason": reason, "class": error} for plan in left}
-        self._finish(trial, list(packs), _lost(left, why, trial, self.role, status) if left else None)
+        self._finish(trial, list(packs), _lost(left, why, trial=trial, role=self.role, status=status) if left else None)
 
     def conclude(self, trial: Trial, pack: Pack, val_rows: Rows) -> None:
         """Leave the outcome of a trial that is one pack, trained to its end on one worker."""
-        self._leave(trial, pack, 0, val_rows, ALONE)
+        self._leave(trial, pack, number=0, val_rows=val_rows, group=ALONE)
         self._finish(trial, [0])
 
     def folder(self, number: int) -> str:
@@ -197,24 +197,31 @@ class Training:
         job = trial.job
         identified = any(plan.rows for plan in trial.plans)
         train_rows = worker.rows(
-            trial.prepared, "train", job.train.epochs, job.live_steps, job.train.order, identified=identified
+            trial.prepared, "train", job.train.epochs, job.live_steps, order=job.train.order, identified=identified
         )
         val_rows = worker.rows(trial.prepared, "val", job.train.epochs)
-        layout, before = self._layout(worker, trial, train_rows), torch.get_num_threads()
+        layout = self._layout(worker, trial, train_rows)
+        before = torch.get_num_threads()
         packs = [trial.plans[first : first + layout.width] for first in range(0, len(trial.plans), layout.width)]
         if layout.lanes > 1:
             lock = threading.Lock()
             worker = replace(worker, report=_one_by_one(worker.report, lock))
             ask = None if ask is None else _one_by_one(ask, lock)
 
-        def carry(number: int) -> bool:
+        def train_pack(number: int) -> bool:
             place = {"role": self.role, "trial": trial.number, "trials": trial.total, "pack": number}
             place |= {"packs": len(packs)}
-            return self._carry(_Share(worker, trial, packs[number], train_rows, val_rows, place, ask))
+            return self._train_pack(
+                _Share(
+                    worker, trial, plans=packs[number], train_rows=train_rows, val_rows=val_rows, place=place, ask=ask
+                )
+            )
 
         torch.set_num_threads(layout.threads)
         try:
-            finished = abreast([partial(carry, number) for number in range(len(packs))], layout.lanes, train_rows.close)
+            finished = run_concurrently(
+                [partial(train_pack, number) for number in range(len(packs))], layout.lanes, train_rows.close
+            )
         finally:
             torch.set_num_threads(before)
         if not all(finished):
@@ -223,7 +230,7 @@ class Training:
             self._finish(trial, list(range(len(packs))))
         return True
 
-    def _carry(self, share: _Share) -> bool:
+    def _train_pack(self, share: _Share) -> bool:
         """Train a pack from its newest state, without the members whose code fails; leave its outcome.
 
         Raises:
@@ -238,7 +245,7 @@ class Training:
         while sound := [plan for plan in share.plans if plan.index not in lost]:
             left = replace(share, plans=sound, lost=lost)
             try:
-                return self._carry_in_parts(left)
+                return self._train_in_micro_batches(left)
             except BaseException as error:
                 if (found := self._outcome_of(error, left)) is None:
                     raise
@@ -252,7 +259,7 @@ class Training:
         self.store.write_json(f"{self._pack_folder(trial, share.number)}/{RESULT}", shown)
         return True
 
-    def _carry_in_parts(self, share: _Share) -> bool:
+    def _train_in_micro_batches(self, share: _Share) -> bool:
         """Train a pack, in smaller steps wherever memory does not suffice.
 
         Raises:
@@ -260,7 +267,7 @@ class Training:
         """
         while True:
             try:
-                return self._carry_on(share)
+                return self._train_once(share)
             except ShortOfMemoryError as short:
                 self.micro_batches(share.trial).halve_together(share.worker, short)
             release(share.worker.device)
@@ -295,13 +302,16 @@ class Training:
     def _read(self, path: str) -> Json:
         return self.store.read_json(path) if self.store.exists(path) else {}
 
-    def _carry_on(self, share: _Share) -> bool:
-        worker, place, asked = share.worker, share.place, share.trial.job.train.accumulate
+    def _train_once(self, share: _Share) -> bool:
+        worker = share.worker
+        place = share.place
+        asked = share.trial.job.train.accumulate
         group = worker.group
         micro_batches = self.micro_batches(share.trial)
         trial = _in_micro_batches(share.trial, group.tell(micro_batches.number() if group.is_first else None))
         parts = trial.job.train.accumulate
-        folder, now = self._pack_folder(trial, share.number), circumstances(group.size, worker.device)
+        folder = self._pack_folder(trial, share.number)
+        now = circumstances(group.size, worker.device)
         now |= {"accumulate": parts}
         seconds = trial.job.run.checkpoint_seconds
         states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
@@ -325,12 +335,14 @@ class Training:
         if found is None and group.size == 1:
             refuse_single_rows(pack, list(share.plans), share.train_rows)
         names = ["order", share.plans[0].index] if trial.job.train.seeds.order else ["order"]
-        tell, judge = partial(_tell, worker.report, place), self._judge(trial, share.number, share.ask)
+        tell = partial(_tell, worker.report, place)
+        judge = self._judge(trial, share.number, share.ask)
         own = states if group.is_first else None
-        rows, seed = (share.train_rows, share.val_rows), derive(trial.job.train.seed, *names)
+        rows = (share.train_rows, share.val_rows)
+        seed = derive(trial.job.train.seed, *names)
         if not fit(pack, *rows, self.metric_of(trial), seed, own, tell, group, judge):
             return False
-        self._leave(trial, pack, share.number, share.val_rows, group, share.lost)
+        self._leave(trial, pack, number=share.number, val_rows=share.val_rows, group=group, lost=share.lost)
         return True
 
     def micro_batches(self, trial: Trial) -> MicroBatches:
@@ -359,7 +371,10 @@ class Training:
         folder = self._pack_folder(trial, number)
         with to_write(f"{folder}/{SAID}") as path:
             np.save(path, said, allow_pickle=False)
-        members = [_write_member(pack, place, trial, self, number, said[place]) for place in range(len(pack.plans))]
+        members = [
+            _write_member(pack, place, trial=trial, training=self, number=number, said=said[place])
+            for place in range(len(pack.plans))
+        ]
         others = _lost([plan for plan in trial.plans if plan.index in lost], lost, trial, self.role)
         made = [SAID, *(f"{member.index:05d}/{TENSORS}" for member in members)]
         result = {
@@ -394,13 +409,16 @@ class Training:
 
     def build(self, trial: Trial, device: torch.device, plans: Sequence[Plan], fresh: bool = True) -> Pack:
         """Build a pack of members of a trial, untrained; see `Pack` for `fresh`."""
-        prepared, job, better = trial.prepared, trial.job, self.metric_of(trial).higher_is_better
+        prepared = trial.prepared
+        job = trial.job
+        better = self.metric_of(trial).higher_is_better
         asked = (plans, prepared.schema, prepared.target, job.train, better, device, job.live_steps)
         return Pack(*asked, fresh=fresh)
 
     def _layout(self, worker: Worker, trial: Trial, rows: Rows) -> Layout:
         """Say how the members train; once chosen for a structure, replayed with the cores there are."""
-        path, chosen = f"{self.home}/width-{trial.structure:05d}.json", None
+        path = f"{self.home}/width-{trial.structure:05d}.json"
+        chosen = None
         if worker.group.is_first:
             if not self.store.exists(path):
                 if self.store.list(self._pack_folder(trial, 0)):
@@ -411,14 +429,16 @@ class Training:
                 alike = trial.plans[:1] if trial.job.train.seeds.order else trial.plans  # in the order of their rows
                 self.store.write_json(path, asdict(self._chosen(alike, worker, trial, rows)))
             chosen = self.store.read_json(path)
-        found, most = Layout(**worker.group.tell(chosen)), torch.get_num_threads()
+        found = Layout(**worker.group.tell(chosen))
+        most = torch.get_num_threads()
         threads = min(found.threads, most)
         return replace(found, threads=threads, lanes=max(1, min(found.lanes, most // threads)))
 
     def _chosen(self, plans: Sequence[Plan], worker: Worker, trial: Trial, rows: Rows) -> Layout:
         """Choose among as many members as memory holds on a whole batch."""
         # how long a step takes does not depend on what members were initialised to
-        build, alone = partial(self.build, trial, worker.device, fresh=False), worker.group.size == 1
+        build = partial(self.build, trial, worker.device, fresh=False)
+        alone = worker.group.size == 1
         while True:
             try:
                 return choose(plans, build, rows, trial.job.run, alone=alone)
@@ -449,7 +469,7 @@ def fault_of(error: BaseException, plans: Sequence[Plan], path: str, report: Rep
         report(failure(kind_of(error), f"{about}{told(error)}", "left the member out"))
         return {"reason": str(error), "class": type(error).__name__}
     if is_of_user(error) or kind_of(error) in (MEMORY, DEVICE_MEMORY):
-        found = code_error(error, path, report, "left the member out", about)
+        found = code_error(error, path, report=report, action="left the member out", about=about)
         return {"reason": found.said, "class": TrainError.__name__}
     return None
 
@@ -531,7 +551,7 @@ def _untrained(plan: Plan, trial: Trial, role: Role, status: Status, reason: str
 
 def _lost(plans: Sequence[Plan], why: Mapping[int, Json], trial: Trial, role: Role, status: Status = "failed") -> Json:
     """Give the outcome of members that were not trained to their end."""
-    members = [_untrained(plan, trial, role, status, why[plan.index]["reason"]) for plan in plans]
+    members = [_untrained(plan, trial, role=role, status=status, reason=why[plan.index]["reason"]) for plan in plans]
     errors = {str(plan.index): why[plan.index]["class"] for plan in plans if why[plan.index]["class"]}
     shown = [member.to_json() for member in members]
     return {"members": shown, "health": [], "width": len(shown), "said": "", "errors": errors}
@@ -545,7 +565,8 @@ def spelled(plans: Sequence[Plan]) -> str:
 
 
 def _write_member(pack: Pack, place: int, trial: Trial, training: Training, number: int, said: np.ndarray) -> Member:
-    plan, state = pack.plans[place], pack.state
+    plan = pack.plans[place]
+    state = pack.state
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pack.member_tensors(place).items()}
     home = f"{training.folder(trial.number)}/{number:05d}/{plan.index:05d}"
     with to_write(f"{home}/{TENSORS}") as path, open(path, "wb") as file:
@@ -554,7 +575,7 @@ def _write_member(pack: Pack, place: int, trial: Trial, training: Training, numb
     if not torch.isfinite(state.best_score[place]) and end["status"] != "failed":
         end = {**end, "status": "failed", "reason": _unscored(training.metric, said)}
     score = float(state.best_score[place]) * pack.sign
-    member = _untrained(plan, trial, training.role, "failed", end["reason"])
+    member = _untrained(plan, trial, role=training.role, status="failed", reason=end["reason"])
     return replace(
         member,
         root=home,

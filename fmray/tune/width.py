@@ -20,7 +20,7 @@ from fmray.train.ingest import Rows, num_steps
 from fmray.train.pack import Pack, Plan
 from fmray.train.population import packs
 from fmray.train.step import train_step
-from fmray.tune.abreast import abreast
+from fmray.tune.concurrent import run_concurrently
 
 Build = Callable[[Sequence[Plan]], Pack]
 log = logging.getLogger("fmray")
@@ -96,7 +96,8 @@ def choose(plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, 
     Args:
         alone: No other worker trains the same packs, so they may train in any order.
     """
-    most, one = torch.get_num_threads(), build(plans[:1])
+    most = torch.get_num_threads()
+    one = build(plans[:1])
     work = 6.0 * one.population.flat.numel() * one.train.batch_rows  # of a step of one member
 
     def threads(width: int, lanes: int = 1) -> int:
@@ -108,7 +109,7 @@ def choose(plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, 
         layout = Layout(width, threads(width))
         if alone and one.device.type == "cpu" and one.population.entry == "native" and rows.in_memory:
             wider = partial(_more_lanes, threads, most, len(plans), run.deterministic)
-            layout = _widened(layout, wider, plans, build, rows)
+            layout = _widened(layout, wider, plans=plans, build=build, rows=rows)
     finally:
         torch.set_num_threads(most)
     return layout
@@ -144,13 +145,18 @@ def _widened(
         packs = [build(plans[: tried.width]) for _ in range(tried.lanes)]
         return tried.rounds(len(plans)) * _step_seconds(packs, batch, steps)
 
-    best, cost, tried = layout, 0.0, wider(layout)
+    best = layout
+    cost = 0.0
+    tried = wider(layout)
     while tried is not None:
-        cost, needed = cost or seconds(best), seconds(tried)
+        cost = cost or seconds(best)
+        needed = seconds(tried)
         log.info("seconds per step of all members: %.2e with %s, %.2e with %s", cost, best, needed, tried)
         if needed >= cost:
             break
-        best, cost, tried = tried, needed, wider(tried)
+        best = tried
+        cost = needed
+        tried = wider(tried)
     return best
 
 
@@ -181,4 +187,4 @@ def _step_seconds(packs: Sequence[Pack], batch: Batch, steps: int) -> float:
             found.append(time.perf_counter() - started)
         return statistics.median(found)
 
-    return max(abreast([partial(step, pack) for pack in packs], len(packs)))
+    return max(run_concurrently([partial(step, pack) for pack in packs], len(packs)))

@@ -55,7 +55,9 @@ def collect(name: str, root: str = "", store: Store | None = None, contact: Cont
         store: That it lies in.
         contact: With its cluster.
     """
-    address, error, attempt = contact.address, contact.error, contact.attempt
+    address = contact.address
+    error = contact.error
+    attempt = contact.attempt
     now = time.time()
     found = ask({"run": lambda: read(root, store)}, READ_SECONDS)["run"] if store is not None and root else {}
     told: Json = found.get("value", {})

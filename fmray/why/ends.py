@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fmray.records import Json
+from fmray.why.error_patterns import AROUND, CLASSES, Sign, of_kind, sign_of
 from fmray.why.evidence import Evidence, Line
 from fmray.why.finding import AGAIN, Finding, shorten, spell_seconds, then_again
-from fmray.why.signs import AROUND, CLASSES, Sign, of_kind, sign_of
 from fmray.why.waits import hang, own_frame, progress
 
 INSTALLED = "/site-packages/"
@@ -67,7 +67,8 @@ def left_out(evidence: Evidence) -> Iterator[Finding]:
 
 def failed(evidence: Evidence) -> Iterator[Finding]:
     """Say why a run failed, by what was written down of it and what the cluster saw."""
-    failures, ends = evidence.of("failure"), evidence.of("failed")
+    failures = evidence.of("failure")
+    ends = evidence.of("failed")
     text = ends[-1]["text"] if ends else evidence.run.get("error", "")
     place = ends[-1].place if ends else "run.json"
     kind = str((ends[-1]["kind"] if ends else "") or "")
@@ -78,7 +79,7 @@ def failed(evidence: Evidence) -> Iterator[Finding]:
     if by_class == "user" and evidence.traces:
         found.append(_raised(evidence))
     seen = [(place, shorten(str(text))), *failures_of(evidence), *progress(evidence)]
-    found.append(explain(str(text), kind, by_class, seen, ends[-1:]))
+    found.append(explain(str(text), kind, by_class=by_class, seen=seen, ends=ends[-1:]))
     kills = list(killed_for_memory(evidence))
     # Ray's last words about a killed worker may be anything; a bug that was seen is one, whatever was killed before
     yield from found + kills if by_class or found[0].kind not in UNSURE else kills + found
@@ -115,7 +116,8 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], en
         seen: Evidence.
         ends: The event with which the run ended, if there is one.
     """
-    sign, frames = sign_of(f"{kind}: {text}"), (ends[-1]["frames"] or []) if ends else []
+    sign = sign_of(f"{kind}: {text}")
+    frames = (ends[-1]["frames"] or []) if ends else []
     if sign is not None and sign.kind in AROUND and (frames or by_class == "user"):
         sign = None
     if by_class not in ("", "user", "worker") and not (by_class == "storage" and sign):
@@ -140,7 +142,8 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], en
 
 
 def _of_sign(sign: Sign, kind: str, text: str, seen: list[tuple[str, str]]) -> Finding:
-    cause, fix = sign.cause, sign.fix
+    cause = sign.cause
+    fix = sign.fix
     if sign.kind in ("infeasible resources", "lease", "data", "versions", "full disk"):
         cause = f"{cause}: {shorten(halves(text)[0], 200)}"
         fix = then_again(halves(text)[1]) if kind in MEANT and sign.kind != "full disk" else fix
@@ -184,7 +187,8 @@ def of_attempt(evidence: Evidence) -> Iterator[Finding]:
     attempt = evidence.attempt
     if not attempt:
         return
-    name, message = attempt["submission_id"], attempt.get("message") or ""
+    name = attempt["submission_id"]
+    message = attempt.get("message") or ""
     seen = [("cluster", shorten(f"{name}: {attempt['status'].lower()}. {message}")), *_last_words(evidence)]
     match attempt["status"]:
         case "PENDING":

@@ -192,7 +192,8 @@ def disk_of(store: str) -> Json:
 
 def time_storage(store: Store) -> float:
     """Give the seconds it takes to write a file into the store and to read it back."""
-    path, data = store.path(f".fmray-why-{secrets.token_hex(4)}"), secrets.token_bytes(PROBE_BYTES)
+    path = store.path(f".fmray-why-{secrets.token_hex(4)}")
+    data = secrets.token_bytes(PROBE_BYTES)
     started = time.monotonic()
     try:
         store.write_bytes(path, data)

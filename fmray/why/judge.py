@@ -16,10 +16,10 @@ from fmray.why.ends import (
     left_out,
     of_attempt,
 )
+from fmray.why.error_patterns import sign_of
 from fmray.why.evidence import Evidence
 from fmray.why.finding import Finding, shorten
 from fmray.why.room import missing_room
-from fmray.why.signs import sign_of
 from fmray.why.waits import fine, locked, lost_node, progress, skewed, slowed, stalled, storage
 
 
@@ -80,7 +80,8 @@ def unreachable(evidence: Evidence) -> Iterator[Finding]:
     if not error:
         return
     sign = sign_of(error)
-    address, said = evidence.cluster.get("address", ""), shorten(halves(error)[0], 200)
+    address = evidence.cluster.get("address", "")
+    said = shorten(halves(error)[0], 200)
     if sign is not None and sign.kind == "token":
         fix = "Put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token here, and ask again"
         yield Finding("token", f"its cluster is no help: {said}", ((address, error),), fix)

@@ -49,7 +49,8 @@ def _answer(place: dict[str, Any]) -> str:
         return ""
     before = path.stat().st_size
     os.kill(place["pid"], SIGNAL)
-    size, end = -1, time.monotonic() + WAIT_SECONDS
+    size = -1
+    end = time.monotonic() + WAIT_SECONDS
     while (now := path.stat().st_size) != size or now == before:  # until it grows no more
         if time.monotonic() > end:
             break

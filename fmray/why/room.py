@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from fmray.records import Json
-from fmray.train.room import num_fitting
+from fmray.train.capacity import num_fitting
 from fmray.why.evidence import Evidence
 from fmray.why.finding import FREE_CPUS, NEW_NODE, Finding, shorten, spell_names, spell_needs
 
@@ -15,9 +15,11 @@ Needs = Mapping[str, float]
 
 def own_jobs(evidence: Evidence) -> set[str]:
     """Give the ids under which the cluster knows the run; none if it cannot be told."""
-    jobs, own = evidence.cluster.get("jobs", {}), set()
+    jobs = evidence.cluster.get("jobs", {})
+    own = set()
     for line in evidence.of("driver"):  # another cluster at the same address counts its jobs from 1 as well
-        name, pids = str((line["ray"] or {}).get("job", "")), {0, *(place["pid"] for place in line["places"] or [])}
+        name = str((line["ray"] or {}).get("job", ""))
+        pids = {0, *(place["pid"] for place in line["places"] or [])}
         own |= {name} if name in jobs and jobs[name]["pid"] in pids else set()
     submission = evidence.attempt.get("submission_id")
     return own | {name for name, job in jobs.items() if submission and job["submission"] == submission}
@@ -25,7 +27,8 @@ def own_jobs(evidence: Evidence) -> set[str]:
 
 def missing_room(evidence: Evidence) -> Iterator[Finding]:
     """Name what waits for resources, the infeasible first."""
-    cluster, own = evidence.cluster, own_jobs(evidence)
+    cluster = evidence.cluster
+    own = own_jobs(evidence)
     nodes = [node for node in cluster.get("nodes", []) if node["alive"]]
     if not nodes:
         return
@@ -111,7 +114,8 @@ def _infeasible(asked: Json, nodes: Sequence[Json], evidence: Evidence) -> Findi
 def _lack(name: str, value: float, count: int, nodes: Sequence[Json]) -> str:
     """Say what of one resource is too little; "" if it is enough."""
     have = [float(node["resources"].get(name, 0)) for node in nodes]
-    most, total = max(have), sum(have)
+    most = max(have)
+    total = sum(have)
     if not total:
         return f"{value * count:g} {name} asked, no node has one"
     if most < value:
@@ -121,13 +125,16 @@ def _lack(name: str, value: float, count: int, nodes: Sequence[Json]) -> str:
 
 def _taken(asked: Json, nodes: Sequence[Json], evidence: Evidence) -> Finding:
     (needs, count), *_ = _counted(asked["bundles"]).items()
-    held, own, jobs = _held(evidence.cluster), own_jobs(evidence), evidence.cluster["jobs"]
+    held = _held(evidence.cluster)
+    own = own_jobs(evidence)
+    jobs = evidence.cluster["jobs"]
     scarce = max((name for name, _ in needs), key=lambda name: _taken_of(name, held) / (_all_of(name, nodes) or 1.0))
     others = sorted(
         (job for job in held.keys() - own if held[job].get(scarce)), key=lambda job: -held[job].get(scarce, 0.0)
     )
     who = spell_names([f"{_name(job, jobs)} ({held[job][scarce]:g})" for job in others[:3]]) or "this run itself"
-    taken, total = _taken_of(scarce, held), _all_of(scarce, nodes)
+    taken = _taken_of(scarce, held)
+    total = _all_of(scarce, nodes)
     share = "all" if taken >= total else f"{taken:g} of {total:g}"
     seen = (
         ("asked", f"{_who(asked)} of this run: {spell_needs(dict(needs), count)}"),
@@ -141,7 +148,8 @@ def _taken(asked: Json, nodes: Sequence[Json], evidence: Evidence) -> Finding:
 
 
 def _starved(reading: Sequence[Json], nodes: Sequence[Json], evidence: Evidence) -> Finding:
-    held, jobs = _held(evidence.cluster), evidence.cluster["jobs"]
+    held = _held(evidence.cluster)
+    jobs = evidence.cluster["jobs"]
     taken = f"{_taken_of('CPU', held):g} of {_all_of('CPU', nodes):g} CPUs are taken"
     seen = (
         ("waiting", f"{len(reading)} read tasks, each for {spell_needs(reading[0]['bundles'][0])}"),

@@ -31,7 +31,8 @@ def epochs_of(evidence: Evidence) -> list[Line]:
 
 def progress(evidence: Evidence) -> list[tuple[str, str]]:
     """Say how far a run is."""
-    stages, epochs = evidence.of("stage"), epochs_of(evidence)
+    stages = evidence.of("stage")
+    epochs = epochs_of(evidence)
     seen = []
     if stages:
         age = spell_seconds(evidence.now - (stages[-1]["time"] or evidence.now))
@@ -56,7 +57,8 @@ def _far(last: Line) -> str:
 
 def fine(evidence: Evidence) -> Finding:
     """Say that a run goes on, how fast and until when."""
-    epochs, stages = epochs_of(evidence), evidence.of("stage")
+    epochs = epochs_of(evidence)
+    stages = evidence.of("stage")
     if not epochs:
         doing = f"stage {stages[-1]['stage']}" if stages else "it has just begun"
         return Finding("fine", f"it is running: {doing}", tuple(progress(evidence)), "Nothing to do: wait")
@@ -108,11 +110,13 @@ def stalled(evidence: Evidence) -> Iterator[Finding]:
 
 def silence(evidence: Evidence) -> tuple[float, float]:
     """Give for how long a training has been silent, 0 if that is nothing to speak of, and how long its epochs took."""
-    stages, epochs = evidence.of("stage"), epochs_of(evidence)
+    stages = evidence.of("stage")
+    epochs = epochs_of(evidence)
     if not stages or stages[-1]["stage"] not in ("train", "baseline"):
         return 0.0, 0.0
     heard = max(line["time"] for line in [stages[-1], *epochs, *evidence.of("resumed", "workers")])
-    age, longest = evidence.now - heard, max((line["seconds"] or 0.0 for line in epochs), default=0.0)
+    age = evidence.now - heard
+    longest = max((line["seconds"] or 0.0 for line in epochs), default=0.0)
     limit = max(STILL_SECONDS, STILL_EPOCHS * longest) if epochs else SILENT_SECONDS
     return (age, longest) if age > limit else (0.0, longest)
 
@@ -131,7 +135,8 @@ def hang(evidence: Evidence, seen: tuple[str, str], hangs: str) -> Finding:
     others = f", and {_ranks(waiting)} wait{'s' * (len(waiting) == 1)} for it" if waiting else ""
     again = f"Stop it, mend that, {AGAIN}"
     if gone and waiting:
-        cause, fix = f"{hangs}: {_ranks(gone)} is gone{others}", again
+        cause = f"{hangs}: {_ranks(gone)} is gone{others}"
+        fix = again
     elif alone and (waiting or alone[0]["still"]):
         where = own_frame(alone[0]["frames"])
         cause = f"{hangs}: {_rank(alone[0])} stands in {where}{others}"
@@ -140,7 +145,8 @@ def hang(evidence: Evidence, seen: tuple[str, str], hangs: str) -> Finding:
         cause = f"{hangs}: all ranks wait for each other in a collective"
         fix = f"Look at the network between the nodes (`fmray preflight` adds up a number over it). {again}"
     else:
-        cause, fix = f"{hangs}, or is slow: {seen[1]}", f"Look at its log; should it hang, stop it, {AGAIN}"
+        cause = f"{hangs}, or is slow: {seen[1]}"
+        fix = f"Look at its log; should it hang, stop it, {AGAIN}"
     errors = [(stack["name"], f"{_rank(stack)}: {stack['error']}") for stack in gone]
     return Finding("hang", cause, (seen, *_stood(ranks), *errors, *progress(evidence)), fix)
 
@@ -172,7 +178,8 @@ _FASTER = {
 
 def storage(evidence: Evidence) -> Iterator[Finding]:
     """Say that the store is full, does not answer, or is slow."""
-    disk, probe = evidence.disk.get("value", {}), evidence.storage
+    disk = evidence.disk.get("value", {})
+    probe = evidence.storage
     seen = (*_disk(disk), *_storage(evidence))
     if disk and disk["free"] < LEAST_FREE:
         how = "full" if disk["free"] < PROBE_BYTES else "nearly full"
@@ -250,7 +257,8 @@ def _stood(stacks: Sequence[Json]) -> list[tuple[str, str]]:
 
 
 def _at(frames: Sequence[str]) -> str:
-    own, innermost = own_frame(frames), _short(frames[0]) if frames else ""
+    own = own_frame(frames)
+    innermost = _short(frames[0]) if frames else ""
     return own if own == innermost else f"{own}, innermost {innermost}"
 
 

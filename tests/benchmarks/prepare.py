@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmray.data.apply import _inputs
+from fmray.data.arrow_frames import raw_schema
 from fmray.data.identify import Recipe, summarise
 from fmray.data.lanes import write_part
 from fmray.data.pipeline import Pipeline, build
 from fmray.data.prepare import prepare
-from fmray.data.raw import raw_schema
 from fmray.data.scan import ITEM_BYTES, read_item, scan, work_items
 from fmray.data.session import run_over_ray
 from fmray.data.split import Definition

@@ -8,8 +8,8 @@ import pytest
 import scipy.stats
 
 from fmray.data import auto
+from fmray.data.arrow_frames import as_frame, block, raw_schema
 from fmray.data.auto import Auto
-from fmray.data.raw import as_frame, block, raw_schema
 from fmray.data.scan import read_item, scan, work_items
 from fmray.data.tabular import MISSING, OTHER
 from fmray.errors import DataError

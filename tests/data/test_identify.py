@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmray.data.arrow_frames import raw_schema
 from fmray.data.hashing import row_hash
 from fmray.data.identify import Recipe, hashes_of, identify, provenance, quarantine, sides_of, where
 from fmray.data.pipeline import Pipeline, build
-from fmray.data.raw import raw_schema
 from fmray.data.scan import scan, work_items
 from fmray.data.split import assign, define
 from fmray.spec.job import Job

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from fmray.catalogue import STEPS
+from fmray.data.arrow_frames import as_frame, faults
 from fmray.data.image import DecodeImage, is_image
 from fmray.data.lanes import Lanes
-from fmray.data.raw import as_frame, faults
 from fmray.errors import DataError, SpecError
 from fmray.schema import Column, Schema
 from fmray.spec.components import steps

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fmray.catalogue import STEPS
+from fmray.data.arrow_frames import block
 from fmray.data.pipeline import empty_frame
-from fmray.data.raw import block
 from fmray.data.step import Fitted, chosen
 from fmray.errors import SpecError
 from fmray.schema import Column, Schema

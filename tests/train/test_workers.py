@@ -13,11 +13,9 @@ from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store
-from fmray.train import room as module
+from fmray.train import capacity as module
 from fmray.train import stream
-from fmray.train.group import ALONE
-from fmray.train.predict import TENSORS
-from fmray.train.room import (
+from fmray.train.capacity import (
     LEAST_CPUS,
     SMALL_BYTES,
     cpu_share,
@@ -29,6 +27,8 @@ from fmray.train.room import (
     resources,
     room,
 )
+from fmray.train.group import ALONE
+from fmray.train.predict import TENSORS
 from fmray.train.workers import Worker
 from fmray.tune.plans import plans_of
 from fmray.tune.sweep import sweep

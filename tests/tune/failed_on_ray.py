@@ -16,7 +16,7 @@ from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.search import Hunt
+from fmray.tune.search import Search
 
 WIDTHS = {"width": {"choice": [13, 14]}}
 LR = {"adamw": {"lr": {"log_uniform": [1e-3, 1e-1]}}}
@@ -41,11 +41,11 @@ def main(folder: Path) -> None:
                 value["train"]["optimizer"] = LR
             value["run"] |= {"workers": 2, "deterministic": False}
             store, events, error, members = Store(str(folder / name)), [], "", ()
-            hunt = Hunt(
+            search = Search(
                 Job.from_json(value), Ref("classification"), lambda job: prepared, metric, store, report=events.append
             )
             try:
-                members = hunt.search().members
+                members = search.search().members
             except FmrayError as caught:
                 error = f"{type(caught).__name__}: {caught}"
             told = [event["text"] for event in events if event["event"] == "failure"]

@@ -17,7 +17,7 @@ from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.search import Hunt
+from fmray.tune.search import Search
 
 EPOCHS, MEMBERS, INTERVAL = 8, 5, 2
 LONG = {"epochs": 48, "interval": 4}
@@ -47,7 +47,7 @@ def kill_workers() -> int:
 
     found = workers(b"ray::")
     titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
-    chosen = [pid for pid, title in titles.items() if b"ImplicitFunc" in title or b"_carry_member" in title]
+    chosen = [pid for pid, title in titles.items() if b"ImplicitFunc" in title or b"_train_member" in title]
     for pid in chosen:
         os.kill(pid, signal.SIGKILL)
     return len(chosen)
@@ -74,7 +74,7 @@ def main(folder: Path, way: str) -> None:
     if way == "long":
         train, asked = replace(job.train, epochs=LONG["epochs"]), replace(job.search, interval=LONG["interval"])
         job = replace(job, train=train, search=asked)
-    found = Hunt(job, Ref("classification"), lambda job: prepared, metric, store, report=report).search()
+    found = Search(job, Ref("classification"), lambda job: prepared, metric, store, report=report).search()
     members = [member.to_json() for member in found.members]
     (folder / "result.json").write_text(json.dumps({"members": members, "reused": found.reused}))
 

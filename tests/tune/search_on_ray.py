@@ -19,7 +19,7 @@ from tune.search_kill import searched
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.search import Hunt
+from fmray.tune.search import Search
 
 
 def kill_workers(killed: list[int]) -> None:
@@ -28,7 +28,7 @@ def kill_workers(killed: list[int]) -> None:
 
     while len(killed) < 3:
         time.sleep(1.5)
-        for pid in [*workers(b"_carry_trial"), *workers(b"ImplicitFunc")][:1]:
+        for pid in [*workers(b"_train_trial"), *workers(b"ImplicitFunc")][:1]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
@@ -50,7 +50,7 @@ def main(folder: Path, name: str, workers: int, killing: bool) -> None:
     store, killed = Store(str(folder / name)), list[int]()
     if killing:
         threading.Thread(target=kill_workers, args=(killed,), daemon=True).start()
-    done = Hunt(job, Ref("classification"), lambda job: prepared, metric, store, report=events.append).search()
+    done = Search(job, Ref("classification"), lambda job: prepared, metric, store, report=events.append).search()
     members = [{k: v for k, v in member.to_json().items() if k != "root"} for member in done.members]
     notes = [event["text"] for event in events if event["event"] == "note"]
     resumed = [event["class"] for event in events if event["event"] == "resumed"]

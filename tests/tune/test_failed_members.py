@@ -18,7 +18,7 @@ from fmray.train.single_rows import smallest_part
 from fmray.tune import trial
 from fmray.tune.members import train_members
 from fmray.tune.plans import plans_of
-from fmray.tune.search import Hunt
+from fmray.tune.search import Search
 from fmray.tune.sweep import sweep
 
 TASK = Ref("classification")
@@ -49,10 +49,10 @@ def searched(job: Job, name: str, widths=WIDTHS, *, seeds=1, **search) -> Job:
 def search(rows, store, name, widths=WIDTHS, events=None, **asked):
     job, prepared = searched(rows[0], name, widths, **asked), rows[1]
     report = (lambda event: None) if events is None else events.append
-    hunt = Hunt(
+    search = Search(
         job, TASK, lambda job, fold=None: prepared, find_metric("roc_auc", prepared.target), store, report=report
     )
-    return train_members(hunt, prepared, 0, "cpu")
+    return train_members(search, prepared, 0, "cpu")
 
 
 def alone(rows, store, name, seeds=1, events=None, **params):

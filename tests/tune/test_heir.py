@@ -17,7 +17,7 @@ from fmray.train.device import set_up
 from fmray.train.group import ALONE
 from fmray.train.loop import run_epoch
 from fmray.train.workers import Worker
-from fmray.tune.heir import LINEAGE, Cohort, Left, carry_member, go_on, mutations, within
+from fmray.tune.heir import LINEAGE, Cohort, Left, go_on, mutations, train_member, within
 from fmray.tune.preview import describe
 from fmray.tune.trial import Training
 
@@ -64,7 +64,7 @@ class PausedError(Exception):
 
 def train(place, trial, hand_in, left=None, lineage=(), interval=2):
     training, rows, device = place
-    carry_member(training, trial, rows, device, lambda event: None, hand_in, interval, left, lineage)
+    train_member(training, trial, rows, device, lambda event: None, hand_in, interval, left, lineage)
 
 
 def left_at(place, trial, epoch, folder):

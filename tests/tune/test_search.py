@@ -17,7 +17,7 @@ from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.tune.proposals import Listed
 from fmray.tune.rungs import rung_epochs
-from fmray.tune.search import Hunt
+from fmray.tune.search import Search
 
 TASK = Ref("classification")
 
@@ -35,28 +35,30 @@ def job(rows):
 
 
 @pytest.fixture(scope="module")
-def hunt(rows, tmp_path_factory):
+def search(rows, tmp_path_factory):
     """Search in one store, so that what was done is done once for all tests; another `attempt` is done anew."""
     store = Store(str(tmp_path_factory.mktemp("searches") / "store"))
 
     def go(job, **options):
         prepared = rows[1]
-        return Hunt(job, TASK, lambda job: prepared, find_metric("roc_auc", prepared.target), store, **options).search()
+        return Search(
+            job, TASK, lambda job: prepared, find_metric("roc_auc", prepared.target), store, **options
+        ).search()
 
     go.store, go.metric, go.prepare = store, find_metric("roc_auc", rows[1].target), lambda job: rows[1]
     return go
 
 
 @pytest.fixture(scope="module")
-def found(rows, hunt):
-    return hunt(searched(rows[0], exact=True))
+def found(rows, search):
+    return search(searched(rows[0], exact=True))
 
 
 def with_search(job, **search):
     return replace(job, search=replace(job.search, **search))
 
 
-def test_every_member_is_accounted_for_once_and_has_its_own_parameters(hunt, found):
+def test_every_member_is_accounted_for_once_and_has_its_own_parameters(search, found):
     assert [member.index for member in found.members] == list(range(22))
     assert len({json.dumps(member.params, sort_keys=True) for member in found.members}) == 22
     assert {member.status for member in found.members} == {"finished", "stopped"}
@@ -65,14 +67,14 @@ def test_every_member_is_accounted_for_once_and_has_its_own_parameters(hunt, fou
     )
 
 
-def test_members_train_as_long_as_the_rungs_let_them(hunt, found):
+def test_members_train_as_long_as_the_rungs_let_them(search, found):
     rungs = rung_epochs(6, 2, 1)
     assert rungs == (1, 2, 4)
     assert [len(found.rungs[epoch]) for epoch in rungs] == [22, 11, 5]
     assert sorted(member.epochs for member in found.members) == [1] * 11 + [2] * 6 + [4] * 3 + [6] * 2
 
 
-def test_a_member_stopped_at_a_rung_was_not_among_the_best_there(hunt, found):
+def test_a_member_stopped_at_a_rung_was_not_among_the_best_there(search, found):
     for epoch, scores in found.rungs.items():
         gone_on = [scores[m.index] for m in found.members if m.index in scores and m.epochs > epoch]
         stopped = [scores[m.index] for m in found.members if m.index in scores and m.epochs == epoch]
@@ -80,54 +82,54 @@ def test_a_member_stopped_at_a_rung_was_not_among_the_best_there(hunt, found):
         assert all(f"at epoch {epoch}" in m.reason for m in found.members if m.epochs == epoch)
 
 
-def test_a_members_rungs_are_written_in_its_record(hunt, found):
-    best = found.best(hunt.metric)
+def test_a_members_rungs_are_written_in_its_record(search, found):
+    best = found.best(search.metric)
     assert [(rung["epoch"], rung["survived"]) for rung in best.rungs] == [(1, True), (2, True), (4, True)]
 
 
-def test_without_stopping_everyone_trains_to_the_end(hunt, job):
-    found = hunt(with_search(job, stop="none"))
+def test_without_stopping_everyone_trains_to_the_end(search, job):
+    found = search(with_search(job, stop="none"))
     assert {member.epochs for member in found.members} == {6}
     assert found.rungs == {}
 
 
-def test_a_finished_search_is_read_back(hunt, job):
-    first = hunt(job)
-    again = hunt(job)
+def test_a_finished_search_is_read_back(search, job):
+    first = search(job)
+    again = search(job)
     assert again.reused
     assert again.members == first.members
 
 
-def test_seeds_and_finalists_are_no_part_of_what_is_searched(hunt, job):
-    hunt(job)
+def test_seeds_and_finalists_are_no_part_of_what_is_searched(search, job):
+    search(job)
     other = with_search(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=3))), finalists=2)
-    assert hunt(other).reused
+    assert search(other).reused
 
 
-def test_more_members_leave_those_before_as_they_were_and_are_compared_with_them(hunt, job):
-    first, more = hunt(job), hunt(with_search(job, more=8))
+def test_more_members_leave_those_before_as_they_were_and_are_compared_with_them(search, job):
+    first, more = search(job), search(with_search(job, more=8))
     assert more.members[:22] == first.members
     assert [member.index for member in more.members] == list(range(30))
     assert len(more.rungs[1]) == 30
     assert not {json.dumps(m.params) for m in first.members} & {json.dumps(m.params) for m in more.members[22:]}
 
 
-def test_what_members_say_is_kept_and_scores_as_their_records_do(hunt, found, rows):
+def test_what_members_say_is_kept_and_scores_as_their_records_do(search, found, rows):
     from fmray.data.lanes import Lanes
 
     target = Lanes(rows[1], "val").load(["target"])["target"]
-    best = ranked(found.members, hunt.metric.higher_is_better)[:5]
+    best = ranked(found.members, search.metric.higher_is_better)[:5]
     said = found.says([member.index for member in best])
     assert said.shape == (5, len(target), 2)
-    scores = [hunt.metric.value(values.astype(np.float64), target, None) for values in said]
+    scores = [search.metric.value(values.astype(np.float64), target, None) for values in said]
     assert scores == pytest.approx([member.val_score for member in best], abs=1e-6)
 
 
-def test_finalists_are_the_best_members_trained_again_with_every_seed(hunt, job):
+def test_finalists_are_the_best_members_trained_again_with_every_seed(search, job):
     job = with_search(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=3))), finalists=2)
-    found = hunt(job)
-    again = Hunt(job, TASK, hunt.prepare, hunt.metric, hunt.store).finals(found)
-    best = ranked(found.members, hunt.metric.higher_is_better)[:2]
+    found = search(job)
+    again = Search(job, TASK, search.prepare, search.metric, search.store).finals(found)
+    best = ranked(found.members, search.metric.higher_is_better)[:2]
     assert [member.index for member in again.members] == list(range(22, 28))
     assert [member.params["finalist of"] for member in again.members] == [best[0].index] * 3 + [best[1].index] * 3
     assert {member.role for member in again.members} == {"finalist"}
@@ -135,7 +137,7 @@ def test_finalists_are_the_best_members_trained_again_with_every_seed(hunt, job)
     assert len({member.seed for member in again.members}) == 6
 
 
-def test_a_structure_that_turns_out_impossible_is_recorded_with_its_reason(hunt, job, monkeypatch):
+def test_a_structure_that_turns_out_impossible_is_recorded_with_its_reason(search, job, monkeypatch):
     from fmray.tune import trial
 
     real = trial.choose
@@ -146,43 +148,43 @@ def test_a_structure_that_turns_out_impossible_is_recorded_with_its_reason(hunt,
         return real(plans, *rest, alone=alone)
 
     monkeypatch.setattr(trial, "choose", refuse)
-    found = hunt(job, attempt="impossible")
+    found = search(job, attempt="impossible")
     failed = [member for member in found.members if member.status == "failed"]
     assert {member.params["model.mlp.width"] for member in failed} == {8}
     assert {member.reason for member in failed} == {"model.mlp.width: width 8 is not to be had"}
     assert len(found.members) == 22
 
 
-def test_a_spent_budget_ends_the_search_and_leaves_no_member_out(hunt, job):
+def test_a_spent_budget_ends_the_search_and_leaves_no_member_out(search, job):
     job = replace(with_search(job, epochs=12), run=replace(job.run, deterministic=False))
-    found = hunt(job)
+    found = search(job)
     assert len(found.members) == 22
     assert sum(member.epochs for member in found.members) < 12 + 22
     assert any("search.epochs: " in member.reason for member in found.members)
 
 
-def test_structures_proposed_by_optuna_are_shared_and_counted_alike(hunt, job):
-    found = hunt(with_search(job, by="optuna", structures=5))
+def test_structures_proposed_by_optuna_are_shared_and_counted_alike(search, job):
+    found = search(with_search(job, by="optuna", structures=5))
     assert [member.index for member in found.members] == list(range(22))
     assert len({(m.params["model.mlp.width"], m.params["model.mlp.depth"]) for m in found.members}) >= 2
 
 
-def test_a_search_that_goes_on_with_other_workers_loses_nobody(hunt, rows, monkeypatch):
+def test_a_search_that_goes_on_with_other_workers_loses_nobody(search, rows, monkeypatch):
     """Two trials of eleven are begun for two workers, and finished in one process, which would have cut one."""
     value = searched(rows[0], exact=False).to_json()
     value["model"] = {"mlp": {"width": 4, "dropout": {"uniform": [0, 0.5]}}}
     job = Job.from_json(value)
-    go_on = Hunt.carry
+    go_on = Search.train_trials
 
     def interrupted(self, training, proposals, rules, before, slots, name):
         go_on(self, training, Listed([proposals.ask()]), rules, before, 0, name)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Hunt, "slots", lambda self, members: 2)
-        patched.setattr(Hunt, "carry", interrupted)
-        hunt(job)
-    found = hunt(job)
+        patched.setattr(Search, "slots", lambda self, members: 2)
+        patched.setattr(Search, "train_trials", interrupted)
+        search(job)
+    found = search(job)
     assert [member.index for member in found.members] == list(range(22))
     assert sum(found.widths) == 22
 

@@ -96,7 +96,8 @@ def _accepted(annotation: Any, metadata: Sequence[Any]) -> str:
 
 
 def _options(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
     if origin is Annotated:
         inner, *more = arguments
         yield from _options(inner, [*_flat(more), *metadata])

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fmray.data.canonical import key
+from fmray.data.duplicates import kept_rows
 from fmray.data.hashing import mixed_ids, row_ids, uniform
 from fmray.data.identify import OUT, Recipe, hashes_of, some
-from fmray.data.occurrences import kept_rows
 from fmray.data.scan import WorkItem, read_item
 from fmray.data.scratch import load, save
 from fmray.data.split import TRAIN

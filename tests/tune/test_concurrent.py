@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from fmray.tune.abreast import abreast
+from fmray.tune.concurrent import run_concurrently
 
 
 def test_results_come_in_the_order_of_the_pieces_whoever_is_done_first():
@@ -14,7 +14,7 @@ def test_results_come_in_the_order_of_the_pieces_whoever_is_done_first():
         return number
 
     for lanes in (1, 2, 8):
-        assert abreast([partial(piece, number) for number in range(4)], lanes) == [0, 1, 2, 3]
+        assert run_concurrently([partial(piece, number) for number in range(4)], lanes) == [0, 1, 2, 3]
 
 
 def test_so_many_pieces_and_no_more_are_done_at_a_time():
@@ -29,7 +29,7 @@ def test_so_many_pieces_and_no_more_are_done_at_a_time():
         with lock:
             now -= 1
 
-    abreast([piece] * 6, 2)
+    run_concurrently([piece] * 6, 2)
     assert most == 2
 
 
@@ -47,5 +47,5 @@ def test_the_first_piece_that_fails_stops_the_others_and_its_error_is_the_one_ra
         raise error
 
     with pytest.raises(type(error)):
-        abreast([long, bad, long, long, long], 2, stopped.set)
+        run_concurrently([long, bad, long, long, long], 2, stopped.set)
     assert len(begun) <= 2  # what has not begun never does

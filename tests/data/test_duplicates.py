@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fmray.data import occurrences
+from fmray.data import duplicates
+from fmray.data.arrow_frames import raw_schema
+from fmray.data.duplicates import find_key_repeats, find_repeats, kept_rows, num_buckets
 from fmray.data.hashing import row_hash
 from fmray.data.identify import Recipe, identify
-from fmray.data.occurrences import find_key_repeats, find_repeats, kept_rows, num_buckets
 from fmray.data.pipeline import Pipeline
-from fmray.data.raw import raw_schema
 from fmray.data.scan import scan, work_items
 from fmray.data.split import Definition
 from fmray.records import SPLITS
@@ -105,11 +105,11 @@ def test_buckets_cover_all_rows_and_equal_rows_meet(identified):
     recipe, items, table = identified(8)
     hashes = row_hash(table, ["a", "b"])[:, 0]
     for bucket in range(8):
-        rows = [occurrences.bucket_of(recipe, item, bucket) for item in items]
+        rows = [duplicates.bucket_of(recipe, item, bucket) for item in items]
         words = np.concatenate([part[1] for part in rows])
         assert np.array_equal(words, hashes[hashes >> np.uint64(61) == bucket])
 
 
 def test_the_number_of_buckets_is_the_power_of_two_that_keeps_them_small():
-    limit = occurrences.BUCKET_ROWS
+    limit = duplicates.BUCKET_ROWS
     assert [num_buckets(n) for n in (1, limit, limit + 1, 2 * limit, 2 * limit + 1, 5 * limit)] == [1, 1, 2, 2, 4, 8]

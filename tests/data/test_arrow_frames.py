@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from fmray.data.raw import as_frame, block, faults, raw_schema, without
+from fmray.data.arrow_frames import as_frame, block, faults, raw_schema, without
 from fmray.data.scan import scan
 from fmray.errors import DataError
 from fmray.schema import Column, Schema

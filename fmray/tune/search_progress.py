@@ -11,7 +11,7 @@ MOST_TOLD = 20
 """Members left out that are told of as it happens; all of them are told of once more when the search ends."""
 
 
-class Tally:
+class SearchProgress:
     """Pass events on; those of an epoch also say how the whole search stands.
 
     Args:
@@ -23,10 +23,14 @@ class Tally:
     """
 
     def __init__(self, report: Report, metric: Metric, members: int, expected: int, rungs: Sequence[int]) -> None:
-        self._report, self._higher = report, metric.higher_is_better
-        self._members, self._expected, self._rungs = members, expected, rungs
+        self._report = report
+        self._higher = metric.higher_is_better
+        self._members = members
+        self._expected = expected
+        self._rungs = rungs
         self._packs: dict[tuple[int, int], Json] = {}
-        self._epochs, self._opened = 0, time.monotonic()
+        self._epochs = 0
+        self._opened = time.monotonic()
         self._best: float | None = None
         self._left_out = 0
 

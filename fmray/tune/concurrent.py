@@ -10,7 +10,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def abreast(
+def run_concurrently(
     pieces: Sequence[Callable[[], Result]], lanes: int, stop: Callable[[], None] = lambda: None
 ) -> list[Result]:
     """Give what each piece gave, in their order; at most so many are done at a time.

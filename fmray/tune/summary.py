@@ -40,8 +40,8 @@ def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ens
         full_epochs=sum(_epochs(job, member) for member in searched),
         seconds=trained.seconds,
         rungs=tuple(_rung(trained, epoch) for epoch in sorted(trained.rungs)),
-        leaderboard=tuple(_leader(trained, member, truth, metric, job) for member in best[:LEADERS]),
-        selection=_selection(trained, best, truth, metric, job) if len(best) > 1 else {},
+        leaderboard=tuple(_leader(trained, member, truth=truth, metric=metric, job=job) for member in best[:LEADERS]),
+        selection=_selection(trained, best, truth=truth, metric=metric, job=job) if len(best) > 1 else {},
         finalists=tuple(_finalists(trained.members)),
         diversity=_diversity(trained, ensemble, truth, metric),
         failed=tuple(
@@ -84,7 +84,8 @@ def _selection(trained: Sweep, best: Sequence[Member], truth: Truth, metric: Met
 
 def _finalists(members: Sequence[Member]) -> list[Json]:
     """Give the spread over seeds of each configuration that was trained again."""
-    scores, by_index = defaultdict[int, list[float]](list), {member.index: member for member in members}
+    scores = defaultdict[int, list[float]](list)
+    by_index = {member.index: member for member in members}
     for member in members:
         if member.role == "finalist" and member.val_score is not None:
             scores[member.params["finalist of"]].append(member.val_score)
@@ -106,6 +107,9 @@ def _diversity(trained: Sweep, ensemble: Ensemble, truth: Truth, metric: Metric)
         return {}
     heavy = sorted(zip(ensemble.weights, ensemble.members, strict=True), reverse=True)[:MOST_COMPARED]
     total = sum(weight for weight, _ in heavy)
-    shares, members = [weight / total for weight, _ in heavy], [member for _, member in heavy]
+    shares = [weight / total for weight, _ in heavy]
+    members = [member for _, member in heavy]
     said = _flat(trained.says(members)).astype(np.float64)
-    return diversity(metric.kind, members, said, truth["target"], truth.get("weight"), shares).to_json()
+    return diversity(
+        metric.kind, members, outputs=said, target=truth["target"], weight=truth.get("weight"), shares=shares
+    ).to_json()

@@ -11,7 +11,7 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from fmray.errors import ClusterError, DataError, TrainError
 from fmray.train.failures import Budget, Kind
-from fmray.train.verdict import Fault, decide
+from fmray.train.restart_policy import Fault, decide
 
 KILLED = WorkerGroupError("failed", {1: OutOfMemoryError("Task was killed due to the node running low on memory.")})
 

@@ -25,11 +25,11 @@ from fmray.store import Store, waiting
 from fmray.train.device import set_up
 from fmray.train.failures import WORKER, Budget, is_of_user
 from fmray.train.group import ALONE
+from fmray.train.heartbeat import beat, look_seconds
 from fmray.train.loop import Verdict
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
-from fmray.train.pulse import beat, look_seconds
+from fmray.train.restart_policy import decide, find
 from fmray.train.stacks import here
-from fmray.train.verdict import decide, find
 from fmray.train.watch import Watch, on_roll
 from fmray.train.workers import Worker, failing_here, of_worker, refusal
 from fmray.tune.proposals import Proposals
@@ -51,10 +51,10 @@ QUIET = {
 DIED = "its worker died more often than run.max_failures"
 
 
-def carry_here(
+def train_here(
     training: Training, proposals: Proposals, rules: Rules, before: Table, run: RunOptions, report: Report
 ) -> list[Trial]:
-    """Carry proposed trials on in this process, and give those that wait.
+    """Train proposed trials in this process, one after the other, and give those that wait.
 
     Raises:
         FmrayError: Whatever training raises.
@@ -73,7 +73,7 @@ def carry_here(
     return left
 
 
-def carry_on_ray(
+def train_on_ray(
     training: Training,
     proposals: Proposals,
     rules: Rules,
@@ -83,7 +83,7 @@ def carry_on_ray(
     slots: int,
     name: str,
 ) -> list[Trial]:
-    """Carry proposed trials on side by side over Ray Tune, and give those that wait.
+    """Train proposed trials concurrently over Ray Tune, and give those that wait.
 
     Args:
         slots: Trials at a time.
@@ -97,29 +97,29 @@ def carry_on_ray(
         import ray
 
         needed = resources(living_nodes(), slots, run.gpu)
-        desk = placed_here(_Desk).remote(training, rules, dict(before), run, list(sys.path))
-        watch = Watch(desk, run.hang_seconds, report)
-        source = _Source(training, proposals, watch, run.max_failures, report)
+        queue = placed_here(_TrialQueue).remote(training, rules, dict(before), run, list(sys.path))
+        watch = Watch(queue, run.hang_seconds, report)
+        source = _Source(training, proposals, watch=watch, max_failures=run.max_failures, report=report)
         os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
         with (
-            every(POLL_SECONDS, partial(deliver, desk, report)),
+            every(POLL_SECONDS, partial(deliver, queue, report)),
             every(look_seconds(run.hang_seconds), watch.look),
             warnings.catch_warnings(action="ignore"),
         ):
-            _fit(source, desk, needed, slots, training.store, name)
-        refused = ray.get(desk.refusal.remote())
+            _fit(source, queue, needed=needed, slots=slots, store=training.store, name=name)
+        refused = ray.get(queue.refusal.remote())
         training.store.remove(training.store.path("ray", name))
     if refused is not None:
         raise pickle.loads(refused)
     return source.close()
 
 
-def _fit(source: "_Source", desk: Any, needed: Json, slots: int, store: Store, name: str) -> None:
+def _fit(source: "_Source", queue: Any, needed: Json, slots: int, store: Store, name: str) -> None:
     from ray import tune
     from ray.tune import RunConfig, TuneConfig, Tuner
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    trainable = tune.with_resources(tune.with_parameters(_carry_trial, desk=desk), needed)
+    trainable = tune.with_resources(tune.with_parameters(_train_trial, queue=queue), needed)
     tuner = Tuner(
         trainable,
         tune_config=TuneConfig(
@@ -131,34 +131,34 @@ def _fit(source: "_Source", desk: Any, needed: Json, slots: int, store: Store, n
     tuner.fit()
 
 
-def _carry_trial(config: Json, desk: Any) -> None:
-    """Carry one trial on, as a trial of Ray Tune."""
+def _train_trial(config: Json, queue: Any) -> None:
+    """Train one trial, as a trial of Ray Tune."""
     import ray
     from ray import tune
 
-    if ray.get(desk.refusal.remote()) is not None:
+    if ray.get(queue.refusal.remote()) is not None:
         tune.report({"finished": 0})
         return
-    packed, (training, run, path) = ray.get(desk.open.remote(config["trial"]))
+    packed, (training, run, path) = ray.get(queue.open.remote(config["trial"]))
     begin(path)
     trial: Trial = pickle.loads(packed)
     place = here(node=ray.get_runtime_context().get_node_id())
-    desk.put.remote({"event": "workers", "trial": trial.number, "places": [place]})
+    queue.put.remote({"event": "workers", "trial": trial.number, "places": [place]})
     device = set_up_trial(run, trial.job.train)
 
     def ask(pack: str, epoch: int, scores: Mapping[int, float]) -> Verdict:
-        found: Verdict = ray.get(desk.judge.remote(pack, epoch, scores))
+        found: Verdict = ray.get(queue.judge.remote(pack, epoch, scores))
         return found
 
     def put(event: Json) -> None:
-        desk.put.remote(event)
+        queue.put.remote(event)
 
     finished = False
     try:
-        with on_roll(desk, trial.number, 0, 1, run.hang_seconds), waiting(put, beat):
+        with on_roll(queue, trial.number, rank=0, size=1, asked=run.hang_seconds), waiting(put, beat):
             finished = training.train(Worker(ALONE, device, put, run), trial, ask)
     except FmrayError as error:
-        ray.get(desk.refuse.remote(refusal(error)))
+        ray.get(queue.refuse.remote(refusal(error)))
     except BaseException as error:
         if not isinstance(error, Exception) and not is_of_user(error):
             raise
@@ -174,13 +174,14 @@ def set_up_trial(run: RunOptions, train: Train) -> torch.device:
     return set_up(run, train, cores if run.threads == "auto" else run.threads)
 
 
-class _Desk(Mailbox):
+class _TrialQueue(Mailbox):
     """Hand out trials, and let the referee answer them; lives in an actor."""
 
     def __init__(self, training: Training, rules: Rules, before: Table, run: RunOptions, path: list[str]) -> None:
         super().__init__()
         self._referee = Referee(training.store, training.home, rules, before)
-        self._common, self._trials = (training, run, path), dict[int, bytes]()
+        self._common = (training, run, path)
+        self._trials = dict[int, bytes]()
 
     def hand_in(self, number: int, trial: bytes) -> str:
         """Take a trial that is about to be placed; say which budget is spent, if one is."""
@@ -206,7 +207,10 @@ class _Source:
     def __init__(
         self, training: Training, proposals: Proposals, watch: Watch, max_failures: int, report: Report
     ) -> None:
-        self._training, self._proposals, self._watch, self._report = training, proposals, watch, report
+        self._training = training
+        self._proposals = proposals
+        self._watch = watch
+        self._report = report
         self._desk = watch.mailbox
         self._placed: dict[str, Trial] = {}
         self._open: dict[int, Trial] = {}
@@ -242,11 +246,12 @@ class _Source:
         """Have a trial placed again, or give it up, by what ended it."""
         trial = self._placed.pop(trial_id)
         self._failures[trial.number] += 1
-        fault, budget = find(error, trial.number, self._watch), self._budgets[trial.number]
+        fault = find(error, trial.number, self._watch)
+        budget = self._budgets[trial.number]
         self._watch.forget(trial.number)
         try:
             halve = self._training.micro_batches(trial).halve
-            decide(fault, budget, self._failures[trial.number], halve, self._report)
+            decide(fault, budget, attempt=self._failures[trial.number], halve=halve, report=self._report)
         except FmrayError:
             self._training.give_up(trial, DIED if fault.kind == WORKER else fault.text)
             self._settle(trial)
@@ -268,7 +273,7 @@ class _Source:
 
         source = self
 
-        class Asked(Searcher):  # type: ignore[misc]  # Ray has no types
+        class ProposalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             def suggest(self, trial_id: str) -> Any:
                 return source.suggest(trial_id)
 
@@ -282,7 +287,7 @@ class _Source:
             def restore(self, checkpoint_path: str) -> None:
                 """Restore nothing."""
 
-        return Asked(metric="finished", mode="max")
+        return ProposalSearcher(metric="finished", mode="max")
 
     def as_callback(self) -> Any:
         """Give what Ray Tune tells of trials that failed."""
@@ -290,11 +295,11 @@ class _Source:
 
         source = self
 
-        class Told(Callback):  # type: ignore[misc]  # Ray has no types
+        class FailureCallback(Callback):  # type: ignore[misc]  # Ray has no types
             def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
                 source.failed(trial.trial_id, _error_of(trial))
 
-        return Told()
+        return FailureCallback()
 
 
 def _error_of(trial: Any) -> BaseException:

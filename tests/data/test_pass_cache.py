@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fmray.data import kept as keeping
+from fmray.data import pass_cache as keeping
 from fmray.data.exact import from_text, to_text
 from fmray.data.scan import scan
 from fmray.errors import DataError

@@ -37,7 +37,8 @@ class MicroBatches:
 
     def halve(self) -> int | None:
         """Halve them from the newest state on, and give their number; None if each holds one row."""
-        now, rows = self.number(), self.train.batch_rows
+        now = self.number()
+        rows = self.train.batch_rows
         if now >= rows:
             return None
         self.fence.check()
@@ -57,4 +58,4 @@ class MicroBatches:
             raise TrainError(f"memory does not suffice for a step on one row: {text}. Choose a smaller model.", "model")
         attempt = (number // self.train.accumulate).bit_length() - 1
         text = f"{text}. Each step is computed in {number} micro-batches from now on"
-        worker.report(failure(short.kind, text, "halved the micro-batch", attempt, short.rank))
+        worker.report(failure(short.kind, text, action="halved the micro-batch", attempt=attempt, rank=short.rank))

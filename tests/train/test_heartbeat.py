@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from fmray.train.pulse import LEAST_SECONDS, Stillness, beat, watched_here
+from fmray.train.heartbeat import LEAST_SECONDS, Stillness, beat, watched_here
 
 
 def test_a_training_hangs_once_nobody_made_a_step_for_the_time_asked_for():

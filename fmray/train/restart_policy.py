@@ -73,7 +73,7 @@ def find(error: BaseException, group: int, watch: Watch) -> Fault:
     if rank < 0:
         return Fault(kind, more or said, error, stacks=trace)
     node = places[rank]["node"] if rank in places else None
-    return Fault(kind, more or f"rank {rank}: {said}", error, rank, node, trace)
+    return Fault(kind, more or f"rank {rank}: {said}", error=error, rank=rank, node=node, stacks=trace)
 
 
 def decide(fault: Fault, budget: Budget, attempt: int, halve: Halve, report: Report) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fmray.data.copies import num_copies, rates_of
+from fmray.data.class_sampling import num_copies, rates_of
 from fmray.data.lanes import Lanes
 from fmray.errors import DataError, SpecError
 from fmray.records import SPLITS, Target

@@ -64,7 +64,8 @@ class Stillness:
         if seen != self._seen:
             if self._seen >= 0:
                 self._gaps.append(now - self._since)  # a step, or the time between two looks if that is longer
-            self._seen, self._since = seen, now
+            self._seen = seen
+            self._since = now
         return now - self._since
 
 
@@ -87,7 +88,8 @@ def watched_here(asked: Asked, report: Report) -> Iterator[None]:
     if asked == "none":
         yield
         return
-    ended, still = threading.Event(), Stillness(asked)
+    ended = threading.Event()
+    still = Stillness(asked)
 
     def watch() -> None:
         told, number = -1, 0
@@ -95,7 +97,8 @@ def watched_here(asked: Asked, report: Report) -> Iterator[None]:
             now = beats()
             seconds = still.still_seconds(now, time.monotonic())
             if seconds > still.limit_seconds and now != told:
-                told, number = now, number + 1
+                told = now
+                number = number + 1
                 folder = f"stacks/{os.getpid()}-{number}"
                 report({"event": "stacks", "path": f"{folder}/rank-0.txt", "text": stacks_here()})
                 text = f"no step was made for {seconds:.0f} s (run.hang_seconds: {asked}); this process waits on"

@@ -107,7 +107,8 @@ def faults(table: pa.Table, schema: Schema, targets: Sequence[str]) -> tuple[np.
     Shapes:
         returns: (num_rows,) uint16, 0 where nothing is wrong, else a place in the list of reasons; the first is "".
     """
-    codes, reasons = np.zeros(table.num_rows, np.uint16), [SOUND]
+    codes = np.zeros(table.num_rows, np.uint16)
+    reasons = [SOUND]
     kinds: list[tuple[str, Kind, int]] = [(c.name, c.kind, c.width) for c in schema.columns]
     for name, kind, width in [*kinds, *((name, "number", 1) for name in targets)]:
         bad, reason = _bad(table.column(name), name, kind, width)
@@ -281,7 +282,8 @@ def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
         columns.append(series.to_numpy().reshape(len(series), column.width))
     result = np.empty((frame.height, schema.width), np.float32)
     for start in range(0, frame.height, BLOCK_ROWS):  # so that what is written stays in the core's own cache
-        rows, left = slice(start, start + BLOCK_ROWS), 0
+        rows = slice(start, start + BLOCK_ROWS)
+        left = 0
         for values in columns:
             result[rows, left : left + values.shape[1]] = values[rows]
             left += values.shape[1]

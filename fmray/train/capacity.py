@@ -156,7 +156,9 @@ class Lookout:
     """
 
     def __init__(self, fewest: int, needed: Json, report: Report) -> None:
-        self._fewest, self._needed, self._report = fewest, needed, report
+        self._fewest = fewest
+        self._needed = needed
+        self._report = report
         self._fit = fewest
 
     def look(self) -> None:

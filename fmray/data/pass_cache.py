@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from fmray.catalogue import STEPS
 from fmray.data.apply import fit_item, fit_rows
+from fmray.data.duplicates import kept_rows
 from fmray.data.exact import from_text, to_text
 from fmray.data.identify import Identified, Recipe, Summary, identify, quarantine, sides_of
-from fmray.data.occurrences import kept_rows
 from fmray.data.pipeline import Pipeline
 from fmray.data.scan import WorkItem
 from fmray.data.scratch import write_file
@@ -152,9 +152,10 @@ def know(kept: Kept | None, lesson: str, recipe: Recipe, pipeline: Pipeline, ite
         found = identify(recipe, pipeline, item)
         quarantine(recipe, item, found)
         return Known(found, "", (), False)
-    folder, made = kept.rows(key), None
+    folder = kept.rows(key)
+    made = None
     if not folder:
-        folder, made = _make(kept.store, key, recipe, pipeline, item)
+        folder, made = _make(kept.store, key, recipe=recipe, pipeline=pipeline, item=item)
     there = replace(recipe, kept={item.index: folder})
     found = made or _read(kept.store, folder)
     quarantine(there, item, found)
@@ -163,7 +164,8 @@ def know(kept: Kept | None, lesson: str, recipe: Recipe, pipeline: Pipeline, ite
     sides = sides_of(there, item.index)
     summary = made.summary if made else None
     learned = kept.learn(
-        _fit_key(key, lesson, sides), lambda: summary or fit_rows(there, pipeline, True, item, sides, sides[:0])
+        _fit_key(key, lesson, sides),
+        lambda: summary or fit_rows(there, pipeline, with_target=True, item=item, sides=sides, occurrence=sides[:0]),
     )
     records = [(ROWS, key), *([learned.record] if learned.record else [])]
     return Known(replace(found, summary=learned.summary), folder, tuple(records), made is None)
@@ -180,7 +182,8 @@ def learn(
     if recipe.fold:  # which rows it holds follows from their ids
         key = fingerprint(key, _digest(occurrence.tobytes()))
     return kept.learn(
-        _fit_key(key, lesson, sides), lambda: fit_rows(recipe, pipeline, with_target, item, sides, occurrence)
+        _fit_key(key, lesson, sides),
+        lambda: fit_rows(recipe, pipeline, with_target=with_target, item=item, sides=sides, occurrence=occurrence),
     )
 
 
@@ -198,7 +201,7 @@ def _make(store: Store, key: str, recipe: Recipe, pipeline: Pipeline, item: Work
 
 def _read(store: Store, folder: str) -> Identified:
     sides, reasons, levels, labels, held = from_text(store.read_bytes(f"{folder}/{FOUND}"))
-    return Identified(sides, reasons, levels, None, labels, held)
+    return Identified(sides, reasons, levels=levels, summary=None, labels=labels, held=held)
 
 
 def _fit_key(key: str, lesson: str, sides: np.ndarray) -> str:

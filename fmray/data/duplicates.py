@@ -52,7 +52,8 @@ def find_repeats(recipe: Recipe, items: Sequence[int], drop: bool, bucket: int) 
     """
     item, row, x, y, content, identity = suspects([bucket_of(recipe, index, bucket) for index in items], items)
     side = _sides(recipe, item, row)
-    equal, occurrence = Groups(x, content), Groups(x, identity).places()
+    equal = Groups(x, content)
+    occurrence = Groups(x, identity).places()
     is_train = side == TRAIN
     again = is_train & (equal.places(is_train) > 0)
     dropped = (again | (is_train & equal.any(~is_train))) & drop
@@ -64,9 +65,9 @@ def find_repeats(recipe: Recipe, items: Sequence[int], drop: bool, bucket: int) 
     return Repeats(
         {int(i): int(n) for i, n in zip(*np.unique(item[dropped], return_counts=True), strict=True)},
         int(again.sum()),
-        int((in_train & (side == VAL)).sum()),
-        int((in_train & (side == TEST)).sum()),
-        int((Groups(x, y).sizes() < inputs.sizes()).sum()),
+        in_val=int((in_train & (side == VAL)).sum()),
+        in_test=int((in_train & (side == TEST)).sum()),
+        conflicts=int((Groups(x, y).sizes() < inputs.sizes()).sum()),
     )
 
 
