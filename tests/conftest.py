@@ -11,6 +11,7 @@ THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # before anything 
 gc.disable()  # until all tests are collected: what is imported stays
 
 
+@pytest.hookimpl(tryfirst=True)  # the plugin reads the marks when its turn comes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one process run all tests that start Ray, first of all, and each other module in one process.
 

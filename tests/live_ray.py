@@ -73,12 +73,12 @@ class LiveRay:
     def fmray(self, *arguments: object, code: int | None = 0, **variables: str) -> dict[str, Any]:
         """Answer a command line of fmray with what it says in JSON, `text` with all else."""
         command = [sys.executable, "-m", "fmray.cli", *map(str, arguments), "--address", self.address, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, env=self.environment(**variables), timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, env=self.environment(**variables), timeout=300)
         assert code is None or done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
         assert self.token not in done.stdout + done.stderr
         return {**json.loads(done.stdout.splitlines()[-1]), "text": done.stderr, "code": done.returncode}
 
-    def wait_for(self, num_nodes: int, seconds: float = 60) -> None:
+    def wait_for(self, num_nodes: int, seconds: float = 240) -> None:
         end, alive = time.monotonic() + seconds, -1
         asked = urllib.request.Request(f"{self.address}/nodes?view=summary")
         asked.add_header("Authorization", f"Bearer {self.token}")
