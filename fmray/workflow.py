@@ -48,7 +48,9 @@ from fmray.train.capacity import num_workers, require_room
 from fmray.train.combine import alone
 from fmray.train.device import num_threads, set_up
 from fmray.train.failures import CodeError, is_of_user, user_frames
+from fmray.train.groups import described
 from fmray.train.heartbeat import beat
+from fmray.train.population import layout_of
 from fmray.train.predict import predict
 from fmray.train.saved import write_model
 from fmray.train.stacks import here
@@ -286,6 +288,9 @@ class _Work:
     workers: Workers
 
     def train(self) -> Sweep:
+        if (groups := self.job.train.groups) and not self.job.ranges:  # members of a search may name other parameters
+            for text in described(groups, layout_of(self.job.model, self.prepared)):
+                self.journal.note(text)
         attempt = self.run.id.partition("-")[2]
         search = Search(
             self.job,

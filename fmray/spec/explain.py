@@ -42,6 +42,7 @@ SECTIONS: dict[Keys, type] = {
     ("train", "seeds"): sections.Seeds,
     ("train", "folds"): sections.Folds,
     ("train", "warm_start"): sections.WarmStart,
+    ("train", "groups"): sections.ParameterGroup,
     ("train", "order"): sections.Order,
     ("search",): sections.Search,
     ("evaluate",): sections.Evaluate,
@@ -128,6 +129,8 @@ def _message(findings: Sequence[Any], keys: Keys) -> str:
         case "missing" | "missing_argument":
             if keys == ("schedule", "cron"):
                 return f"is missing. Give {schedule.FIELDS}."
+            if keys[:2] == ("train", "groups"):
+                return "is missing. Give a pattern of parameter names, e.g. encoder.*."
             return "is missing. Only data.path and data.target must be given."
         case "value_error":
             return f"{first['ctx']['error']}."
@@ -151,7 +154,7 @@ def _accepted(finding: Any) -> str:
 
 
 def _unknown(keys: Keys) -> str:
-    section = SECTIONS.get(keys[:-1])
+    section = SECTIONS.get(tuple(key for key in keys[:-1] if isinstance(key, str)))  # without places in lists
     if section is None:
         return f"unknown key '{keys[-1]}'."
     name = str(keys[-1])

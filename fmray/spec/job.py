@@ -77,6 +77,9 @@ class Job:
         """Give the resolved job as plain values, as a job file would spell it, ranges included."""
         left_out = {"ranges"} if self.ranges else {"ranges", "search"}
         value = ADAPTER.dump_python(self, mode="json", exclude=left_out)
+        for section, key, default in LATER:
+            if value[section][key] == default:
+                del value[section][key]
         return put(value, {keys: found.to_json() for keys, found in self.ranges.items()})
 
     def at(self, values: Values) -> "Job":
@@ -107,5 +110,9 @@ class Job:
         plain, ranges = take_ranges(value)
         return replace(ADAPTER.validate_python(plain), ranges=ranges)
 
+
+LATER: tuple[tuple[str, str, Any], ...] = (("train", "groups", []),)
+"""Keys that jobs did not have when the first runs were kept, and their defaults: left out where they say nothing,
+so that those runs and records are found again."""
 
 ADAPTER: TypeAdapter[Job] = TypeAdapter(Job)

@@ -215,6 +215,24 @@ class WarmStart:
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
+class ParameterGroup:
+    """Say how some parameters of the model are stepped otherwise than the rest.
+
+    Args:
+        match: Pattern, or list of them, of parameter names as the module gives them: "encoder.*", "*.bias". A parameter
+            belongs to the first group that matches it.
+        lr_scale: Its learning rate is this share of the optimizer's.
+        weight_decay: Its weight decay, in place of the optimizer's.
+        freeze_epochs: Epochs in which it stays as it is, from the first; "all" never trains it.
+    """
+
+    match: Annotated[tuple[Text, ...], BeforeValidator(_as_list), Field(min_length=1)]
+    lr_scale: Annotated[Number, Field(gt=0)] = 1.0
+    weight_decay: Annotated[Number, Field(ge=0)] | None = None
+    freeze_epochs: Literal["all"] | Annotated[Whole, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
 class Order:
     """Say how rows are shuffled: chunks of a lane are permuted, then rows within windows of chunks.
 
@@ -249,6 +267,8 @@ class Train:
         order: Shuffling.
         folds: Number of times that every configuration is trained, each without the training rows of one fold, or
             `{n: 5, strict: true}`.
+        groups: Parameters with a learning rate, decay or start of their own, e.g.
+            `[{match: "encoder.*", lr_scale: 0.1, freeze_epochs: 1}]`.
         warm_start: Begin with trained tensors, e.g. "champion", or `{model: champion, otherwise: cold}`; member i with
             those of the i-th that speaks there, in turn. Optimizers begin anew.
     """
@@ -267,6 +287,7 @@ class Train:
     seeds: Annotated[Seeds, BeforeValidator(_as_number)] = Seeds()
     order: Order = Order()
     folds: Annotated[Folds, BeforeValidator(_as_number)] | None = None
+    groups: tuple[ParameterGroup, ...] = ()
     warm_start: Annotated[WarmStart, BeforeValidator(_as_model)] | None = None
 
 

@@ -2,7 +2,7 @@
 
 The optimizer steps a zero shadow of the parameters with lr = 1, so the shadow holds the update exactly; it is scaled
 per member and added. Everything is element-wise on the flat (K, P) tensor, so members do not see each other.
-Shape legend: K members, P parameters per member.
+Shape legend: K members, P parameters per member, C columns of these that are stepped together.
 """
 
 import inspect
@@ -16,6 +16,7 @@ from fmray.catalogue import OPTIMIZERS
 from fmray.errors import SpecError
 from fmray.spec.components.optimizers import PACKABLE
 from fmray.spec.components.optimizers import Optimizer as Declared
+from fmray.train.groups import WHOLE, Columns
 from fmray.train.population import Population
 
 
@@ -26,12 +27,15 @@ class Optimizer:
         name: adadelta, adagrad, adam, adamw, rmsprop, sgd, or one of the user's own.
         members: Parameters of the optimizer per member; all but lr and weight_decay must be equal.
         population: Whose flat parameters are stepped.
+        columns: Which of these.
 
     Raises:
         SpecError: If a parameter is unknown, out of range, or differs between members though it may not.
     """
 
-    def __init__(self, name: str, members: Sequence[Mapping[str, Any]], population: Population) -> None:
+    def __init__(
+        self, name: str, members: Sequence[Mapping[str, Any]], population: Population, columns: Columns = WHOLE
+    ) -> None:
         shared = [{k: v for k, v in params.items() if k not in PACKABLE} for params in members]
         if any(params != shared[0] for params in shared):
             text = f"{shared} differ within a pack. Only {', '.join(PACKABLE)} may."
@@ -43,6 +47,7 @@ class Optimizer:
         self.lr_K1 = _column(rates, "lr", name, population.flat)
         self.decay_K1 = _column(decays, "weight_decay", name, population.flat)
         self.decoupled = name == "adamw"
+        self.columns = columns
         self._build = OPTIMIZERS.find(name)
         self._options = {**shared[0], "lr": 1.0, "weight_decay": 0.0, **_kernels(self._build, name, device)}
         if "betas" in self._options:
@@ -55,14 +60,22 @@ class Optimizer:
         Args:
             factor_K1: Share of each member's learning rate that its schedule grants now.
         """
-        lr_K1 = self.lr_K1 * factor_K1
+        columns = self.columns
+        lr_KC = self.lr_K1 * factor_K1
+        if columns.lr_scale is not None:
+            lr_KC = lr_KC * columns.lr_scale
         with torch.no_grad():
+            flat_KC = columns.of(population.flat)
+            grad_KC = self._grad_KC
+            if not columns.is_whole:
+                grad_KC.copy_(columns.of(population.grad))
             if self._decays and self.decoupled:
-                population.flat.mul_(1 - lr_K1 * self.decay_K1)
+                flat_KC.mul_(1 - lr_KC * self._decay_KC)
             elif self._decays:
-                population.grad.addcmul_(population.flat, self.decay_K1)
+                grad_KC.addcmul_(flat_KC, self._decay_KC)
             self._inner.step()
-            population.flat.addcmul_(self._shadow, lr_K1)
+            flat_KC.addcmul_(self._shadow, lr_KC)
+            columns.put(flat_KC, population.flat)
             self._shadow.zero_()
             population.write_back()
 
@@ -85,13 +98,68 @@ class Optimizer:
             self._inner.state[self._shadow] = {k: v if v.dim() else v.to(counters) for k, v in state.items()}
 
     def _open(self, population: Population) -> None:
-        self._decays = bool((self.decay_K1 != 0).any())
-        self._shadow = torch.zeros_like(population.flat)
-        self._shadow.grad = population.grad
+        own = self.columns.weight_decay
+        self._decay_KC = self.decay_K1 if own is None else torch.where(own.isnan(), self.decay_K1, own)
+        self._decays = bool((self._decay_KC != 0).any())
+        flat_KC = self.columns.of(population.flat)
+        self._shadow = torch.zeros_like(flat_KC, memory_format=torch.contiguous_format)
+        # a torch optimizer needs a dense gradient: that of some columns is copied at every step
+        self._grad_KC = population.grad if self.columns.is_whole else torch.zeros_like(self._shadow)
+        self._shadow.grad = self._grad_KC
         try:
             self._inner = self._build([self._shadow], **self._options)
         except (TypeError, ValueError) as error:
             raise SpecError(f"{error}. Parameters given: {self._options}.", "train.optimizer") from error
+
+
+class Optimizers:
+    """Step the parameters of a population, each part of its columns by an optimizer of its own.
+
+    Args:
+        name, members: As for `Optimizer`.
+        population: Whose flat parameters are stepped.
+        parts: Columns that are stepped together; each column is in one.
+    """
+
+    def __init__(
+        self, name: str, members: Sequence[Mapping[str, Any]], population: Population, parts: Sequence[Columns]
+    ) -> None:
+        self.columns = list(parts)
+        # what never moves needs no memory of how it moved
+        moving = [columns for columns in parts if columns.freeze_epochs != "all"]
+        self.parts = [Optimizer(name, members, population, columns) for columns in moving]
+
+    def silence(self, grad: Tensor, epoch: int) -> None:
+        """Clear the gradient (K, P) of columns that do not move now, so that they do not count in its norm either."""
+        for columns in self.columns:
+            if not columns.moves(epoch):
+                columns.clear(grad)
+
+    def step(self, population: Population, factor_K1: Tensor | float, epoch: int) -> None:
+        """Move the columns that are not frozen in this epoch; see `Optimizer.step`."""
+        for part in self.parts:
+            if part.columns.moves(epoch):
+                part.step(population, factor_K1)
+
+    def select(self, keep: Tensor, population: Population) -> None:
+        """Follow the population in dropping all members but those at these positions (n,)."""
+        for part in self.parts:
+            part.select(keep, population)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give everything the optimizers remember; of several, under the number of each."""
+        if len(self.parts) == 1:
+            return self.parts[0].state()
+        return {f"{n}/{name}": value for n, part in enumerate(self.parts) for name, value in part.state().items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what `state` gave; the tensors are taken over."""
+        if len(self.parts) == 1:
+            self.parts[0].load(state)
+            return
+        for number, part in enumerate(self.parts):
+            own = {name.partition("/")[2]: value for name, value in state.items() if name.startswith(f"{number}/")}
+            part.load(own)
 
 
 def clip(grad: Tensor, max_norm: float) -> Tensor:

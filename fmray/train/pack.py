@@ -19,8 +19,9 @@ from fmray.seeding import derive
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Train
 from fmray.tasks.task import Task, task_of
+from fmray.train.groups import columns_of
 from fmray.train.live import Live, build_live
-from fmray.train.optim import Optimizer
+from fmray.train.optim import Optimizers
 from fmray.train.population import Blueprint, enter
 from fmray.train.rowweights import RowWeights
 from fmray.train.schedule import Plateau, Schedule
@@ -107,7 +108,9 @@ class Pack:
         else:
             modules = [blueprints[0].module(schema, self.task.num_outputs)] * len(plans)
         self.population = enter(blueprints, schema, num_outputs=self.task.num_outputs, device=device, modules=modules)
-        self.optimizer = Optimizer(plans[0].optimizer.name, [p.optimizer.params for p in plans], self.population)
+        parts = [columns.to(self.device) for columns in columns_of(train.groups, self.population.layout)]
+        params = [plan.optimizer.params for plan in plans]
+        self.optimizer = Optimizers(plans[0].optimizer.name, params, self.population, parts)
         self.ones_K = torch.ones(len(plans), device=self.device)
         self.most_rows = sys.maxsize  # that an evaluation computes at a time
         self.state = self._fresh_state()
@@ -166,7 +169,7 @@ class Pack:
         lr_K1: Tensor | float = factor
         if isinstance(self.schedule, Plateau):
             lr_K1 = self.state.plateau_factor[self.state.alive].to(self.device)[:, None] * factor
-        self.optimizer.step(self.population, lr_K1)
+        self.optimizer.step(self.population, lr_K1, self.state.epoch)
         if self.train.ema is not None:
             # early on, the average forgets faster, or it would long remember the first, random parameters
             step = self.state.global_step

@@ -349,9 +349,19 @@ def enter(
 
 def num_parameters(model: Ref, prepared: Prepared) -> int:
     """Count the parameters of a model on prepared rows."""
+    return layout_of(model, prepared).num_parameters
+
+
+def layout_of(model: Ref, prepared: Prepared) -> ModuleLayout:
+    """Read the layout of a model on prepared rows, without making its numbers where its constructor allows that."""
     num_outputs = len(prepared.target.classes) or len(prepared.target.columns)
-    module = Blueprint.of(model.name, model.params, 0).module(prepared.schema, num_outputs)
-    return sum(parameter.numel() for parameter in module.parameters())
+    blueprint = Blueprint.of(model.name, model.params, 0)
+    try:
+        with torch.device("meta"):
+            module = blueprint.module(prepared.schema, num_outputs)
+    except Exception:  # a constructor of the user's own may read the numbers that it draws
+        module = blueprint.module(prepared.schema, num_outputs)
+    return ModuleLayout.of(module)
 
 
 def packs(blueprint: Blueprint, schema: Schema, num_outputs: int, inputs: Mapping[str, Tensor]) -> str:

@@ -71,6 +71,7 @@ def _step(pack: Pack, batch: Batch, factor: float, group: Group, flag: bool) -> 
     _note(pack, faults)
     # no row of the batch may count for a member: its gradient is 0 then, not 0 / 0
     population.grad.div_(weight_K if isinstance(weight_K, float) else weight_K[:, None].clamp_min(LEAST_WEIGHT))
+    pack.optimizer.silence(population.grad, state.epoch)
     if train.clip_norm is not None:
         clip(population.grad, train.clip_norm)
     pack.step_optimizer(factor)

@@ -95,6 +95,7 @@ def linear_job(job: Job, prepared: Prepared) -> Job:
         accumulate=1,
         ema=None,
         precision="float32",
+        groups=(),
         warm_start=None,
     )
     return replace(job, train=train, steps=steps, ranges={})

@@ -112,7 +112,7 @@ def test_an_heirs_rate_of_dropout_and_learning_rate_are_its_own(cohort, place, l
     attached = [m for m in pack.population.module.modules() if hasattr(m, "rate_K11")]
     for rate in (pack.population.buffers[name], pack.state.best_buffers[name], attached[0].rate_K11):
         assert rate.item() == pytest.approx(0.1)
-    assert pack.optimizer.lr_K1.item() == pytest.approx(0.005)
+    assert pack.optimizer.parts[0].lr_K1.item() == pytest.approx(0.005)
 
 
 def test_an_heir_trains_on_as_a_member_with_its_own_parameters_would_from_those_weights(cohort, place, left):
