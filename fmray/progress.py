@@ -2,15 +2,15 @@
 
 import time
 from types import TracebackType
-from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
 from rich.text import Text
 
 from fmray.console import PlainConsole
+from fmray.events import Epoch, Event, Failure, Note, Progress, Promotion, Resumed, SearchStanding, Stage
 from fmray.printable import printable
 
-Event = dict[str, Any]
 INDENT = " " * 10
 LEAST_SECONDS, MOST_SECONDS = 5.0, 60.0
 """Between two lines of progress where there is no terminal: a tenth of what the run has taken, within these."""
@@ -25,12 +25,12 @@ class Watch:
 
     def __init__(self, console: PlainConsole) -> None:
         self._console = console
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._started = self._shown_at = time.monotonic()
         if console.is_terminal:
             name, text = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[text]"))
-            self._bar = Progress(name, BarColumn(bar_width=30), text, console=console, transient=True)
+            self._bar = Bar(name, BarColumn(bar_width=30), text, console=console, transient=True)
 
     def __enter__(self) -> "Watch":
         if self._bar is not None:
@@ -45,28 +45,27 @@ class Watch:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        match event["event"]:
-            case "stage":
+        match event:
+            case Stage():
                 self._clear()
-                self._console.print(Text(f"{event['stage']:9} ", style="bold"), end="")
-                self._console.say(event["text"])
-            case "note":
-                self._console.say(INDENT + event["text"], style="dim")
-            case "promotion":
-                texts = (f"{event['verdict']}: {event['text']}", *event["notes"])
+                self._console.print(Text(f"{event.name:9} ", style="bold"), end="")
+                self._console.say(event.text)
+            case Note():
+                self._console.say(INDENT + event.text, style="dim")
+            case Promotion():
+                texts = (f"{event.verdict}: {event.text}", *event.notes)
                 self._console.say(*(INDENT + text for text in texts))
-            case "resumed":
-                place = f"epoch {event['epoch'] + 1}, step {event['step']}"
-                self._console.say(f"{INDENT}resumed at {place} ({event['class']})")
-            case "failure":
-                self._console.say(f"{INDENT}{event['class']}: {event['text']} ({event['action']})")
-            case "progress":
-                self._show(event["stage"], event["done"], event["total"], f"{event['done']} of {event['total']} items")
-            case "epoch" if "search" in event:
-                standing = event["search"]
-                self._show("search", standing["epochs"], standing["expected"], _search_text(event))
-            case "epoch":
-                self._show("epochs", event["epoch"], event["epochs"], _epoch_text(event))
+            case Resumed():
+                place = f"epoch {event.epoch + 1}, step {event.step}"
+                self._console.say(f"{INDENT}resumed at {place} ({event.same})")
+            case Failure():
+                self._console.say(f"{INDENT}{event.kind}: {event.text} ({event.action})")
+            case Progress():
+                self._show(event.stage, event.done, event.total, f"{event.done} of {event.total} items")
+            case Epoch(search=SearchStanding() as standing):
+                self._show("search", standing.epochs, standing.expected, _search_text(event.primary, standing))
+            case Epoch():
+                self._show("epochs", event.epoch, event.epochs, _epoch_text(event))
 
     def _show(self, name: str, done: int, total: int, text: str) -> None:
         if self._bar is None:
@@ -90,24 +89,23 @@ class Watch:
             self._task = None
 
 
-def _epoch_text(event: Event) -> str:
-    pack = f" · pack {event['pack'] + 1}/{event['packs']}" if event.get("packs", 1) > 1 else ""
-    best = "none yet" if event["best"] is None else f"{event['best']:.4f}"
+def _epoch_text(event: Epoch) -> str:
+    pack = f" · pack {event.place.pack + 1}/{event.place.packs}" if event.place.packs > 1 else ""
+    best = "none yet" if event.best is None else f"{event.best:.4f}"
     return (
-        f"{event['epoch']}/{event['epochs']}{pack} · best {event['primary']} {best}"
-        f" · {event['alive']}/{event['members']} members"
-        f" · {event['rows_per_second']:,} rows/s · {_duration(event['seconds_left'])} left"
+        f"{event.epoch}/{event.epochs}{pack} · best {event.primary} {best}"
+        f" · {event.alive}/{event.members} members"
+        f" · {event.rows_per_second:,} rows/s · {_duration(event.seconds_left)} left"
     )
 
 
-def _search_text(event: Event) -> str:
-    standing = event["search"]
-    best = "none yet" if standing["best"] is None else f"{standing['best']:.4f}"
-    rungs = ", ".join(f"{passed}" for passed in standing["rungs"])
+def _search_text(primary: str, standing: SearchStanding) -> str:
+    best = "none yet" if standing.best is None else f"{standing.best:.4f}"
+    rungs = ", ".join(f"{passed}" for passed in standing.rungs)
     return (
-        f"best {event['primary']} {best} · {standing['alive']} of {standing['members']} members alive"
-        f" · {standing['waiting']} to come{f' · packs past rungs {rungs}' if rungs else ''}"
-        f" · {_duration(standing['seconds_left'])} left"
+        f"best {primary} {best} · {standing.alive} of {standing.members} members alive"
+        f" · {standing.waiting} to come{f' · packs past rungs {rungs}' if rungs else ''}"
+        f" · {_duration(standing.seconds_left)} left"
     )
 
 

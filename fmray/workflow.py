@@ -22,6 +22,7 @@ from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
 from fmray.evaluate.sides import check_sides
+from fmray.events import Driver, Note, Promotion, Report, RunOpened, Stage, ignore
 from fmray.inference.serving import served
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
@@ -31,7 +32,7 @@ from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepare
 from fmray.registry import importable
 from fmray.report.card import Card, write_card
 from fmray.report.folder import environment, finish_run, open_run, read_run, start_run, write_members
-from fmray.report.journal import Journal, Report, log_to
+from fmray.report.journal import Journal, log_to
 from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
 from fmray.spec.effect import hidden_params
@@ -68,7 +69,7 @@ def run(
     store: str | Store = "fmray-store",
     *,
     fresh: bool = False,
-    report: Report = lambda event: None,
+    report: Report = ignore,
     wait_seconds: float = 0,
 ) -> Run:
     """Carry a job from its file to its report, in a store given by path; see `execute`."""
@@ -81,7 +82,7 @@ def execute(
     store: Store,
     *,
     fresh: bool = False,
-    report: Report = lambda event: None,
+    report: Report = ignore,
     wait_seconds: float = 0,
 ) -> Run:
     """Carry a job from its file to its report; finished stages are read back, not redone.
@@ -102,18 +103,18 @@ def execute(
     with importable(job.folder, job.modules()):
         run = _finish(job, store, fresh=fresh, report=report, address=address, wait_seconds=wait_seconds)
         if job.promote is not None:
-            report({"event": "stage", "stage": "promote", "text": f"{run.id} against the champion of {run.job}"})
+            report(Stage("promote", f"{run.id} against the champion of {run.job}"))
             registry = Registry(run.job, store, address) if address else None
-            report({"event": "promotion", **promote(run, store, job.promote, registry).to_json()})
+            report(Promotion(**promote(run, store, job.promote, registry).to_json()))
         return run
 
 
 def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Address | None, wait_seconds: float) -> Run:
     """Carry a job to its report, or find the run that was, and tell MLflow of it."""
-    report({"event": "stage", "stage": "scan", "text": f"looking at {job.data.path}"})
+    report(Stage("scan", f"looking at {job.data.path}"))
     dataset = scan(job.data, job.folder, store, fresh=fresh, also=job.named_columns)
     run = open_run(job, dataset.fingerprint, store, fresh)
-    report({"event": "run", "id": run.id, "root": run.root})
+    report(RunOpened(run.id, run.root))
     if run.status == "finished":
         _found(run, report)
         if address is not None and not is_told(run, store, address):
@@ -122,7 +123,7 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
                 _tell(run, store, address, Journal(run.root, store, report))
         return run
     if wait_seconds and store.status(run.root) == "running":
-        report({"event": "note", "text": f"another process holds this run; waits {wait_seconds:g} s for it to end"})
+        report(Note(f"another process holds this run; waits {wait_seconds:g} s for it to end"))
     with store.lease(run.root, wait_seconds=wait_seconds) as lease:
         if store.status(run.root) == "finished":  # by the process that held it until now
             return _found(read_run(run.root, store), report)
@@ -130,7 +131,7 @@ def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Addres
 
 
 def _found(run: Run, report: Report) -> Run:
-    report({"event": "stage", "stage": "found", "text": f"run {run.id}, finished before; --fresh trains it anew"})
+    report(Stage("found", f"run {run.id}, finished before; --fresh trains it anew"))
     return run
 
 
@@ -150,9 +151,9 @@ def _hold(
         try:
             one = session() if job.run.workers not in ("auto", 0) else nullcontext()  # for all stages
             with one, waiting(journal, beat):
-                journal({"event": "driver", "places": [here()], "ray": where_ray_runs()})
+                journal(Driver([here()], where_ray_runs()))
                 for text in hidden_params(job):
-                    journal({"event": "note", "text": text})
+                    journal(Note(text))
                 done = _run_stages(job, dataset, run=run, store=store, journal=journal)
         except BaseException as error:
             _refuse_lost(lease, error)

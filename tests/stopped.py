@@ -19,6 +19,7 @@ from typing import Any
 
 from fmray import workflow
 from fmray.cli import main
+from fmray.events import Event, Stage
 from fmray.inference import export as exporting
 from fmray.inference import predict as predicting
 from fmray.promote.history import History
@@ -54,9 +55,9 @@ def after_event(stage: str) -> None:
     """Stop once a stage has begun."""
     take = Journal.__call__
 
-    def stopping(journal: Journal, event: dict[str, Any]) -> None:
+    def stopping(journal: Journal, event: Event) -> None:
         take(journal, event)
-        if event["event"] == "stage" and event["stage"] == stage:
+        if isinstance(event, Stage) and event.name == stage:
             stop()
 
     Journal.__call__ = stopping  # type: ignore[method-assign]

@@ -38,6 +38,7 @@ FLOORS = (
     ("spec",),
     ("catalogue", "store"),
     ("records",),
+    ("events",),
     ("registry", "seeding", "schema"),
     ("errors",),
     ("printable",),

@@ -10,6 +10,7 @@ import pytest
 
 from fmray import cli, workflow
 from fmray.errors import ClusterError, DataError, SpecError
+from fmray.events import to_json
 from fmray.spec.load import job_from
 from fmray.store import Store
 
@@ -39,7 +40,9 @@ class Bench:
     def run(self, **job):
         data = {"path": "data", "target": "y", **job.pop("data", {})}
         value = {"name": "bad", "data": data, "train": QUICK, "rigour": {"profile": "draft"}, **job}
-        return workflow.execute(job_from(value, self.folder), self.store, report=self.events.append)
+        return workflow.execute(
+            job_from(value, self.folder), self.store, report=lambda event: self.events.append(to_json(event))
+        )
 
     def card(self, run):
         return self.store.read_json(f"{run.root}/card.json")

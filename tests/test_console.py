@@ -13,6 +13,7 @@ import pytest
 from rich.table import Table
 
 from fmray.console import PlainConsole
+from fmray.events import Note, Stage
 from fmray.progress import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,8 +57,8 @@ def test_markup_and_emoji_codes_are_printed_as_they_are(text):
     console.print(table)
     console.say(text)
     with Watch(console) as watch:
-        watch({"event": "stage", "stage": "scan", "text": text})
-        watch({"event": "note", "text": text})
+        watch(Stage("scan", text))
+        watch(Note(text))
     assert [line.strip() for line in written.getvalue().splitlines()] == [text, text, text, f"scan      {text}", text]
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from live_ray import LiveRay
 
+from fmray.events import to_json
 from fmray.inference.export import export
 from fmray.inference.model import open_model
 from fmray.inference.predict import predict
@@ -194,7 +195,9 @@ def test_workers_train_from_and_to_s3(bucket):
         "run": {"workers": 2, "threads": 1},
     }
     events: list[dict] = []
-    done = run(job_from({"name": "wide", **asked}), f"{bucket}/workers", report=events.append)
+    done = run(
+        job_from({"name": "wide", **asked}), f"{bucket}/workers", report=lambda event: events.append(to_json(event))
+    )
     assert done.status == "finished"
     assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2]
     assert Store(f"{bucket}/workers").list("ray") == []

@@ -19,6 +19,7 @@ import safetensors.torch
 from fmray import workflow
 from fmray.errors import ClusterError, DataError, TrainError
 from fmray.evaluate import parts
+from fmray.events import to_json
 from fmray.records import Run
 from fmray.report.folder import read_run
 from fmray.spec.load import job_from
@@ -103,7 +104,9 @@ def job(folder: Path, **changes):
 def run(folder, store, **options):
     events = []
     fresh = options.pop("fresh", False)
-    found = workflow.execute(job(folder, **options), store, fresh=fresh, report=events.append)
+    found = workflow.execute(
+        job(folder, **options), store, fresh=fresh, report=lambda event: events.append(to_json(event))
+    )
     return found, events
 
 
@@ -334,7 +337,9 @@ def test_a_run_that_another_process_is_about_to_leave_is_waited_for(folder, stor
     held.wait()
     with pytest.raises(ClusterError, match="is held by"):
         workflow.execute(job(folder, train={"epochs": 2}), store)
-    again = workflow.execute(job(folder, train={"epochs": 2}), store, report=events.append, wait_seconds=20)
+    again = workflow.execute(
+        job(folder, train={"epochs": 2}), store, report=lambda event: events.append(to_json(event)), wait_seconds=20
+    )
     holder.join()
     assert again.status == "finished"
     assert any("another process holds this run; waits 20 s" in event.get("text", "") for event in events)

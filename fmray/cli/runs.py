@@ -24,6 +24,7 @@ from fmray.cli.options import (
 )
 from fmray.console import PlainConsole
 from fmray.errors import DataError
+from fmray.events import Event, Promotion, RunOpened, to_json
 
 
 @app.command()
@@ -52,11 +53,11 @@ def run(
     patience = STALE_SECONDS if os.environ.get(SUBMISSION) else 0
     with Watch(console) as watch:
 
-        def report(event: dict[str, Any]) -> None:
-            if event["event"] == "run":
-                context.obj["run_dir"] = event["root"]
-            if event["event"] == "promotion":
-                context.obj["promotion"] = event
+        def report(event: Event) -> None:
+            if isinstance(event, RunOpened):
+                context.obj["run_dir"] = event.root
+            if isinstance(event, Promotion):
+                context.obj["promotion"] = to_json(event)
             watch(event)
 
         # what the job's own code prints must not stand where the answer is read

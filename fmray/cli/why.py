@@ -9,6 +9,7 @@ import typer
 from fmray.cli.cluster import LOCAL
 from fmray.cli.options import DEFAULT_STORE, DONE, AsJson, StorePath, app, out
 from fmray.errors import DataError, SpecError
+from fmray.events import Driver
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run, its id, or the id of a submission.")]
 ClusterAddress = Annotated[
@@ -75,12 +76,12 @@ def _find(name: str, store: str) -> tuple[Any, str]:
 
 def _named_address(store: Any, root: str) -> str:
     """Give the dashboard of the Ray that a run says it runs on; "" if it does not."""
-    from fmray.why.evidence import ask, events_of
+    from fmray.why.evidence import ask, events_of, of_class
 
     path = f"{root}/events.jsonl"
     read = ask({"events": lambda: store.read_bytes(path) if store.exists(path) else b""}, FIND_SECONDS)["events"]
-    drivers = [line for line in events_of(read.get("value", b"").decode(errors="replace")) if line["event"] == "driver"]
-    return str((drivers[-1]["ray"] or {}).get("dashboard", "")) if drivers else ""
+    drivers = of_class(Driver, events_of(read.get("value", b"").decode(errors="replace")))
+    return str((drivers[-1].event.ray or {}).get("dashboard", "")) if drivers else ""
 
 
 def _contact(address: str, name: str, root: str) -> tuple[Any, bool]:

@@ -23,12 +23,12 @@ from fmray.data.scratch import is_local
 from fmray.data.sides import another_split, merge, refuse_gaps, refuse_one_class, refuse_weightless
 from fmray.data.target import learn_target, merge_target
 from fmray.errors import DataError
+from fmray.events import Note, Report
 from fmray.records import SPLITS, Json, Part, Prepared, Split, Target
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Sample
 from fmray.store import fingerprint
 
-Report = Callable[[Json], None]
 SCRATCH_BYTES = 84
 """What a row takes beside the lanes while it is prepared: hashes, side and place in its bucket."""
 UNLIKELY_ROWS = 30
@@ -105,7 +105,7 @@ class Preparation:
     def _tell_reused(self, name: str, reused: Sequence[bool]) -> None:
         if count := sum(reused):
             text = f"{name}: {count} of {len(reused)} work items are unchanged, what was found before is read back"
-            self.report({"event": "note", "text": text})
+            self.report(Note(text))
 
     def _finish(self, key: str, steps: Pipeline, found: Sequence[Identified]) -> Prepared:
         """Go on from what each item holds to the record."""
@@ -118,7 +118,7 @@ class Preparation:
         rows = self._account(found, repeats)
         refuse_weightless(held, rows, recipe.dataset.data, self._another_split)
         for text in gaps if recipe.fold is None else ():
-            self.report({"event": "note", "text": text})
+            self.report(Note(text))
         target, with_nulls, notes = self._learn(steps, [f.summary for f in found], held)
         levels = merge_levels((f.levels for f in found), recipe.slices)
         kept = self._kept(found, repeats)
@@ -128,7 +128,7 @@ class Preparation:
             notes.append(about_rates(target))
         told = [*self._read_as(rows, _reasons(found)), *notes]
         for text in told:
-            self.report({"event": "note", "text": text})
+            self.report(Note(text))
         parts, test_ids = self._write(kept, steps, target, levels)
         return Prepared(
             fingerprint=key,
@@ -358,7 +358,7 @@ class Preparation:
             )
 
     def _refuse_small_disk(self, needed: int, what: str) -> None:
-        self.report({"event": "note", "text": f"{what}: {needed / 1e6:,.1f} MB on disk"})
+        self.report(Note(f"{what}: {needed / 1e6:,.1f} MB on disk"))
         if is_local(self.recipe.folder) and needed > (free := shutil.disk_usage(self.recipe.folder).free):
             raise DataError(
                 f"{what} need {needed:,} bytes, {free:,} are free at {self.recipe.folder}. "

@@ -22,13 +22,14 @@ from fmray.data.folds import Fold
 from fmray.data.identify import Recipe
 from fmray.data.lanes import KIND, verify_lanes
 from fmray.data.pass_cache import Kept
-from fmray.data.preparation import Preparation, Report
+from fmray.data.preparation import Preparation
 from fmray.data.preparation import Run as RunPass
 from fmray.data.scan import ITEM_BYTES, Dataset, work_items
 from fmray.data.scratch import is_local, write_file
 from fmray.data.session import run_here, run_over_ray, session
 from fmray.data.split import define
 from fmray.errors import SpecError
+from fmray.events import Note, Record, Report, ignore
 from fmray.records import Json, Prepared
 from fmray.registry import nearest
 from fmray.spec.job import Job
@@ -47,7 +48,7 @@ def prepare(
     job: Job,
     task: Ref,
     store: Store,
-    report: Report = lambda event: None,
+    report: Report = ignore,
     item_bytes: int = ITEM_BYTES,
     fold: Fold | None = None,
 ) -> Prepared:
@@ -74,7 +75,7 @@ def prepare(
         task.name, job.train.order.num_lanes, job.evaluate.slices, code,
         *([fold] if fold else []),
     )  # fmt: skip
-    report({"event": "record", "kind": KIND, "fingerprint": key})
+    report(Record(KIND, key))
     with store.create(KIND, key) as draft:
         manifest = draft.existing
         if manifest is None:
@@ -128,7 +129,7 @@ def _verify_small(prepared: Prepared, manifest: Json, store: Store, report: Repo
         text = (
             f"{num_bytes / 1e9:.1f} GB of lanes are used as they are; up to {VERIFIED_BYTES / 1e9:.1f} GB are verified"
         )
-        report({"event": "note", "text": text})
+        report(Note(text))
 
 
 def _refuse_slices(dataset: Dataset, slices: Sequence[str]) -> None:
@@ -158,9 +159,9 @@ def _runner(where: str, dataset: Dataset, report: Report) -> Iterator[RunPass]:
     num_bytes = sum(sum(file.group_bytes) for file in dataset.files)
     rule = f"over {SMALL_BYTES >> 20} MB goes to Ray" if where == "auto" else f"run.prepare: {where}"
     if where == "local" or (where == "auto" and num_bytes <= SMALL_BYTES):
-        report({"event": "note", "text": f"preparing {num_bytes / 1e6:,.1f} MB in this process ({rule})"})
+        report(Note(f"preparing {num_bytes / 1e6:,.1f} MB in this process ({rule})"))
         yield partial(run_here, report)
         return
-    report({"event": "note", "text": f"preparing {num_bytes / 1e6:,.1f} MB over Ray Data ({rule})"})
+    report(Note(f"preparing {num_bytes / 1e6:,.1f} MB over Ray Data ({rule})"))
     with session():
         yield partial(run_over_ray, report)

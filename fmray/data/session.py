@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any
 
 from fmray.errors import ClusterError, DataError, FmrayError
+from fmray.events import Progress, Report
 from fmray.records import Json
 from fmray.store.fences import guards
 from fmray.store.files import is_disk_full
 
-Report = Callable[[Json], None]
 MOST_THREADS = 8
 
 
@@ -85,7 +85,7 @@ def run_here(
     try:
         for result in pool.map(lambda arguments: function(*common, *arguments), own):
             results.append(result)
-            report({"event": "progress", "stage": name, "done": len(results), "total": len(own)})
+            report(Progress(name, len(results), len(own)))
     finally:
         pool.shutdown(cancel_futures=True)  # the first error, or Ctrl-C, ends the pass
     return results
@@ -115,7 +115,7 @@ def run_over_ray(
                 if isinstance(result, Exception):
                     raise result
                 results.append(result)
-                report({"event": "progress", "stage": name, "done": len(results), "total": len(own)})
+                report(Progress(name, len(results), len(own)))
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ClusterError(

@@ -19,8 +19,9 @@ from fmray.errors import DataError
 from fmray.evaluate.facts import Facts
 from fmray.evaluate.intervals import Rows, Squares, squares, wins
 from fmray.evaluate.table import Table, read, require_same_rows
+from fmray.events import Report, ignore
 from fmray.metrics.metric import Metric, Slope
-from fmray.records import Json, Predictions
+from fmray.records import Predictions
 from fmray.store.copies import source_of, to_read, to_write
 from fmray.store.places import files_of
 
@@ -37,9 +38,7 @@ Slopes = Mapping[Key, tuple[Slope, ...]]
 Squared = Mapping[Key, tuple[Squares, ...]]
 """Set of rows -> per metric: squares of pulls; ("versus", baseline, 0) has those of the differences between pulls of
 the model and of a baseline, for the metric that decides."""
-Pass = Callable[
-    [Callable[[Json], None], str, Callable[..., Any], tuple[Any, ...], Sequence[tuple[Any, ...]]], list[Any]
-]
+Pass = Callable[[Report, str, Callable[..., Any], tuple[Any, ...], Sequence[tuple[Any, ...]]], list[Any]]
 """Call a function for each work item and give the results in order, as `fmray.data.session.run_here` does."""
 
 
@@ -182,7 +181,7 @@ def count(board: Board, run: Pass) -> First:
     cuts = _cuts(board.num_rows)
     step = -(-board.num_rows // PART_ROWS)
     for start in range(0, len(cuts), ROUND_PARTS):
-        found += run(_silent, "score", _count_part, (board, step), cuts[start : start + ROUND_PARTS])
+        found += run(ignore, "score", _count_part, (board, step), cuts[start : start + ROUND_PARTS])
         found = [First.merge(found, board)]
     return found[0]
 
@@ -197,19 +196,15 @@ def pull(board: Board, slopes: Slopes, scratch: str, run: Pass) -> Squared:
     cuts = _cuts(board.num_rows)
     keys = [*slopes, *(("versus", subject, 0) for subject in board.tables if subject != "model")]
     if len(cuts) == 1 or "group" not in pq.read_schema(source_of(board.tables["model"].path)).names:
-        return _add(run(_silent, "score", _pull_part, (board, slopes), cuts))
+        return _add(run(ignore, "score", _pull_part, (board, slopes), cuts))
     num_sets = len({key[:2] for key in keys})  # levels of a column share the rows
     num_buckets = -(-board.num_rows * num_sets * (1 + len(board.metrics)) * 8 // BUCKET_BYTES)
     own = [(f"{scratch}/{bucket}",) for bucket in range(num_buckets)]
     try:
-        run(_silent, "score", _write_groups, (board, slopes, keys, scratch, num_buckets), cuts)
-        return _add(run(_silent, "score", _add_groups, (keys,), own))  # a group lies in one bucket
+        run(ignore, "score", _write_groups, (board, slopes, keys, scratch, num_buckets), cuts)
+        return _add(run(ignore, "score", _add_groups, (keys,), own))  # a group lies in one bucket
     finally:
         files_of(scratch).remove(scratch)
-
-
-def _silent(event: Json) -> None:
-    pass
 
 
 def _cuts(num_rows: int) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ folder without one is unfinished.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from fmray.data.scan import ITEM_BYTES, WorkItem, work_items
 from fmray.data.scratch import is_local
 from fmray.data.session import run_here, run_over_ray, session
 from fmray.errors import DataError
+from fmray.events import Note, Report, Stage, ignore
 from fmray.inference.intake import find_rows
 from fmray.inference.model import SavedModel, open_model
 from fmray.inference.parts import Work, counts_of, is_done, mark_of, mend_item, merged, predict_item
@@ -31,7 +32,6 @@ from fmray.store.sealed import open_text, seal_text
 from fmray.train.device import share_cores
 from fmray.train.saved import FILE as MODEL
 
-Report = Callable[[Json], None]
 Place = Literal["auto", "local", "ray"]
 MANIFEST, BEGUN = "predictions.json", "_state/begun.json"
 FORMAT = 2
@@ -46,7 +46,7 @@ def predict(
     out: str,
     *,
     place: Place = "auto",
-    report: Report = lambda event: None,
+    report: Report = ignore,
     item_bytes: int = ITEM_BYTES,
     trust_code: Trust = False,
 ) -> Json:
@@ -65,11 +65,11 @@ def predict(
         DataError: If model or data are not as they must be, or `out` holds something else.
         ClusterError: If Ray fails, or another process writes to `out`.
     """
-    report({"event": "stage", "stage": "model", "text": model_folder})
+    report(Stage("model", model_folder))
     model = open_model(model_folder, trust_code=trust_code)
     work, num_bytes = _plan(model, data, out)
     for note in work.dataset.notes:
-        report({"event": "note", "text": note})
+        report(Note(note))
     items = work_items(work.dataset, target_bytes=item_bytes) or [WorkItem(0, (), 0)]
     begun = {"format": FORMAT, "model": work.identity, "data": work.dataset.fingerprint, "item_bytes": item_bytes}
     _refuse_strange(work, begun)
@@ -81,11 +81,11 @@ def predict(
             found = _read_manifest(work.out)
             broken = _broken(work.out, found)
             if not broken:
-                report({"event": "stage", "stage": "found", "text": f"{work.out} is complete"})
+                report(Stage("found", f"{work.out} is complete"))
                 if not all("crc32" in part for part in found["parts"]):
-                    report({"event": "note", "text": "an earlier version wrote them, without checksums: not verified"})
+                    report(Note("an earlier version wrote them, without checksums: not verified"))
                 return found
-            report({"event": "note", "text": f"{'; '.join(broken[:3])}. All {len(found['parts'])} files are made anew"})
+            report(Note(f"{'; '.join(broken[:3])}. All {len(found['parts'])} files are made anew"))
             for name in [MANIFEST, *(part["file"] for part in found["parts"])]:
                 files.remove(f"{work.out}/{name}")
         for path in files.temporaries(work.out):
@@ -170,7 +170,7 @@ def _predict_items(work: Work, items: Sequence[WorkItem], num_bytes: int, place:
     open_items = [item for item in items if not is_done(work, item, sizes)]
     done = len(items) - len(open_items)
     text = f"{dataset.num_rows:,} rows in {len(dataset.files)} files, {len(items)} work items"
-    report({"event": "stage", "stage": "predict", "text": text + (f", {done} of them done before" if done else "")})
+    report(Stage("predict", text + (f", {done} of them done before" if done else "")))
     with _runner(place, num_bytes, len(open_items), report) as (run, rule):
         if open_items:
             run("predict", predict_item, (work,), [(item,) for item in open_items])
@@ -215,7 +215,7 @@ def _runner(place: Place, num_bytes: int, num_items: int, report: Report) -> Ite
     rule = f"over {SMALL_BYTES >> 20} MB goes to Ray" if place == "auto" else f"asked for {place}"
     here = place == "local" or (place == "auto" and num_bytes <= SMALL_BYTES)
     text = f"{'in this process' if here else 'over Ray Data'}: {num_bytes / 1e6:,.1f} MB ({rule})"
-    report({"event": "note", "text": text})
+    report(Note(text))
     if here:
         with share_cores(num_items):
             yield partial(run_here, report), text

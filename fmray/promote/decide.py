@@ -4,7 +4,6 @@ Everything is written down before it has an effect: an attempt before a row is l
 moves. Whoever is killed in between finds the line and goes on from it, so no decision is made twice.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
@@ -26,7 +25,6 @@ from fmray.spec.promotion import Promote
 from fmray.store import Store, fingerprint
 from fmray.train.capacity import num_workers
 
-Report = Callable[[Json], None]
 Verdict = Literal["promoted", "pending", "kept", "inconclusive", "refused", "spent", "rolled back"]
 SAYS_YES = ("promote", "first")
 

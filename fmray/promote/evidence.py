@@ -19,6 +19,7 @@ from fmray.data.split import TEST, Definition, assign
 from fmray.errors import DataError
 from fmray.evaluate.parts import Pass
 from fmray.evaluate.table import Table, read
+from fmray.events import ignore
 from fmray.inference.model import SavedModel, open_model
 from fmray.records import SPLITS, Json, Predictions, Prepared, Split, Target
 from fmray.registry import Trust
@@ -186,7 +187,7 @@ def compare(card: Card, rows: Table, rivals: Mapping[str, Card], store: Store, r
         if cuts[index] < cuts[index + 1]
     ]
     folders = {name: (model.folder, model.trust) for name, model in models.items()}
-    said: list[dict[str, tuple[np.ndarray, np.ndarray]]] = run(_silent, "promote", _say, (dataset, folders), own)
+    said: list[dict[str, tuple[np.ndarray, np.ndarray]]] = run(ignore, "promote", _say, (dataset, folders), own)
     others = {}
     is_sound = np.ones(len(rows), bool)
     for name, model in models.items():
@@ -213,11 +214,7 @@ def _locate(
     """Give the item (N,) that each test row lies in, and its row there (N,)."""
     definition = Definition.from_json(card.prepared.split)
     own = [(item,) for item in items]
-    return _places(ids, run(_silent, "promote", _test_rows, (dataset, definition), own))
-
-
-def _silent(event: Json) -> None:
-    pass
+    return _places(ids, run(ignore, "promote", _test_rows, (dataset, definition), own))
 
 
 def _test_rows(dataset: Dataset, definition: Definition, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:

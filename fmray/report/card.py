@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from fmray.events import Logged
 from fmray.metrics.metric import ranked
 from fmray.printable import printable
 from fmray.records import Ensemble, Json, Member, Prepared, Scores, SearchAccount
@@ -64,12 +65,13 @@ class Card:
     ledger: tuple[Json, ...]
     notes: tuple[str, ...]
     search: SearchAccount | None = None
-    failures: tuple[Json, ...] = ()
+    failures: tuple[Logged, ...] = ()
 
     def to_json(self) -> Json:
         """Give the card as plain values."""
         plain = {name: getattr(self, name) for name in ("job", "run_id", "root", "environment")}
-        lists = {name: list(getattr(self, name)) for name in ("gates", "ledger", "notes", "failures")}
+        lists = {name: list(getattr(self, name)) for name in ("gates", "ledger", "notes")}
+        lists["failures"] = [line.to_json() for line in self.failures]
         records = {name: getattr(self, name).to_json() for name in ("prepared", "ensemble", "scores")}
         people = {name: [member.to_json() for member in getattr(self, name)] for name in ("members", "baselines")}
         search = None if self.search is None else self.search.to_json()
@@ -87,7 +89,8 @@ class Card:
                 "scores": Scores.from_json(value["scores"]),
                 "search": None if value["search"] is None else SearchAccount.from_json(value["search"]),
                 **{name: tuple(Member.from_json(m) for m in value[name]) for name in ("members", "baselines")},
-                **{name: tuple(value[name]) for name in ("gates", "ledger", "notes", "failures")},
+                **{name: tuple(value[name]) for name in ("gates", "ledger", "notes")},
+                "failures": tuple(Logged.from_json(line) for line in value["failures"]),
             }
         )
 

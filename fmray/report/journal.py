@@ -8,18 +8,33 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from fmray.errors import ClusterError, FmrayError
+from fmray.events import (
+    Epoch,
+    Event,
+    Failed,
+    Failure,
+    Logged,
+    Note,
+    PackStarted,
+    Place,
+    Progress,
+    Record,
+    Report,
+    Resumed,
+    Stacks,
+    Stage,
+)
 from fmray.printable import printable
 from fmray.records import Json
 from fmray.store import Store, redact
 from fmray.store.fences import require_held
 
-Report = Callable[[Json], None]
 EVENTS, RUN = "events.jsonl", "run.json"
-PASSING = ("progress", "stacks")
+PASSING = (Progress, Stacks)
 """Events that are shown and not kept, or kept as files of their own."""
 
 
@@ -40,30 +55,30 @@ class Journal:
         self._report = report
         self._stage = ""
         self._lock = threading.RLock()  # workers are heard, and watched, from threads
-        self._packs = {_pack_of(event) for event in store.events(self._path) if event["event"] == "epoch"}
+        self._packs = {line.event.place.key for line in self._lines() if isinstance(line.event, Epoch)}
 
-    def __call__(self, event: Json) -> None:
-        """Take an event: {"event": its kind, ...}."""
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
         with self._lock:
             self._take(event)
 
-    def _take(self, event: Json) -> None:
-        match event["event"]:
-            case "pack":  # begins from nothing: whatever was written of it was lost before its first checkpoint
-                self._cut({**event, "epoch": 0})
+    def _take(self, event: Event) -> None:
+        match event:
+            case PackStarted():  # from nothing: whatever was written of it was lost before its first checkpoint
+                self._cut(event.place, 0)
                 return
-            case "resumed":
-                self._cut(event)
-            case "epoch":
-                self._packs.add(_pack_of(event))
-            case "note":
-                self._notes.append(event["text"])
-            case "record":
-                self._list_record([event["kind"], event["fingerprint"]])
-            case "stacks":
-                self._store.write_bytes(f"{self._root}/{event['path']}", redact(event["text"]).encode())
-        if event["event"] not in PASSING:
-            self._store.append(self._path, {"time": round(time.time(), 3), "stage": self._stage, **event})
+            case Resumed():
+                self._cut(event.place, event.epoch)
+            case Epoch():
+                self._packs.add(event.place.key)
+            case Note():
+                self._notes.append(event.text)
+            case Record():
+                self._list_record([event.kind, event.fingerprint])
+            case Stacks():
+                self._store.write_bytes(f"{self._root}/{event.path}", redact(event.text).encode())
+        if not isinstance(event, PASSING):
+            self._store.append(self._path, Logged(round(time.time(), 3), self._stage, event).to_json())
         self._report(event)
 
     @property
@@ -76,19 +91,19 @@ class Journal:
         """Name the stage that the run is at."""
         return self._stage
 
-    def failures(self) -> list[Json]:
+    def failures(self) -> list[Logged]:
         """Give every failure that the run went through, in this process and in those before it."""
-        return [event for event in self._store.events(self._path) if event["event"] == "failure"]
+        return [line for line in self._lines() if isinstance(line.event, Failure)]
 
     def note(self, text: str) -> None:
         """Say something in words."""
-        self({"event": "note", "text": text})
+        self(Note(text))
 
     @contextmanager
     def stage(self, name: str, text: str) -> Iterator[None]:
         """Mark what happens inside as one stage, and take its time."""
         self._stage = name
-        self({"event": "stage", "stage": name, "text": text})
+        self(Stage(name, text))
         started = time.perf_counter()
         try:
             yield
@@ -102,7 +117,7 @@ class Journal:
         frames = [] if meant else list(traceback.extract_tb(error.__traceback__))
         where = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
         with suppress(FmrayError):  # on a full disk: what is said of that must not hide the reason
-            self({"event": "failed", "kind": type(error).__name__, "text": text, "frames": where})
+            self(Failed(type(error).__name__, text, where))
             self._update({"status": "failed", "time": round(time.time(), 3), "error": text})
 
     def _list_record(self, record: list[str]) -> None:
@@ -115,19 +130,19 @@ class Journal:
         path = f"{self._root}/{RUN}"
         self._store.write_json(path, self._store.read_json(path) | facts)
 
-    def _cut(self, resumed: Json) -> None:
-        """Drop the epochs of a pack that are about to be trained again."""
-        if (pack := _pack_of(resumed)) not in self._packs:
+    def _cut(self, place: Place, epoch: int) -> None:
+        """Drop the epochs of a pack beyond one, which are about to be trained again."""
+        if place.key not in self._packs:
             return
 
-        def keep(event: Json) -> bool:
-            return not (event["event"] == "epoch" and _pack_of(event) == pack and event["epoch"] > resumed["epoch"])
+        def keep(line: Json) -> bool:
+            event = Logged.from_json(line).event
+            return not (isinstance(event, Epoch) and event.place.key == place.key and event.epoch > epoch)
 
         self._store.rewrite_events(self._path, keep)
 
-
-def _pack_of(event: Json) -> tuple[object, ...]:
-    return tuple(event.get(name) for name in ("role", "trial", "pack"))
+    def _lines(self) -> list[Logged]:
+        return [Logged.from_json(line) for line in self._store.events(self._path)]
 
 
 @contextmanager

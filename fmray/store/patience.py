@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 from fmray.errors import ClusterError
-from fmray.records import Json
+from fmray.events import Failure, Report
 from fmray.store.fences import require_held
 from fmray.store.files import Files, is_disk_full
 from fmray.store.redaction import redact
@@ -32,7 +32,6 @@ _WORDS = (
     "Could not connect to the endpoint", "Connection was closed", "Connect timeout", "Read timeout",
     "Too Many Requests", "Bad Gateway", "Gateway Timeout",
 )  # fmt: skip
-Report = Callable[[Json], None]
 T = TypeVar("T")
 log = logging.getLogger("fmray")
 
@@ -187,8 +186,5 @@ def _patiently(path: str, act: Callable[[bool], T]) -> T:
     if refusals and _waits:
         seconds = time.monotonic() - began
         text = f"{redact(path)} was refused {refusals} times in {seconds:.1f} s ({reason}), then went through"
-        _waits[-1].report({
-            "event": "failure", "class": "storage", "text": text, "action": "waited", "counted": False,
-            "attempt": refusals, "rank": None, "node": None, "stacks": None,
-        })  # fmt: skip
+        _waits[-1].report(Failure("storage", text, "waited", counted=False, attempt=refusals))
     return found

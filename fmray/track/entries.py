@@ -9,7 +9,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
+from fmray.events import Epoch, Event, Logged
 from fmray.records import Interval, Json, Member, Scores
 from fmray.store import Store, redact
 from fmray.track.notice import Notice
@@ -61,8 +63,8 @@ def entries_of(root: str, store: Store, notice: Notice) -> tuple[Entry, ...]:
 
     A single member's history stands in the entry of the run.
     """
-    events = store.events(f"{root}/events.jsonl")
-    ended = max((event["time"] for event in events), default=notice.began)
+    events = [Logged.from_json(line) for line in store.events(f"{root}/events.jsonl")]
+    ended = max((line.time for line in events), default=notice.began)
     progress = progress_of(events)
     run_id = root.rpartition("/")[2]
     params = flat(notice.job)
@@ -96,19 +98,20 @@ def nested_of(members: Sequence[Member], chosen: set[int], higher_is_better: boo
     return sorted(members, key=rank)[:MOST_NESTED]
 
 
-def progress_of(events: Iterable[Json]) -> tuple[Point, ...]:
+def progress_of(lines: Iterable[Logged]) -> tuple[Point, ...]:
     """Give the best score and the members alive after each epoch of any pack, in the order they were trained."""
     points = []
-    for step, event in enumerate(filter(is_progress, events), 1):
-        if event["best"] is not None:
-            points.append(Point(plain(f"progress/best_{event['primary']}"), step, event["best"], event["time"]))
-        points.append(Point("progress/members_alive", step, event["alive"], event["time"]))
+    found = [(line.time, line.event) for line in lines if is_progress(line.event)]
+    for step, (seconds, event) in enumerate(found, 1):
+        if event.best is not None:
+            points.append(Point(plain(f"progress/best_{event.primary}"), step, event.best, seconds))
+        points.append(Point("progress/members_alive", step, event.alive, seconds))
     return tuple(points)
 
 
-def is_progress(event: Json) -> bool:
+def is_progress(event: Event) -> TypeGuard[Epoch]:
     """Tell the end of an epoch of the run's own members from other events."""
-    return event["event"] == "epoch" and event.get("role") != "baseline"
+    return isinstance(event, Epoch) and event.place.role != "baseline"
 
 
 def flat(value: object, key: str = "") -> dict[str, str]:
@@ -179,9 +182,9 @@ class _Clock:
         return self._seen.get((member.role, member.pack, epoch), self._otherwise)
 
 
-def _clock(events: Iterable[Json], otherwise: float) -> _Clock:
-    seen = [event for event in events if event["event"] == "epoch"]
-    return _Clock({(e.get("role", ""), e.get("pack", 0), e["epoch"]): e["time"] for e in seen}, otherwise)
+def _clock(lines: Iterable[Logged], otherwise: float) -> _Clock:
+    seen = [(line.time, line.event) for line in lines if isinstance(line.event, Epoch)]
+    return _Clock({(one.place.role, one.place.pack, one.epoch): seconds for seconds, one in seen}, otherwise)
 
 
 def _scores(scores: Scores, ended: float) -> tuple[Point, ...]:

@@ -7,10 +7,9 @@ part of what `publish` tells at the end.
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from fmray.errors import FmrayError
-from fmray.records import Json
+from fmray.events import Event, Logged, Report, Resumed
 from fmray.store import Store
 from fmray.store.fences import require_held
 from fmray.track.address import Address
@@ -23,7 +22,6 @@ EVERY_SECONDS = 10.0
 PATIENCE = 6
 """How many times longer to wait after MLflow did not answer."""
 
-Report = Callable[[Json], None]
 log = logging.getLogger("fmray")
 
 
@@ -48,12 +46,12 @@ class Live:
         self._thread = threading.Thread(target=self._talk, name=f"mlflow {root}", daemon=True)
         self._thread.start()
 
-    def __call__(self, event: Json) -> None:
+    def __call__(self, event: Event) -> None:
         """Take an event."""
-        if event["event"] == "resumed":  # the journal has cut what is trained again
+        if isinstance(event, Resumed):  # the journal has cut what is trained again
             self._epochs = self._kept()
         elif is_progress(event):
-            self._epochs.append({**event, "time": time.time()})
+            self._epochs.append(Logged(time.time(), "", event))
         self._report(event)
 
     def close(self) -> None:
@@ -61,8 +59,9 @@ class Live:
         self._ended.set()
         self._thread.join(ANSWER_SECONDS + 1)
 
-    def _kept(self) -> list[Json]:
-        return [event for event in self._store.events(f"{self._root}/events.jsonl") if is_progress(event)]
+    def _kept(self) -> list[Logged]:
+        lines = map(Logged.from_json, self._store.events(f"{self._root}/events.jsonl"))
+        return [line for line in lines if is_progress(line.event)]
 
     def _talk(self) -> None:
         pause = EVERY_SECONDS

@@ -2,15 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fmray.data.session import living_nodes, session
 from fmray.errors import ClusterError
+from fmray.events import Note, Report
 from fmray.records import Json
 from fmray.spec.sections import RunOptions
 from fmray.train.stream import READ_CPUS
 
-Report = Callable[[Json], None]
 LEAST_CPUS = 0.25
 """Least share of a core that a worker can live on."""
 MOST_STREAMS = 16
@@ -166,7 +166,7 @@ class Lookout:
         fit = num_fitting(living_nodes(), self._needed)
         if fit < self._fewest and fit != self._fit:
             text = f"training waits for a node: {fit} of {self._fewest} workers fit those that live"
-            self._report({"event": "note", "about": "node", "text": f"{text}, each with {self._needed}"})
+            self._report(Note(f"{text}, each with {self._needed}", about="node"))
         self._fit = fit
 
 

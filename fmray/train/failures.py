@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fmray.errors import FmrayError, TrainError
-from fmray.records import Json
+from fmray.events import Failure
 from fmray.store import is_disk_full, is_transient, redact
 
 Kind = Literal["user", "memory", "device memory", "node", "hang", "storage", "worker"]
@@ -173,19 +173,15 @@ def failure(
     rank: int | None = None,
     node: str | None = None,
     stacks: str | None = None,
-) -> Json:
-    """Give the event that tells of a failure.
+) -> Failure:
+    """Give the event that reports a failure, without secrets.
 
     Args:
         attempt: Number of the failure.
         stacks: Where in the run's directory the stacks of all workers lie.
     """
-    where = {"rank": rank, "node": node, "stacks": stacks}
     counted = kind == WORKER or (kind == STORAGE and action == "restarted")
-    return {
-        "event": "failure", "class": kind, "text": redact(text), "action": action, "counted": counted,
-        "attempt": attempt, **where,
-    }  # fmt: skip
+    return Failure(kind, redact(text), action, counted=counted, attempt=attempt, rank=rank, node=node, stacks=stacks)
 
 
 @dataclass

@@ -12,18 +12,17 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fmray.records import Json
+from fmray.events import Report, Stacks
 from fmray.train.failures import HANG, failure
 
 LEAST_SECONDS, MEDIANS = 600.0, 50.0
 """Without a word from the job, a training hangs when nobody made a step for so long, and for so many median steps."""
 Asked = Literal["auto", "none"] | float
-Report = Callable[[Json], None]
 _beats = [0]
 
 
@@ -100,7 +99,7 @@ def watched_here(asked: Asked, report: Report) -> Iterator[None]:
                 told = now
                 number = number + 1
                 folder = f"stacks/{os.getpid()}-{number}"
-                report({"event": "stacks", "path": f"{folder}/rank-0.txt", "text": stacks_here()})
+                report(Stacks(f"{folder}/rank-0.txt", stacks_here()))
                 text = f"no step was made for {seconds:.0f} s (run.hang_seconds: {asked}); this process waits on"
                 report(failure(HANG, text, "waited", number, rank=0, stacks=folder))
 

@@ -10,12 +10,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fmray.events import Epoch, Report, ignore
 from fmray.metrics.metric import Metric
 from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch
@@ -29,8 +29,6 @@ from fmray.train.state import Checkpoints, generators
 from fmray.train.step import precision_of, train_step
 
 log = logging.getLogger("fmray")
-
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def fit(
     metric: Metric,
     order_seed: int,
     checkpoints: Checkpoints | None = None,
-    report: Report = lambda event: None,
+    report: Report = ignore,
     group: Group = ALONE,
     judge: Judge | None = None,
 ) -> bool:
@@ -308,20 +306,17 @@ def _continues(pack: Pack) -> bool:
     return pack.state.epoch < pack.train.epochs and len(pack) > 0
 
 
-def _epoch_event(
-    pack: Pack, metric: Metric, rows_per_second: float, seconds: float, spent: dict[str, float]
-) -> dict[str, Any]:
+def _epoch_event(pack: Pack, metric: Metric, rows_per_second: float, seconds: float, spent: dict[str, float]) -> Epoch:
     best = float(pack.state.best_score.max()) * pack.sign
-    return {
-        "event": "epoch",
-        "epoch": pack.state.epoch,
-        "epochs": pack.train.epochs,
-        "rows_per_second": round(rows_per_second),
-        "seconds": round(seconds, 3),
-        "spent": {name: round(value, 3) for name, value in spent.items()},
-        "seconds_left": round(seconds * (pack.train.epochs - pack.state.epoch), 1) if len(pack) else 0.0,
-        "primary": metric.name,
-        "best": best if math.isfinite(best) else None,
-        "members": len(pack.plans),
-        "alive": len(pack),
-    }
+    return Epoch(
+        epoch=pack.state.epoch,
+        epochs=pack.train.epochs,
+        rows_per_second=round(rows_per_second),
+        seconds=round(seconds, 3),
+        spent={name: round(value, 3) for name, value in spent.items()},
+        seconds_left=round(seconds * (pack.train.epochs - pack.state.epoch), 1) if len(pack) else 0.0,
+        primary=metric.name,
+        best=best if math.isfinite(best) else None,
+        members=len(pack.plans),
+        alive=len(pack),
+    )

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from fmray.events import Event, Report
 from fmray.records import Json
 
-Report = Callable[[Json], None]
 POLL_SECONDS = 0.2
 
 
@@ -23,16 +23,16 @@ class Mailbox:
     """Carry events from workers to the driver, and keep what a worker refused to do; lives in an actor."""
 
     def __init__(self) -> None:
-        self._events: list[Json] = []
+        self._events: list[Event] = []
         self._refusal: bytes | None = None
         self._roll: dict[int, dict[int, Json]] = {}
         self._turn = 0
 
-    def put(self, event: Json) -> None:
+    def put(self, event: Event) -> None:
         """Take an event."""
         self._events.append(event)
 
-    def take(self) -> list[Json]:
+    def take(self) -> list[Event]:
         """Give the events since the last call."""
         events = self._events
         self._events = []

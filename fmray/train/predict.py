@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from fmray.data.lanes import Lanes
 from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
+from fmray.events import ignore
 from fmray.records import Ensemble, Member, Predictions, Prepared, Split
 from fmray.spec.ref import Ref
 from fmray.store.copies import to_read, to_write
@@ -214,9 +215,7 @@ def _over_ray(speaker: _Speaker, num_rows: int, folder: str) -> Iterator[pa.Tabl
     ]
     try:
         with session():
-            run_over_ray(
-                lambda event: None, "predict", function=_write_part, common=(replace(speaker, device="cpu"),), own=own
-            )
+            run_over_ray(ignore, "predict", function=_write_part, common=(replace(speaker, device="cpu"),), own=own)
         for path, _, _ in own:
             with to_read(path) as here:
                 yield pq.read_table(here, page_checksum_verification=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fmray.errors import ClusterError, FmrayError, TrainError
-from fmray.records import Json
+from fmray.events import Report
 from fmray.store import is_disk_full, redact
 from fmray.train.failures import (
     DEVICE_MEMORY,
@@ -27,7 +27,6 @@ from fmray.train.failures import (
 )
 from fmray.train.watch import Watch, settle
 
-Report = Callable[[Json], None]
 Halve = Callable[[], int | None]
 """Have a step computed in twice as many micro-batches from now on; gives their number, None if they have one row."""
 LESS = "Choose a smaller model or smaller packs, or machines with more memory; then run the job again to continue."

@@ -6,7 +6,7 @@ again from its newest cursor.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ import pyarrow as pa
 from fmray.data.lanes import Lanes
 from fmray.data.order import Share, num_windows, window_order, window_start
 from fmray.data.session import quiet
+from fmray.events import Note, Report, ignore
 from fmray.spec.sections import Order
 
 READ_CPUS = 0.25
@@ -31,7 +32,6 @@ AHEAD_BYTES = 4 * ITEM_BYTES
 PATIENCE_SECONDS = 60.0
 
 Arrays = dict[str, np.ndarray]
-Report = Callable[[dict[str, Any]], None]
 
 
 class Stream:
@@ -52,7 +52,7 @@ class Stream:
         lanes: Lanes,
         row_bytes: int,
         epochs: int,
-        report: Report = lambda event: None,
+        report: Report = ignore,
         item_bytes: int = ITEM_BYTES,
     ) -> None:
         self._report = report
@@ -233,7 +233,7 @@ def _next(blocks: Iterator[pa.Table], report: Report) -> pa.Table | None:
 def _impatience(report: Report) -> Iterator[None]:
     """Say so where rows stay away, since Ray Data waits for room without a word."""
     text = f"no row has come after {PATIENCE_SECONDS:.0f} s: Ray Data needs {READ_CPUS} CPUs that nobody reserves"
-    timer = threading.Timer(PATIENCE_SECONDS, report, ({"event": "note", "about": "ingest", "text": text},))
+    timer = threading.Timer(PATIENCE_SECONDS, report, (Note(text, about="ingest"),))
     timer.daemon = True
     timer.start()
     try:

@@ -12,13 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from fmray.events import Report, Stacks
 from fmray.records import Json
 from fmray.train.failures import MEMORY, NODE, WORKER, Kind
 from fmray.train.heartbeat import Asked, Stillness, beats, look_seconds
 from fmray.train.mailbox import every
 from fmray.train.stacks import SIGNAL, listen
 
-Report = Callable[[Json], None]
 ANSWER_SECONDS = 30.0
 """How long a living node may take to start a small task."""
 SETTLE_SECONDS = 90.0
@@ -107,7 +107,7 @@ class Watch:
         self.hung[group] = text, folder
         for rank, found in _ask(places, _show_stacks, ANSWER_SECONDS).items():
             stacks = found if isinstance(found, str) else f"node {places[rank]['node']} did not answer: {found}\n"
-            self.report({"event": "stacks", "path": f"{folder}/rank-{rank}.txt", "text": stacks})
+            self.report(Stacks(f"{folder}/rank-{rank}.txt", stacks))
         _ask(places, _kill, ANSWER_SECONDS)
 
 

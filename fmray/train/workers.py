@@ -23,6 +23,7 @@ from fmray.data.lanes import Lanes
 from fmray.data.scratch import is_local
 from fmray.data.session import living_nodes, session
 from fmray.errors import FmrayError, SpecError, TrainError
+from fmray.events import Epoch, Event, Note, Report, Stacks, Workers, to_json
 from fmray.records import Json, Prepared, Split
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -52,7 +53,6 @@ from fmray.train.stacks import here
 from fmray.train.stream import Stream
 from fmray.train.watch import Watch, on_roll
 
-Report = Callable[[Json], None]
 REPORT_SECONDS = 10.0
 """Least time between two reports to Ray Train: each waits for its next poll, and for all workers."""
 MOST_STARTS = 60
@@ -130,7 +130,7 @@ class Worker:
         row_bytes = 4 * prepared.schema.width + 16
         maps, rule = maps_lanes(self.run.ingest, is_local(prepared.root), lanes.num_rows * row_bytes, self.group.size)
         way = "mapped from their files" if maps else "streamed through Ray Data"
-        self.report({"event": "note", "text": f"{split} lanes are {way} ({rule})"})
+        self.report(Note(f"{split} lanes are {way} ({rule})"))
         return None if maps else Stream(lanes, row_bytes, epochs, self.report)
 
 
@@ -220,7 +220,7 @@ def code_error(error: BaseException, path: str, report: Report, action: Action, 
     """
     error.add_note(place_of(error))
     with suppress(FmrayError):  # what cannot be written down must not hide the error
-        report({"event": "stacks", "path": path, "text": "".join(traceback.format_exception(error))})
+        report(Stacks(path, "".join(traceback.format_exception(error))))
         report(failure(USER, f"{about}{told(error)}", action, stacks=path))
     return CodeError(told(error), path)
 
@@ -232,7 +232,7 @@ def _train_on_ray(
 
     nodes = living_nodes()
     most, needed = room(nodes, workers, job.run.gpu)
-    report({"event": "note", "text": f"room for {most} workers with {needed} each, on {len(nodes)} nodes"})
+    report(Note(f"room for {most} workers with {needed} each, on {len(nodes)} nodes"))
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     mailbox = placed_here(Mailbox).remote()
     threads = max(1, int(needed["CPU"])) if job.run.threads == "auto" else job.run.threads
@@ -306,15 +306,15 @@ def _work_on_worker(config: Json) -> None:
 
     reported = time.monotonic()
 
-    def put(event: Json) -> None:
+    def put(event: Event) -> None:
         mailbox.put.remote(event)
 
-    def report(event: Json) -> None:
+    def report(event: Event) -> None:
         nonlocal reported
         if group.is_first:
             put(event)
-        if event["event"] == "epoch" and group.tell(time.monotonic() - reported >= REPORT_SECONDS):
-            ray.train.report({k: v for k, v in event.items() if isinstance(v, int | float)})
+        if isinstance(event, Epoch) and group.tell(time.monotonic() - reported >= REPORT_SECONDS):
+            ray.train.report({k: v for k, v in to_json(event).items() if isinstance(v, int | float)})
             reported = time.monotonic()
 
     worker = Worker(group, ray.train.torch.get_device(), report, job.run, over_ray=True)
@@ -325,7 +325,7 @@ def _work_on_worker(config: Json) -> None:
             waiting(put, beat),
         ):
             place = here(group.rank, ray.get_runtime_context().get_node_id())
-            report({"event": "workers", "places": group.collect(place)})
+            report(Workers(group.collect(place)))
             work(worker)
     except FmrayError as error:
         ray.get(mailbox.refuse.remote(refusal(error)))
@@ -348,5 +348,5 @@ def of_worker(error: BaseException, group: int, rank: int, report: Report) -> Ba
     if kind_of(error) != USER and not is_of_user(error):
         return error
     path = f"stacks/error-{group}-{rank}.txt"
-    report({"event": "stacks", "path": path, "text": "".join(traceback.format_exception(error))})
+    report(Stacks(path, "".join(traceback.format_exception(error))))
     return CodeError(told(error), path)

@@ -10,7 +10,7 @@ import pickle
 import sys
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 
 from fmray.data.session import living_nodes, session
 from fmray.errors import FmrayError
+from fmray.events import Event, Report, Workers
 from fmray.records import Json
 from fmray.spec.sections import RunOptions, Train
 from fmray.store import Store, waiting
@@ -38,7 +39,6 @@ from fmray.tune.rungs import Table
 from fmray.tune.slots import resources
 from fmray.tune.trial import Training, Trial
 
-Report = Callable[[Json], None]
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table whatever it is told
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -143,14 +143,14 @@ def _train_trial(config: Json, queue: Any) -> None:
     begin(path)
     trial: Trial = pickle.loads(packed)
     place = here(node=ray.get_runtime_context().get_node_id())
-    queue.put.remote({"event": "workers", "trial": trial.number, "places": [place]})
+    queue.put.remote(Workers([place], trial=trial.number))
     device = set_up_trial(run, trial.job.train)
 
     def ask(pack: str, epoch: int, scores: Mapping[int, float]) -> Verdict:
         found: Verdict = ray.get(queue.judge.remote(pack, epoch, scores))
         return found
 
-    def put(event: Json) -> None:
+    def put(event: Event) -> None:
         queue.put.remote(event)
 
     finished = False

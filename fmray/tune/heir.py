@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fmray.events import Report
 from fmray.metrics.metric import Metric
 from fmray.records import Json, Prepared
 from fmray.seeding import derive, stream
@@ -32,7 +33,6 @@ from fmray.tune.plans import searched_plans
 from fmray.tune.space import trial_groups
 from fmray.tune.trial import Training, Trial
 
-Report = Callable[[Json], None]
 Lineage = tuple[Json, ...]
 """({epoch, from, params}, ...), oldest first: whose weights these were before, and with what they went on."""
 LINEAGE = "search.pbt.lineage"

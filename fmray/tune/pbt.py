@@ -12,8 +12,8 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 
 from fmray.data.session import living_nodes, session
 from fmray.errors import DataError, FmrayError
+from fmray.events import Epoch, Event, Exploit, Note, Place, Report, ignore
 from fmray.records import Json
 from fmray.spec.job import Job
 from fmray.spec.ranges import Keys, Range
@@ -36,7 +37,6 @@ from fmray.tune.rungs import Table
 from fmray.tune.slots import num_slots, resources
 from fmray.tune.trial import Training, Trial, fault_of
 
-Report = Callable[[Json], None]
 QUANTILE = 0.25
 """Share of the population that goes on from others, and that others go on from."""
 KEPT = 4
@@ -91,7 +91,7 @@ class Evolution:
         slots = min(num_slots(living_nodes(), run), members)
         needed = resources(living_nodes(), slots, run.gpu)
         turns = f"{members} members take turns on {slots} workers over Ray Tune (run.workers: {run.workers})"
-        self.report({"event": "note", "text": f"{turns}, and are compared every {self.cohort.interval} epochs"})
+        self.report(Note(f"{turns}, and are compared every {self.cohort.interval} epochs"))
         shared = placed_here(_SharedState).remote(ray.cloudpickle.dumps((training, self.cohort, list(sys.path))))
         os.environ.update(PLACING)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ class Evolution:
                 if not given_up or not left:
                     break
                 # Ray Tune gives up members whose worker died before they ran, as one does that is to be used again.
-                self.report({"event": "note", "text": f"{given_up} members lost their workers, and go on"})
+                self.report(Note(f"{given_up} members lost their workers, and go on"))
         refused = ray.get(shared.refusal.remote())
         store.remove(store.path("ray", self.key))
         if refused is not None:
@@ -202,8 +202,11 @@ def _train(index: int, given: Json, shared: Any) -> None:
     if training.is_finished(trial):
         return
     if left is not None and left.member != index:
-        shared.put.remote({"event": "exploit", "member": index, **lineage[-1], "lineage": list(lineage)})
-    place = {"role": training.role, "trial": index, "trials": trial.total, "pack": 0, "packs": 1}
+        step = lineage[-1]
+        shared.put.remote(
+            Exploit(index, step["epoch"], source=step["from"], params=step["params"], lineage=list(lineage))
+        )
+    place = Place(training.role, index, trials=trial.total)
     report = partial(_tell, shared, place)
     hand_in = partial(_hand_in, training)
     try:
@@ -233,7 +236,7 @@ def _opened(common: bytes) -> tuple[Training, Cohort, torch.device, tuple[Rows, 
     job = cohort.job.at({})
     prepared = cohort.prepared
     device = set_up_trial(job.run, job.train)
-    worker = Worker(ALONE, device, lambda event: None, job.run)
+    worker = Worker(ALONE, device, ignore, job.run)
     train_rows = worker.rows(prepared, "train", job.train.epochs, job.live_steps, order=job.train.order)
     return training, cohort, device, (train_rows, worker.rows(prepared, "val", job.train.epochs))
 
@@ -286,5 +289,5 @@ def _name(trial: Any) -> str:
     return f"{trial.config['member']['index']:05d}"
 
 
-def _tell(shared: Any, place: Json, event: Json) -> None:
-    shared.put.remote({**event, **place})
+def _tell(shared: Any, place: Place, event: Event) -> None:
+    shared.put.remote(replace(event, place=place) if isinstance(event, Epoch) else event)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from fmray.data.session import living_nodes, session
 from fmray.errors import SpecError, TrainError
+from fmray.events import Note, Report, ignore
 from fmray.metrics.metric import Metric, ranked
 from fmray.records import Prepared
 from fmray.spec.job import Job
@@ -31,7 +32,7 @@ from fmray.tune.rungs import Table, expected_epochs, rungs_of
 from fmray.tune.search_progress import SearchProgress
 from fmray.tune.slots import num_slots
 from fmray.tune.space import TrialGroup, trial_groups
-from fmray.tune.sweep import Report, Sweep, Work, described, kept, key_of
+from fmray.tune.sweep import Sweep, Work, described, kept, key_of
 from fmray.tune.trial import Role, Training, Trial, fault_of
 
 CUT = "cut.json"
@@ -61,7 +62,7 @@ class Search:
     metric: Metric
     store: Store
     attempt: str = ""
-    report: Report = lambda event: None
+    report: Report = ignore
     starts: Sequence[Start] = ()
 
     def search(self) -> Sweep:
@@ -134,7 +135,7 @@ class Search:
                 slots = num_slots(living_nodes(), run)
                 rule = f"run.workers: {run.workers}"
         place = f"{slots} at a time over Ray Tune" if slots else "one after the other in this process"
-        self.report({"event": "note", "text": f"trials train {place} ({rule})"})
+        self.report(Note(f"trials train {place} ({rule})"))
         return slots
 
     def groups(self) -> list[TrialGroup]:

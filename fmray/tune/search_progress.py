@@ -1,12 +1,12 @@
 """Add up what the packs of a search report, for whoever watches."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
+from fmray.events import Epoch, Event, Failure, Report, SearchStanding, Stacks
 from fmray.metrics.metric import Metric
-from fmray.records import Json
 
-Report = Callable[[Json], None]
 MOST_TOLD = 20
 """Members left out that are told of as it happens; all of them are told of once more when the search ends."""
 
@@ -28,45 +28,45 @@ class SearchProgress:
         self._members = members
         self._expected = expected
         self._rungs = rungs
-        self._packs: dict[tuple[int, int], Json] = {}
+        self._packs: dict[tuple[int, int], Epoch] = {}
         self._epochs = 0
         self._opened = time.monotonic()
         self._best: float | None = None
         self._left_out = 0
 
-    def __call__(self, event: Json) -> None:
+    def __call__(self, event: Event) -> None:
         """Take an event."""
-        if event["event"] in ("failure", "stacks") and self._is_one_of_many(event):
+        if self._is_one_of_many(event):
             return
-        self._report({**event, "search": self._standing(event)} if event["event"] == "epoch" else event)
+        self._report(replace(event, search=self._standing(event)) if isinstance(event, Epoch) else event)
 
-    def _is_one_of_many(self, event: Json) -> bool:
+    def _is_one_of_many(self, event: Event) -> bool:
         """Count members that were left out, and their tracebacks: beyond the first, their records say enough."""
-        if event["event"] == "stacks":
-            return bool(event["path"].startswith("stacks/member-")) and self._left_out >= MOST_TOLD
-        if event["action"] == "left the member out":
+        if isinstance(event, Stacks):
+            return event.path.startswith("stacks/member-") and self._left_out >= MOST_TOLD
+        if isinstance(event, Failure) and event.action == "left the member out":
             self._left_out += 1
             return self._left_out > MOST_TOLD
         return False
 
-    def _standing(self, event: Json) -> Json:
-        key = (event["trial"], event["pack"])
-        before = self._packs.get(key, {"alive": event["members"], "epoch": event["epoch"] - 1})
+    def _standing(self, event: Epoch) -> SearchStanding:
+        key = (event.place.trial, event.place.pack)
+        before = self._packs.get(key, replace(event, alive=event.members, epoch=event.epoch - 1))
         self._packs[key] = event
-        self._epochs += before["alive"] * max(event["epoch"] - before["epoch"], 0)
-        found = [value for value in (self._best, event["best"]) if value is not None]
+        self._epochs += before.alive * max(event.epoch - before.epoch, 0)
+        found = [value for value in (self._best, event.best) if value is not None]
         self._best = (max if self._higher else min)(found) if found else None
-        seen = sum(pack["members"] for pack in self._packs.values())
+        seen = sum(pack.members for pack in self._packs.values())
         left = max(self._expected - self._epochs, 0)
         seconds = time.monotonic() - self._opened
-        return {
-            "best": self._best,
-            "members": self._members,
-            "alive": sum(pack["alive"] for pack in self._packs.values() if pack["epoch"] < pack["epochs"]),
-            "waiting": max(self._members - seen, 0),
-            "epochs": self._epochs,
-            "expected": max(self._expected, self._epochs),
-            "rungs": [sum(pack["epoch"] >= rung for pack in self._packs.values()) for rung in self._rungs],
-            "packs": len(self._packs),
-            "seconds_left": round(seconds / max(self._epochs, 1) * left, 1),
-        }
+        return SearchStanding(
+            best=self._best,
+            members=self._members,
+            alive=sum(pack.alive for pack in self._packs.values() if pack.epoch < pack.epochs),
+            waiting=max(self._members - seen, 0),
+            epochs=self._epochs,
+            expected=max(self._expected, self._epochs),
+            rungs=[sum(pack.epoch >= rung for pack in self._packs.values()) for rung in self._rungs],
+            packs=len(self._packs),
+            seconds_left=round(seconds / max(self._epochs, 1) * left, 1),
+        )

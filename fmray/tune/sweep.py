@@ -5,7 +5,7 @@ read back.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -15,6 +15,7 @@ import numpy as np
 from fmray.catalogue import LIVE, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from fmray.data.scratch import load
 from fmray.errors import FmrayError, SpecError, TrainError
+from fmray.events import Note, Record, Report, ignore
 from fmray.metrics.metric import Metric, ranked, reasons_of
 from fmray.records import Json, Member, Prepared
 from fmray.spec.job import Job
@@ -26,7 +27,6 @@ from fmray.train.workers import Worker, train
 from fmray.tune.rungs import Table
 from fmray.tune.trial import Role, Training, Trial
 
-Report = Callable[[Json], None]
 Workers = int | tuple[int, int]
 KIND = "members"
 KEPT = 50
@@ -107,7 +107,7 @@ def sweep(
     *,
     attempt: str = "",
     role: Role = "member",
-    report: Report = lambda event: None,
+    report: Report = ignore,
 ) -> Sweep:
     """Train members that are known in advance, or read them back if this was done before.
 
@@ -136,7 +136,7 @@ def sweep_trials(
     *,
     attempt: str = "",
     role: Role = "member",
-    report: Report = lambda event: None,
+    report: Report = ignore,
 ) -> Sweep:
     """Train members that are known in advance, each trial's on rows of its own, one after the other; see `sweep`.
 
@@ -245,7 +245,7 @@ def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, wor
     Raises:
         TrainError: If no member could be trained.
     """
-    report({"event": "record", "kind": KIND, "fingerprint": key})
+    report(Record(KIND, key))
     with store.create(KIND, key) as draft:
         reused = draft.existing is not None
         manifest = draft.existing or _made(key, metric, store=store, role=role, draft=draft, work=work)
@@ -257,7 +257,7 @@ def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, wor
     if members and all(member.status == "failed" for member in members):
         raise _none_left(members, {})
     if failed := [member for member in members if member.status == "failed"]:
-        report({"event": "note", "text": f"{len(failed)} of {len(members)} members failed: {reasons_of(failed)}"})
+        report(Note(f"{len(failed)} of {len(members)} members failed: {reasons_of(failed)}"))
     return Sweep(
         key,
         members,

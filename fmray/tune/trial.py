@@ -17,6 +17,7 @@ from safetensors.torch import save as write_tensors
 
 from fmray.data.hashing import sample_of
 from fmray.errors import DataError, SpecError, TrainError
+from fmray.events import Epoch, Event, PackStarted, Place, Report, Resumed, ignore
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import HISTORY, Json, Member, Prepared
@@ -51,7 +52,6 @@ from fmray.tune.width import Layout, choose
 
 Role = Literal["member", "finalist", "baseline"]
 Status = Literal["finished", "stopped", "failed"]
-Report = Callable[[Json], None]
 Ask = Callable[[str, int, dict[int, float]], Verdict]
 """(pack, epochs finished, member -> best score) -> who goes on; see `tune.referee`."""
 Given = ParamSpec("Given")
@@ -99,15 +99,14 @@ class _Share:
     plans: Sequence[Plan]
     train_rows: Rows
     val_rows: Rows
-    place: Json
+    place: Place
     ask: Ask | None
     lost: Mapping[int, Json] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
         """Number of the pack in its trial."""
-        number: int = self.place["pack"]
-        return number
+        return self.place.pack
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ class Training:
         """Give what the packs of a finished trial came to: members, health, width, said, errors."""
         found = self.store.read_json(f"{self.folder(number)}/{RESULT}")
         homes = [f"{self.folder(number)}/{pack:05d}" for pack in found["packs"]]
-        packs = [_placed(self.store.read_json(f"{home}/{RESULT}"), home) for home in homes]
+        packs = [_located(self.store.read_json(f"{home}/{RESULT}"), home) for home in homes]
         return [*packs, *([found["lost"]] if found["lost"] else [])]
 
     def best(self, trial: Trial) -> float | None:
@@ -209,8 +208,7 @@ class Training:
             ask = None if ask is None else _one_by_one(ask, lock)
 
         def train_pack(number: int) -> bool:
-            place = {"role": self.role, "trial": trial.number, "trials": trial.total, "pack": number}
-            place |= {"packs": len(packs)}
+            place = Place(self.role, trial.number, trials=trial.total, pack=number, packs=len(packs))
             return self._train_pack(
                 _Share(
                     worker, trial, plans=packs[number], train_rows=train_rows, val_rows=val_rows, place=place, ask=ask
@@ -293,7 +291,7 @@ class Training:
                 one = self.build(trial, worker.device, [plan])
                 train_step(one, next(rows.batches(one.train.order, 0, 0, one.train.batch_rows)), 1.0)
             except BaseException as error:
-                fault = fault_of(error, [plan], "stacks/member.txt", lambda event: None)
+                fault = fault_of(error, [plan], "stacks/member.txt", ignore)
                 if fault is None:
                     raise
                 found[plan.index] = fault
@@ -323,19 +321,18 @@ class Training:
             same = "exact" if before == now else "same batches"
             if before.get("accumulate", asked) != parts:
                 same = f"changed (micro-batch, step {state.global_step})"
-            event = {"event": "resumed", "epoch": state.epoch, "step": state.step, "class": same}
             if not (trial.waited and before == now):
-                worker.report({**event, **place, "changed": _differences(before, now)})
+                worker.report(Resumed(state.epoch, state.step, same, place, changed=_differences(before, now)))
             pack.restore(state, group.rank)
         else:
-            worker.report({"event": "pack", **place})
+            worker.report(PackStarted(place))
         if found is None and parts != asked:
-            event = {"event": "resumed", "epoch": 0, "step": 0, "class": "changed (micro-batch, step 0)"}
-            worker.report({**event, **place, "changed": f"accumulate {asked} -> {parts}"})
+            changed = f"accumulate {asked} -> {parts}"
+            worker.report(Resumed(0, 0, "changed (micro-batch, step 0)", place, changed=changed))
         if found is None and group.size == 1:
             refuse_single_rows(pack, list(share.plans), share.train_rows)
         names = ["order", share.plans[0].index] if trial.job.train.seeds.order else ["order"]
-        tell = partial(_tell, worker.report, place)
+        tell = partial(_placed, worker.report, place)
         judge = self._judge(trial, share.number, share.ask)
         own = states if group.is_first else None
         rows = (share.train_rows, share.val_rows)
@@ -448,7 +445,7 @@ class Training:
                 # which members fail is found out where they are trained, each alone if nobody can be timed
                 if isinstance(error, SpecError | TrainError) or not self.isolates:
                     raise
-                if fault_of(error, plans, "", lambda event: None) is None:
+                if fault_of(error, plans, "", ignore) is None:
                     raise
                 faulty = self._faults_alone(trial, plans, worker, rows)
                 sound = [plan for plan in plans if plan.index not in faulty]
@@ -484,7 +481,7 @@ def _unplaced(member: Member, home: str) -> Json:
     return {**member.to_json(), "root": member.root.removeprefix(f"{home}/")}
 
 
-def _placed(pack: Json, home: str) -> Json:
+def _located(pack: Json, home: str) -> Json:
     """Give what a pack came to with whole paths."""
     members = [{**member, "root": f"{home}/{member['root']}" if member["root"] else ""} for member in pack["members"]]
     said = f"{home}/{pack['said']}" if pack["said"] else ""
@@ -526,8 +523,9 @@ def _one_by_one(do: Callable[Given, Answer], lock: threading.Lock) -> Callable[G
     return alone
 
 
-def _tell(report: Report, place: Json, event: Json) -> None:
-    report({**event, **place})
+def _placed(report: Report, place: Place, event: Event) -> None:
+    """Report which pack an epoch is of."""
+    report(replace(event, place=place) if isinstance(event, Epoch) else event)
 
 
 def _untrained(plan: Plan, trial: Trial, role: Role, status: Status, reason: str) -> Member:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fmray.events import Driver, Epoch, Failed, Failure, Workers
 from fmray.records import Json
 from fmray.why.error_patterns import AROUND, CLASSES, Sign, of_kind, sign_of
-from fmray.why.evidence import Evidence, Line
+from fmray.why.evidence import Evidence
 from fmray.why.finding import AGAIN, Finding, shorten, spell_seconds, then_again
 from fmray.why.waits import hang, own_frame, progress
 
@@ -53,33 +54,31 @@ def finished(evidence: Evidence) -> Iterator[Finding]:
 
 def left_out(evidence: Evidence) -> Iterator[Finding]:
     """Tell of members that a run went on without."""
-    told = [line for line in evidence.of("failure") if line["action"] == LEFT_OUT]
+    told = [line for line in evidence.of(Failure) if line.event.action == LEFT_OUT]
     if told:
-        seen = [(line.place, shorten(str(line["text"]))) for line in told[:MOST_LEFT_OUT]]
+        seen = [(line.place, shorten(line.event.text)) for line in told[:MOST_LEFT_OUT]]
         more = f"the first of {len(told)}: " if len(told) > 1 else ""
-        cause = (
-            f"it went on without members whose code or parameters failed; {more}{shorten(str(told[0]['text']), 200)}"
-        )
-        at = f" (tracebacks are in {evidence.root}/stacks)" if any(line["stacks"] for line in told) else ""
+        cause = f"it went on without members whose code or parameters failed; {more}{shorten(told[0].event.text, 200)}"
+        at = f" (tracebacks are in {evidence.root}/stacks)" if any(line.event.stacks for line in told) else ""
         fix = f"Correct the code{at}, or leave these values out of the search; then run the job again"
         yield Finding("failed members", cause, tuple(seen), fix)
 
 
 def failed(evidence: Evidence) -> Iterator[Finding]:
     """Say why a run failed, by what was written down of it and what the cluster saw."""
-    failures = evidence.of("failure")
-    ends = evidence.of("failed")
-    text = ends[-1]["text"] if ends else evidence.run.get("error", "")
+    failures = evidence.of(Failure)
+    ends = evidence.of(Failed)
+    text = ends[-1].event.text if ends else evidence.run.get("error", "")
     place = ends[-1].place if ends else "run.json"
-    kind = str((ends[-1]["kind"] if ends else "") or "")
-    by_class = str(failures[-1]["class"]) if failures and _belongs(failures[-1], ends) else ""
+    kind = ends[-1].event.kind if ends else ""
+    by_class = failures[-1].event.kind if failures and (not ends or failures[-1].event.action == "stopped") else ""
     found = []
     if by_class == "hang" and evidence.stacks:
-        found.append(hang(evidence, (failures[-1].place, str(failures[-1]["text"])), "it hung"))
+        found.append(hang(evidence, (failures[-1].place, failures[-1].event.text), "it hung"))
     if by_class == "user" and evidence.traces:
         found.append(_raised(evidence))
     seen = [(place, shorten(str(text))), *failures_of(evidence), *progress(evidence)]
-    found.append(explain(str(text), kind, by_class=by_class, seen=seen, ends=ends[-1:]))
+    found.append(explain(str(text), kind, by_class=by_class, seen=seen, frames=ends[-1].event.frames if ends else ()))
     kills = list(killed_for_memory(evidence))
     # Ray's last words about a killed worker may be anything; a bug that was seen is one, whatever was killed before
     yield from found + kills if by_class or found[0].kind not in UNSURE else kills + found
@@ -101,12 +100,12 @@ def _raised(evidence: Evidence) -> Finding:
 def failures_of(evidence: Evidence) -> list[tuple[str, str]]:
     """Give the last failures of a run, those it got over too."""
     return [
-        (line.place, shorten(f"{line['class']}: {line['text']} ({line['action']})"))
-        for line in evidence.of("failure")[-4:]
+        (line.place, shorten(f"{line.event.kind}: {line.event.text} ({line.event.action})"))
+        for line in evidence.of(Failure)[-4:]
     ]
 
 
-def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], ends: Sequence[Line] = ()) -> Finding:
+def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], frames: Sequence[str] = ()) -> Finding:
     """Name what an error is about.
 
     Args:
@@ -114,10 +113,9 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], en
         kind: Name of its class.
         by_class: Of the last failure event; "" if there is none.
         seen: Evidence.
-        ends: The event with which the run ended, if there is one.
+        frames: Of the error with which the run ended, outermost first.
     """
     sign = sign_of(f"{kind}: {text}")
-    frames = (ends[-1]["frames"] or []) if ends else []
     if sign is not None and sign.kind in AROUND and (frames or by_class == "user"):
         sign = None
     if by_class not in ("", "user", "worker") and not (by_class == "storage" and sign):
@@ -220,11 +218,10 @@ def of_attempt(evidence: Evidence) -> Iterator[Finding]:
 
 def killed_for_memory(evidence: Evidence) -> Iterator[Finding]:
     """Name the processes of a run that Ray killed because a node ran out of memory."""
-    places = [
-        place for line in evidence.events if line["event"] in ("driver", "workers") for place in line["places"] or []
-    ]
+    events = [seen.event for seen in evidence.events]
+    places = [place for event in events if isinstance(event, Driver | Workers) for place in event.places]
     mine = {(place["node"], place["pid"]) for place in places}
-    since = min((line["time"] for line in evidence.of("driver")), default=0.0)
+    since = min((line.time for line in evidence.of(Driver)), default=0.0)
     kills = [d for d in evidence.cluster.get("deaths", []) if d["kind"] == "NODE_OUT_OF_MEMORY" and d["time"] >= since]
     kills = [death for death in kills if (death["node"], death["pid"]) in mine]
     sign = of_kind("memory")
@@ -240,9 +237,9 @@ def killed_for_memory(evidence: Evidence) -> Iterator[Finding]:
 def _answer(evidence: Evidence) -> Json:
     """Give the error with which the command of a submission ended, as it said itself."""
     for line in reversed(evidence.printed):
-        if line["text"].startswith('{"'):
+        if line.text.startswith('{"'):
             try:
-                told: Any = json.loads(line["text"])
+                told: Any = json.loads(line.text)
                 return dict(told.get("error") or {})
             except (ValueError, TypeError, AttributeError):
                 continue
@@ -250,8 +247,8 @@ def _answer(evidence: Evidence) -> Json:
 
 
 def _last_words(evidence: Evidence) -> list[tuple[str, str]]:
-    words = [line for line in evidence.printed if line["text"].strip() and not _NOISE.search(line["text"])]
-    return [(line.place, shorten(line["text"])) for line in words[-3:]]
+    words = [line for line in evidence.printed if line.text.strip() and not _NOISE.search(line.text)]
+    return [(line.place, shorten(line.text)) for line in words[-3:]]
 
 
 def _held(holder: Json) -> list[tuple[str, str]]:
@@ -261,16 +258,11 @@ def _held(holder: Json) -> list[tuple[str, str]]:
     return [("lease", f"held by {holder['name']}, last sign of life {spell_seconds(holder['age'])} ago; {how}")]
 
 
-def _belongs(failure: Line, ends: Sequence[Line]) -> bool:
-    """Tell a failure that ended the run from one it had got over."""
-    return not ends or failure["action"] == "stopped"
-
-
 def _from(evidence: Evidence) -> str:
-    epochs = evidence.of("epoch")
-    return (
-        f"from its last checkpoint, at epoch {epochs[-1]['epoch']} or a little before" if epochs else "where it stopped"
-    )
+    epochs = evidence.of(Epoch)
+    if not epochs:
+        return "where it stopped"
+    return f"from its last checkpoint, at epoch {epochs[-1].event.epoch} or a little before"
 
 
 def _when(run: Json) -> str:

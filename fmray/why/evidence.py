@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import disk_usage
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fmray.errors import DataError, FmrayError
+from fmray.events import Driver, Event, Failure, Workers, from_json
 from fmray.records import Json
 from fmray.report.contents import refuse_older
 from fmray.store import Store
@@ -29,24 +30,35 @@ PROBE_BYTES = 4 << 20
 """Written to the store and read back, unless less than `SPARE_BYTES` are free."""
 SPARE_BYTES = 64 << 20
 LOG_LINES, MOST_RANKS = 400, 64
+T = TypeVar("T", bound=Event)
 Answer = Json
 """{"value"}, or {"error": why there is none}."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Hold one line of a file with its place.
+    """Hold one line of a file with its place, "file:number"."""
+
+    place: str
+    text: str
+
+
+E = TypeVar("E", bound=Event, covariant=True)
+
+
+@dataclass(frozen=True)
+class Seen(Generic[E]):
+    """Hold an event of a run.
 
     Args:
-        place: "file:number".
-        told: What it says: an event, or {"text"}.
+        place: "file:number" of its line.
+        time: When it was written, Unix time.
+        event: What it says.
     """
 
     place: str
-    told: Json
-
-    def __getitem__(self, name: str) -> Any:
-        return self.told.get(name)
+    time: float
+    event: E
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,8 @@ class Evidence:
         status: "finished", "failed", "running", "interrupted", or "unknown" where there is no directory.
         run: What run.json says.
         holder: Who holds, or held, its lease: {"name", "age", "released", "gone"}; empty if nobody did.
-        events, log, printed: Lines of events.jsonl, of driver.log, and of what the submission printed.
+        events: Of events.jsonl.
+        log, printed: Lines of driver.log, and of what the submission printed.
         gates: Of the finished run.
         traces: Path in the directory -> stacks or traceback that the last failure left there.
         stacks: [{"rank", "name", "frames": innermost first, "still": equal a second later} or {..., "error"}].
@@ -77,7 +90,7 @@ class Evidence:
     status: str = "unknown"
     run: Json = field(default_factory=dict)
     holder: Json = field(default_factory=dict)
-    events: Sequence[Line] = ()
+    events: Sequence[Seen[Event]] = ()
     log: Sequence[Line] = ()
     printed: Sequence[Line] = ()
     gates: Sequence[Json] = ()
@@ -89,10 +102,10 @@ class Evidence:
     cluster: Json = field(default_factory=dict)
     error: str = ""
 
-    def of(self, *kinds: str) -> list[Line]:
-        """Give the events of some kinds, of the process that carried the run last."""
-        starts = [index for index, line in enumerate(self.events) if line["event"] == "driver"]
-        return [line for line in self.events[starts[-1] if starts else 0 :] if line["event"] in kinds]
+    def of(self, kind: type[T]) -> list[Seen[T]]:
+        """Give the events of a kind, of the process that carried the run last."""
+        starts = [index for index, seen in enumerate(self.events) if isinstance(seen.event, Driver)]
+        return of_class(kind, self.events[starts[-1] if starts else 0 :])
 
 
 def ask(looks: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Answer]:
@@ -146,10 +159,10 @@ def read(root: str, store: Store) -> Json:
     }
 
 
-def _traces(store: Store, root: str, events: Sequence[Line]) -> dict[str, str]:
+def _traces(store: Store, root: str, events: Sequence[Seen[Event]]) -> dict[str, str]:
     """Read what the last failure left: a file, or a folder with one for each rank."""
-    failures = [line for line in events if line["event"] == "failure"]
-    path = str((failures[-1]["stacks"] if failures else "") or "")
+    failures = of_class(Failure, events)
+    path = (failures[-1].event.stacks if failures else "") or ""
     if not path:
         return {}
     names = [f"{path}/{name}" for name in store.list(f"{root}/{path}")] or [path]
@@ -158,28 +171,40 @@ def _traces(store: Store, root: str, events: Sequence[Line]) -> dict[str, str]:
 
 def lines_of(text: str, file: str) -> list[Line]:
     """Give the lines of a text."""
-    return [Line(f"{file}:{number}", {"text": line}) for number, line in enumerate(text.splitlines(), 1)]
+    return [Line(f"{file}:{number}", line) for number, line in enumerate(text.splitlines(), 1)]
 
 
-def events_of(text: str) -> list[Line]:
+def events_of(text: str) -> list[Seen[Event]]:
     """Give the events of a run; lines that are none are left out, as a torn last one may be."""
     found = []
     for number, line in enumerate(text.split("\n"), 1):
-        with suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and "event" in event and "time" in event:
-                found.append(Line(f"events.jsonl:{number}", event))
+        with suppress(ValueError, KeyError, TypeError):
+            found.append(seen_at(f"events.jsonl:{number}", json.loads(line)))
     return found
 
 
-def places_of(events: Sequence[Line]) -> list[Json]:
-    """Give the processes that carry a run, as the newest events name them: the workers if there are any."""
+def seen_at(place: str, line: Json) -> Seen[Event]:
+    """Read a line of events.jsonl.
+
+    Raises:
+        KeyError, TypeError: If it is no event.
+    """
+    return Seen(place, line["time"], from_json(line))
+
+
+def of_class(kind: type[T], events: Sequence[Seen[Event]]) -> list[Seen[T]]:
+    """Give the events of a kind."""
+    return [Seen(seen.place, seen.time, seen.event) for seen in events if isinstance(seen.event, kind)]
+
+
+def places_of(events: Sequence[Seen[Event]]) -> list[Json]:
+    """Give the processes that train, as the newest events name them: the workers if there are any."""
     found: dict[object, list[Json]] = {}
-    for line in events:
-        if line["event"] == "driver":
-            found = {"driver": line["places"] or []}
-        elif line["event"] == "workers":
-            found[line["trial"]] = line["places"] or []
+    for seen in events:
+        if isinstance(seen.event, Driver):
+            found = {"driver": list(seen.event.places)}
+        elif isinstance(seen.event, Workers):
+            found[seen.event.trial] = list(seen.event.places)
     workers = [place for key, places in found.items() if key != "driver" for place in places]
     return workers or found.get("driver", [])
 

@@ -5,6 +5,7 @@ Pure: it sees nothing but the evidence, so every verdict can be had without a cl
 
 from collections.abc import Iterator
 
+from fmray.events import Failure
 from fmray.why.ends import (
     LEFT_OUT,
     failed,
@@ -65,10 +66,10 @@ def _restarted(evidence: Evidence) -> Iterator[Finding]:
         for one in killed_for_memory(evidence)
     )
     yield from left_out(evidence)
-    failures = [line for line in evidence.of("failure") if line["action"] != LEFT_OUT]
+    failures = [line.event for line in evidence.of(Failure) if line.event.action != LEFT_OUT]
     if failures:
         last = failures[-1]
-        what = f"the last a matter of {last['class']}: {shorten(str(last['text']), 160)}"
+        what = f"the last a matter of {last.kind}: {shorten(last.text, 160)}"
         cause = f"it got over {len(failures)} failures, {what}"
         seen = (*failures_of(evidence), *progress(evidence))
         yield Finding("got over", cause, seen, "Nothing to do, unless it happens again and again")

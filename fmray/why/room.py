@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from fmray.events import Driver
 from fmray.records import Json
 from fmray.train.capacity import num_fitting
 from fmray.why.evidence import Evidence
@@ -17,9 +18,9 @@ def own_jobs(evidence: Evidence) -> set[str]:
     """Give the ids under which the cluster knows the run; none if it cannot be told."""
     jobs = evidence.cluster.get("jobs", {})
     own = set()
-    for line in evidence.of("driver"):  # another cluster at the same address counts its jobs from 1 as well
-        name = str((line["ray"] or {}).get("job", ""))
-        pids = {0, *(place["pid"] for place in line["places"] or [])}
+    for seen in evidence.of(Driver):  # another cluster at the same address counts its jobs from 1 as well
+        name = str((seen.event.ray or {}).get("job", ""))
+        pids = {0, *(place["pid"] for place in seen.event.places)}
         own |= {name} if name in jobs and jobs[name]["pid"] in pids else set()
     submission = evidence.attempt.get("submission_id")
     return own | {name for name, job in jobs.items() if submission and job["submission"] == submission}
@@ -47,7 +48,7 @@ def missing_room(evidence: Evidence) -> Iterator[Finding]:
 
 def dead_nodes(evidence: Evidence) -> list[tuple[str, str]]:
     """Name the nodes that died while the run went on, and of what."""
-    since = min((line["time"] for line in evidence.of("driver")), default=0.0)
+    since = min((seen.time for seen in evidence.of(Driver)), default=0.0)
     dead = [one for one in evidence.cluster.get("nodes", []) if not one["alive"] and one["time"] >= since]
     return [(f"node {node['name']}", f"is dead: {shorten(node['why'], 160)}") for node in dead[:5]]
 

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Iterator, Sequence
 
+from fmray.events import Driver, Epoch, Event, Failure, Note, Resumed, Stage, Workers
 from fmray.records import Json
-from fmray.why.evidence import PROBE_BYTES, Evidence, Line
+from fmray.why.evidence import PROBE_BYTES, Evidence, Seen
 from fmray.why.finding import AGAIN, FREE_CPUS, NEW_NODE, Finding, shorten, spell_bytes, spell_names, spell_seconds
 from fmray.why.room import dead_nodes
 
@@ -24,47 +25,40 @@ SENT = "_ray_pkg_"
 LIBRARIES = ("site-packages", "/lib/python", "<frozen", "<string>")
 
 
-def epochs_of(evidence: Evidence) -> list[Line]:
-    """Give the epochs that the process which carried the run last has trained."""
-    return evidence.of("epoch")
-
-
 def progress(evidence: Evidence) -> list[tuple[str, str]]:
     """Say how far a run is."""
-    stages = evidence.of("stage")
-    epochs = epochs_of(evidence)
+    stages = evidence.of(Stage)
+    epochs = evidence.of(Epoch)
     seen = []
     if stages:
-        age = spell_seconds(evidence.now - (stages[-1]["time"] or evidence.now))
+        age = spell_seconds(evidence.now - (stages[-1].time or evidence.now))
         since = f"since {age}" if evidence.status == "running" else "was the last one"
-        seen.append((stages[-1].place, f"stage {stages[-1]['stage']} {since}: {stages[-1]['text']}"))
+        seen.append((stages[-1].place, f"stage {stages[-1].event.name} {since}: {stages[-1].event.text}"))
     if epochs:
-        last = epochs[-1]
-        best = "" if last["best"] is None else f", best {last['primary']} {last['best']:.4f}"
-        seen.append((last.place, f"{_far(last)}, {last['rows_per_second']:,} rows/s{best}"))
+        last = epochs[-1].event
+        best = "" if last.best is None else f", best {last.primary} {last.best:.4f}"
+        seen.append((epochs[-1].place, f"{_far(last)}, {last.rows_per_second:,} rows/s{best}"))
     return seen
 
 
-def _far(last: Line) -> str:
-    standing = last["search"]
-    if standing:
-        return f"{standing['epochs']:,} of about {standing['expected']:,} epochs of the search"
-    many = (last["packs"] or 1) > 1
-    return f"epoch {last['epoch']} of {last['epochs']}" + (
-        f", pack {last['pack'] + 1} of {last['packs']}" if many else ""
-    )
+def _far(last: Epoch) -> str:
+    if last.search is not None:
+        return f"{last.search.epochs:,} of about {last.search.expected:,} epochs of the search"
+    pack = f", pack {last.place.pack + 1} of {last.place.packs}" if last.place.packs > 1 else ""
+    return f"epoch {last.epoch} of {last.epochs}{pack}"
 
 
 def fine(evidence: Evidence) -> Finding:
     """Say that a run goes on, how fast and until when."""
-    epochs = epochs_of(evidence)
-    stages = evidence.of("stage")
+    epochs = evidence.of(Epoch)
+    stages = evidence.of(Stage)
     if not epochs:
-        doing = f"stage {stages[-1]['stage']}" if stages else "it has just begun"
+        doing = f"stage {stages[-1].event.name}" if stages else "it has just begun"
         return Finding("fine", f"it is running: {doing}", tuple(progress(evidence)), "Nothing to do: wait")
-    last = epochs[-1]
-    left = (last["search"] or last)["seconds_left"] - (evidence.now - last["time"])
-    if left <= 0 or (stages and stages[-1]["time"] > last["time"]):
+    last = epochs[-1].event
+    heard = epochs[-1].time
+    left = (last.search or last).seconds_left - (evidence.now - heard)
+    if left <= 0 or (stages and stages[-1].time > heard):
         return Finding(
             "fine", f"it is running: {_far(last)}, nearly done", tuple(progress(evidence)), "Nothing to do: wait"
         )
@@ -75,10 +69,10 @@ def fine(evidence: Evidence) -> Finding:
 
 def lost_node(evidence: Evidence) -> Iterator[Finding]:
     """Say that training waits for a node."""
-    notes = [line for line in evidence.of("note") if line["about"] == "node"]
+    notes = [note for note in evidence.of(Note) if note.event.about == "node"]
     if notes and not _moved_since(notes[-1], evidence):
         dead = dead_nodes(evidence)
-        seen = [(notes[-1].place, notes[-1]["text"]), *dead, *progress(evidence)]
+        seen = [(notes[-1].place, notes[-1].event.text), *dead, *progress(evidence)]
         who = f"{dead[0][0]} died, and " if dead else ""
         yield Finding(
             "dead node", f"it waits for a node: {who}the others do not hold its workers", tuple(seen), NEW_NODE
@@ -94,29 +88,29 @@ def stalled(evidence: Evidence) -> Iterator[Finding]:
         for stack in ranks
         if stack["still"] and _in(stack["frames"][:12], INGEST) and not _in(stack["frames"], COLLECTIVE)
     ]
-    notes = [line for line in evidence.of("note") if line["about"] == "ingest" and not _moved_since(line, evidence)]
+    notes = [note for note in evidence.of(Note) if note.event.about == "ingest" and not _moved_since(note, evidence)]
     if notes or (silent and at_rows):
-        seen = [(line.place, line["text"]) for line in notes[-1:]] + _stood(at_rows) + progress(evidence)
+        seen = [(note.place, note.event.text) for note in notes[-1:]] + _stood(at_rows) + progress(evidence)
         yield Finding("starved ingest", "its workers wait for rows, and none come", tuple(seen), FREE_CPUS)
     elif silent:
         said = f"no epoch has ended for {spell_seconds(silent)}"
         said += f", the longest took {spell_seconds(usual)}" if usual else ""
         yield hang(evidence, ("events.jsonl", said), "it hangs")
     else:
-        told = [line for line in evidence.of("failure") if (line["class"], line["action"]) == ("hang", "waited")]
+        told = [one for one in evidence.of(Failure) if (one.event.kind, one.event.action) == ("hang", "waited")]
         if told and not _moved_since(told[-1], evidence):
-            yield hang(evidence, (told[-1].place, str(told[-1]["text"])), "it hangs")
+            yield hang(evidence, (told[-1].place, told[-1].event.text), "it hangs")
 
 
 def silence(evidence: Evidence) -> tuple[float, float]:
     """Give for how long a training has been silent, 0 if that is nothing to speak of, and how long its epochs took."""
-    stages = evidence.of("stage")
-    epochs = epochs_of(evidence)
-    if not stages or stages[-1]["stage"] not in ("train", "baseline"):
+    stages = evidence.of(Stage)
+    epochs = evidence.of(Epoch)
+    if not stages or stages[-1].event.name not in ("train", "baseline"):
         return 0.0, 0.0
-    heard = max(line["time"] for line in [stages[-1], *epochs, *evidence.of("resumed", "workers")])
+    heard = max(one.time for one in [stages[-1], *epochs, *evidence.of(Resumed), *evidence.of(Workers)])
     age = evidence.now - heard
-    longest = max((line["seconds"] or 0.0 for line in epochs), default=0.0)
+    longest = max((epoch.event.seconds for epoch in epochs), default=0.0)
     limit = max(STILL_SECONDS, STILL_EPOCHS * longest) if epochs else SILENT_SECONDS
     return (age, longest) if age > limit else (0.0, longest)
 
@@ -153,13 +147,13 @@ def hang(evidence: Evidence, seen: tuple[str, str], hangs: str) -> Finding:
 
 def slowed(evidence: Evidence) -> Iterator[Finding]:
     """Say what training spends its time with, if it is rows or checkpoints rather than learning."""
-    lately = [line for line in epochs_of(evidence) if line["spent"] and line["seconds"]][-LATELY:]
-    seconds = sum(line["seconds"] for line in lately)
+    lately = [epoch for epoch in evidence.of(Epoch) if epoch.event.spent and epoch.event.seconds][-LATELY:]
+    seconds = sum(epoch.event.seconds for epoch in lately)
     for part, kind, what in (
         ("rows", "starved ingest", "waits for rows"),
         ("checkpoints", "slow storage", "writes checkpoints"),
     ):
-        share = sum(line["spent"].get(part, 0.0) for line in lately) / seconds if seconds else 0.0
+        share = sum(epoch.event.spent.get(part, 0.0) for epoch in lately) / seconds if seconds else 0.0
         if share > MUCH and seconds > 1.0:
             seen = [
                 (lately[-1].place, f"{share:.0%} of the last {len(lately)} epochs ({spell_seconds(seconds)})"),
@@ -221,18 +215,20 @@ def _storage(evidence: Evidence) -> list[tuple[str, str]]:
 
 def locked(evidence: Evidence) -> Iterator[Finding]:
     """Say that a run waits for what another process makes."""
-    if not evidence.log or " waiting for " not in evidence.log[-1]["text"]:
+    if not evidence.log or " waiting for " not in evidence.log[-1].text:
         return
     last = evidence.log[-1]
-    cause = f"it waits for another process: {last['text'].partition(' waiting for ')[2]}"
+    cause = f"it waits for another process: {last.text.partition(' waiting for ')[2]}"
     yield Finding(
-        "lease", cause, ((last.place, last["text"]), *progress(evidence)), "Wait until that process ends, or stop it"
+        "lease", cause, ((last.place, last.text), *progress(evidence)), "Wait until that process ends, or stop it"
     )
 
 
 def skewed(evidence: Evidence) -> Iterator[Finding]:
     """Name versions that differ between the processes of a run."""
-    places = [(line.place, place) for line in evidence.of("driver", "workers") for place in line["places"] or []]
+    named = [(seen.place, seen.event.places) for seen in evidence.of(Driver)]
+    named += [(seen.place, seen.event.places) for seen in evidence.of(Workers)]
+    places = [(where, place) for where, several in named for place in several]
     for package in ("python", "torch", "fmray"):
         held: dict[str, set[str]] = {}
         for _, place in places:
@@ -247,8 +243,8 @@ def skewed(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def _moved_since(note: Line, evidence: Evidence) -> bool:
-    return any(line["time"] > note["time"] for line in evidence.of("epoch", "resumed"))
+def _moved_since(event: Seen[Event], evidence: Evidence) -> bool:
+    return any(one.time > event.time for one in [*evidence.of(Epoch), *evidence.of(Resumed)])
 
 
 def _stood(stacks: Sequence[Json]) -> list[tuple[str, str]]:

@@ -82,7 +82,7 @@ def fmray(folder: Path, root: Path, step: str, reuse: bool) -> Made:
     job = Job.from_json({**asked, "run": {"prepare": "local", "reuse": reuse}})
     start = time.perf_counter()
     store = Store(str(root))
-    told = lambda event: notes.append(event.get("text", ""))  # noqa: E731
+    told = lambda event: notes.append(getattr(event, "text", ""))  # noqa: E731
     prepared = prepare(scan(job.data, ".", store), job, Ref("regression"), store, told)
     taken = time.perf_counter() - start
     counts = [note.split(": ")[1].split(" of ")[0] for note in notes if note.startswith("identify rows: ")]

@@ -253,6 +253,7 @@ class House:
 
     def _build(self, name: str) -> None:
         """Run a job, and copy its store at several instants, as a kill would leave it."""
+        from fmray.events import Epoch, Stage
         from fmray.spec.load import load_job
         from fmray.workflow import run
 
@@ -263,11 +264,10 @@ class House:
         def keep(label: str) -> None:
             shutil.copytree(home, self.snapshots / f"{name}-{label}")
 
-        def watch(event: dict[str, Any]) -> None:
-            kind = str(event["event"])
-            if kind == "stage" and event["stage"] in ("train", "baseline", "evaluate", "report"):
-                keep(f"before-{event['stage']}")
-            if kind == "epoch" and event.get("role") == "member":
+        def watch(event: object) -> None:
+            if isinstance(event, Stage) and event.name in ("train", "baseline", "evaluate", "report"):
+                keep(f"before-{event.name}")
+            if isinstance(event, Epoch) and event.place.role == "member":
                 seen["epoch"] += 1
                 if seen["epoch"] in (2, 4, 6):
                     keep(f"at-epoch-{seen['epoch']}")

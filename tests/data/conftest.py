@@ -11,6 +11,7 @@ import pytest
 from fmray.data.prepare import prepare
 from fmray.data.scan import ITEM_BYTES, scan
 from fmray.data.target import decide
+from fmray.events import Report, ignore
 from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.store import Store
@@ -59,7 +60,7 @@ def prepared(store: Store) -> Callable[..., Prepared]:
         data: dict[str, object] | None = None,
         store: Store = store,
         item_bytes: int = ITEM_BYTES,
-        report: Callable[[dict[str, object]], None] = lambda event: None,
+        report: Report = ignore,
         **sections: object,
     ) -> Prepared:
         asked = {"name": "test", "steps": [], "run": {"prepare": "local"}, **sections}

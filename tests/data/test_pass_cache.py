@@ -76,7 +76,7 @@ def grown(tmp_path, write, prepared, store) -> Callable[..., list[str]]:
 
     def check(asked: dict, **more: object) -> list[str]:
         notes: list[str] = []
-        tell = lambda event: notes.append(event.get("text", ""))  # noqa: E731
+        tell = lambda event: notes.append(getattr(event, "text", ""))  # noqa: E731
         asked = {"item_bytes": 1, "evaluate": {"slices": []}, **asked}
         asked["data"] = {"max_quarantine": 0.5, **asked.get("data", {})}
         there = prepared(tmp_path / "data", **{**asked, **more}, report=tell)
@@ -213,7 +213,7 @@ def test_garbage_collection_removes_what_no_kept_run_was_made_from(write, prepar
     assert (len(store.list("rows")), len(store.list("fits"))) == (2, 2)
     write("3.parquet", rows(3), **PLAIN)
     notes: list[str] = []
-    prepared(folder, **asked, report=lambda event: notes.append(event.get("text", "")))
+    prepared(folder, **asked, report=lambda event: notes.append(getattr(event, "text", "")))
     assert reused(notes, "identify rows") == (2, 3)
     store.remove("runs/t")
     store.gc(dry_run=False)
@@ -238,7 +238,9 @@ def test_a_preparation_that_fails_leaves_its_parts_to_the_next(write, prepared, 
     with pytest.raises(DataError, match="cannot be used"):
         prepared(folder, **asked, data={"max_quarantine": 0.0})
     notes: list[str] = []
-    prepared(folder, **asked, data={"max_quarantine": 0.5}, report=lambda event: notes.append(event.get("text", "")))
+    prepared(
+        folder, **asked, data={"max_quarantine": 0.5}, report=lambda event: notes.append(getattr(event, "text", ""))
+    )
     assert reused(notes, "identify rows") == (2, 2)
 
 

@@ -15,6 +15,7 @@ import pytest
 from fmray.data.hashing import row_hash
 from fmray.data.lanes import Lanes, verify_lanes
 from fmray.errors import DataError, SpecError
+from fmray.events import to_json
 from fmray.records import SPLITS, Prepared
 from fmray.store import Store
 
@@ -143,7 +144,7 @@ def test_a_unique_row_is_named_by_its_hash(write, prepared):
 def test_a_second_call_reads_the_record_back(write, prepared):
     folder, events = write("p.parquet", rows()), []
     first = prepared(folder, steps=["auto"])
-    assert prepared(folder, steps=["auto"], report=events.append) == first
+    assert prepared(folder, steps=["auto"], report=lambda event: events.append(to_json(event))) == first
     assert [event["event"] for event in events] == ["record"]
     assert prepared(folder, steps=["auto", "quantile"]).fingerprint != first.fingerprint
 
@@ -363,7 +364,12 @@ def test_ten_thousand_small_files_become_lanes_within_a_minute(tmp_path, prepare
 
 def test_a_small_job_runs_here_and_says_why(write, prepared):
     events = []
-    prepared(write("p.parquet", rows()), steps=["auto"], run={"prepare": "auto"}, report=events.append)
+    prepared(
+        write("p.parquet", rows()),
+        steps=["auto"],
+        run={"prepare": "auto"},
+        report=lambda event: events.append(to_json(event)),
+    )
     notes = [event["text"] for event in events if event["event"] == "note"]
     assert any("in this process (over 256 MB goes to Ray)" in note for note in notes)
     assert {event["stage"] for event in events if event["event"] == "progress"} == {

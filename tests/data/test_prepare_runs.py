@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 
 from fmray.errors import DataError
+from fmray.events import to_json
 from fmray.records import Prepared
 from fmray.store import Store
 
@@ -76,7 +77,7 @@ asked = {"name": "t", "data": {"path": folder, "target": "y"}, "steps": ["auto"]
 job = Job.from_json(asked)
 store = Store(root)
 def report(event):
-    if event.get("stage") == "identify rows":
+    if getattr(event, "stage", "") == "identify rows":
         open(mark, "w").close()
         if mark.endswith("wait"):
             import time; time.sleep(600)
@@ -154,7 +155,7 @@ def test_over_ray_what_was_kept_here_is_read_back_into_the_same_bytes(tmp_path, 
     prepared(folder, **asked)
     for number, part in enumerate(others, 1):
         write(f"{number}.parquet", part)
-        there = prepared(folder, **asked, run={"prepare": "ray"}, report=told.append)
+        there = prepared(folder, **asked, run={"prepare": "ray"}, report=lambda event: told.append(to_json(event)))
         words = f"identify rows: {number} of {number + 1} work items"
         assert any(event.get("text", "").startswith(words) for event in told)
     bare = prepared(folder, **asked, store=Store(str(tmp_path / "bare")), run={"prepare": "local", "reuse": False})

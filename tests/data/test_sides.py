@@ -24,7 +24,7 @@ def prepared(tmp_path, write):
         value = {"name": "t", "data": {"path": str(write("p.parquet", pa.table(columns))), "target": "y", **data}}
         value |= {"split": split or {}, "steps": ["standardise"], "run": {"prepare": "local"}}
         job = Job.from_json(value)
-        report = (lambda event: None) if notes is None else lambda event: notes.append(event.get("text", ""))
+        report = (lambda event: None) if notes is None else lambda event: notes.append(getattr(event, "text", ""))
         return prepare(scan(job.data, "."), job, Ref(task), store, report)
 
     make.store = store

@@ -15,6 +15,7 @@ from fmray import workflow
 from fmray.data.hashing import row_hash
 from fmray.data.lanes import Lanes
 from fmray.ensemble.folds import configurations, oof_outputs
+from fmray.events import Epoch
 from fmray.report.card import read_card
 from fmray.seeding import derive
 from fmray.spec.load import job_from
@@ -135,8 +136,8 @@ def test_an_interrupted_training_goes_on_with_the_fold_it_was_in(strict, tmp_pat
     seen = []
 
     def report(event):
-        if event["event"] == "epoch":
-            seen.append(event["trial"])
+        if isinstance(event, Epoch):
+            seen.append(event.place.trial)
             if seen == [0, 0, 0, 1]:
                 raise KeyboardInterrupt
 

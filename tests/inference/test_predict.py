@@ -18,6 +18,7 @@ from fmray.cli import main
 from fmray.data.hashing import row_hash
 from fmray.data.lanes import Lanes
 from fmray.errors import ClusterError, DataError
+from fmray.events import to_json
 from fmray.inference import predict as predicting
 from fmray.inference.model import open_model
 from fmray.inference.predict import MANIFEST, predict, spell_summary
@@ -255,10 +256,10 @@ def test_finished_predictions_that_were_damaged_since_are_named_and_made_again(m
     whole = read(out)
     broken = sorted(out.glob("part-*.parquet"))[1]
     damage(broken)
-    go(model, data, out, report=told.append)
+    go(model, data, out, report=lambda event: told.append(to_json(event)))
     assert any(str(broken) in event.get("text", "") and "made anew" in event["text"] for event in told)
     assert read(out).equals(whole)
-    go(model, data, out, report=told.append)
+    go(model, data, out, report=lambda event: told.append(to_json(event)))
     assert told[-1]["text"] == f"{out} is complete"
 
 
@@ -299,7 +300,7 @@ def test_predictions_from_before_checksums_are_said_not_to_be_verified(model, da
     summary = go(model, data, out)
     summary |= {"format": 1, "parts": [{"file": part["file"], "rows": part["rows"]} for part in summary["parts"]]}
     (out / MANIFEST).write_text(json.dumps(summary, indent=1))
-    go(model, data, out, report=told.append)
+    go(model, data, out, report=lambda event: told.append(to_json(event)))
     assert "not verified" in told[-1]["text"]
 
 

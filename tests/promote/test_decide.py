@@ -15,6 +15,7 @@ from promote.conftest import build
 from fmray import workflow
 from fmray.cli import main
 from fmray.errors import ClusterError, DataError, SpecError
+from fmray.events import to_json
 from fmray.promote import approve, decide, promote, rollback
 from fmray.promote.history import History
 from fmray.promote.registry import registry_of
@@ -428,7 +429,7 @@ def test_a_job_with_a_promote_section_decides_at_its_end_and_is_the_same_run(hou
     events = []
     card = read_card(runs["weak"].root, house.store)
     job = Job.from_json({**card.job, "promote": {"approval": "required"}})
-    found = workflow.execute(job, house.store, report=events.append)
+    found = workflow.execute(job, house.store, report=lambda event: events.append(to_json(event)))
     assert found.id == runs["weak"].id
     assert [event["verdict"] for event in events if event["event"] == "promotion"] == ["pending"]
 

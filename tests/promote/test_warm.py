@@ -37,7 +37,7 @@ def train(folder: Path, store: Store, lr: float = 0.02, epochs: int = 5, seeds: 
         "name": "w", "data": {"path": "rows", "target": "y"}, "model": {"mlp": {"width": 8, "depth": 1}},
         "evaluate": {"baselines": ["dummy"]}, "ensemble": {"average": {"keep": "always"}}, "rigour": {"profile": "draft"}, **more,
     }  # fmt: skip
-    told = (lambda event: None) if notes is None else lambda event: notes.append(event.get("text", ""))
+    told = (lambda event: None) if notes is None else lambda event: notes.append(getattr(event, "text", ""))
     return workflow.execute(job_from(asked, folder), store, report=told)
 
 

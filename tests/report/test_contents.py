@@ -7,6 +7,7 @@ import pytest
 from fmray import workflow
 from fmray.cli import main
 from fmray.errors import DataError
+from fmray.events import Stage
 from fmray.report.folder import read_run, remake_report
 from fmray.report.listing import list_runs
 from fmray.spec.load import job_from
@@ -144,7 +145,7 @@ def test_a_bit_flipped_between_training_and_evaluation_is_named(store, made, kin
     """The record of the members is whole when it is read; then a bit flips before it is used."""
 
     def damage(event):
-        if event["event"] == "stage" and event["stage"] == "combine":
+        if isinstance(event, Stage) and event.name == "combine":
             for path in Path(store.root).glob(kind):
                 flip(path, place=path.stat().st_size - 3)
 
@@ -155,7 +156,7 @@ def test_a_bit_flipped_between_training_and_evaluation_is_named(store, made, kin
 
 def test_a_bit_flipped_in_the_lanes_between_preparation_and_training_is_named(store, made):
     def damage(event):
-        if event["event"] == "stage" and event["stage"] == "train":
+        if isinstance(event, Stage) and event.name == "train":
             for path in Path(store.root).glob("prepared/*/data-*/train-*.arrow"):
                 flip(path)
 

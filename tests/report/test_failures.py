@@ -9,6 +9,7 @@ import pytest
 
 from fmray import workflow
 from fmray.console import PlainConsole
+from fmray.events import Stacks
 from fmray.progress import Watch
 from fmray.report.card import read_card, render
 from fmray.report.journal import Journal
@@ -45,7 +46,7 @@ def test_a_run_short_of_memory_ends_and_says_what_was_done(job, tmp_path):
     assert "Failures on the way" in page
     assert "Each step is computed in 2 micro-batches from now on" in page
     card = read_card(run.root, store)
-    assert [event["text"] for event in card.failures] == [events[0]["text"]]
+    assert [line.event.text for line in card.failures] == [events[0]["text"]]
     value = card.to_json()
     del value["failures"]  # as a card of an earlier version
     assert "Failures on the way" not in render(type(card).from_json(value))
@@ -56,10 +57,10 @@ def test_stacks_are_files_of_the_run_without_secrets_and_their_event_is_not_kept
     root = store.path("runs/a/b")
     journal = Journal(root, store, seen.append)
     text = "File net.py, line 3 in forward\n  s3://me:hunter2@host/x\n"
-    journal({"event": "stacks", "path": "stacks/1/rank-0.txt", "text": text})
+    journal(Stacks("stacks/1/rank-0.txt", text))
     journal(failure("hang", "stood still", "restarted", stacks="stacks/1"))
     kept = store.read_bytes(f"{root}/stacks/1/rank-0.txt").decode()
     assert "line 3 in forward" in kept
     assert "hunter2" not in kept
     assert [event["event"] for event in store.events(f"{root}/events.jsonl")] == ["failure"]
-    assert journal.failures()[0]["stacks"] == "stacks/1"
+    assert journal.failures()[0].event.stacks == "stacks/1"

@@ -1,11 +1,11 @@
 import pytest
 
 from fmray import workflow
+from fmray.events import Epoch, PackStarted, Place
 from fmray.report.journal import Journal
 from fmray.spec.load import job_from
 from fmray.store import Store
 
-PLACE = {"role": "member", "trial": 0, "pack": 0}
 JOB = {"data": {"path": "sample:iris", "target": "target"}, "model": "linear", "run": {"workers": 0},
        "train": {"epochs": 4, "batch_rows": 64, "early_stop": None}, "evaluate": {"baselines": []}}  # fmt: skip
 
@@ -23,11 +23,11 @@ def test_a_pack_that_begins_from_nothing_cuts_what_was_written_of_it(tmp_path):
     root = store.path("runs/a/b")
     first = Journal(root, store, lambda event: None)
     for epoch in (1, 2):
-        first({"event": "epoch", "epoch": epoch, **PLACE})
-        first({"event": "epoch", "epoch": epoch, **PLACE, "pack": 1})
+        first(Epoch(epoch=epoch))
+        first(Epoch(epoch=epoch, place=Place(pack=1)))
     again = Journal(root, store, lambda event: None)
-    again({"event": "pack", **PLACE})
-    again({"event": "epoch", "epoch": 1, **PLACE})
+    again(PackStarted())
+    again(Epoch(epoch=1))
     told = [(event["pack"], event["epoch"]) for event in store.events(f"{root}/events.jsonl")]
     assert sorted(told) == [(0, 1), (1, 1), (1, 2)]
 
@@ -36,9 +36,9 @@ def test_a_run_killed_before_its_first_checkpoint_has_each_epoch_once(tmp_path):
     store, seen = Store(str(tmp_path / "store")), []
 
     def kill(event):
-        if event["event"] == "epoch" and event.get("role") == "member":
-            seen.append(event["epoch"])
-            if event["epoch"] == 2:
+        if isinstance(event, Epoch) and event.place.role == "member":
+            seen.append(event.epoch)
+            if event.epoch == 2:
                 raise KeyboardInterrupt
 
     job = job_from(JOB, tmp_path)

@@ -59,8 +59,8 @@ def test_events_and_checkpoints_go_through_once_storage_answers_again(store, aft
         write_atomic_folder(f"{STORE}/states/1", {"state.json": b"{}"}, {"global_step": 1})
     assert [event["epoch"] for event in store.events("runs/a/events.jsonl")] == [1, 2]
     assert read_atomic_folder(f"{STORE}/states/1")[1] == {"state.json": b"{}"}
-    assert {(event["class"], event["action"], event["counted"]) for event in told} == {("storage", "waited", False)}
-    assert sum(event["attempt"] for event in told) == len(signs) == 8
+    assert {(event.kind, event.action, event.counted) for event in told} == {("storage", "waited", False)}
+    assert sum(event.attempt for event in told) == len(signs) == 8
 
 
 def test_a_file_that_was_created_before_its_answer_was_lost_is_the_callers_own(store):

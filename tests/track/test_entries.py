@@ -2,10 +2,12 @@
 
 import math
 import re
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmray.events import Epoch, Logged, Note, Place
 from fmray.records import Member
 from fmray.track.entries import MOST_NESTED, MOST_TEXT, cut, flat, nested_of, plain, progress_of
 
@@ -70,13 +72,9 @@ def test_members_that_speak_come_first_then_the_best_others():
 
 
 def test_progress_counts_the_epochs_of_the_runs_own_members():
-    epoch = {"event": "epoch", "primary": "f1[a]", "alive": 2, "role": "member", "time": 5.0}
-    events = [
-        {"event": "note", "text": "x", "time": 1.0},
-        {**epoch, "best": None},
-        {**epoch, "best": 0.5, "role": "baseline"},
-        {**epoch, "best": 0.75, "alive": 1},
-    ]
+    epoch = Epoch(epoch=1, primary="f1[a]", alive=2)
+    told = [Note("x"), epoch, replace(epoch, best=0.5, place=Place("baseline")), replace(epoch, best=0.75, alive=1)]
+    events = [Logged(5.0, "train", event) for event in told]
     points = [(p.metric, p.step, p.value) for p in progress_of(events)]
     best = plain("progress/best_f1[a]")
     assert points == [

@@ -21,6 +21,7 @@ from track.conftest import SECRET, free_port, make_job, mlflow_server, serving, 
 from fmray import workflow
 from fmray.cli import main
 from fmray.errors import ClusterError, DataError
+from fmray.events import Epoch, Note, Stage, to_json
 from fmray.inference.model import open_model
 from fmray.inference.serving import served
 from fmray.report.card import read_card
@@ -189,13 +190,13 @@ def test_a_server_killed_mid_run_and_brought_back_learns_all_of_it_once(carried,
         address = address_of(alive.enter_context(mlflow_server(tmp_path, port)), store)
 
         def report(event):
-            is_first = event["event"] == "epoch" and event["epoch"] == 1 and event["role"] == "member"
+            is_first = isinstance(event, Epoch) and event.epoch == 1 and event.place.role == "member"
             if is_first and not heard:  # members that train side by side each have a first epoch
                 heard.append(event)
                 assert wait_for_progress(address) == "RUNNING"
                 alive.close()
-            if event["event"] == "note":
-                notes.append(event["text"])
+            if isinstance(event, Note):
+                notes.append(event.text)
 
         run = workflow.execute(make_job(carried, track={"mlflow": address.uri}), store, report=report)
     assert run.status == "finished"
@@ -307,7 +308,7 @@ def test_a_server_that_accepts_and_never_answers_costs_a_run_two_answers_time(ca
     finished_at = []
 
     def report(event):
-        if event["event"] == "stage" and event["stage"] == "report":
+        if isinstance(event, Stage) and event.name == "report":
             finished_at.append(time.monotonic())
 
     with socket.socket() as deaf:
@@ -341,7 +342,11 @@ def test_a_password_in_the_address_gets_in_and_comes_out_nowhere(carried, tmp_pa
     events = []
     try:
         uri = f"http://ann:{SECRET}@127.0.0.1:{server.server_port}"
-        run = workflow.run(make_job(carried, track={"mlflow": uri}), str(tmp_path / "store"), report=events.append)
+        run = workflow.run(
+            make_job(carried, track={"mlflow": uri}),
+            str(tmp_path / "store"),
+            report=lambda event: events.append(to_json(event)),
+        )
     finally:
         server.shutdown()
         server.server_close()

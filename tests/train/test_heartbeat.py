@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from fmray.events import Failure, to_json
 from fmray.train.heartbeat import LEAST_SECONDS, Stillness, beat, watched_here
 
 
@@ -40,8 +41,8 @@ def test_a_training_in_this_process_says_where_it_hangs_and_goes_on():
     events, told = [], threading.Event()
 
     def report(event):
-        events.append(event)
-        if event["event"] == "failure":
+        events.append(to_json(event))
+        if isinstance(event, Failure):
             told.set()
 
     with watched_here(0.2, report):

@@ -12,6 +12,7 @@ from train.faulty_net import Narrow
 from tune.kill import prepared_rows, write_data
 
 from fmray.errors import TrainError
+from fmray.events import to_json
 from fmray.metrics.find import find_metric
 from fmray.records import Member, Prepared
 from fmray.spec.job import Job
@@ -57,7 +58,14 @@ def train(
     events: list[dict[str, Any]] = []
     job = replace(job, model=Ref(MODEL, params), train=replace(job.train, accumulate=accumulate))
     metric = find_metric("roc_auc", prepared.target)
-    done = sweep(job, plans_of(job, Ref("classification")), prepared, metric, Store(str(folder)), report=events.append)
+    done = sweep(
+        job,
+        plans_of(job, Ref("classification")),
+        prepared,
+        metric,
+        Store(str(folder)),
+        report=lambda event: events.append(to_json(event)),
+    )
     return done.members[0], load_file(f"{done.members[0].root}/model.safetensors"), events
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tune import kill
 
 from fmray.errors import ClusterError, SpecError
+from fmray.events import to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, RunOptions
@@ -154,7 +155,9 @@ def test_two_workers_see_the_rows_of_one_and_end_where_one_does(tmp_path, ingest
     if ingest == "ray":
         job = replace(job, run=replace(run, memory=6000))  # three windows, and less than a share
     one = sweep(replace(job, run=RunOptions(workers=0)), plans, prepared, metric, Store(str(tmp_path / "one")))
-    two = sweep(job, plans, prepared, metric, Store(str(tmp_path / "two")), 2, report=notes.append)
+    two = sweep(
+        job, plans, prepared, metric, Store(str(tmp_path / "two")), 2, report=lambda event: notes.append(to_json(event))
+    )
     for mine, other in zip(one.members, two.members, strict=True):
         tensors, others = (load_file(f"{member.root}/{TENSORS}") for member in (mine, other))
         assert mine.best_epoch == other.best_epoch

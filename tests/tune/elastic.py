@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 
 import fmray.tune.sweep as module
+from fmray.events import to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.store import Store
@@ -113,7 +114,10 @@ def main(folder: Path) -> dict[str, Any]:
             train(Recorded(work, str(folder / f"rows-{way}")), *rest)
 
         module.train = recorded
-        store, report = Store(str(folder / way)), events.append if way == "elastic" else lambda event: None
+        store, report = (
+            Store(str(folder / way)),
+            (lambda event: events.append(to_json(event))) if way == "elastic" else lambda event: None,
+        )
         found[way] = module.sweep(job, plans, prepared, metric, store, workers, report=report).members
 
     def wait(until: Callable[[], bool], seconds: float) -> bool:

@@ -12,6 +12,7 @@ from kill import prepared_rows, write_data
 
 from fmray.data.session import session
 from fmray.errors import FmrayError
+from fmray.events import Failure, Stacks
 from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -42,15 +43,20 @@ def main(folder: Path) -> None:
             value["run"] |= {"workers": 2, "deterministic": False}
             store, events, error, members = Store(str(folder / name)), [], "", ()
             search = Search(
-                Job.from_json(value), Ref("classification"), lambda job: prepared, metric, store, report=events.append
+                Job.from_json(value),
+                Ref("classification"),
+                lambda job: prepared,
+                metric,
+                store,
+                report=events.append,
             )
             try:
                 members = search.search().members
             except FmrayError as caught:
                 error = f"{type(caught).__name__}: {caught}"
-            told = [event["text"] for event in events if event["event"] == "failure"]
+            told = [event.text for event in events if isinstance(event, Failure)]
             ends = [[member.status, member.reason, member.val_score is not None] for member in members]
-            stacks = [event["text"] for event in events if event["event"] == "stacks"]
+            stacks = [event.text for event in events if isinstance(event, Stacks)]
             found[name] = {"ends": ends, "error": error, "told": told, "stacks": stacks}
     (folder / "result.json").write_text(json.dumps(found))
 

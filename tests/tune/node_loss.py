@@ -15,6 +15,7 @@ import ray
 from kill import prepared_rows, write_data
 from ray.cluster_utils import Cluster
 
+from fmray.events import to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.store import Store
@@ -42,7 +43,9 @@ def main(folder: Path) -> Any:
 
     def train(way: str) -> None:
         store = Store(str(folder / way))
-        members = sweep(job, plans, prepared, metric, store, WORKERS, report=events.append).members
+        members = sweep(
+            job, plans, prepared, metric, store, WORKERS, report=lambda event: events.append(to_json(event))
+        ).members
         plain = [{k: v for k, v in m.to_json().items() if k != "root"} for m in members]
         found[way] = plain
 

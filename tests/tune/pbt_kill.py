@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tune.kill import JOB, prepared_rows, write_data
 
+from fmray.events import Event, Exploit, to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -62,12 +63,15 @@ def main(folder: Path, way: str) -> None:
     pending = [way] if way == "worker" else []
     events = (folder / "events.jsonl").open("a")
 
-    def report(event: dict[str, object]) -> None:
+    def write(event: dict[str, object]) -> None:
         events.write(json.dumps(event) + "\n")
         events.flush()
-        if event["event"] == "exploit" and pending:
+
+    def report(event: Event) -> None:
+        write(to_json(event))
+        if isinstance(event, Exploit) and pending:
             pending.clear()
-            report({"event": "killed", "workers": kill_workers()})
+            write({"event": "killed", "workers": kill_workers()})
 
     metric, store = find_metric("roc_auc", prepared.target), Store(str(folder / "store"))
     job = populated(job)

@@ -15,6 +15,7 @@ from kill import prepared_rows, write_data
 
 from fmray.data.session import session
 from fmray.errors import FmrayError
+from fmray.events import Event, Record
 from fmray.metrics.find import find_metric
 from fmray.records import Member, Prepared
 from fmray.report.journal import Journal
@@ -75,8 +76,8 @@ class Recorded:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["event"] != "record":
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Record):
             self._journal(event)
 
 

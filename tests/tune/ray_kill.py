@@ -17,6 +17,7 @@ from pathlib import Path
 from kill import prepared_rows, write_data
 
 from fmray.data.session import session
+from fmray.events import Event, Resumed, to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.store import Store
@@ -64,7 +65,7 @@ def main(folder: Path, name: str, ways: list[str]) -> None:
     with session():
         for way in ways:
             killed: list[int] = []
-            events: list[dict[str, object]] = []
+            events: list[Event] = []
             store = folder / f"store-{name}-{way}"
             if way != "none":
                 threading.Thread(target=kill_one, args=(store, way, killed), daemon=True).start()
@@ -73,7 +74,7 @@ def main(folder: Path, name: str, ways: list[str]) -> None:
                 report=events.append,
             )  # fmt: skip
             members = [{k: v for k, v in m.to_json().items() if k != "root"} for m in done.members]
-            resumed = [event for event in events if event["event"] == "resumed"]
+            resumed = [to_json(event) for event in events if isinstance(event, Resumed)]
             result = {"way": way, "members": members, "killed": killed, "resumed": resumed}
             with (folder / f"{name}.jsonl").open("a") as file:  # Ray prints lines of its own
                 file.write(json.dumps(result) + "\n")

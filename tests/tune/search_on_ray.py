@@ -16,6 +16,7 @@ from pathlib import Path
 from tune.kill import prepared_rows, write_data
 from tune.search_kill import searched
 
+from fmray.events import to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.store import Store
@@ -50,7 +51,14 @@ def main(folder: Path, name: str, workers: int, killing: bool) -> None:
     store, killed = Store(str(folder / name)), list[int]()
     if killing:
         threading.Thread(target=kill_workers, args=(killed,), daemon=True).start()
-    done = Search(job, Ref("classification"), lambda job: prepared, metric, store, report=events.append).search()
+    done = Search(
+        job,
+        Ref("classification"),
+        lambda job: prepared,
+        metric,
+        store,
+        report=lambda event: events.append(to_json(event)),
+    ).search()
     members = [{k: v for k, v in member.to_json().items() if k != "root"} for member in done.members]
     notes = [event["text"] for event in events if event["event"] == "note"]
     resumed = [event["class"] for event in events if event["event"] == "resumed"]

@@ -10,6 +10,7 @@ import pytest
 
 from fmray import workflow
 from fmray.errors import DataError
+from fmray.events import Epoch
 from fmray.spec.load import job_from
 from fmray.store import Store
 
@@ -29,7 +30,7 @@ def interrupted(job, store, number):
     left = [number]
 
     def stop(event):
-        if event["event"] == "epoch" and event.get("role") == "member":
+        if isinstance(event, Epoch) and event.place.role == "member":
             left[0] -= 1
             if not left[0]:
                 raise KeyboardInterrupt

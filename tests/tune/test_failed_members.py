@@ -9,6 +9,7 @@ from train import bad_nets
 from tune.kill import prepared_rows, write_data
 
 from fmray.errors import FmrayError, SpecError, TrainError
+from fmray.events import to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -48,7 +49,7 @@ def searched(job: Job, name: str, widths=WIDTHS, *, seeds=1, **search) -> Job:
 
 def search(rows, store, name, widths=WIDTHS, events=None, **asked):
     job, prepared = searched(rows[0], name, widths, **asked), rows[1]
-    report = (lambda event: None) if events is None else events.append
+    report = (lambda event: None) if events is None else lambda event: events.append(to_json(event))
     search = Search(
         job, TASK, lambda job, fold=None: prepared, find_metric("roc_auc", prepared.target), store, report=report
     )
@@ -59,7 +60,7 @@ def alone(rows, store, name, seeds=1, events=None, **params):
     job = replace(rows[0], model=Ref(f"train.bad_nets:{name}", params))
     job = replace(job, train=replace(job.train, epochs=2, seeds=Seeds(n=seeds), schedule=Ref("constant")))
     metric = find_metric("roc_auc", rows[1].target)
-    report = (lambda event: None) if events is None else events.append
+    report = (lambda event: None) if events is None else lambda event: events.append(to_json(event))
     return sweep(job, plans_of(job, TASK), rows[1], metric, store, report=report)
 
 

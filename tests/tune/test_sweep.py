@@ -10,6 +10,7 @@ import torch
 from tune.kill import prepared_rows, write_data
 
 from fmray.errors import TrainError
+from fmray.events import Epoch, to_json
 from fmray.metrics.find import find_metric
 from fmray.records import Prepared
 from fmray.spec.job import Job
@@ -48,7 +49,7 @@ def train(job, prepared, store, **options):
 def test_a_finished_sweep_is_read_back_and_not_trained_again(job, prepared, store):
     events = []
     first = train(job, prepared, store)
-    again = train(job, prepared, store, report=events.append)
+    again = train(job, prepared, store, report=lambda event: events.append(to_json(event)))
     assert not first.reused
     assert again.reused
     assert again.members == first.members
@@ -95,7 +96,7 @@ def test_packs_side_by_side_come_to_the_bits_of_packs_one_after_the_other(by_two
         lanes(number)
         events = []
         found[number] = train(job, prepared, store, attempt=f"x{number}", report=events.append)
-        epochs = [(event["pack"], event["epoch"]) for event in events if event["event"] == "epoch"]
+        epochs = [(event.place.pack, event.epoch) for event in events if isinstance(event, Epoch)]
         assert sorted(epochs) == [(pack, epoch) for pack in range(4) for epoch in (1, 2)]
         assert found[number].widths == (2, 2, 2, 1)
     facts = {n: [(m.tensor_hash, m.val_score, m.history) for m in one.members] for n, one in found.items()}
@@ -114,7 +115,7 @@ def test_an_interrupt_ends_all_packs_at_once_and_what_follows_comes_to_the_same_
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(job, prepared, store, report=lambda event: interrupt(event) if event["event"] == "epoch" else None)
+        train(job, prepared, store, report=lambda event: interrupt(event) if isinstance(event, Epoch) else None)
     assert len(started) <= 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fmray-pack")]
     again = train(job, prepared, store)

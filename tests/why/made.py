@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmray.why import Evidence
-from fmray.why.evidence import Line
+from fmray.why.evidence import seen_at
 
 NOW = 1_000_000.0
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "fmray": "0123456789abcdef"}
@@ -39,7 +39,7 @@ def failed(text: str, kind: str = "ClusterError", frames: tuple[str, ...] = ()) 
 
 
 def evidence(status: str, *events: dict[str, Any], **given: Any) -> Evidence:
-    lines = [Line(f"events.jsonl:{number}", event) for number, event in enumerate([driver(), *events], 1)]
+    lines = [seen_at(f"events.jsonl:{number}", event) for number, event in enumerate([driver(), *events], 1)]
     holder = {**HOLDER, "released": status in ("finished", "failed")}
     known = {
         "run": {"run_id": "abc", "job": "test", "status": status},

@@ -35,7 +35,7 @@ def test_a_look_that_hangs_and_one_that_raises_are_answers_beside_the_others():
 
 def test_lines_that_are_no_events_are_left_out_and_the_others_keep_their_numbers():
     text = '{"event": "a", "time": 1}\nnot json\n[1]\n{"no": 1}\n\n{"event": "b", "time": 2}\n{"event": "c", "tor'
-    assert [(line.place, line["event"]) for line in events_of(text)] == [
+    assert [(line.place, line.event.name) for line in events_of(text)] == [
         ("events.jsonl:1", "a"),
         ("events.jsonl:6", "b"),
     ]

@@ -322,7 +322,7 @@ def test_a_hang_that_the_run_itself_found_is_told_until_it_gets_on():
 
 def test_a_record_that_another_process_makes_is_waited_for():
     text = "2026-01-01 10:00:00,000 INFO waiting for /store/prepared/ab, held by far:9 (fmray)"
-    found = first(evidence("running", stage("prepare", 90), log=[Line("driver.log:3", {"text": text})]))
+    found = first(evidence("running", stage("prepare", 90), log=[Line("driver.log:3", text)]))
     assert found.kind == "lease"
     assert found.cause == "it waits for another process: /store/prepared/ab, held by far:9 (fmray)"
 
