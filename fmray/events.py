@@ -231,8 +231,8 @@ class Failure(Event):
     """Something failed, and something was done about it.
 
     Args:
-        kind: Of the failure; see `fmray.failures`.
-        action: What was done: "stopped", "restarted", "halved the micro-batch", "waited", "left the member out".
+        kind: See `fmray.failures`.
+        action: What was done; see there.
         counted: Whether `run.max_failures` counts it.
         attempt: Number of the failure.
         rank, node: The worker it hit first, and where that was.

@@ -23,6 +23,7 @@ from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
 from fmray.evaluate.sides import check_sides
 from fmray.events import Driver, Note, Promotion, Report, RunOpened, Stage, ignore
+from fmray.failures import STOPPED
 from fmray.inference.serving import served
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
@@ -177,7 +178,7 @@ def _named(error: BaseException, journal: Journal, root: str) -> BaseException:
         return _told(CodeError(error.said, error.stacks, root))
     if not is_of_user(error):
         return error
-    found = code_error(error, "stacks/error.txt", journal, "stopped")
+    found = code_error(error, "stacks/error.txt", journal, STOPPED)
     if user_frames(error):
         return _told(CodeError(found.said, found.stacks, root, journal.at))
     return TrainError(

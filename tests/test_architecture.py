@@ -38,7 +38,7 @@ FLOORS = (
     ("spec",),
     ("catalogue", "store"),
     ("records",),
-    ("events",),
+    ("events", "failures"),
     ("registry", "seeding", "schema"),
     ("errors",),
     ("printable",),

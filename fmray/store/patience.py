@@ -15,6 +15,7 @@ from typing import BinaryIO, TypeVar
 
 from fmray.errors import ClusterError
 from fmray.events import Failure, Report
+from fmray.failures import STORAGE, WAITED
 from fmray.store.fences import require_held
 from fmray.store.files import Files, is_disk_full
 from fmray.store.redaction import redact
@@ -186,5 +187,5 @@ def _patiently(path: str, act: Callable[[bool], T]) -> T:
     if refusals and _waits:
         seconds = time.monotonic() - began
         text = f"{redact(path)} was refused {refusals} times in {seconds:.1f} s ({reason}), then went through"
-        _waits[-1].report(Failure("storage", text, "waited", counted=False, attempt=refusals))
+        _waits[-1].report(Failure(STORAGE, text, WAITED, counted=False, attempt=refusals))
     return found

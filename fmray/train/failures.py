@@ -13,29 +13,30 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
 
+from fmray import failures
 from fmray.errors import FmrayError, TrainError
 from fmray.events import Failure
+from fmray.failures import (
+    DEVICE_MEMORY,
+    GRAVITY,
+    KILLED_FOR_MEMORY,
+    KINDS,
+    MEMORY,
+    NODE,
+    NODE_DIED,
+    PEER_LOST,
+    RESTARTED,
+    SHORT_OF_DEVICE_MEMORY,
+    SHORT_OF_MEMORY,
+    STORAGE,
+    USER,
+    WORKER,
+    Action,
+    Kind,
+)
 from fmray.store import is_disk_full, is_transient, redact
 
-Kind = Literal["user", "memory", "device memory", "node", "hang", "storage", "worker"]
-Action = Literal["stopped", "restarted", "halved the micro-batch", "waited", "left the member out"]
-USER: Final = "user"
-"""The job, the data or code that the user brought: it would fail again, so it is not tried again."""
-MEMORY: Final = "memory"
-"""The memory of a machine did not suffice."""
-DEVICE_MEMORY: Final = "device memory"
-"""The memory of a GPU did not suffice."""
-NODE: Final = "node"
-"""A machine was lost or taken away."""
-HANG: Final = "hang"
-"""Nobody made a step for too long."""
-STORAGE: Final = "storage"
-"""The store, or a disk, refused for longer than is waited."""
-WORKER: Final = "worker"
-"""A process died, or anything else."""
-KINDS: Final[tuple[Kind, ...]] = (USER, MEMORY, DEVICE_MEMORY, NODE, HANG, STORAGE, WORKER)
 MOST_LOST = 100
 """Nodes that a training may lose; against a cluster that takes away each node it gives."""
 MOST_HANGS = 1
@@ -61,20 +62,10 @@ _SPEAKERS = tuple(
 )
 """What passes events on, and calls nothing of a job's own."""
 _LIBRARY = re.compile(r"(site|dist)-packages[/\\](torch|functorch|ray|numpy|scipy|pandas|polars|pyarrow|optuna)[/\\]")
-_SHORT = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory")
-_SHORT_DEVICE = re.compile(r"(CUDA|HIP|NCCL|Cuda failure|CUBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
-_KILLED_FOR_MEMORY = re.compile(r"low on memory|memory monitor|out-of-memory killer killed", re.IGNORECASE)
-_NODE_DIED = re.compile(
-    r"node (has )?died|node is dead|node was (terminated|preempted|drained)|raylet died", re.IGNORECASE
-)
-_LOST_PEER = re.compile(
-    r"gloo|nccl|ProcessGroup|by peer|Broken pipe|Socket Timeout|wait timeout|Timed out waiting", re.IGNORECASE
-)
 _RAY_NODE = {
     "NodeDiedError", "LocalRayletDiedError", "PreemptionError", "TaskUnschedulableError", "ActorUnschedulableError",
     "WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError",
 }  # fmt: skip
-_GRAVITY: tuple[Kind, ...] = (HANG, DEVICE_MEMORY, MEMORY, NODE, STORAGE, WORKER, USER)
 
 
 class ShortOfMemoryError(TrainError):
@@ -132,9 +123,9 @@ def kind_of(error: BaseException) -> Kind:
         return kind_of(inner)
     text = str(error)
     named = _names(error)
-    if "torch.OutOfMemoryError" in named or (isinstance(error, RuntimeError) and _SHORT_DEVICE.search(text)):
+    if "torch.OutOfMemoryError" in named or (isinstance(error, RuntimeError) and SHORT_OF_DEVICE_MEMORY.search(text)):
         return DEVICE_MEMORY
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _SHORT.search(text)):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and SHORT_OF_MEMORY.search(text)):
         return MEMORY
     if any(name.startswith("ray.") for name in named):
         return _kind_of_ray(error, named, text)
@@ -150,7 +141,7 @@ def is_lost_peer(error: BaseException) -> bool:
     named = _names(error)
     bare = isinstance(error, RuntimeError | ConnectionError)
     lost = any(name.startswith("torch.distributed.") or name.endswith("CollectiveTimeoutError") for name in named)
-    return lost or (bare and _LOST_PEER.search(str(error)) is not None)
+    return lost or (bare and PEER_LOST.search(str(error)) is not None)
 
 
 def gravest(errors: Mapping[int, BaseException]) -> int:
@@ -160,7 +151,7 @@ def gravest(errors: Mapping[int, BaseException]) -> int:
     """
 
     def place(rank: int) -> tuple[bool, int, int]:
-        return is_lost_peer(errors[rank]), _GRAVITY.index(kind_of(errors[rank])), rank
+        return is_lost_peer(errors[rank]), GRAVITY.index(kind_of(errors[rank])), rank
 
     return min(errors, key=place)
 
@@ -180,7 +171,7 @@ def failure(
         attempt: Number of the failure.
         stacks: Where in the run's directory the stacks of all workers lie.
     """
-    counted = kind == WORKER or (kind == STORAGE and action == "restarted")
+    counted = kind == WORKER or (kind == STORAGE and action == RESTARTED)
     return Failure(kind, redact(text), action, counted=counted, attempt=attempt, rank=rank, node=node, stacks=stacks)
 
 
@@ -200,13 +191,13 @@ class Budget:
     def allows(self, kind: Kind) -> bool:
         """Take note of a failure, and tell whether the same may be tried again."""
         match kind:
-            case "worker" | "storage":  # of the latter, what was not the store's own has not waited
+            case failures.WORKER | failures.STORAGE:  # of the latter, what was not the store's own has not waited
                 self.workers += 1
                 return self.workers <= self.most
-            case "node":
+            case failures.NODE:
                 self.nodes += 1
                 return self.nodes <= MOST_LOST
-            case "hang":
+            case failures.HANG:
                 self.hangs += 1
                 return self.hangs <= MOST_HANGS
         return False
@@ -214,9 +205,9 @@ class Budget:
     def spent(self, kind: Kind) -> tuple[str, str]:
         """Say why a failure ends a training that could be tried again, and by which key."""
         match kind:
-            case "node":
+            case failures.NODE:
                 return f"more than {MOST_LOST} nodes were lost", "run.workers"
-            case "hang":
+            case failures.HANG:
                 return f"the workers hung {self.hangs} times", "run.hang_seconds"
         return f"the workers failed more than {self.most} times", "run.max_failures"
 
@@ -296,9 +287,9 @@ def told(error: BaseException) -> str:
 
 def _kind_of_ray(error: BaseException, named: set[str], text: str) -> Kind:
     own = {name.rpartition(".")[2] for name in named if name.startswith("ray.")}
-    if "OutOfMemoryError" in own or _KILLED_FOR_MEMORY.search(text):
+    if "OutOfMemoryError" in own or KILLED_FOR_MEMORY.search(text):
         return MEMORY
-    lost = "RayActorError" in own and _NODE_DIED.search(text) is not None
+    lost = "RayActorError" in own and NODE_DIED.search(text) is not None
     return NODE if own & _RAY_NODE or getattr(error, "preempted", False) or lost else WORKER
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fmray.events import Report, Stacks
-from fmray.train.failures import HANG, failure
+from fmray.failures import HANG, WAITED
+from fmray.train.failures import failure
 
 LEAST_SECONDS, MEDIANS = 600.0, 50.0
 """Without a word from the job, a training hangs when nobody made a step for so long, and for so many median steps."""
@@ -101,7 +102,7 @@ def watched_here(asked: Asked, report: Report) -> Iterator[None]:
                 folder = f"stacks/{os.getpid()}-{number}"
                 report(Stacks(f"{folder}/rank-0.txt", stacks_here()))
                 text = f"no step was made for {seconds:.0f} s (run.hang_seconds: {asked}); this process waits on"
-                report(failure(HANG, text, "waited", number, rank=0, stacks=folder))
+                report(failure(HANG, text, WAITED, number, rank=0, stacks=folder))
 
     thread = threading.Thread(target=watch, name="fmray-watch", daemon=True)
     thread.start()

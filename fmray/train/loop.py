@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from fmray.events import Epoch, Report, ignore
+from fmray.failures import DEVICE_MEMORY, MEMORY
 from fmray.metrics.metric import Metric
 from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch
-from fmray.train.failures import DEVICE_MEMORY, MEMORY, kind_of, told
+from fmray.train.failures import kind_of, told
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
 from fmray.train.ingest import Rows, num_steps

@@ -6,6 +6,7 @@ How small they have become is written down, so whoever carries the trial on, on 
 from dataclasses import dataclass
 
 from fmray.errors import TrainError
+from fmray.failures import HALVED
 from fmray.spec.sections import Train
 from fmray.store import Fence, Store
 from fmray.train.failures import ShortOfMemoryError, failure
@@ -58,4 +59,4 @@ class MicroBatches:
             raise TrainError(f"memory does not suffice for a step on one row: {text}. Choose a smaller model.", "model")
         attempt = (number // self.train.accumulate).bit_length() - 1
         text = f"{text}. Each step is computed in {number} micro-batches from now on"
-        worker.report(failure(short.kind, text, action="halved the micro-batch", attempt=attempt, rank=short.rank))
+        worker.report(failure(short.kind, text, action=HALVED, attempt=attempt, rank=short.rank))

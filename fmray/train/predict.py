@@ -14,13 +14,14 @@ from fmray.data.lanes import Lanes
 from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
 from fmray.events import ignore
+from fmray.failures import DEVICE_MEMORY, MEMORY
 from fmray.records import Ensemble, Member, Predictions, Prepared, Split
 from fmray.spec.ref import Ref
 from fmray.store.copies import to_read, to_write
 from fmray.store.places import files_of
 from fmray.tasks.task import Batch, Task, task_of
 from fmray.train.combine import combine_outputs
-from fmray.train.failures import DEVICE_MEMORY, MEMORY, kind_of
+from fmray.train.failures import kind_of
 from fmray.train.layout import ModuleLayout
 from fmray.train.population import Blueprint, Population, enter
 

@@ -11,20 +11,9 @@ from functools import partial
 
 from fmray.errors import ClusterError, FmrayError, TrainError
 from fmray.events import Report
+from fmray.failures import DEVICE_MEMORY, HALVED, HANG, MEMORY, NODE, RESTARTED, STOPPED, USER, Kind
 from fmray.store import is_disk_full, redact
-from fmray.train.failures import (
-    DEVICE_MEMORY,
-    HANG,
-    MEMORY,
-    NODE,
-    USER,
-    Budget,
-    CodeError,
-    Kind,
-    failure,
-    gravest,
-    kind_of,
-)
+from fmray.train.failures import Budget, CodeError, failure, gravest, kind_of
 from fmray.train.watch import Watch, settle
 
 Halve = Callable[[], int | None]
@@ -92,12 +81,12 @@ def decide(fault: Fault, budget: Budget, attempt: int, halve: Halve, report: Rep
         number = halve()
         if number is not None:
             text = f"{fault.text}. Each step is computed in {number} micro-batches from now on"
-            report(tell(text, "halved the micro-batch"))
+            report(tell(text, HALVED))
             return
     elif not refused and not _is_final(fault) and budget.allows(fault.kind):
-        report(tell(fault.text, "restarted"))
+        report(tell(fault.text, RESTARTED))
         return
-    report(tell(fault.text, "stopped"))
+    report(tell(fault.text, STOPPED))
     raise _end(fault, budget)
 
 

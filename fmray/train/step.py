@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from fmray.errors import FmrayError
+from fmray.failures import DEVICE_MEMORY, MEMORY, Kind
 from fmray.tasks.task import Batch, Losses, mixed
-from fmray.train.failures import DEVICE_MEMORY, MEMORY, Kind, ShortOfMemoryError, kind_of, told
+from fmray.train.failures import ShortOfMemoryError, kind_of, told
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
 from fmray.train.optim import clip

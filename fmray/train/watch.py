@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fmray.events import Report, Stacks
+from fmray.failures import MEMORY, NODE, WORKER, Kind
 from fmray.records import Json
-from fmray.train.failures import MEMORY, NODE, WORKER, Kind
 from fmray.train.heartbeat import Asked, Stillness, beats, look_seconds
 from fmray.train.mailbox import every
 from fmray.train.stacks import SIGNAL, listen

@@ -24,6 +24,7 @@ from fmray.data.scratch import is_local
 from fmray.data.session import living_nodes, session
 from fmray.errors import FmrayError, SpecError, TrainError
 from fmray.events import Epoch, Event, Note, Report, Stacks, Workers, to_json
+from fmray.failures import DEVICE_MEMORY, MEMORY, STOPPED, USER, Action
 from fmray.records import Json, Prepared, Split
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -31,19 +32,7 @@ from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store, waiting
 from fmray.train.capacity import Lookout, maps_lanes, room
 from fmray.train.device import set_up
-from fmray.train.failures import (
-    DEVICE_MEMORY,
-    MEMORY,
-    USER,
-    Action,
-    Budget,
-    CodeError,
-    failure,
-    is_of_user,
-    kind_of,
-    place_of,
-    told,
-)
+from fmray.train.failures import Budget, CodeError, failure, is_of_user, kind_of, place_of, told
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import Asked, beat, look_seconds, watched_here
 from fmray.train.ingest import Rows
@@ -197,14 +186,14 @@ def failing_here(hang_seconds: Asked, report: Report) -> Iterator[None]:
             yield
     except BaseException as error:
         if is_of_user(error):
-            raise code_error(error, "stacks/error-0-0.txt", report, "stopped") from error
+            raise code_error(error, "stacks/error-0-0.txt", report, STOPPED) from error
         if not isinstance(error, Exception):
             raise
         kind = kind_of(error)
         if not isinstance(error, FmrayError):
             error.add_note(place_of(error))
         with suppress(FmrayError):  # if it cannot be written down, what ended the training is still to be raised
-            report(failure(kind, told(error), "stopped"))
+            report(failure(kind, told(error), STOPPED))
         if kind not in (MEMORY, DEVICE_MEMORY) or isinstance(error, FmrayError):
             raise
         raise TrainError(f"memory does not suffice: {told(error)}. {LESS}", "run.memory") from error

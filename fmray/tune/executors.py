@@ -20,11 +20,12 @@ import torch
 from fmray.data.session import living_nodes, session
 from fmray.errors import FmrayError
 from fmray.events import Event, Report, Workers
+from fmray.failures import WORKER
 from fmray.records import Json
 from fmray.spec.sections import RunOptions, Train
 from fmray.store import Store, waiting
 from fmray.train.device import set_up
-from fmray.train.failures import WORKER, Budget, is_of_user
+from fmray.train.failures import Budget, is_of_user
 from fmray.train.group import ALONE
 from fmray.train.heartbeat import beat, look_seconds
 from fmray.train.loop import Verdict

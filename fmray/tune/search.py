@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from fmray.data.session import living_nodes, session
 from fmray.errors import SpecError, TrainError
 from fmray.events import Note, Report, ignore
+from fmray.failures import MEMORY
 from fmray.metrics.metric import Metric, ranked
 from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
-from fmray.train.failures import MEMORY, is_of_user, kind_of
+from fmray.train.failures import is_of_user, kind_of
 from fmray.train.population import num_parameters
 from fmray.train.warm import Start
 from fmray.tune.executors import train_here, train_on_ray

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fmray.events import Epoch, Event, Failure, Report, SearchStanding, Stacks
+from fmray.failures import LEFT_OUT
 from fmray.metrics.metric import Metric
 
 MOST_TOLD = 20
@@ -44,7 +45,7 @@ class SearchProgress:
         """Count members that were left out, and their tracebacks: beyond the first, their records say enough."""
         if isinstance(event, Stacks):
             return event.path.startswith("stacks/member-") and self._left_out >= MOST_TOLD
-        if isinstance(event, Failure) and event.action == "left the member out":
+        if isinstance(event, Failure) and event.action == LEFT_OUT:
             self._left_out += 1
             return self._left_out > MOST_TOLD
         return False

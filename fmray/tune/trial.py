@@ -18,6 +18,7 @@ from safetensors.torch import save as write_tensors
 from fmray.data.hashing import sample_of
 from fmray.errors import DataError, SpecError, TrainError
 from fmray.events import Epoch, Event, PackStarted, Place, Report, Resumed, ignore
+from fmray.failures import DEVICE_MEMORY, LEFT_OUT, MEMORY
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import HISTORY, Json, Member, Prepared
@@ -27,16 +28,7 @@ from fmray.store import Fence, Store
 from fmray.store.copies import to_write
 from fmray.store.manifest import measure
 from fmray.train.device import circumstances, release
-from fmray.train.failures import (
-    DEVICE_MEMORY,
-    MEMORY,
-    CodeError,
-    ShortOfMemoryError,
-    failure,
-    is_of_user,
-    kind_of,
-    told,
-)
+from fmray.train.failures import CodeError, ShortOfMemoryError, failure, is_of_user, kind_of, told
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.loop import Judge, Verdict, fit, outputs
@@ -150,7 +142,7 @@ class Training:
         except (SpecError, TrainError) as error:
             if not self.tolerant or worker.group.size > 1:
                 raise
-            worker.report(failure(kind_of(error), f"{spelled(trial.plans)}: {error}", "left the member out"))
+            worker.report(failure(kind_of(error), f"{spelled(trial.plans)}: {error}", LEFT_OUT))
             self.give_up(trial, str(error))
             return True
 
@@ -463,10 +455,10 @@ def fault_of(error: BaseException, plans: Sequence[Plan], path: str, report: Rep
     """
     about = f"{spelled(plans)}: "
     if isinstance(error, SpecError | TrainError) and not isinstance(error, CodeError):
-        report(failure(kind_of(error), f"{about}{told(error)}", "left the member out"))
+        report(failure(kind_of(error), f"{about}{told(error)}", LEFT_OUT))
         return {"reason": str(error), "class": type(error).__name__}
     if is_of_user(error) or kind_of(error) in (MEMORY, DEVICE_MEMORY):
-        found = code_error(error, path, report=report, action="left the member out", about=about)
+        found = code_error(error, path, report=report, action=LEFT_OUT, about=about)
         return {"reason": found.said, "class": TrainError.__name__}
     return None
 

@@ -7,10 +7,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fmray.events import Driver, Epoch, Failed, Failure, Workers
+from fmray.failures import (
+    AGAIN,
+    AROUND,
+    HANG,
+    LEFT_OUT,
+    MEMORY,
+    STOPPED,
+    STORAGE,
+    USER,
+    WORKER,
+    Trouble,
+    trouble_in,
+    trouble_of,
+)
 from fmray.records import Json
-from fmray.why.error_patterns import AROUND, CLASSES, Sign, of_kind, sign_of
 from fmray.why.evidence import Evidence
-from fmray.why.finding import AGAIN, Finding, shorten, spell_seconds, then_again
+from fmray.why.finding import Finding, shorten, spell_seconds, then_again
 from fmray.why.waits import hang, own_frame, progress
 
 INSTALLED = "/site-packages/"
@@ -22,7 +35,7 @@ _NOISE = re.compile(r'^{"|logging\.cc:|job_manager\.py:')
 """Lines that Ray prints around those of a command, and the answer of the command itself."""
 BEGUN_SECONDS = 60.0
 """How long a run may take to name itself."""
-LEFT_OUT, MOST_LEFT_OUT = "left the member out", 5
+MOST_LEFT_OUT = 5
 UNSURE = ("bug", "killed worker", "cluster")
 GATE_FIX = "Look at the gate in the report, mend the data or the job; or waive it under rigour, with a reason"
 
@@ -71,11 +84,11 @@ def failed(evidence: Evidence) -> Iterator[Finding]:
     text = ends[-1].event.text if ends else evidence.run.get("error", "")
     place = ends[-1].place if ends else "run.json"
     kind = ends[-1].event.kind if ends else ""
-    by_class = failures[-1].event.kind if failures and (not ends or failures[-1].event.action == "stopped") else ""
+    by_class = failures[-1].event.kind if failures and (not ends or failures[-1].event.action == STOPPED) else ""
     found = []
-    if by_class == "hang" and evidence.stacks:
+    if by_class == HANG and evidence.stacks:
         found.append(hang(evidence, (failures[-1].place, failures[-1].event.text), "it hung"))
-    if by_class == "user" and evidence.traces:
+    if by_class == USER and evidence.traces:
         found.append(_raised(evidence))
     seen = [(place, shorten(str(text))), *failures_of(evidence), *progress(evidence)]
     found.append(explain(str(text), kind, by_class=by_class, seen=seen, frames=ends[-1].event.frames if ends else ()))
@@ -115,16 +128,16 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], fr
         seen: Evidence.
         frames: Of the error with which the run ended, outermost first.
     """
-    sign = sign_of(f"{kind}: {text}")
-    if sign is not None and sign.kind in AROUND and (frames or by_class == "user"):
-        sign = None
-    if by_class not in ("", "user", "worker") and not (by_class == "storage" and sign):
-        sign = of_kind(CLASSES.get(by_class, "")) or sign
-    if kind in MEANT and kind != "ClusterError" and (sign is None or sign.kind == "data"):
+    trouble = trouble_in(f"{kind}: {text}")
+    if trouble is not None and trouble.name in AROUND and (frames or by_class == USER):
+        trouble = None
+    if by_class not in ("", USER, WORKER) and not (by_class == STORAGE and trouble):
+        trouble = trouble_of(by_class) or trouble
+    if kind in MEANT and kind != "ClusterError" and (trouble is None or trouble.name == "data"):
         what, fix = halves(text)
-        return Finding(sign.kind if sign else "user error", what, tuple(seen), then_again(fix))
-    if sign is not None:
-        return _of_sign(sign, kind, text, seen)
+        return Finding(trouble.name if trouble else "user error", what, tuple(seen), then_again(fix))
+    if trouble is not None:
+        return _of_trouble(trouble, kind, text, seen)
     if kind == "ClusterError" and " the last time with: " not in text:
         what, fix = halves(text)
         return Finding("cluster", what, tuple(seen), then_again(fix))
@@ -139,13 +152,13 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], fr
     )
 
 
-def _of_sign(sign: Sign, kind: str, text: str, seen: list[tuple[str, str]]) -> Finding:
-    cause = sign.cause
-    fix = sign.fix
-    if sign.kind in ("infeasible resources", "lease", "data", "versions", "full disk"):
+def _of_trouble(trouble: Trouble, kind: str, text: str, seen: list[tuple[str, str]]) -> Finding:
+    cause = trouble.cause
+    fix = trouble.fix
+    if trouble.name in ("infeasible resources", "lease", "data", "versions", "full disk"):
         cause = f"{cause}: {shorten(halves(text)[0], 200)}"
-        fix = then_again(halves(text)[1]) if kind in MEANT and sign.kind != "full disk" else fix
-    return Finding(sign.kind, cause, tuple(seen), fix)
+        fix = then_again(halves(text)[1]) if kind in MEANT and trouble.name != "full disk" else fix
+    return Finding(trouble.name, cause, tuple(seen), fix)
 
 
 def halves(text: str) -> tuple[str, str]:
@@ -224,14 +237,14 @@ def killed_for_memory(evidence: Evidence) -> Iterator[Finding]:
     since = min((line.time for line in evidence.of(Driver)), default=0.0)
     kills = [d for d in evidence.cluster.get("deaths", []) if d["kind"] == "NODE_OUT_OF_MEMORY" and d["time"] >= since]
     kills = [death for death in kills if (death["node"], death["pid"]) in mine]
-    sign = of_kind("memory")
-    if kills and sign is not None:
+    trouble = trouble_of(MEMORY)
+    if kills and trouble is not None:
         nodes = {node["id"]: node["name"] for node in evidence.cluster["nodes"]}
         seen = [
             (f"node {nodes.get(d['node'], d['node'][:6])}", shorten(f"process {d['pid']}: {d['text']}", 260))
             for d in kills[-3:]
         ]
-        yield Finding("memory", sign.cause, (*seen, *progress(evidence)), sign.fix)
+        yield Finding("memory", trouble.cause, (*seen, *progress(evidence)), trouble.fix)
 
 
 def _answer(evidence: Evidence) -> Json:

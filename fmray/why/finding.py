@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fmray.failures import AGAIN
 from fmray.records import Json
 from fmray.store import redact
 
-AGAIN = "then run the same command again: it continues where it stopped"
 NEW_NODE = "Bring the node back or add one, and it goes on by itself; or stop it and run it with fewer run.workers"
 FREE_CPUS = (
     "Free CPUs for reading: stop other work, add a node, or set fewer run.workers; "

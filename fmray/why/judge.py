@@ -6,8 +6,8 @@ Pure: it sees nothing but the evidence, so every verdict can be had without a cl
 from collections.abc import Iterator
 
 from fmray.events import Failure
+from fmray.failures import LEFT_OUT, trouble_in
 from fmray.why.ends import (
-    LEFT_OUT,
     failed,
     failures_of,
     finished,
@@ -17,7 +17,6 @@ from fmray.why.ends import (
     left_out,
     of_attempt,
 )
-from fmray.why.error_patterns import sign_of
 from fmray.why.evidence import Evidence
 from fmray.why.finding import Finding, shorten
 from fmray.why.room import missing_room
@@ -80,10 +79,10 @@ def unreachable(evidence: Evidence) -> Iterator[Finding]:
     error = evidence.cluster.get("error", "")
     if not error:
         return
-    sign = sign_of(error)
+    trouble = trouble_in(error)
     address = evidence.cluster.get("address", "")
     said = shorten(halves(error)[0], 200)
-    if sign is not None and sign.kind == "token":
+    if trouble is not None and trouble.name == "token":
         fix = "Put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token here, and ask again"
         yield Finding("token", f"its cluster is no help: {said}", ((address, error),), fix)
     else:

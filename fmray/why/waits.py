@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator, Sequence
 
 from fmray.events import Driver, Epoch, Event, Failure, Note, Resumed, Stage, Workers
+from fmray.failures import AGAIN, HANG, WAITED
 from fmray.records import Json
 from fmray.why.evidence import PROBE_BYTES, Evidence, Seen
-from fmray.why.finding import AGAIN, FREE_CPUS, NEW_NODE, Finding, shorten, spell_bytes, spell_names, spell_seconds
+from fmray.why.finding import FREE_CPUS, NEW_NODE, Finding, shorten, spell_bytes, spell_names, spell_seconds
 from fmray.why.room import dead_nodes
 
 STILL_SECONDS, STILL_EPOCHS = 20.0, 5.0
@@ -97,7 +98,7 @@ def stalled(evidence: Evidence) -> Iterator[Finding]:
         said += f", the longest took {spell_seconds(usual)}" if usual else ""
         yield hang(evidence, ("events.jsonl", said), "it hangs")
     else:
-        told = [one for one in evidence.of(Failure) if (one.event.kind, one.event.action) == ("hang", "waited")]
+        told = [one for one in evidence.of(Failure) if (one.event.kind, one.event.action) == (HANG, WAITED)]
         if told and not _moved_since(told[-1], evidence):
             yield hang(evidence, (told[-1].place, told[-1].event.text), "it hangs")
 

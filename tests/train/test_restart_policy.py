@@ -10,7 +10,8 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError
 
 from fmray.errors import ClusterError, DataError, TrainError
-from fmray.train.failures import Budget, Kind
+from fmray.failures import Kind
+from fmray.train.failures import Budget
 from fmray.train.restart_policy import Fault, decide
 
 KILLED = WorkerGroupError("failed", {1: OutOfMemoryError("Task was killed due to the node running low on memory.")})
@@ -28,10 +29,10 @@ def after(kind: Kind, *numbers: int | None, error: Exception = KILLED, budget: B
 @pytest.mark.parametrize("kind", ["memory", "device memory"])
 def test_workers_killed_for_want_of_memory_go_on_with_smaller_steps_and_are_not_counted(kind):
     events = after(kind, 2, 4, 8, 16)
-    assert [event["action"] for event in events] == ["halved the micro-batch"] * 4
-    assert not any(event["counted"] for event in events)
-    assert "in 16 micro-batches" in events[-1]["text"]
-    assert [event["attempt"] for event in events] == [1, 2, 3, 4]
+    assert [event.action for event in events] == ["halved the micro-batch"] * 4
+    assert not any(event.counted for event in events)
+    assert "in 16 micro-batches" in events[-1].text
+    assert [event.attempt for event in events] == [1, 2, 3, 4]
 
 
 def test_workers_killed_for_want_of_memory_end_the_training_where_no_step_can_be_smaller():
@@ -42,7 +43,7 @@ def test_workers_killed_for_want_of_memory_end_the_training_where_no_step_can_be
 def test_lost_nodes_are_not_counted_beside_workers_that_are():
     budget = Budget(1)
     assert len(after("node", *[None] * 20, budget=budget)) == 20
-    assert [event["counted"] for event in after("worker", None, budget=budget)] == [True]
+    assert [event.counted for event in after("worker", None, budget=budget)] == [True]
     with pytest.raises(
         ClusterError, match=r"run.max_failures: the workers failed more than 1 times, .*rank 1: it went"
     ):
@@ -61,7 +62,7 @@ def test_a_second_hang_ends_the_training_and_says_where_the_stacks_are():
 
 def test_storage_that_refused_a_worker_is_tried_again_unless_it_is_full():
     away = OSError(errno.EIO, os.strerror(errno.EIO))
-    assert [event["counted"] for event in after("storage", None, error=away)] == [True]
+    assert [event.counted for event in after("storage", None, error=away)] == [True]
     with pytest.raises(ClusterError):
         after("storage", None, error=WorkerGroupError(os.strerror(errno.ENOSPC), {0: away}))
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tune import kill
 
 from fmray.errors import ClusterError, SpecError
-from fmray.events import to_json
+from fmray.events import Note, to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, RunOptions
@@ -91,7 +91,7 @@ def test_without_a_cluster_a_job_trains_in_this_process(monkeypatch):
 
 
 def test_a_window_that_memory_cannot_hold_is_refused_with_one_that_it_can(classes):
-    notes: list[dict[str, object]] = []
+    notes: list[Note] = []
     run = RunOptions(workers=1, memory=4000, ingest="ray")
     worker = Worker(ALONE, torch.device("cpu"), notes.append, run, over_ray=True)
     with pytest.raises(SpecError, match=r"run\.memory: .* Set train\.order\.window_chunks: 6 or run\.memory: "):
@@ -103,7 +103,7 @@ def test_a_window_that_memory_cannot_hold_is_refused_with_one_that_it_can(classe
     assert not worker.rows(classes.prepared, "train", 2, order=fits).in_memory
     worker = Worker(ALONE, torch.device("cpu"), notes.append, replace(run, ingest="map"), over_ray=True)
     assert not worker.rows(classes.prepared, "train", 2, order=Order(num_lanes=5)).in_memory
-    assert [str(note["text"]).partition(" (")[0] for note in notes] == [
+    assert [note.text.partition(" (")[0] for note in notes] == [
         "train lanes are streamed through Ray Data",
         "train lanes are streamed through Ray Data",
         "train lanes are streamed through Ray Data",
