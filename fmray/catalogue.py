@@ -33,6 +33,8 @@ STEPS = Registry(
         "quantile": "fmray.data.tabular:Quantile",
         "robust_scale": "fmray.data.tabular:RobustScale",
         "standardise": "fmray.data.tabular:Standardise",
+        "tfidf": "fmray.data.tfidf:Tfidf",
+        "tokenize": "fmray.data.tokenize:Tokenize",
     },
     STEP,
     components="fmray.spec.components.steps",
@@ -65,6 +67,7 @@ TASKS = Registry(
 MODELS = Registry(
     "model",
     {
+        "bag_of_embeddings": "fmray.models.bag_of_embeddings:BagOfEmbeddings",
         "linear": "fmray.models.linear:Linear",
         "logistic": "fmray.models.linear:Linear",
         "mlp": "fmray.models.mlp:MLP",

@@ -12,6 +12,10 @@ from fmray.schema import Schema
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+ROW_BYTES = 16
+"""What a row takes in memory beside its inputs."""
+RAGGED_BYTES = 16
+"""What a row takes in memory beside its entries in a ragged column: where it starts, and how long it is."""
 Json = dict[str, Any]
 
 
@@ -93,6 +97,7 @@ class Prepared:
         held: Split -> {"rows", and of val and test "counts" per class, or "low" and "high" per target column}, of rows
             whose weight is above 0.
         with_nulls: Those in which training rows have nulls; None if no step looked at them.
+        entries: Column of a ragged block -> its entries in all rows, and those of its longest row.
     """
 
     fingerprint: str
@@ -115,6 +120,14 @@ class Prepared:
     raw: Schema = field(default_factory=lambda: Schema(()))
     held: Json = field(default_factory=dict)
     with_nulls: tuple[str, ...] | None = None
+    entries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def row_bytes(self) -> float:
+        """Bytes that the inputs, the target and the identity of a row take, on average."""
+        num_rows = max(1, sum(self.num_rows(split) for split in SPLITS))
+        ragged = sum(4 * total / num_rows + RAGGED_BYTES for total, _ in self.entries.values())
+        return 4 * self.schema.width + ROW_BYTES + ragged
 
     def for_member(self, member: "Member") -> "Prepared":
         """Give the rows as a member learned from them."""
@@ -128,7 +141,10 @@ class Prepared:
         """Give the record as plain values."""
         variants = {name: variant.to_json() for name, variant in self.variants.items()}
         schemas = {"schema": self.schema.to_json(), "raw": self.raw.to_json()}
-        return {**asdict(self), **schemas, "variants": variants}
+        values = {**asdict(self), **schemas, "variants": variants}
+        if not self.entries:  # records without ragged blocks read as they always did
+            del values["entries"]
+        return values
 
     @classmethod
     def from_json(cls, value: Json) -> "Prepared":
@@ -146,6 +162,7 @@ class Prepared:
                 "notes": tuple(value["notes"]),
                 "manifest": tuple(value["manifest"]),
                 "variants": {name: cls.from_json(variant) for name, variant in value["variants"].items()},
+                "entries": {name: (total, most) for name, (total, most) in value.get("entries", {}).items()},
             }
         )
 

@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 from fmray.errors import SpecError
 
-Kind = Literal["number", "text", "time", "one_hot", "hashed", "missing", "bytes", "vector", "image"]
+Kind = Literal["number", "text", "time", "one_hot", "hashed", "missing", "bytes", "vector", "image", "tokens", "bag"]
+BlockKind = Literal["x", "tokens", "bag"]
+DENSE = "x"
+RAGGED: dict[str, BlockKind] = {"tokens": "tokens", "bag": "bag"}
+"""Kinds of columns whose rows differ in length; each is a block of its own, called like its kind or as a step says."""
+TYPICAL_ENTRIES = 64
+"""Entries of a ragged row that sizes of slices are worked out by."""
 
 
 @dataclass(frozen=True)
@@ -21,32 +27,98 @@ class Column:
         name: As in the data, or as the step that made it calls it.
         kind: What its values mean: "number" standardised or raw, "text" and "time" as read (a step must turn them into
             numbers), "one_hot" indicators of `classes`, "hashed" buckets, "missing" a 0/1 flag, "bytes" 0-255 each,
-            "vector" a fixed-size list of numbers, "image" an encoded image of any length (a step must decode it).
-        width: Number of floats per row.
+            "vector" a fixed-size list of numbers, "image" an encoded image of any length (a step must decode it),
+            "tokens" a list of token ids of any length, "bag" a list of ids of any length with a weight each.
+        width: Number of floats per row; of tokens and bags, number of ids: all lie in [0, width).
         classes: Level per float of a one-hot column, in order; the last may be "<other>".
+        block: Model input that holds it; "x" holds all dense columns side by side.
     """
 
     name: str
     kind: Kind
     width: int = 1
     classes: tuple[str, ...] = ()
+    block: str = DENSE
+
+
+@dataclass(frozen=True)
+class Block:
+    """Describe one model input.
+
+    Args:
+        name: By which `forward` takes it.
+        kind: "x" dense floats (B, D); "tokens" padded ids (B, L) beside `<name>_lengths` (B,); "bag" the same with
+            `<name>_weights` (B, L) as well.
+        width: Number of floats per row (D), or number of ids.
+        columns: Names of the columns that it holds.
+    """
+
+    name: str
+    kind: BlockKind
+    width: int
+    columns: tuple[str, ...]
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether rows differ in length."""
+        return self.kind != DENSE
+
+    @property
+    def lane_columns(self) -> tuple[str, ...]:
+        """Columns of the lanes that hold the block."""
+        return (self.name, f"{self.name}_weights") if self.kind == "bag" else (self.name,)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Describe the model's input block `x`: columns side by side, in order."""
+    """Describe the model's input blocks: the columns of `x` side by side, in order, and a block per ragged column."""
 
     columns: tuple[Column, ...]
 
     @property
+    def dense(self) -> tuple[Column, ...]:
+        """Columns of the block `x`."""
+        return tuple(column for column in self.columns if column.block == DENSE)
+
+    @property
     def width(self) -> int:
-        """Number of floats per row over all columns."""
-        return sum(column.width for column in self.columns)
+        """Number of floats per row of the block `x`."""
+        return sum(column.width for column in self.dense)
+
+    @property
+    def blocks(self) -> dict[str, Block]:
+        """Give each model input by its name; `x` comes first.
+
+        Raises:
+            SpecError: If two ragged columns are in one block.
+        """
+        found: dict[str, Block] = {}
+        if dense := self.dense:
+            found[DENSE] = Block(DENSE, "x", self.width, tuple(column.name for column in dense))
+        for column in self.columns:
+            if column.block == DENSE:
+                continue
+            if column.block in found:
+                both = f"'{found[column.block].columns[0]}' and '{column.name}'"
+                raise SpecError(f"{both} are both in block '{column.block}'. Name a block for each.", "steps")
+            found[column.block] = Block(column.block, RAGGED[column.kind], column.width, (column.name,))
+        return found
+
+    @property
+    def lane_columns(self) -> list[str]:
+        """Columns of the lanes that hold the inputs of a model."""
+        return [name for block in self.blocks.values() for name in block.lane_columns]
+
+    @property
+    def typical_bytes(self) -> int:
+        """Bytes of a row, where a ragged one is of ordinary length; to work out how many rows to handle at a time."""
+        ragged = [block for block in self.blocks.values() if block.is_ragged]
+        return max(4, 4 * self.width + sum(4 * TYPICAL_ENTRIES * len(block.lane_columns) for block in ragged))
 
     def feature_names(self) -> list[str]:
-        """Name every float of the block, e.g. `age`, `sex=Male`, `pixels[3]`."""
+        """Name every float of the block `x`, e.g. `age`, `sex=Male`, `pixels[3]`."""
         names: list[str] = []
-        for column in self.columns:
+        for column in self.dense:
             if column.classes:
                 names += [f"{column.name}={level}" for level in column.classes]
             elif column.width == 1:
@@ -57,12 +129,24 @@ class Schema:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Give the columns as plain values."""
-        return [asdict(column) for column in self.columns]
+        return [_to_json(column) for column in self.columns]
 
     @classmethod
     def from_json(cls, columns: list[Mapping[str, Any]]) -> "Schema":
         """Read back what `to_json` gave."""
-        return cls(tuple(Column(c["name"], c["kind"], c["width"], tuple(c["classes"])) for c in columns))
+        return cls(tuple(_from_json(column) for column in columns))
+
+
+def _to_json(column: Column) -> dict[str, Any]:
+    values = asdict(column)
+    if column.block == DENSE:  # records without other blocks read as they always did
+        del values["block"]
+    return values
+
+
+def _from_json(column: Mapping[str, Any]) -> Column:
+    block = column.get("block", DENSE)
+    return Column(column["name"], column["kind"], column["width"], classes=tuple(column["classes"]), block=block)
 
 
 def image_shape(image: Sequence[int] | None, width: int, where: str) -> tuple[int, int, int]:

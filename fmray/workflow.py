@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 
+from fmray.catalogue import MODELS
 from fmray.data.folds import Fold
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
@@ -37,6 +38,7 @@ from fmray.report.journal import Journal, log_to
 from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
 from fmray.spec.effect import hidden_params
+from fmray.spec.inputs import unread
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Lease, Store, fingerprint, redact, waiting
@@ -241,6 +243,9 @@ def _run_stages(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jou
         for text in prepared.notes:  # also where the record is read back: whoever runs a job is told what it decides
             if text not in journal.notes:
                 journal.note(text)
+    if job.model.name in MODELS:
+        for text in unread(job.model.name, MODELS.params(job.model.name).reads, prepared.schema):
+            journal.note(text)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
     for text in check_sides(prepared, metric, job.evaluate.metrics or defaults(prepared.target)[1]):
         journal.note(text)

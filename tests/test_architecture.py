@@ -60,6 +60,7 @@ DOORS = {
         "why/remote.py",
     },
     "PIL": {"data/image.py"},
+    "tokenizers": {"data/tokenize.py"},
     "torch": {
         "preflight/probe.py",
         "models/*",

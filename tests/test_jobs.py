@@ -46,6 +46,8 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "mnist_resnet",
         "perceptron",
         "quickstart",
+        "sms_spam",
+        "sms_spam_tokens",
     ]
 
 

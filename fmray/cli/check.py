@@ -10,6 +10,7 @@ from rich.text import Text
 from fmray.cli.options import DEFAULT_STORE, DONE, AsJson, JobFile, Overrides, StorePath, app, error_console, out
 from fmray.errors import FmrayError, SpecError
 from fmray.printable import in_yaml
+from fmray.schema import Schema
 from fmray.store import redact
 
 
@@ -103,7 +104,7 @@ def _exact(job: Any, store: str) -> dict[str, str]:
         "data": f"{job.data.path}: {dataset.num_rows:,} rows in {len(dataset.files)} files",
         "rows": ", ".join(f"{name} {count:,}" for name, count in rows.items()),
         "target": f"{', '.join(target.columns)}: {classes or moments} (training rows)",
-        "inputs": f"{prepared.schema.width} numbers per row",
+        "inputs": _inputs(prepared.schema),
         "batches": f"{steps:,} per epoch",
         "prepared": prepared.root,
     }
@@ -121,9 +122,7 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
     more = "" if num_files < FOOTERS else f" (the first {FOOTERS} files; the rest after prepare)"
     split = f"by {job.split.by}" + (f" column '{job.split.column}'" if job.split.column else "")
     stop = job.train.early_stop
-    inputs = (
-        f"{seen.inputs.width} numbers per row, judged by {seen.num_rows:,} rows" if seen.inputs else "after prepare"
-    )
+    inputs = f"{_inputs(seen.inputs)}, judged by {seen.num_rows:,} rows" if seen.inputs else "after prepare"
     target = ", ".join(data.target)
     if seen.target is not None and seen.target.classes:
         target += f": {len(seen.target.classes)} classes" + (
@@ -159,6 +158,13 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
     if job.schedule is not None:
         plan["schedule"] = ", ".join(f"{name}: {value}" for name, value in written["schedule"].items())
     return plan | ({"notes": "\n".join(seen.notes)} if seen.notes else {})
+
+
+def _inputs(schema: Schema) -> str:
+    """Say what a model is given of a row."""
+    found = [f"{schema.width} numbers"] if schema.width or not schema.blocks else []
+    found += [f"{b.name} ({b.width:,} ids)" for b in schema.blocks.values() if b.is_ragged]
+    return f"{' and '.join(found)} per row"
 
 
 def _members(job: Any) -> str:

@@ -4,12 +4,12 @@ Both read the item again: nothing but identities and sides lies between the pass
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
-from fmray.data.arrow_frames import as_frame, block
+from fmray.data.arrow_frames import as_frame, blocks
 from fmray.data.canonical import LANES, key, mix
 from fmray.data.class_sampling import lane_copies
 from fmray.data.duplicates import kept_rows
@@ -18,13 +18,14 @@ from fmray.data.identify import Recipe, Summary, hashes_of, some, summarise, whe
 from fmray.data.lanes import lane_order, write_part
 from fmray.data.levels import encode_levels
 from fmray.data.pipeline import Pipeline
+from fmray.data.ragged import Arrays, Ragged, empty_rows, repeated
 from fmray.data.scan import WorkItem, read_item
 from fmray.data.sides import group_hashes
 from fmray.data.split import TEST, TRAIN
 from fmray.data.target import encode_target
 from fmray.errors import DataError
 from fmray.records import SPLITS, Split, Target
-from fmray.schema import Schema
+from fmray.schema import DENSE, Schema
 
 WORD = 1 << 64
 SLICE_BYTES = 8 << 20
@@ -60,11 +61,13 @@ class Written:
         parts: Split -> (file, rows); splits without rows are left out.
         test_ids: Sums of the mixed ids of test rows modulo 2^64, per word: equal for equal sets of rows.
         unseen: Class that no training row has -> its rows here, and the first of them in words.
+        entries: Column of a ragged block -> its entries, and those of its longest row.
     """
 
     parts: Mapping[Split, tuple[str, int]]
     test_ids: tuple[int, int]
     unseen: Mapping[str, tuple[int, str]]
+    entries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def write_item(
@@ -95,10 +98,11 @@ def write_item(
     ids = row_ids(np.asarray(hashes_of(recipe, item.index))[going], occurrence[going])
     encoded, _ = encode_target(table, target, data)
     order, counts = _file_order(sides[rows], starts, recipe.num_lanes)
-    x = _inputs(table, recipe, pipeline=pipeline, copies=copies, order=order)
-    _refuse_infinite(x, pipeline.schema, recipe=recipe, item=item, going=going[rows[order]])
+    inputs = _inputs(table, recipe, pipeline=pipeline, copies=copies, order=order)
+    if DENSE in inputs:
+        _refuse_infinite(inputs[DENSE], pipeline.schema, recipe=recipe, item=item, going=going[rows[order]])
     beside = {"target": encoded, "row_id": ids, **_beside(recipe, table, levels, ids)}
-    arrays = {"x": x, **{name: values[rows[order]] for name, values in beside.items()}}
+    arrays = {**inputs, **{name: values[rows[order]] for name, values in beside.items()}}
     parts: dict[Split, tuple[str, int]] = {}
     begin = 0
     for split, count in counts.items():
@@ -107,7 +111,12 @@ def write_item(
         parts[split] = (name, count)
         begin += count
     unseen = _unseen(recipe, item, table=table, codes=encoded, going=going) if target.kind == "class" else {}
-    return Written(parts, _digest(ids[sides == TEST]), unseen)
+    entries = {
+        name: (int(values.lengths.sum()), int(values.lengths.max(initial=0)))
+        for name, values in inputs.items()
+        if isinstance(values, Ragged)
+    }
+    return Written(parts, _digest(ids[sides == TEST]), unseen, entries)
 
 
 def _file_order(sides: np.ndarray, starts: Mapping[Split, int], num_lanes: int) -> tuple[np.ndarray, dict[Split, int]]:
@@ -121,25 +130,28 @@ def _file_order(sides: np.ndarray, starts: Mapping[Split, int], num_lanes: int) 
     return np.concatenate(orders or [np.zeros(0, np.int64)]), counts
 
 
-def _inputs(table: pa.Table, recipe: Recipe, pipeline: Pipeline, copies: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _inputs(table: pa.Table, recipe: Recipe, pipeline: Pipeline, copies: np.ndarray, order: np.ndarray) -> Arrays:
     """Give the inputs of rows, each as many times as it has copies, in the order asked for.
 
     Rows go through the steps a few at a time: fresh memory costs more than the work on it, so little is used often.
     """
     frame = as_frame(table, recipe.schema, recipe.dataset.data.null_values)
-    result = np.empty((len(order), pipeline.schema.width), np.float32)
+    result: Arrays = {}
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    num_rows = max(LEAST_ROWS, SLICE_BYTES // (4 * pipeline.schema.width))
+    num_rows = max(LEAST_ROWS, SLICE_BYTES // pipeline.schema.typical_bytes)
     first = 0
-    for start in range(0, len(copies), num_rows):
+    for start in range(0, max(1, len(copies)), num_rows):  # an item without rows has columns all the same
         rows = slice(start, start + num_rows)
         with np.errstate(over="ignore"):  # what no float32 holds is named by the caller
-            values = block(pipeline.apply(frame[rows]), pipeline.schema)
-        if (copies[rows] > 1).any():
-            values = np.repeat(values, copies[rows], axis=0)
-        result[place[first : first + len(values)]] = values
-        first += len(values)
+            made = blocks(pipeline.apply(frame[rows]), pipeline.schema)
+        num_copies = int(copies[rows].sum())
+        for name, values in made.arrays.items():
+            if name not in result:
+                result[name] = empty_rows(len(order), values)
+            own = repeated(values, copies[rows]) if (copies[rows] > 1).any() else values
+            result[name][place[first : first + num_copies]] = own
+        first += num_copies
     return result
 
 

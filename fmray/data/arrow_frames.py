@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from fmray.data.contents import is_bytes
 from fmray.data.evolve import UUID
 from fmray.data.image import is_image
+from fmray.data.ragged import Arrays, Blocks, Ragged
 from fmray.data.scan import Dataset, is_vector, read_item, work_items
 from fmray.errors import DataError
-from fmray.schema import Column, Kind, Schema
+from fmray.schema import DENSE, Column, Kind, Schema
 from fmray.spec.job import Job
 
 NullValues = Sequence[str | float | int]
@@ -26,7 +27,7 @@ BLOCK_ROWS = 8192
 SOUND = ""
 DECODES = "decode_image"
 CURES = {
-    "text": "one_hot, hashing, parse, drop or auto",
+    "text": "tokenize, tfidf, one_hot, hashing, parse, drop or auto",
     "time": "date_parts, drop or auto",
     "image": f"{DECODES} or drop",
 }
@@ -259,8 +260,43 @@ def _flat(array: pa.Array, column: Column) -> np.ndarray:
     return data.reshape(-1, column.width)
 
 
+def blocks(frame: pl.DataFrame, schema: Schema) -> Blocks:
+    """Give the inputs of prepared rows: what the lanes hold of them.
+
+    Raises:
+        DataError: If a column is still text or time, or has missing values.
+    """
+    arrays: Arrays = {}
+    found = schema.blocks
+    if DENSE in found or not found:
+        arrays[DENSE] = block(frame, schema)
+    for ragged in found.values():
+        if ragged.is_ragged:
+            arrays |= dict(zip(ragged.lane_columns, _ragged(frame[ragged.columns[0]]), strict=True))
+    return Blocks(arrays)
+
+
+def _ragged(series: pl.Series) -> list[Ragged]:
+    """Give the ids of a column of lists, and where there are any their weights."""
+    _refuse_nulls(series)
+    column = series.rechunk().to_arrow()
+    offsets = np.asarray(column.offsets.to_numpy())
+    first = int(offsets[0])
+    fields = [column.flatten()]
+    if pa.types.is_struct(column.type.value_type):
+        fields = fields[0].flatten()
+    return [Ragged(np.asarray(values.to_numpy()), offsets[:-1] - first, np.diff(offsets)) for values in fields]
+
+
+def _refuse_nulls(series: pl.Series) -> None:
+    if series.null_count():
+        raise DataError(
+            f"column '{series.name}' has {series.null_count()} missing values after the steps. Add impute.", "steps"
+        )
+
+
 def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
-    """Lay prepared columns side by side, in schema order.
+    """Lay the columns of the block `x` side by side, in schema order.
 
     Shapes:
         returns: (num_rows, schema.width), float32.
@@ -270,15 +306,12 @@ def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
     """
     columns: list[np.ndarray] = []
     made = dict(zip(frame.columns, frame.get_columns(), strict=True))
-    for column in schema.columns:
+    for column in schema.dense:
         if column.kind in CURES:
             text = f"column '{column.name}' is still {column.kind} after the steps. Add {CURES[column.kind]}."
             raise DataError(text, "steps")
         series = made[column.name]
-        if series.null_count():
-            raise DataError(
-                f"column '{column.name}' has {series.null_count()} missing values after the steps. Add impute.", "steps"
-            )
+        _refuse_nulls(series)
         columns.append(series.to_numpy().reshape(len(series), column.width))
     result = np.empty((frame.height, schema.width), np.float32)
     for start in range(0, frame.height, BLOCK_ROWS):  # so that what is written stays in the core's own cache

@@ -5,6 +5,7 @@ One pass over the training rows answers all questions; every decision is said in
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from fmray.data.text_numbers import FORMS, MOST_UNITS, read, tidied, units
 from fmray.errors import DataError
 from fmray.printable import in_yaml
 from fmray.records import Json
-from fmray.schema import Column, Schema
+from fmray.schema import DENSE, Column, Schema
 from fmray.spec.components import steps as declared
 
 MOST_LEVELS = 100
@@ -180,7 +181,8 @@ class Auto:
         if not plan:
             raise DataError(f"auto leaves out every column: {'; '.join(lines)}.", "steps")
         made = tuple(
-            Column(e["name"], e["kind"], e.get("width", 1), tuple(e["levels"]) if "levels" in e else ()) for e in plan
+            Column(e["name"], e["kind"], e.get("width", 1), tuple(e.get("levels", ())), block=e.get("block", DENSE))
+            for e in plan
         )
         own_units = {name: partial["readings"][name]["units"] for name in forms}
         state: Json = {"times": times, "plan": plan, "forms": forms, "units": own_units, "left_out": left_out}
@@ -475,8 +477,8 @@ def _useless(column: Column, partial: Partial, is_kept: bool) -> Note | None:
     if column.kind == "text":
         if look := first_look(partial["looks"].get(name, frozenset())):
             return _left_out(name, f"it names rows: {counted}, and all look like {look}", "they name rows", True)
-        free = "it is free text, which no step reads yet"
-        return _left_out(name, f"{free}: {counted}", "they are free text, which no step reads yet", True)
+        note = _left_out(name, f"it is free text: {counted}", "they are free text", can_stay=True)
+        return replace(note, cure=f"tokenize or tfidf before auto would use it; {note.cure}")
     marks = partial["marks"].get(name)
     why, related = why_a_name(Marks(**marks), distinct) if marks else ("", False)
     if not why or related:
@@ -511,16 +513,9 @@ def _plan(column: Column, partial: Partial, taken: set[str]) -> tuple[list[Json]
             return [
                 {"by": "wide", "of": name, "name": name, "kind": "vector", "width": column.width, "shift": shift}
             ], []
-    return [
-        {
-            "by": "keep",
-            "of": name,
-            "name": name,
-            "kind": column.kind,
-            "width": column.width,
-            "levels": list(column.classes),
-        }
-    ], []
+    kept = {"by": "keep", "of": name, "name": name, "kind": column.kind, "width": column.width}
+    block = {"block": column.block} if column.block != DENSE else {}
+    return [{**kept, "levels": list(column.classes), **block}], []
 
 
 def _text(name: str, counts: dict[str, int], partial: Partial) -> tuple[list[Json], list[Note]]:

@@ -7,7 +7,7 @@ Opening a part checks its shape, and in each process once every byte of it, at a
 
 import posixpath
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from fmray.data.hashing import sample_of
 from fmray.data.order import WHOLE, Share, num_windows, partners, window_order, window_start
+from fmray.data.ragged import Arrays, Ragged, empty_rows
 from fmray.data.scratch import is_local, write_file
 from fmray.errors import ClusterError, DataError
 from fmray.records import Part, Prepared, Split
@@ -32,8 +33,6 @@ PIECE_BYTES = 32 << 20
 PARTNER = "partner "
 """Begins the names of columns of the rows that rows are mixed with."""
 
-Arrays = dict[str, np.ndarray]
-
 
 def lane_order(start: int, num_rows: int, num_lanes: int) -> np.ndarray:
     """List the rows of a part by lane, then by position.
@@ -44,11 +43,11 @@ def lane_order(start: int, num_rows: int, num_lanes: int) -> np.ndarray:
     return np.concatenate([np.arange((lane - start) % num_lanes, num_rows, num_lanes) for lane in range(num_lanes)])
 
 
-def write_part(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+def write_part(path: str, arrays: Arrays) -> None:
     """Write rows that stand in lane order as one part.
 
     Shapes:
-        arrays: each (num_rows,) or (num_rows, width).
+        arrays: each (num_rows,) or (num_rows, width), or ragged.
     """
     batch = pa.record_batch({name: _column(name, values) for name, values in arrays.items()})
     if is_local(path):
@@ -65,7 +64,9 @@ def _write(sink: pa.NativeFile, batch: pa.RecordBatch) -> None:
         writer.write_batch(batch)
 
 
-def _column(name: str, values: np.ndarray) -> pa.Array:
+def _column(name: str, values: np.ndarray | Ragged) -> pa.Array:
+    if isinstance(values, Ragged):
+        return values.to_arrow()
     if name == "row_id":
         flat = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
         return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(values), [None, pa.py_buffer(flat)])
@@ -89,8 +90,9 @@ def verify_lanes(prepared: Prepared, store: Store) -> None:
 class Lanes:
     """Read the rows of one split.
 
-    Columns: "x" (n, D) float32, "target" (n,) int64 or (n,) or (n, T) float64, "row_id" (n, 2) uint64, and where there
-    are any "weight" float32, "group" uint64, "slice_<column>" int32.
+    Columns: "x" (n, D) float32; ragged ones of int32 ids and float32 weights, as `Schema.blocks` names them; "target"
+    (n,) int64 or (n,) or (n, T) float64; "row_id" (n, 2) uint64; and where there are any "weight" float32, "group"
+    uint64, "slice_<column>" int32.
 
     Args:
         prepared, split: Which rows.
@@ -107,6 +109,7 @@ class Lanes:
         self._share = share
         self._root = prepared.root
         self._width = prepared.schema.width
+        self.inputs = prepared.schema.lane_columns
         self._ends = np.cumsum([part.num_rows for part in self.parts])
         self._open: dict[int, Arrays] = {}
 
@@ -151,7 +154,7 @@ class Lanes:
             for name in columns:
                 values = self._arrays(place)[name]
                 if name not in result:
-                    result[name] = np.empty((num_rows, *values.shape[1:]), values.dtype)
+                    result[name] = empty_rows(num_rows, values)
                 result[name][order] = values[own][inside]
         return result
 
@@ -202,23 +205,21 @@ class Lanes:
         cuts = np.searchsorted(place[order], np.arange(len(self.parts) + 1))
         result: Arrays = {}
         if not len(positions):
-            return {
-                name: np.empty((0, *self._arrays(0)[name].shape[1:]), self._arrays(0)[name].dtype) for name in names
-            }
+            return {name: empty_rows(0, self._arrays(0)[name]) for name in names}
         for part in np.unique(place).tolist():
             mine = order[cuts[part] : cuts[part + 1]] if cuts[part + 1] - cuts[part] < len(positions) else slice(None)
             rows = self._rows_in(self.parts[part], positions[mine])
             for name in names:
                 values = self._arrays(part)[name]
                 if name not in result:
-                    result[name] = np.empty((len(positions), *values.shape[1:]), values.dtype)
+                    result[name] = empty_rows(len(positions), values)
                 result[name][mine] = values[rows]
         return result
 
     def _row_bytes(self) -> int:
         if not self.parts:
             return 1
-        return sum(values.nbytes for values in self._arrays(0).values()) // self.parts[0].num_rows
+        return int(sum(values.nbytes for values in self._arrays(0).values())) // self.parts[0].num_rows
 
     def _rows_in(self, part: Part, positions: np.ndarray) -> np.ndarray:
         """Give where rows stand in the file of their part."""
@@ -253,8 +254,10 @@ class Lanes:
             raise DataError(f"{path} is damaged or missing: {error}. {cure}") from error
         if batch.num_rows != part.num_rows:
             raise DataError(f"{path} has {batch.num_rows} rows where its record says {part.num_rows}. {cure}")
-        arrays = {name: _array(batch.column(name)) for name in batch.schema.names}
-        if (width := arrays["x"].shape[1]) != self._width:
+        arrays: Arrays = {name: _array(batch.column(name)) for name in batch.schema.names}
+        if absent := [name for name in self.inputs if name not in arrays]:
+            raise DataError(f"{path} lacks {', '.join(absent)}, which its record names. {cure}")
+        if self._width and (width := arrays["x"].shape[1]) != self._width:
             raise DataError(f"{path} has {width} inputs per row where its record says {self._width}. {cure}")
         return arrays
 
@@ -272,7 +275,9 @@ def _mapped(path: str) -> pa.RecordBatch:
         return _mapped(held.name)
 
 
-def _array(column: pa.Array) -> np.ndarray:
+def _array(column: pa.Array) -> np.ndarray | Ragged:
+    if pa.types.is_large_list(column.type):
+        return Ragged.from_arrow(column)
     if pa.types.is_fixed_size_binary(column.type):
         return np.frombuffer(column.buffers()[1], np.uint64).reshape(-1, 2)[column.offset : column.offset + len(column)]
     if pa.types.is_fixed_size_list(column.type):

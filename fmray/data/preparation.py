@@ -25,6 +25,7 @@ from fmray.data.target import learn_target, merge_target
 from fmray.errors import DataError
 from fmray.events import Note, Report
 from fmray.records import SPLITS, Json, Part, Prepared, Split, Target
+from fmray.schema import TYPICAL_ENTRIES
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Sample
 from fmray.store import fingerprint
@@ -35,6 +36,8 @@ UNLIKELY_ROWS = 30
 """So many rows that differ do not come to one side by chance."""
 SHOWN = 5
 """Classes that an error names."""
+OFFSET_BYTES = 8
+"""What a row takes beside its entries in a ragged column."""
 COPIES_BYTES = 8
 """What it takes more where rows are sampled."""
 
@@ -129,7 +132,7 @@ class Preparation:
         told = [*self._read_as(rows, _reasons(found)), *notes]
         for text in told:
             self.report(Note(text))
-        parts, test_ids = self._write(kept, steps, target, levels)
+        parts, test_ids, entries = self._write(kept, steps, target, levels)
         return Prepared(
             fingerprint=key,
             root=recipe.folder,
@@ -149,6 +152,7 @@ class Preparation:
             raw=recipe.schema,
             held=held["splits"],
             with_nulls=with_nulls,
+            entries=entries,
             manifest=tuple(
                 {"path": f.path, "bytes": f.size, "rows": f.num_rows, "version": f.version}
                 for f in recipe.dataset.files
@@ -324,9 +328,10 @@ class Preparation:
         steps: Pipeline,
         target: Target,
         levels: dict[str, tuple[str, ...]],
-    ) -> tuple[dict[Split, tuple[Part, ...]], str]:
+    ) -> tuple[dict[Split, tuple[Part, ...]], str, dict[str, tuple[int, int]]]:
         beside = 16 + 8 * len(target.columns) + 12 + 4 * len(levels)
-        self._refuse_small_disk(sum(map(sum, counts)) * (4 * steps.schema.width + beside), "lanes")
+        row_bytes = 4 * steps.schema.width + beside + _ragged_bytes(steps)
+        self._refuse_small_disk(int(sum(map(sum, counts)) * row_bytes), "lanes")
         begin: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         own = []
         for item, count in zip(self.items, counts, strict=True):
@@ -338,7 +343,8 @@ class Preparation:
         for (_, starts), done in zip(own, written, strict=True):
             for split, (name, num_rows) in done.parts.items():
                 parts[split].append(Part(name, starts[split], num_rows))
-        return {split: tuple(p) for split, p in parts.items()}, add_digests([done.test_ids for done in written])
+        digest = add_digests([done.test_ids for done in written])
+        return {split: tuple(p) for split, p in parts.items()}, digest, _entries(written)
 
     def _refuse_unseen(self, written: Sequence[Written]) -> None:
         counts: Counter[str] = Counter()
@@ -364,6 +370,21 @@ class Preparation:
                 f"{what} need {needed:,} bytes, {free:,} are free at {self.recipe.folder}. "
                 "Free space or choose another store."
             )
+
+
+def _ragged_bytes(steps: Pipeline) -> float:
+    """Estimate what a row takes in the lanes' ragged columns, from the mean lengths that steps saw in training rows."""
+    known = [fitted.state.get("mean_lengths", {}) for fitted in steps.fitted]
+    lengths: dict[str, float] = {name: mean for means in known for name, mean in means.items()}
+    ragged = [block for block in steps.schema.blocks.values() if block.is_ragged]
+    return sum((4 * lengths.get(b.name, TYPICAL_ENTRIES) + OFFSET_BYTES) * len(b.lane_columns) for b in ragged)
+
+
+def _entries(written: Sequence[Written]) -> dict[str, tuple[int, int]]:
+    """Count the entries of ragged columns, in all rows and in the longest one."""
+    names = list(dict.fromkeys(name for done in written for name in done.entries))
+    found = {name: [done.entries[name] for done in written if name in done.entries] for name in names}
+    return {name: (sum(total for total, _ in each), max(most for _, most in each)) for name, each in found.items()}
 
 
 def _with_nulls(summaries: Sequence[Summary]) -> tuple[str, ...] | None:

@@ -9,9 +9,9 @@ from itertools import takewhile
 import numpy as np
 import pyarrow as pa
 
-from fmray.catalogue import STEPS
+from fmray.catalogue import MODELS, STEPS
 from fmray.data import pipeline
-from fmray.data.arrow_frames import as_frame, block, faults, raw_schema
+from fmray.data.arrow_frames import as_frame, blocks, faults, raw_schema
 from fmray.data.pipeline import Pipeline
 from fmray.data.scan import Dataset, WorkItem, read_item, scan, work_items
 from fmray.data.target import decide, fit_target, learn_target, target_frame
@@ -19,6 +19,7 @@ from fmray.errors import DataError
 from fmray.records import Target
 from fmray.schema import Schema
 from fmray.spec.effect import hidden_params
+from fmray.spec.inputs import require_inputs, unread
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 
@@ -81,8 +82,12 @@ def preview(job: Job) -> Preview:
             notes += told if is_all else tuple(f"{seen}: {note}" for note in told)
             notes += steps.learn_idle()
         if len(known) == len(job.prepared_steps):
-            block(steps.apply(frame), steps.schema)
+            blocks(steps.apply(frame), steps.schema)
             inputs = steps.schema
+            if job.model.name in MODELS:
+                model = MODELS.params(job.model.name)
+                require_inputs(job.model.name, model.reads, model.needs, inputs)
+                notes += tuple(unread(job.model.name, model.reads, inputs))
         else:  # a look at a job runs nothing that it brings
             own = job.prepared_steps[len(known)].name
             notes += (f"'{own}' is code of your own, which check does not run; it and what follows were not tried",)

@@ -112,7 +112,8 @@ def _board(
 
 
 def _row_ids(prepared: Prepared, split: Split, start: int, stop: int) -> np.ndarray:
-    return Lanes(prepared, split).take(np.arange(start, stop), ["row_id"])["row_id"]
+    ids: np.ndarray = Lanes(prepared, split).take(np.arange(start, stop), ["row_id"])["row_id"]
+    return ids
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from fmray.inference.model import SavedModel, open_model
 from fmray.inference.rows import Unseen, as_trained
 from fmray.records import Ensemble, Json
 from fmray.registry import Trust
+from fmray.schema import DENSE
 from fmray.store.files import TEMPORARY
 from fmray.store.plain import write_text
 from fmray.tasks.task import Task
@@ -138,6 +139,13 @@ def _refuse(model: SavedModel, kind: Format, out: str) -> None:
             "average, greedy, soup and stacking.",
             "MODEL",
         )
+    ragged = {name for own in model.saved.ways().values() for name, b in own.schema.blocks.items() if b.is_ragged}
+    if ragged:
+        raise SpecError(
+            f"the model reads rows of different lengths ({', '.join(sorted(ragged))}), which export does not write. "
+            "Accepted: models that read x alone; fmray predict and MLflow take this one.",
+            "MODEL",
+        )
     for package in NEEDS[kind]:
         if importlib.util.find_spec(package) is None:
             raise SpecError(f"{kind} needs the package {package}. Install fmray[export].", "--format")
@@ -164,7 +172,7 @@ def _golden(model: SavedModel, names: Sequence[str]) -> tuple[list[np.ndarray], 
     parts = [part.x for part in model.reader.slices(rows, [], Unseen())]
     if not sound.any():
         raise DataError(f"{model.folder} holds no golden rows to compare with. Run the job again with --fresh.")
-    return [np.concatenate([x[name] for x in parts])[sound] for name in names], spoken.said[sound]
+    return [np.concatenate([x[name].arrays[DENSE] for x in parts])[sound] for name in names], spoken.said[sound]
 
 
 def _write(program: Program, inputs: Sequence[np.ndarray], path: str, kind: Format) -> Outputs:

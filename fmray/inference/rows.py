@@ -13,19 +13,20 @@ import polars as pl
 import pyarrow as pa
 
 from fmray.data import pipeline as pipelines
-from fmray.data.arrow_frames import as_frame, block, faults
+from fmray.data.arrow_frames import as_frame, blocks, faults
 from fmray.data.auto import Auto, seen_by_auto
 from fmray.data.contents import is_bytes
 from fmray.data.evolve import convert, normal, wider
 from fmray.data.moments import spell
 from fmray.data.parse import Parse
 from fmray.data.pipeline import Pipeline
+from fmray.data.ragged import Blocks, Ragged, empty_rows
 from fmray.data.step import Fitted, Step
 from fmray.data.tabular import MISSING, OneHot
 from fmray.data.text_numbers import read, tidied
 from fmray.errors import DataError
 from fmray.records import Json, Prepared
-from fmray.schema import Column, Schema
+from fmray.schema import DENSE, Column, Schema
 from fmray.spec.ref import Ref
 from fmray.train.saved import Saved
 
@@ -94,12 +95,12 @@ class Slice:
 
     Args:
         start: Of the first row.
-        x: Inputs (n, D) for each way that members' rows were prepared, by fingerprint; zeros where a row is faulty.
+        x: Inputs for each way that members' rows were prepared, by fingerprint; zeros, or empty, where a row is faulty.
         faults: Reason why a row cannot be an input (n,), as a place in `REASONS` of the reader; 0 where it can.
     """
 
     start: int
-    x: Mapping[str, np.ndarray]
+    x: Mapping[str, Blocks]
     faults: np.ndarray
 
 
@@ -120,8 +121,8 @@ class Reader:
         columns = {column.name: column for own in self.ways.values() for column in own.raw.columns}
         self.schema = Schema(tuple(columns.values()))
         self.types = pa.schema([saved.types.field(name) for name in columns])
-        width = sum(own.schema.width for own in self.ways.values())
-        self._slice_rows = max(LEAST_ROWS, SLICE_BYTES // (4 * width))
+        row_bytes = sum(own.schema.typical_bytes for own in self.ways.values())
+        self._slice_rows = max(LEAST_ROWS, SLICE_BYTES // row_bytes)
 
     def slices(self, table: pa.Table, reasons: list[str], unseen: Unseen) -> Iterator[Slice]:
         """Give the inputs of rows a few at a time: fresh memory costs more than the work on it.
@@ -144,16 +145,17 @@ class Reader:
                     rows, own == 0, way=self.ways[name], steps=steps, unseen=Unseen() if number else unseen
                 )
                 own[holes & (own == 0)] = missing
-                own[~np.isfinite(x[name]).all(1) & (own == 0)] = large
-            for values in x.values():
-                values[own > 0] = 0
+                if DENSE in x[name].arrays:
+                    own[~np.isfinite(x[name].arrays[DENSE]).all(1) & (own == 0)] = large
+            for made in x.values():
+                for values in made.arrays.values():
+                    _clear(values, own > 0)
             yield Slice(start, x, own)
 
     def _inputs(
         self, rows: pa.Table, sound: np.ndarray, way: Prepared, steps: Pipeline, unseen: Unseen
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Give the inputs (n, D) of sound rows, zeros for others, and which sound rows have holes after the steps."""
-        x = np.zeros((len(rows), way.schema.width), np.float32)
+    ) -> tuple[Blocks, np.ndarray]:
+        """Give the inputs of sound rows, zeros for others, and which sound rows have holes after the steps."""
         holes = np.zeros(len(rows), bool)
         table = rows if sound.all() else rows.filter(pa.array(sound))
         frame = as_frame(table, way.raw, self.null_values)
@@ -174,8 +176,22 @@ class Reader:
             frame = frame.filter(pl.Series(~empty))
             places = places[~empty]
         with np.errstate(over="ignore"):  # what no float32 holds is named by the caller
-            x[places] = block(frame, way.schema)
-        return x, holes
+            made = blocks(frame, way.schema)
+        whole = {name: empty_rows(len(rows), values) for name, values in made.arrays.items()}
+        others = np.ones(len(rows), bool)
+        others[places] = False
+        for name, values in made.arrays.items():
+            whole[name][places] = values
+            _clear(whole[name], others)
+        return Blocks(whole), holes
+
+
+def _clear(values: np.ndarray | Ragged, rows: np.ndarray) -> None:
+    """Fill rows (n,) with zeros, or leave them without entries."""
+    if isinstance(values, Ragged):
+        values.lengths[rows] = 0
+    else:
+        values[rows] = 0
 
 
 def _with_holes(frame: pl.DataFrame) -> np.ndarray:

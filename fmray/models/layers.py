@@ -58,6 +58,49 @@ def _side_by_side(x_BD: Tensor, weight_KDH: Tensor, bias_K1H: Tensor) -> Tensor:
     return output.view(len(x_BD), num_members, num_outputs).transpose(0, 1)
 
 
+class EmbeddingBag(nn.Module):
+    """Sum the embeddings of each row's ids, each times its weight.
+
+    Padding has the weight 0, so how long it is changes nothing.
+
+    Args:
+        num_ids: Ids lie in [0, num_ids).
+        width: Numbers per embedding (E).
+        bound: Embeddings are initialised uniformly in [-bound, bound].
+
+    Shapes:
+        ids: (B, L), shared by all members.
+        weights: (B, L).
+        returns: (K, B, E).
+    """
+
+    def __init__(self, num_ids: int, width: int, bound: float) -> None:
+        super().__init__()
+        self.weight_KVE = nn.Parameter(torch.empty(1, num_ids, width).uniform_(-bound, bound))
+
+    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Give the sums for every member."""
+        weight = self.weight_KVE
+        if weight.dim() == 2:
+            return F.embedding_bag(ids, weight, mode="sum", per_sample_weights=weights.to(weight.dtype))
+        # members are one table, one behind the other, and each looks its ids up in its own part of it
+        num_members, num_ids, width = weight.shape
+        first = torch.arange(num_members, device=ids.device, dtype=ids.dtype)[:, None, None] * num_ids
+        sums = F.embedding_bag(
+            (ids + first).flatten(0, 1),
+            weight.reshape(num_members * num_ids, width),
+            mode="sum",
+            per_sample_weights=weights.to(weight.dtype).expand(num_members, -1, -1).flatten(0, 1),
+        )
+        return sums.view(num_members, len(ids), width)
+
+
+def mean_weights(ids: Tensor, lengths: Tensor) -> Tensor:
+    """Give the weights (B, L) under which a sum over a row is the mean over its entries; of none, it is 0."""
+    places = torch.arange(ids.shape[1], device=ids.device)
+    return (places < lengths[:, None]) / lengths.clamp_min(1)[:, None].float()
+
+
 class LayerNorm(nn.Module):
     """Normalise each row of each member over its units."""
 

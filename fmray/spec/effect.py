@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from fmray.catalogue import LINEAR_MODELS
+from fmray.catalogue import LINEAR_MODELS, MODELS, STEPS
 from fmray.spec.explain import dotted
+from fmray.spec.inputs import lacking
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.promotion import Promote
@@ -48,6 +49,7 @@ def without_effect(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         *_in_sample(job),
         *_in_train(job),
         *_in_task(job),
+        *_in_model(job),
         *_in_judging(job),
         *_in_promotion(job),
         *_in_run(job),
@@ -193,6 +195,21 @@ def _in_task(job: Job) -> list[Refusal]:
             text = f"{job.train.seeds.n} members of model perceptron would be one: it starts at zero whatever the seed."
             found.append((("train", "seeds"), f"{text} Give {{n: {job.train.seeds.n}, order: true}}."))
     return found
+
+
+def _in_model(job: Job) -> list[Refusal]:
+    """Refuse a model that cannot do without a block that no step makes; steps of the user's own may make any."""
+    name = job.model.name
+    if name not in MODELS or not all(step.name in STEPS for step in job.prepared_steps):
+        return []
+    model = MODELS.params(name)
+    made = {STEPS.params(step.name).makes for step in job.prepared_steps}
+    # the refusal of `spec.inputs` begins with the model, as does this one's key
+    return [
+        (("model",), lacking(name, model.reads, kind).removeprefix("model "))
+        for kind in model.needs
+        if kind not in made
+    ]
 
 
 def _in_judging(job: Job) -> list[Refusal]:

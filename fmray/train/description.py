@@ -21,7 +21,7 @@ from fmray.data.contents import with_extensions
 from fmray.errors import DataError, SpecError
 from fmray.records import Ensemble, Json
 from fmray.registry import Registry
-from fmray.schema import Kind
+from fmray.schema import DENSE, Kind
 from fmray.spec.sections import Data
 from fmray.store import fingerprint
 from fmray.store.plain import MOST_DEPTH
@@ -58,6 +58,7 @@ class _Column(_Strict):
     kind: Kind
     width: Annotated[int, Field(ge=1, le=2**31)]
     classes: Texts
+    block: str = DENSE
 
 
 class _Way(_Strict):

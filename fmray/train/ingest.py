@@ -7,7 +7,7 @@ does any number of workers, each of which holds its share of every batch.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from fmray.data.lanes import PARTNER, Lanes
 from fmray.data.order import WHOLE, Share, epoch_order, num_windows, partners, window_start
+from fmray.data.ragged import Arrays, Ragged
 from fmray.errors import DataError
 from fmray.records import Prepared, Split
 from fmray.spec.sections import Order
 from fmray.tasks.task import Batch, Places
+from fmray.train.blocks import Held, held, inputs_of, joined
 from fmray.train.device import free_bytes
 
-Arrays = dict[str, np.ndarray]
 EVALUATION_ROWS = 8192
 
 
@@ -67,19 +68,26 @@ class Rows:
         self.lanes = Lanes(prepared, split, share)
         self.device = torch.device(device)
         self.num_rows = self.lanes.num_rows
-        self.columns = ["x", "target", *["weight"] * prepared.weighted, *["row_id"] * identified]
+        self._blocks = prepared.schema.blocks
+        self.columns = [
+            *prepared.schema.lane_columns,
+            "target",
+            *["weight"] * prepared.weighted,
+            *["row_id"] * identified,
+        ]
         self.columns += ["group"] * (identified and prepared.grouped)
         self._paired = paired
         self.schema = prepared.schema
         self.share = share
         self._source = source or self.lanes
         self._target = prepared.target
-        self._kept: Arrays = {}
+        self._row_bytes = prepared.row_bytes
+        self._kept: dict[str, np.ndarray] = {}
         self._places: dict[tuple[int, int], Places] = {}
         self.home = self._home(memory_bytes)
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="fmray-rows")
         self._next: tuple[object, Future[np.ndarray] | None] = (None, None)
-        self._whole: dict[str, Tensor] | None = None
+        self._whole: dict[str, Held] | None = None
         self._closed = False
         if self.home is not None:
             self._whole = self._tensors(self._source.load(self.columns, share), self.home)
@@ -134,7 +142,7 @@ class Rows:
     def _home(self, memory_bytes: int | None) -> torch.device | None:
         """Say where rows are kept: on the device if they fit, else beside it, else nowhere."""
         own = self.share.before(self.num_rows, self.lanes.num_lanes)
-        needed = own * (4 * self.schema.width + 16)
+        needed = own * self._row_bytes
         for device in dict.fromkeys([self.device, torch.device("cpu")]):
             if needed <= (free_bytes(device) // 2 if memory_bytes is None else memory_bytes):
                 return device
@@ -195,7 +203,7 @@ class Rows:
         piece = self._piece(self.lanes.paired(nobody, columns, self.share, slice(None)))
         at = 0
         for start, first, last in self._cuts(batch_rows, first_step):
-            taken: list[dict[str, Tensor]] = []
+            taken: list[dict[str, Any]] = []
             missing = last - first
             while missing or not taken:
                 if missing and at == len(piece["rows"]):
@@ -205,13 +213,13 @@ class Rows:
                 taken.append({name: value[at : at + here] for name, value in piece.items()})
                 missing = missing - here
                 at = at + here
-            whole = taken[0] if len(taken) == 1 else {k: torch.cat([part[k] for part in taken]) for k in piece}
+            whole = taken[0] if len(taken) == 1 else {k: joined([part[k] for part in taken]) for k in piece}
             yield self._batch(whole, whole.pop("rows"), self._places_in(start, start + batch_rows))
 
-    def _ahead(self, source: Iterator[Arrays]) -> Iterator[dict[str, Tensor]]:
+    def _ahead(self, source: Iterator[Arrays]) -> Iterator[dict[str, Any]]:
         """Have the next piece made while one is worked on."""
 
-        def following() -> dict[str, Tensor] | None:
+        def following() -> dict[str, Any] | None:
             arrays = next(source, None)
             return None if arrays is None else self._piece(arrays)
 
@@ -220,14 +228,17 @@ class Rows:
             future = self._aside.submit(following)
             yield piece
 
-    def _piece(self, arrays: Arrays) -> dict[str, Tensor]:
+    def _piece(self, arrays: Arrays) -> dict[str, Any]:
         return self._tensors(arrays, self.device) | {"rows": torch.from_numpy(arrays["row"])}
 
-    def _tensors(self, arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
+    def _tensors(self, arrays: Arrays, device: torch.device) -> dict[str, Any]:
         found = {}
         for name, given in arrays.items():
             column = name.removeprefix(PARTNER)
             if column not in self.columns:
+                continue
+            if isinstance(given, Ragged):
+                found[name] = held(given, device)
                 continue
             values = given.view(np.int64) if column in ("row_id", "group") else given
             if column == "target" and self._target.kind == "number":
@@ -236,17 +247,20 @@ class Rows:
             found[name] = torch.from_numpy(values).to(device)
         return found
 
-    def _batch(self, tensors: dict[str, Tensor], rows: Tensor, places: Places | None = None) -> Batch:
+    def _batch(self, tensors: dict[str, Any], rows: Tensor, places: Places | None = None) -> Batch:
         here = {name: value.to(self.device, non_blocking=True) for name, value in tensors.items()}
-        partner = self._of(PARTNER, here, rows) if f"{PARTNER}x" in here else None
+        partner = self._of(PARTNER, here, rows) if f"{PARTNER}target" in here else None
         return replace(self._of("", here, rows), places=places, partner=partner)
 
-    def _of(self, prefix: str, tensors: dict[str, Tensor], rows: Tensor) -> Batch:
-        weight, ids, entity = (tensors.get(f"{prefix}{name}") for name in ("weight", "row_id", "group"))
+    def _of(self, prefix: str, tensors: dict[str, Any], rows: Tensor) -> Batch:
+        if prefix:
+            tensors = {k.removeprefix(prefix): value for k, value in tensors.items() if k.startswith(prefix)}
+        weight, ids, entity = (tensors.get(name) for name in ("weight", "row_id", "group"))
         entity = ids[:, 0] if entity is None and ids is not None else entity
         if ids is not None and self._target.sampled:
             ids = ids + rows.to(ids.device)[:, None]  # copies of one row are to change each in its own way
-        return Batch({"x": tensors[f"{prefix}x"]}, tensors[f"{prefix}target"], weight, rows, ids=ids, entity=entity)
+        inputs = inputs_of(tensors, self._blocks)
+        return Batch(inputs, tensors["target"], weight, rows, ids=ids, entity=entity)
 
 
 def num_steps(num_rows: int, batch_rows: int) -> int:

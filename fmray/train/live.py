@@ -84,7 +84,7 @@ class FeatureDropout:
         self.rate = params.rate
         units = 0
         owners: list[int] = []
-        for column in schema.columns:
+        for column in schema.dense:
             own = 1 if column.kind in WHOLE else column.width
             owners += [units] * column.width if own == 1 else range(units, units + own)
             units += own
@@ -207,6 +207,7 @@ def build_live(refs: Sequence[Ref], schema: Schema) -> tuple[LiveStep | Mixup, .
         SpecError: If a step is unknown or refuses its parameters, or if there is more than one mixup.
     """
     steps: list[LiveStep | Mixup] = []
+    _refuse_blocks(refs, schema)
     for ref in refs:
         try:
             steps.append(LIVE.build(ref.name, schema, params=ref.params))
@@ -217,6 +218,17 @@ def build_live(refs: Sequence[Ref], schema: Schema) -> tuple[LiveStep | Mixup, .
     if sum(isinstance(step, Mixup) for step in steps) > 1:
         raise SpecError(f"mixup stands more than once in {[ref.name for ref in refs]}. Leave one.", "steps")
     return tuple(steps)
+
+
+def _refuse_blocks(refs: Sequence[Ref], schema: Schema) -> None:
+    """Refuse live steps where there is nothing that they change, and a mix of rows that have more than numbers."""
+    ragged = [name for name, block in schema.blocks.items() if block.is_ragged]
+    for ref in refs if ragged else ():
+        where = f"steps.{ref.name}"
+        if not schema.dense:
+            raise SpecError(f"{ref.name} changes x, and the prepared rows hold only {', '.join(ragged)}.", where)
+        if ref.name == "mixup":
+            raise SpecError(f"mixup mixes x alone, and the prepared rows hold {', '.join(ragged)} as well.", where)
 
 
 class Live:
@@ -336,7 +348,7 @@ def _right(bits: Tensor, places: int) -> Tensor:
 
 def _owners(schema: Schema) -> list[str]:
     """Name the column of every float of the block."""
-    return [column.name for column in schema.columns for _ in range(column.width)]
+    return [column.name for column in schema.dense for _ in range(column.width)]
 
 
 def _refuse_far(pixels: int, image_CHW: tuple[int, int, int], where: str) -> None:

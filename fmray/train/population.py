@@ -24,8 +24,9 @@ from fmray.errors import FmrayError, SpecError, TrainError
 from fmray.models import layers
 from fmray.models.model import PopulationNative
 from fmray.records import Prepared
-from fmray.schema import Schema
+from fmray.schema import DENSE, Schema
 from fmray.seeding import DRAWING, derive
+from fmray.spec.inputs import read_by, require_inputs
 from fmray.spec.ref import Ref
 from fmray.tasks.task import Batch, Places
 from fmray.train.failures import user_frames
@@ -42,11 +43,13 @@ class Blueprint:
         build: Class behind the model's name.
         params: Keywords that it is called with.
         seed: Of its initialisation and its dropout.
+        name: As the job names the model; by default that of the class.
     """
 
     build: Callable[..., nn.Module]
     params: Mapping[str, Any]
     seed: int
+    name: str = ""
 
     @classmethod
     def of(cls, name: str, params: Mapping[str, Any], seed: int) -> "Blueprint":
@@ -55,7 +58,7 @@ class Blueprint:
         Raises:
             SpecError: If the name is not found, or its parameters do not fit.
         """
-        return cls(MODELS.find(name), MODELS.arguments(name, params), seed)
+        return cls(MODELS.find(name), MODELS.arguments(name, params), seed, name)
 
     def module(self, schema: Schema, num_outputs: int) -> nn.Module:
         """Initialise the module as it would be initialised alone.
@@ -63,6 +66,8 @@ class Blueprint:
         Raises:
             SpecError: If the class refuses its parameters.
         """
+        name = self.name or getattr(self.build, "__name__", "")
+        require_inputs(name, reads_of(self.build), getattr(self.build, "needs", ()), schema)
         with DRAWING:
             before = torch.get_rng_state()
             torch.default_generator.manual_seed(self.seed)  # torch.manual_seed sees to every device, in a millisecond
@@ -78,6 +83,11 @@ class Blueprint:
                 torch.set_rng_state(before)
 
 
+def reads_of(build: Callable[..., Any]) -> tuple[str, ...]:
+    """Give the kinds of blocks that a model reads; one that does not say so reads `x`."""
+    return tuple(getattr(build, "reads", (DENSE,)))
+
+
 class Population:
     """Compute the outputs of K members, and hold their parameters and gradients.
 
@@ -87,10 +97,19 @@ class Population:
         buffers: Whatever lies beside the flat rows (K, ...): frozen parameters and buffers, each in its own type.
         reduced: All that workers sum at a step: the gradients, then loss and weight per member, then one flag.
         seeds: Dropout seed per member.
+        takes: Inputs of a batch that members read.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], seeds: Sequence[int], entry: Entry, device: torch.device) -> None:
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        seeds: Sequence[int],
+        entry: Entry,
+        device: torch.device,
+        takes: frozenset[str] = frozenset({DENSE}),
+    ) -> None:
         self.entry = entry
+        self.takes = takes
         self.seeds = list(seeds)
         self.layout = ModuleLayout.of(modules[0])
         rows = torch.stack([self.layout.row(module) for module in modules])
@@ -119,16 +138,15 @@ class Population:
             TrainError: If its output has no row axis or no output axis, holds whole numbers, lies elsewhere or carries
                 no gradient, or if it changes its input.
         """
-        versions = [value._version for value in batch.inputs.values()]
+        inputs = {name: value for name, value in batch.inputs.items() if name in self.takes}
+        versions = [value._version for value in inputs.values()]
         try:
-            if self.entry == "vmap":
-                output = self._vmapped(self.leaves, self.buffers, dict(batch.inputs))
-            else:
-                output = self.module(**batch.inputs)
+            is_mapped = self.entry == "vmap"
+            output = self._vmapped(self.leaves, self.buffers, inputs) if is_mapped else self.module(**inputs)
         except TypeError as error:
-            self._refuse_signature(batch, error)
+            self._refuse_signature(inputs, error)
             raise
-        if versions != [value._version for value in batch.inputs.values()]:
+        if versions != [value._version for value in inputs.values()]:
             # rows are read again in the next epoch, so a change would add up
             raise TrainError(f"{self._named} changes its input in place. Let it work on a copy, as x.clone().", "model")
         single = self.entry == "solo" or (self.entry == "native" and len(self.flat) == 1)
@@ -162,13 +180,13 @@ class Population:
                 "model",
             )
 
-    def _refuse_signature(self, batch: Batch, error: TypeError) -> None:
+    def _refuse_signature(self, inputs: Mapping[str, Tensor], error: TypeError) -> None:
         """Refuse a module that does not take the inputs there are."""
         takes = inspect.signature(self.module.forward)
         try:
-            takes.bind(**batch.inputs)
+            takes.bind(**inputs)
         except TypeError as wrong:
-            names = ", ".join(batch.inputs)
+            names = ", ".join(inputs)
             raise SpecError(
                 f"{self._named} has forward{takes}, which cannot be called with {names}: {wrong}. "
                 f"Name its inputs {names}, and give all others a default.",
@@ -344,7 +362,8 @@ def enter(
     if len(layouts) != 1:
         raise TrainError(f"members of one pack have {len(layouts)} different layouts. Pack equal shapes only.", "model")
     seeds = [blueprint.seed for blueprint in blueprints]
-    return Population(modules, seeds, _entry(modules), torch.device(device))
+    takes = read_by(reads_of(type(modules[0])), schema) or frozenset({DENSE})
+    return Population(modules, seeds, _entry(modules), device=torch.device(device), takes=takes)
 
 
 def num_parameters(model: Ref, prepared: Prepared) -> int:

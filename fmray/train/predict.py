@@ -11,15 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 from fmray.data.lanes import Lanes
+from fmray.data.ragged import Blocks
 from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
 from fmray.events import ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
 from fmray.records import Ensemble, Member, Predictions, Prepared, Split
+from fmray.schema import DENSE
 from fmray.spec.ref import Ref
 from fmray.store.copies import to_read, to_write
 from fmray.store.places import files_of
 from fmray.tasks.task import Batch, Task, task_of
+from fmray.train.blocks import inputs_of_rows
 from fmray.train.combine import combine_outputs
 from fmray.train.failures import kind_of
 from fmray.train.layout import ModuleLayout
@@ -30,8 +33,9 @@ TASK_ROWS = 4 * CHUNK_ROWS
 """Rows that a task predicts; fewer in all are not worth a task."""
 TENSORS = "model.safetensors"
 CURE = "Copy the folder again, or remove the record or run that it lies in to have it made again."
-Inputs = np.ndarray | dict[str, np.ndarray]
-"""Prepared rows (N, D); or those by fingerprint, where members' rows were prepared in several ways."""
+Inputs = np.ndarray | Blocks | dict[str, Blocks]
+"""Prepared rows, as block `x` (N, D) alone or with all blocks; or by fingerprint, where they were prepared in several
+ways."""
 
 
 def predict(
@@ -95,7 +99,8 @@ class _Speaker:
         for first in range(start, stop, CHUNK_ROWS):
             rows = np.arange(first, min(first + CHUNK_ROWS, stop))
             arrays = lanes.take(rows)
-            said = voice(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else arrays["x"])
+            own = Blocks({name: arrays[name] for name in lanes.inputs})
+            said = voice(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
             yield as_table(arrays, dict(zip(output_names(prepared), said.T, strict=True)), prepared)
 
 
@@ -126,6 +131,7 @@ class Voice:
         self.task: Task = task_of(task.name, prepared.target, [task.params])
         rows = [prepared.for_member(member) for member in members]
         self.sources = [own.fingerprint for own in rows]
+        self._blocks = {own.fingerprint: own.schema.blocks for own in rows}
         outputs = self.task.num_outputs
         self.populations = [load_member(m, own, outputs, device) for m, own in zip(members, rows, strict=True)]
         if ensemble.combine == "soup":
@@ -137,14 +143,16 @@ class Voice:
         return sum(population.layout.num_parameters for population in self.populations)
 
     def __call__(self, x: Inputs) -> np.ndarray:
-        """Give predictions (N, C or T), float64, for prepared rows (N, D), as `inputs_of` gives them."""
-        given = x if isinstance(x, dict) else dict.fromkeys(self.sources, x)
+        """Give predictions (N, C or T), float64, for prepared rows, as `inputs_of` gives them."""
+        rows = Blocks({DENSE: x}) if isinstance(x, np.ndarray) else x
+        given = rows if isinstance(rows, dict) else dict.fromkeys(self.sources, rows)
         num_rows = len(next(iter(given.values())))
         step = max(1024, CHUNK_ROWS // len(self.populations))  # all members' words on these rows are held at once
-        parts = ({name: v[start : start + step] for name, v in given.items()} for start in range(0, num_rows, step))
+        cuts = range(0, num_rows, step)
+        parts = ({name: v[slice(start, start + step)] for name, v in given.items()} for start in cuts)
         return np.concatenate([self._say_in_parts(part) for part in parts])
 
-    def _say_in_parts(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def _say_in_parts(self, x: dict[str, Blocks]) -> np.ndarray:
         """Give the predictions of rows, of so many at a time as memory holds."""
         half = len(next(iter(x.values()))) // 2
         try:
@@ -155,9 +163,11 @@ class Voice:
         halves = ({name: v[some] for name, v in x.items()} for some in (slice(half), slice(half, None)))
         return np.concatenate([self._say_in_parts(part) for part in halves])
 
-    def _say(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def _say(self, x: dict[str, Blocks]) -> np.ndarray:
         batches = {
-            name: Batch({"x": torch.from_numpy(v).to(self.device)}, torch.zeros(len(v)), None, torch.arange(len(v)))
+            name: Batch(
+                inputs_of_rows(v, self._blocks[name], self.device), torch.zeros(len(v)), None, torch.arange(len(v))
+            )
             for name, v in x.items()
         }
         who = zip(self.populations, self.sources, strict=False)  # a soup is one of several
@@ -167,21 +177,21 @@ class Voice:
 
 
 def inputs_of(members: Sequence[Member], prepared: Prepared, split: Split, rows: np.ndarray) -> Inputs:
-    """Give the inputs (N, D) of rows at some positions of a split, for each way that members' rows were prepared.
+    """Give the inputs of rows at some positions of a split, for each way that members' rows were prepared.
 
     Raises:
         DataError: If another way brought the rows into another sequence.
     """
     used = {own.fingerprint: own for own in map(prepared.for_member, members)}
     if used.keys() <= {prepared.fingerprint}:
-        return Lanes(prepared, split).take(rows, ["x"])["x"]
+        return Blocks(Lanes(prepared, split).take(rows, prepared.schema.lane_columns))
     ids = Lanes(prepared, split).take(rows, ["row_id"])["row_id"]
     found = {}
     for name, own in used.items():
-        arrays = Lanes(own, split).take(rows, ["row_id", "x"])
-        if not np.array_equal(arrays["row_id"], ids):
+        arrays = Lanes(own, split).take(rows, ["row_id", *own.schema.lane_columns])
+        if not np.array_equal(arrays.pop("row_id"), ids):
             raise DataError(f"{own.root} holds the rows of {split} in another sequence. Run with --fresh.", "predict")
-        found[name] = arrays["x"]
+        found[name] = Blocks(arrays)
     return found
 
 

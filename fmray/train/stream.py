@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from fmray.data.lanes import Lanes
 from fmray.data.order import Share, num_windows, window_order, window_start
+from fmray.data.ragged import Arrays, empty_rows, flattened, restored
 from fmray.data.session import quiet
 from fmray.events import Note, Report, ignore
 from fmray.spec.sections import Order
@@ -30,8 +31,6 @@ AHEAD_BYTES = 4 * ITEM_BYTES
 """What Ray Data may hold in its object store; less starves it, as it reserves a part for each operator."""
 
 PATIENCE_SECONDS = 60.0
-
-Arrays = dict[str, np.ndarray]
 
 
 class Stream:
@@ -71,7 +70,7 @@ class Stream:
         for arrays in _read(plan, self._report):
             for name, values in arrays.items():
                 if name not in found:
-                    found[name] = np.empty((num_rows, *values.shape[1:]), values.dtype)
+                    found[name] = empty_rows(num_rows, values)
                 found[name][filled : filled + len(values)] = values
             filled += len(arrays[columns[0]])
         return found or self.lanes.take(np.zeros(0, np.int64), columns)
@@ -182,7 +181,7 @@ class Windows:
             for name, values in arrays.items():
                 if name not in joined:
                     num_rows = self.share.before(stop, num_lanes) - first
-                    joined[name] = np.empty((num_rows, *values.shape[1:]), values.dtype)
+                    joined[name] = empty_rows(num_rows, values)
                 joined[name][index] = values
         return joined
 
@@ -246,7 +245,7 @@ def _read_item(plan: Any, item: int) -> list[pa.Table]:
     """Read an item in a Ray task."""
     import ray
 
-    arrays = ray.get(plan).read(item)
+    arrays = flattened(ray.get(plan).read(item))
     # one row of one value per column: Ray Data neither looks into the rows nor cuts them apart
     kinds = {f"{name} kind": [f"{v.dtype.str} {' '.join(map(str, v.shape))}"] for name, v in arrays.items()}
     return [pa.table({**{name: _packed(values) for name, values in arrays.items()}, **kinds})]
@@ -265,4 +264,4 @@ def _arrays(table: pa.Table) -> Arrays:
             dtype, *shape = table.column(f"{name} kind")[0].as_py().split(" ")
             buffer = table.column(name).chunk(0)[0].as_buffer()
             found[name] = np.frombuffer(buffer, np.dtype(dtype)).reshape([int(size) for size in shape])
-    return found
+    return restored(found)

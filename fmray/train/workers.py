@@ -116,7 +116,7 @@ class Worker:
 
     def _source(self, prepared: Prepared, split: Split, epochs: int) -> Stream | None:
         lanes = Lanes(prepared, split)
-        row_bytes = 4 * prepared.schema.width + 16
+        row_bytes = int(prepared.row_bytes)
         maps, rule = maps_lanes(self.run.ingest, is_local(prepared.root), lanes.num_rows * row_bytes, self.group.size)
         way = "mapped from their files" if maps else "streamed through Ray Data"
         self.report(Note(f"{split} lanes are {way} ({rule})"))

@@ -47,6 +47,12 @@ class Params(BaseModel):
 
     packable: ClassVar[tuple[str, ...]] = ()
     """Parameters in which members of one pack may differ; any other calls for a pack of its own."""
+    reads: ClassVar[tuple[str, ...]] = ("x",)
+    """Of a model: kinds of blocks that it reads; one of them must be there."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Of a model: kinds of blocks that it cannot do without."""
+    makes: ClassVar[str] = "x"
+    """Of a step: kind of block that it makes."""
 
     @classmethod
     def problems(cls, given: Mapping[str, Any]) -> list[Problem]:

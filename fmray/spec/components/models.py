@@ -10,8 +10,23 @@ from fmray.spec.components.base import Image, Params, Real, Whole
 Units = Annotated[Whole, Field(ge=1)]
 
 
+class BagOfEmbeddings(Params):
+    """Predict text by the mean of its tokens' embeddings, and numbers beside it, through one affine map."""
+
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "x")
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    packable: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    width: Units = Field(32, description="Numbers per embedding.")
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of the numbers of a mean that are dropped in training."
+    )
+
+
 class Linear(Params):
-    """Predict by one affine map."""
+    """Predict by one affine map: of numbers, of a weighted bag, of the mean over tokens, or of all that are there."""
+
+    reads: ClassVar[tuple[str, ...]] = ("x", "bag", "tokens")
 
 
 class Logistic(Linear):
@@ -19,7 +34,7 @@ class Logistic(Linear):
 
 
 class Perceptron(Linear):
-    """Predict by one affine map that starts at zero, trained by the perceptron's own loss."""
+    """Predict by one affine map of all inputs that starts at zero, trained by the perceptron's own loss."""
 
 
 class Mlp(Params):

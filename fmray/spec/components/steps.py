@@ -1,7 +1,8 @@
 """Declare the parameters of steps, those that prepare rows and those that change them while training."""
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,7 +23,17 @@ Form = Literal[
 Part = Literal["year", "month", "day", "weekday", "hour", "minute"]
 ALL_NUMBERS = "Numbers; all of them by default."
 ALL_TEXT = "Text or numbers; all text by default."
+TEXTS = "Text; with several columns, each becomes a block of its own."
+BLOCK = "Model input that holds it, by default {}; of several columns, _ and the column's name follow."
+RESERVED = ("x", "target", "weight", "group", "row", "rows", "position", "partner")
 AN_IMAGE = "Channels, height and width of a row; by default a square of 1 or 3 channels."
+
+
+def _refuse_block(block: str | None) -> None:
+    """Refuse a block that cannot be called so: models take it by its name."""
+    if block is not None and (not re.fullmatch("[a-z][a-z0-9]*", block) or block in RESERVED):
+        text = f"{block!r}. Accepted: small letters and digits, a letter first, and not {', '.join(RESERVED)}."
+        raise conflict("block", text)
 
 
 class Auto(Params):
@@ -159,6 +170,55 @@ class Standardise(Params):
     """Scale columns to mean 0 and standard deviation 1; lists and bytes element by element."""
 
     columns: Columns | None = Field(None, description="Numbers, lists or bytes; all of them by default.")
+
+
+class Tfidf(Params):
+    """Turn text into a bag of hashed word or character n-grams, weighted by how rare each is in training rows."""
+
+    makes: ClassVar[str] = "bag"
+
+    columns: Columns = Field(description=TEXTS)
+    of: Literal["words", "characters"] = Field("words", description="What n-grams are made of.")
+    shortest: Annotated[Whole, Field(ge=1)] = Field(1, description="Least n of the n-grams.")
+    longest: Annotated[Whole, Field(ge=1, le=8)] = Field(2, description="Largest n of the n-grams.")
+    buckets: Annotated[Whole, Field(ge=2, le=1 << 24)] = Field(
+        1 << 16, description="Ids that n-grams are hashed into; those of one id count as one."
+    )
+    lowercase: Flag = Field(True, description="Read capital letters as small ones.")
+    sublinear: Flag = Field(True, description="Count an n-gram that a row has n times as 1 + log n.")
+    block: Text | None = Field(None, description=BLOCK.format("bag"))
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        _refuse_block(self.block)
+        if self.shortest > self.longest:
+            raise conflict("", f"shortest {self.shortest} and longest {self.longest}. Give shortest <= longest.")
+        return self
+
+
+class Tokenize(Params):
+    """Turn text into token ids, by a vocabulary learned from training rows."""
+
+    makes: ClassVar[str] = "tokens"
+
+    columns: Columns = Field(description=TEXTS)
+    kind: Literal["words", "bpe", "characters", "bytes"] = Field(
+        "bpe", description="words and marks; pieces of words, by byte-pair encoding; characters; bytes."
+    )
+    vocabulary: Annotated[Whole, Field(ge=3)] = Field(
+        8000, description="Most ids, with 0 for padding and 1 for what is unknown; bytes have 258."
+    )
+    max_tokens: Annotated[Whole, Field(ge=1)] = Field(256, description="Tokens of a text that are kept, the first.")
+    lowercase: Flag = Field(True, description="Read capital letters as small ones.")
+    sample: Annotated[Whole, Field(ge=1)] = Field(
+        50_000, description="Different training texts that the vocabulary is learned from; a hash chooses them."
+    )
+    block: Text | None = Field(None, description=BLOCK.format("tokens"))
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        _refuse_block(self.block)
+        return self
 
 
 class Crop(Params):

@@ -1,0 +1,177 @@
+"""Turn text into token ids by a vocabulary that is learned from training rows.
+
+Texts to learn from are chosen by their hashes and read in the order of these, so a vocabulary depends on which rows are
+in train and on nothing else.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain, repeat
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fmray.data.ragged import Ragged
+from fmray.data.step import Fitted, Partial
+from fmray.data.text import Sample, blocks_of, list_series, merged_sample, replaced, sample_of
+from fmray.errors import SpecError
+from fmray.records import Json
+from fmray.schema import Schema
+from fmray.spec.components import steps as declared
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+SPECIAL = [PAD, UNKNOWN]
+"""Their places are their ids: 0 and 1."""
+MOST_COPIES = 100
+"""Times that a text counts at most where the vocabulary is learned."""
+MOST_CHARACTERS = 20_000
+"""Of a text, that the vocabulary is learned from."""
+BATCH_TEXTS = 8192
+
+
+class Tokenize:
+    """Give each row the ids of its text's tokens; padding has 0, what no training text has 1. No text has no ids.
+
+    Args:
+        params: As `fmray.spec.components.steps.Tokenize` declares them.
+    """
+
+    def __init__(self, params: declared.Tokenize) -> None:
+        self.params = params
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Choose texts to learn from, and count rows."""
+        _library()
+        names = list(self._blocks(schema))
+        most = self.params.sample
+        samples = {name: sample_of(frame[name].str.head(MOST_CHARACTERS), most) for name in names}
+        return {"samples": samples, "rows": frame.height}
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give what both say."""
+        samples = {
+            name: merged_sample(own, other["samples"][name], self.params.sample) for name, own in one["samples"].items()
+        }
+        return {"samples": samples, "rows": one["rows"] + other["rows"]}
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Learn the vocabulary."""
+        blocks = self._blocks(schema)
+        whole: Sample = []
+        for sample in partial["samples"].values():
+            whole = merged_sample(whole, sample, self.params.sample)
+        text = self._trained(whole)
+        width = _tokenizer(text).get_vocab_size()
+        notes = []
+        means = {}
+        for name, sample in partial["samples"].items():
+            means[blocks[name]], note = self._lengths(name, blocks[name], sample=sample, tokenizer=text)
+            notes.append(f"{note}, by {width:,} ids")
+        state = {"tokenizer": text, "columns": list(blocks), "mean_lengths": means}
+        return Fitted(state, replaced(schema, blocks, "tokens", width), tuple(notes))
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Encode."""
+        made = []
+        for name in state["columns"]:
+            ids = encode(frame[name].fill_null("").to_list(), state["tokenizer"])
+            made.append(
+                list_series(name, Ragged(ids.values, ids.starts, np.minimum(ids.lengths, self.params.max_tokens)))
+            )
+        return frame.with_columns(made)
+
+    def _blocks(self, schema: Schema) -> dict[str, str]:
+        return blocks_of(self.params.columns, schema, step="tokenize", kind="tokens", block=self.params.block)
+
+    def _lengths(self, name: str, block: str, sample: Sample, tokenizer: str) -> tuple[float, str]:
+        """Give the mean number of tokens that are kept, and say how many texts are cut."""
+        lengths = encode([text for _, text, _ in sample], tokenizer).lengths
+        rows = np.array([count for _, _, count in sample], np.int64)
+        kept = np.minimum(lengths, self.params.max_tokens)
+        mean = float((kept * rows).sum() / max(1, rows.sum()))
+        cut = int(rows[lengths > self.params.max_tokens].sum())
+        among = f"{rows.sum():,} training texts" + (" of a sample" if len(sample) == self.params.sample else "")
+        note = f"tokenize makes block '{block}' of '{name}': {mean:.1f} tokens per text"
+        if cut:
+            note += f"; {cut:,} of {among} are cut after {self.params.max_tokens} tokens (the longest has "
+            note += f"{lengths.max():,}; max_tokens keeps more)"
+        return mean, note
+
+    def _trained(self, sample: Sample) -> str:
+        """Learn a vocabulary, and give it as JSON."""
+        library = _library()
+        tokenizer = library.Tokenizer(self._model(library))
+        tokenizer.normalizer = library.normalizers.Sequence(
+            [library.normalizers.NFKC(), *([library.normalizers.Lowercase()] if self.params.lowercase else [])]
+        )
+        tokenizer.pre_tokenizer = self._splitter(library)
+        texts = chain.from_iterable(repeat(text, min(rows, MOST_COPIES)) for _, text, rows in sample)
+        tokenizer.train_from_iterator(texts, self._trainer(library))
+        return str(tokenizer.to_str())
+
+    def _model(self, library: Any) -> Any:
+        models = library.models
+        match self.params.kind:
+            case "words" | "characters":
+                return models.WordLevel(unk_token=UNKNOWN)
+        return models.BPE(unk_token=UNKNOWN)
+
+    def _splitter(self, library: Any) -> Any:
+        split = library.pre_tokenizers
+        match self.params.kind:
+            case "characters":
+                return split.Split(library.Regex(r"[\s\S]"), "isolated")
+            case "bytes":
+                return split.ByteLevel(add_prefix_space=False, use_regex=False)
+            case "words":
+                return split.BertPreTokenizer()
+        return split.Metaspace()
+
+    def _trainer(self, library: Any) -> Any:
+        trainers = library.trainers
+        common = {"vocab_size": self.params.vocabulary, "special_tokens": SPECIAL, "show_progress": False}
+        match self.params.kind:
+            case "words" | "characters":
+                return trainers.WordLevelTrainer(**common)
+            case "bytes":
+                alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+                return trainers.BpeTrainer(**{**common, "vocab_size": 258}, initial_alphabet=alphabet)
+        return trainers.BpeTrainer(**common)
+
+
+def encode(texts: list[str], tokenizer: str) -> Ragged:
+    """Give the ids of texts, int32.
+
+    Args:
+        tokenizer: As JSON.
+    """
+    known = _tokenizer(tokenizer)
+    parts: list[np.ndarray] = []
+    lengths: list[int] = []
+    for batch in _batches(texts):
+        rows = [encoding.ids for encoding in known.encode_batch_fast(batch, add_special_tokens=False)]
+        lengths += map(len, rows)
+        parts.append(np.fromiter(chain.from_iterable(rows), np.int32))
+    return Ragged.of_lengths(np.concatenate([np.zeros(0, np.int32), *parts]), np.array(lengths, np.int64))
+
+
+def _batches(texts: list[str]) -> Iterator[list[str]]:
+    return (texts[start : start + BATCH_TEXTS] for start in range(0, len(texts), BATCH_TEXTS))
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(text: str) -> Any:
+    return _library().Tokenizer.from_str(text)
+
+
+def _library() -> Any:
+    # Work items run side by side as they are, and threads of the library's own would not survive a fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import tokenizers
+    except ImportError as error:
+        text = "tokenize needs the package tokenizers. Install fmray[text]."
+        raise SpecError(text, "steps.tokenize") from error
+    return tokenizers

@@ -1,0 +1,63 @@
+"""Compare the blocks that a model reads with those that steps make.
+
+A model that lacks what it reads is refused, with the step that would make it; a block that nobody reads is named.
+"""
+
+from collections.abc import Sequence
+
+from fmray.errors import SpecError
+from fmray.schema import DENSE, Schema
+
+MAKERS = {"tokens": "tokenize", "bag": "tfidf"}
+"""Kind of block -> the step that makes it."""
+
+
+def lacking(model: str, kinds: Sequence[str], needed: str = "") -> str:
+    """Say what a model reads that no step makes, and which step would.
+
+    Args:
+        kinds: That it reads.
+        needed: The one of them that it cannot do without; by default any of them would do.
+    """
+    ragged = [needed] if needed else [kind for kind in kinds if kind in MAKERS]
+    what = needed or " or ".join(kinds)
+    if not ragged:
+        return f"model {model} reads {what}, and no step makes it. Keep columns of numbers, or choose another model."
+    steps = " or ".join(f"{MAKERS[kind]}, e.g. steps: [{{{MAKERS[kind]}: {{columns: TEXT}}}}]" for kind in ragged)
+    return f"model {model} reads {what}, and no step makes {'them' if needed == 'tokens' else 'it'}. Add {steps}."
+
+
+def require_inputs(model: str, reads: Sequence[str], needs: Sequence[str], schema: Schema) -> None:
+    """Refuse a model that lacks what it reads.
+
+    Args:
+        reads, needs: Kinds of blocks of which it takes some, and those of them that it cannot do without.
+
+    Raises:
+        SpecError: If it does.
+    """
+    kinds: set[str] = {block.kind for block in schema.blocks.values()} or {DENSE}
+    for kind in needs:
+        if kind not in kinds:
+            raise SpecError(lacking(model, reads, kind), "model")
+    if kinds.isdisjoint(reads):
+        raise SpecError(f"{lacking(model, reads)} There is: {', '.join(schema.blocks)}.", "model")
+
+
+def read_by(reads: Sequence[str], schema: Schema) -> frozenset[str]:
+    """Name the inputs that a model takes."""
+    found = set()
+    for block in schema.blocks.values():
+        if block.kind in reads:
+            found |= {*block.lane_columns, *([f"{block.name}_lengths"] if block.is_ragged else [])}
+    return frozenset(found)
+
+
+def unread(model: str, reads: Sequence[str], schema: Schema) -> list[str]:
+    """Say which blocks a model does not read."""
+    return [
+        f"model {model} does not read block '{block.name}', made of {', '.join(map(repr, block.columns[:3]))}"
+        f"{' ...' if len(block.columns) > 3 else ''}: it learns nothing from it"
+        for block in schema.blocks.values()
+        if block.kind not in reads
+    ]

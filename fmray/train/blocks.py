@@ -1,0 +1,110 @@
+"""Turn columns of the lanes into inputs of a model.
+
+Dense columns pass as they are. Rows that differ in length stay side by side in memory, and each batch is padded to its
+own longest row by one gather: a result must never depend on the padding.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmray.data.ragged import Array, Blocks, Ragged
+from fmray.schema import Block
+
+MULTIPLE = 8
+"""Lengths of padded rows are multiples of it, so that few shapes occur and none is odd."""
+Held = Union[Tensor, "RaggedTensor"]
+
+
+class RaggedTensor:
+    """Hold rows of different lengths on a device, as `data.ragged.Ragged` does in memory.
+
+    Shapes:
+        values: (T,).
+        starts, lengths: (n,), int64.
+    """
+
+    def __init__(self, values: Tensor, starts: Tensor, lengths: Tensor) -> None:
+        self.values = values
+        self.starts = starts
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, rows: slice) -> "RaggedTensor":
+        return RaggedTensor(self.values, self.starts[rows], self.lengths[rows])
+
+    def index_select(self, axis: int, rows: Tensor) -> "RaggedTensor":
+        """Choose rows; no value is copied."""
+        return RaggedTensor(self.values, self.starts.index_select(axis, rows), self.lengths.index_select(axis, rows))
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "RaggedTensor":
+        """Bring the rows to a device; what lies beside them comes along only if it is there already."""
+        if self.values.device == device:
+            return self
+        own = self.padded()
+        mask = torch.arange(own.shape[1]) < self.lengths[:, None]
+        starts = self.lengths.cumsum(0) - self.lengths
+        return RaggedTensor(*(part.to(device, non_blocking=non_blocking) for part in (own[mask], starts, self.lengths)))
+
+    def padded(self) -> Tensor:
+        """Give the rows side by side, filled up with 0 to a common length.
+
+        Shapes:
+            returns: (n, L), L a multiple of 8, at least 8.
+        """
+        longest = int(self.lengths.max()) if len(self.lengths) else 0
+        width = max(MULTIPLE, -(-longest // MULTIPLE) * MULTIPLE)
+        if not len(self.values):
+            return self.values.new_zeros(len(self.lengths), width)
+        place = torch.arange(width, device=self.values.device)
+        at = (self.starts[:, None] + place).clamp_max_(len(self.values) - 1)
+        return self.values[at].masked_fill_(place >= self.lengths[:, None], 0)
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Give the rows of all parts, one part behind the other."""
+    if not isinstance(parts[0], RaggedTensor):
+        return torch.cat(list(parts))
+    sizes = np.cumsum([0, *(len(part.values) for part in parts[:-1])]).tolist()
+    return RaggedTensor(
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.starts + size for part, size in zip(parts, sizes, strict=True)]),
+        torch.cat([part.lengths for part in parts]),
+    )
+
+
+def held(values: Array, device: torch.device | str) -> Any:
+    """Bring a column to a device."""
+    if not isinstance(values, Ragged):
+        return torch.from_numpy(values).to(device)
+    own = values.compact()
+    return RaggedTensor(*(torch.from_numpy(part).to(device) for part in (own.values, own.starts, own.lengths)))
+
+
+def inputs_of(tensors: Mapping[str, Any], blocks: Mapping[str, Block]) -> dict[str, Tensor]:
+    """Give the inputs of a batch by the names that models take them by.
+
+    Shapes:
+        returns: "x" (B, D); per ragged block "<name>" (B, L), "<name>_lengths" (B,) and, of a bag, "<name>_weights"
+            (B, L).
+    """
+    inputs: dict[str, Tensor] = {}
+    for name, block in blocks.items():
+        if not block.is_ragged:
+            inputs[name] = tensors[name]
+            continue
+        inputs[name] = tensors[name].padded()
+        inputs[f"{name}_lengths"] = tensors[name].lengths
+        if block.kind == "bag":
+            inputs[f"{name}_weights"] = tensors[f"{name}_weights"].padded()
+    return inputs
+
+
+def inputs_of_rows(rows: Blocks, blocks: Mapping[str, Block], device: torch.device | str) -> dict[str, Tensor]:
+    """Give the inputs of prepared rows."""
+    return inputs_of({name: held(values, device) for name, values in rows.arrays.items()}, blocks)
