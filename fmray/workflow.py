@@ -7,7 +7,7 @@ is to resuming, to retraining cheaply, and to running the same job twice.
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 from fmray.catalogue import MODELS
 from fmray.data.folds import Fold
@@ -29,7 +29,7 @@ from fmray.inference.serving import served
 from fmray.metrics.find import defaults, find_metric
 from fmray.metrics.metric import Metric
 from fmray.printable import in_yaml
-from fmray.promote import promote, starts_of
+from fmray.promote import promote, started_from, starts_of
 from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepared, Run, Scores, Split
 from fmray.registry import importable
 from fmray.report.card import Card, write_card
@@ -308,11 +308,15 @@ class _Work:
             attempt=attempt,
             report=self.journal,
         )
-        if (asked := self.job.train.warm_start) is not None:
-            starts = starts_of(
-                self.job, asked, prepared=self.prepared, run=self.run, store=self.store, note=self.journal.note
-            )
-            search = replace(search, starts=starts)
+        train = self.job.train
+        if train.start is not None:
+            find = partial(started_from, self.job, train.start)
+        elif train.warm_start is not None:
+            find = partial(starts_of, self.job, train.warm_start)
+        else:
+            return train_members(search, self.prepared, self.workers, self.device)
+        starts = find(self.prepared, self.run, store=self.store, note=self.journal.note)
+        search = replace(search, starts=starts)
         return train_members(search, self.prepared, self.workers, self.device)
 
     def knowing(self, trained: Sweep) -> "_Work":

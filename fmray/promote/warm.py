@@ -6,23 +6,26 @@ refused, or starts cold where it says so. What was decided stands in the run's `
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from fmray.errors import DataError, SpecError
 from fmray.promote.history import champion_of
 from fmray.records import Json, Prepared, Run
 from fmray.report.folder import RUN
+from fmray.report.identity import origin_of
 from fmray.schema import Column, Schema
 from fmray.spec.job import Job
-from fmray.spec.sections import WarmStart
+from fmray.spec.sections import StartFrom, WarmStart
 from fmray.store import Store
 from fmray.store.copies import folder_to_keep
 from fmray.store.places import files_of
 from fmray.store.sealed import open_text, parse
 from fmray.train.population import Blueprint
 from fmray.train.saved import FILE, Saved, read_model
-from fmray.train.warm import WHERE, Start
+from fmray.train.warm import WHERE, Start, listed, starts_in
 
 CHAMPION = "champion"
+START = "train.start"
 CURE = "Train this once without train.warm_start, or give it otherwise: cold."
 
 
@@ -55,6 +58,54 @@ def starts_of(
     return starts
 
 
+def started_from(
+    job: Job, asked: StartFrom, prepared: Prepared, run: Run, store: Store, note: Callable[[str], None]
+) -> tuple[Start, ...]:
+    """Give the foreign tensors that the members of a run begin with, in their order.
+
+    They may come from other data and another target. Where they come from a run on the same rows, these must be divided
+    as they were there.
+
+    Args:
+        asked: As the job says it.
+        note: Hears what was loaded and what is drawn.
+
+    Raises:
+        SpecError: If they do not fit the model, or may have learned from rows that are validation or test now.
+        DataError: If they are missing or damaged.
+    """
+    root = origin_of(asked.model, job.folder)
+    starts = starts_in(root, asked.part or "", START)
+    facts = _known_facts(root)
+    if facts is None:
+        note(f"train.start: nothing is known of the rows that {root} learned from")
+    elif _shares_rows(facts, prepared):
+        _refuse_other_split(root, prepared, START)
+    blueprint = Blueprint.of(job.model.name, job.model.params, 0)
+    target = prepared.target
+    modules = [start.module(blueprint, prepared.schema, len(target.classes) or len(target.columns)) for start in starts]
+    taken, drawn = starts[0].described(modules[0])
+    note(f"train.start: from {root}: {listed(taken)}; drawn: {listed(drawn)}")
+    whose = [{"member": start.member, "tensor_hash": start.tensor_hash} for start in starts]
+    told: Json = {"from": root, "part": asked.part, "members": whose, "taken": taken, "drawn": drawn}
+    path = f"{run.root}/{RUN}"
+    store.write_json(path, {**store.read_json(path), "start": told})
+    return starts
+
+
+def _known_facts(root: str) -> Json | None:
+    """Read the run.json of the run that a folder belongs to, if it belongs to one."""
+    with suppress(DataError, OSError, ValueError, KeyError, TypeError):
+        return _facts_of(root if files_of(root).exists(f"{root}/{RUN}") else os.path.dirname(root))
+    return None
+
+
+def _shares_rows(facts: Json, prepared: Prepared) -> bool:
+    """Tell whether a run has read a file as large as one that is read now, which will be the same: mind its rows."""
+    theirs = {(file["bytes"], file["rows"]) for file in facts.get("data", {}).get("manifest", [])}
+    return not theirs.isdisjoint((file["bytes"], file["rows"]) for file in prepared.manifest)
+
+
 def _starts(job: Job, asked: WarmStart, prepared: Prepared, store: Store, origin: str) -> tuple[tuple[Start, ...], str]:
     """Give starts, or the reason for starting cold."""
     if not origin:
@@ -74,9 +125,7 @@ def _origin(job: Job, asked: WarmStart, store: Store) -> str:
     """Name the run: the champion by its id, another by its folder."""
     if asked.model == CHAMPION:
         return champion_of(job.name, store) or ""
-    if "://" in asked.model:
-        return asked.model.rstrip("/")
-    return os.path.abspath(os.path.join(job.folder, os.path.expanduser(asked.model)))
+    return origin_of(asked.model, job.folder)
 
 
 def _facts_of(root: str) -> Json:
@@ -88,7 +137,7 @@ def _facts_of(root: str) -> Json:
     return facts
 
 
-def _refuse_other_split(root: str, prepared: Prepared) -> None:
+def _refuse_other_split(root: str, prepared: Prepared, where: str = WHERE) -> None:
     """Make sure that no row of validation or test now was a training row then."""
     files = files_of(root)
     beside = root if files.exists(f"{root}/{RUN}") else os.path.dirname(root)
@@ -104,7 +153,7 @@ def _refuse_other_split(root: str, prepared: Prepared) -> None:
         raise SpecError(
             f"rows were divided otherwise for {beside} ({shown}), so it may have learned from rows that are "
             "validation or test now.",
-            WHERE,
+            where,
         )
 
 

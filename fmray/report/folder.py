@@ -87,7 +87,7 @@ def start_run(run: Run, job: Job, store: Store) -> None:
             "time": round(time.time(), 3),
             "records": before.get("records", []),
             "failed_gates": [],
-            **({"warm_start": before["warm_start"]} if "warm_start" in before else {}),
+            **{name: before[name] for name in ("warm_start", "start") if name in before},
             "submission": os.environ.get(SUBMISSION, ""),
         },
     )

@@ -173,6 +173,10 @@ def _in_train(job: Job) -> list[Refusal]:
     if train.folds is not None and train.folds.strict and not job.prepared_steps:
         text = "has no effect without steps, which alone learn from rows before a training. Leave it out."
         found.append((("train", "folds", "strict"), text))
+    if train.start is not None and train.warm_start is not None:
+        found.append((("train", "start"), "says what members begin with, and so does warm_start. Leave one out."))
+    if train.start is not None and job.ranges:
+        found.append((("train", "start"), "goes without ranges, whose members differ in what they are."))
     if train.warm_start is not None:
         if job.ranges:
             found.append((("train", "warm_start"), "goes without ranges, whose members differ in what they are."))

@@ -43,6 +43,7 @@ SECTIONS: dict[Keys, type] = {
     ("train", "folds"): sections.Folds,
     ("train", "warm_start"): sections.WarmStart,
     ("train", "groups"): sections.ParameterGroup,
+    ("train", "start"): sections.StartFrom,
     ("train", "order"): sections.Order,
     ("search",): sections.Search,
     ("evaluate",): sections.Evaluate,

@@ -111,7 +111,7 @@ class Job:
         return replace(ADAPTER.validate_python(plain), ranges=ranges)
 
 
-LATER: tuple[tuple[str, str, Any], ...] = (("train", "groups", []),)
+LATER: tuple[tuple[str, str, Any], ...] = (("train", "groups", []), ("train", "start", None))
 """Keys that jobs did not have when the first runs were kept, and their defaults: left out where they say nothing,
 so that those runs and records are found again."""
 

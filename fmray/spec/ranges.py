@@ -15,7 +15,7 @@ Keys = tuple[str | int, ...]
 Values = Mapping[Keys, Any]
 SEARCHED = ("model", "steps", "task", "train")
 """Sections in which ranges may stand."""
-NOT_SEARCHED = (("train", "seed"), ("train", "seeds"), ("train", "folds"), ("train", "order"))
+NOT_SEARCHED = (("train", "seed"), ("train", "seeds"), ("train", "folds"), ("train", "order"), ("train", "start"))
 """Keys that say how a training is repeated, not what is trained."""
 MOST_OPTIONS = 10_000
 
@@ -129,7 +129,9 @@ def take_ranges(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Keys, Ra
     for keys, found in _find(value, ()):
         if keys[0] not in SEARCHED or any(keys[: len(barred)] == barred for barred in NOT_SEARCHED):
             text = f"{dict(found)} is a range, and this is not searched. Ranges stand in {', '.join(SEARCHED)}"
-            raise MisplacedRangeError(f"{text}, not in train.seed, seeds, folds and order. Give one value.", keys)
+            raise MisplacedRangeError(
+                f"{text}, not in train.seed, seeds, folds, order and start. Give one value.", keys
+            )
         try:
             ranges[keys] = Range.read(found)
         except ValueError as error:

@@ -215,6 +215,21 @@ class WarmStart:
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
+class StartFrom:
+    """Say which trained tensors members begin with, whatever data and target they were trained for.
+
+    Args:
+        model: Folder of a run, of its model, or any folder that holds a model.safetensors. What it holds decides which
+            run this is, not where it lies.
+        part: Take only the tensors whose names begin so, e.g. "encoder"; the others are drawn. Without it all are
+            taken, and must be those of the model by name and shape.
+    """
+
+    model: Text
+    part: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
 class ParameterGroup:
     """Say how some parameters of the model are stepped otherwise than the rest.
 
@@ -269,6 +284,8 @@ class Train:
             `{n: 5, strict: true}`.
         groups: Parameters with a learning rate, decay or start of their own, e.g.
             `[{match: "encoder.*", lr_scale: 0.1, freeze_epochs: 1}]`.
+        start: Begin with the tensors of another training, or with a part of them, e.g.
+            `{model: runs/pretrain/1a2b, part: encoder}`; member i with those of the i-th in there, in turn.
         warm_start: Begin with trained tensors, e.g. "champion", or `{model: champion, otherwise: cold}`; member i with
             those of the i-th that speaks there, in turn. Optimizers begin anew.
     """
@@ -288,6 +305,7 @@ class Train:
     order: Order = Order()
     folds: Annotated[Folds, BeforeValidator(_as_number)] | None = None
     groups: tuple[ParameterGroup, ...] = ()
+    start: Annotated[StartFrom, BeforeValidator(_as_model)] | None = None
     warm_start: Annotated[WarmStart, BeforeValidator(_as_model)] | None = None
 
 

@@ -96,6 +96,7 @@ def linear_job(job: Job, prepared: Prepared) -> Job:
         ema=None,
         precision="float32",
         groups=(),
+        start=None,
         warm_start=None,
     )
     return replace(job, train=train, steps=steps, ranges={})
