@@ -58,16 +58,21 @@ TASKS = Registry(
     "task",
     {
         "classification": "fmray.tasks.classification:Classification",
+        "gan": "fmray.tasks.gan:Gan",
         "regression": "fmray.tasks.regression:Regression",
     },
     TASK,
     components="fmray.spec.components.tasks",
 )
 
+OF_NUMBERS = ("gan", "regression")
+"""Tasks whose targets are numbers."""
+
 MODELS = Registry(
     "model",
     {
         "bag_of_embeddings": "fmray.models.bag_of_embeddings:BagOfEmbeddings",
+        "gan_points": "fmray.models.gan_points:GanPoints",
         "linear": "fmray.models.linear:Linear",
         "logistic": "fmray.models.linear:Linear",
         "mlp": "fmray.models.mlp:MLP",
@@ -116,6 +121,7 @@ METRICS = Registry(
         "f1_micro": "fmray.metrics.classification:F1_MICRO",
         "log_loss": "fmray.metrics.probability:LOG_LOSS",
         "mae": "fmray.metrics.regression:MAE",
+        "mmd": "fmray.metrics.distribution:mmd",
         "mse": "fmray.metrics.regression:MSE",
         "precision_macro": "fmray.metrics.classification:PRECISION_MACRO",
         "r2": "fmray.metrics.regression:R2",

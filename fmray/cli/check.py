@@ -62,11 +62,11 @@ def _refuse_metrics(job: Any, task: str) -> None:
     named = [name for name in (job.evaluate.primary, *(job.evaluate.metrics or ())) if name]
     if not named or ":" in task or task == "auto":
         return  # of a user's own task, only the task can tell what it predicts; of auto, the data
-    from fmray.catalogue import METRICS
+    from fmray.catalogue import METRICS, OF_NUMBERS
     from fmray.metrics.find import find_metric
     from fmray.records import Target
 
-    target = Target(tuple(job.data.target), "number" if task == "regression" else "class")
+    target = Target(tuple(job.data.target), "number" if task in OF_NUMBERS else "class")
     for name in named:
         if name in METRICS:
             find_metric(name, target)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from fmray.catalogue import OF_NUMBERS
 from fmray.data import moments
 from fmray.data.arrow_frames import NullValues, plain, without
 from fmray.data.hashing import row_hash
@@ -94,7 +95,7 @@ def describe(table: pa.Table, sides: np.ndarray, data: Data, task: str) -> Json:
 
 def _target_of(table: pa.Table, data: Data, task: str) -> Json:
     frame = target_frame(table, data)
-    if task == "regression":
+    if task in OF_NUMBERS:
         low = frame.min().row(0)
         high = frame.max().row(0)
         return {"low": [_number(v) for v in low], "high": [_number(v) for v in high]}

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fmray.catalogue import TASKS
+from fmray.catalogue import OF_NUMBERS, TASKS
 from fmray.data import moments
 from fmray.data.arrow_frames import plain, without
 from fmray.data.evolve import UUID
@@ -53,19 +53,19 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
             text = "Accepted: numbers, text, dates, true and false."
             raise SpecError(f"column '{name}' holds {kind}. {text}", "data.target")
     numeric = [name for name in data.target if is_number(dataset.schema.field(name).type)]
-    if task.name == "regression" and len(numeric) < len(data.target):
+    if task.name in OF_NUMBERS and len(numeric) < len(data.target):
         other = next(name for name in data.target if name not in numeric)
         kind = dataset.schema.field(other).type
-        raise SpecError(f"regression needs numbers, column '{other}' holds {kind}. Set task: classification.", "task")
+        raise SpecError(f"{task.name} needs numbers, column '{other}' holds {kind}. Set task: classification.", "task")
     if task.name == "classification" and len(data.target) > 1:
         raise SpecError(f"classification takes one target, given {', '.join(data.target)}. Name one.", "data.target")
     if task.name == "auto":
         task = Ref("regression" if len(data.target) > 1 else _by_type(dataset, data.target[0]), task.params)
         _refuse_foreign(task)
-    if task.name == "regression" and data.labels:
-        raise SpecError(f"labels {dict(data.labels)} go with classification, and this is regression.", "data.labels")
-    if task.name == "regression" and data.sample:
-        raise SpecError("rows are sampled by class, and this is regression. Leave it out.", "data.sample")
+    if task.name in OF_NUMBERS and data.labels:
+        raise SpecError(f"labels {dict(data.labels)} go with classification, and this is {task.name}.", "data.labels")
+    if task.name in OF_NUMBERS and data.sample:
+        raise SpecError(f"rows are sampled by class, and this is {task.name}. Leave it out.", "data.sample")
     return task
 
 
@@ -123,8 +123,8 @@ def fit_target(table: pa.Table, data: Data, task: str) -> Partial:
     Raises:
         DataError: If there are too many classes to be classes.
     """
-    frame = target_frame(table, data, as_numbers=task == "regression")
-    if task == "regression":
+    frame = target_frame(table, data, as_numbers=task in OF_NUMBERS)
+    if task in OF_NUMBERS:
         few = {name: _few_levels(frame[name].drop_nulls().unique().to_list()) for name in frame.columns}
         return {"moments": moments.numbers(frame, frame.columns), "few": few}
     counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows")

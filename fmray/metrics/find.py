@@ -7,7 +7,7 @@ import re
 
 from fmray.catalogue import METRICS
 from fmray.errors import SpecError
-from fmray.metrics import ranking
+from fmray.metrics import distribution, ranking
 from fmray.metrics.classification import f1_of
 from fmray.metrics.metric import Metric
 from fmray.records import Target
@@ -39,7 +39,7 @@ def find_metric(name: str, target: Target) -> Metric:
         return _f1_of(matched.group(1), target)
     if name not in METRICS and ":" not in name:
         raise SpecError(f"unknown metric '{name}'. {nearest(name, [*METRICS, 'f1[label]'])}", "evaluate")
-    metric: Metric = METRICS.find(name)
+    metric: Metric = METRICS.find(name) if name != "mmd" else distribution.mmd(target.scale)
     if metric.kind != target.kind:
         fitting = ", ".join(defaults(target)[1])
         raise SpecError(

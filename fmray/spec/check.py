@@ -38,6 +38,7 @@ def check(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         (catalogue.MODELS, job.model, ("model",)),
         (catalogue.OPTIMIZERS, job.train.optimizer, ("train", "optimizer")),
         (catalogue.SCHEDULES, job.train.schedule, ("train", "schedule")),
+        *_of_phases(job),
         (catalogue.ENSEMBLES, job.ensemble, ("ensemble",)),
         (catalogue.TASKS, job.task, ("task",)),
         *((ALL_STEPS, step, ("steps", place)) for place, step in enumerate(job.steps)),
@@ -47,6 +48,13 @@ def check(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         except SpecError as error:
             found.append((keys, error.message))
     return [*found, *_in_order_of_steps(job), *_in_metrics(job), *without_effect(job, value)]
+
+
+def _of_phases(job: Job) -> Iterator[tuple[Registry, Ref, Keys]]:
+    for name, phase in job.train.phases.items():
+        for registry, key in ((catalogue.OPTIMIZERS, "optimizer"), (catalogue.SCHEDULES, "schedule")):
+            if (ref := getattr(phase, key)) is not None:
+                yield registry, ref, ("train", "phases", name, key)
 
 
 def _in_params(registry: Registry, ref: Ref, keys: Keys, folder: str) -> list[Refusal]:

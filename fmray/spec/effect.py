@@ -173,6 +173,13 @@ def _in_train(job: Job) -> list[Refusal]:
     if train.folds is not None and train.folds.strict and not job.prepared_steps:
         text = "has no effect without steps, which alone learn from rows before a training. Leave it out."
         found.append((("train", "folds", "strict"), text))
+    for name, phase in train.phases.items():
+        keys = ("train", "phases", name)
+        if phase.schedule is not None and phase.schedule.name == "plateau":
+            text = "plateau goes by the score of all phases together. Give it as train.schedule, or take another."
+            found.append(((*keys, "schedule"), text))
+        if phase.optimizer is None and phase.schedule is None:
+            found.append((keys, "says nothing. Give optimizer or schedule, or leave it out."))
     if train.start is not None and train.warm_start is not None:
         found.append((("train", "start"), "says what members begin with, and so does warm_start. Leave one out."))
     if train.start is not None and job.ranges:
@@ -190,6 +197,13 @@ def _in_train(job: Job) -> list[Refusal]:
 def _in_task(job: Job) -> list[Refusal]:
     found: list[Refusal] = []
     task = job.task.name
+    if task == "gan":
+        if "linear" in job.evaluate.baselines:
+            text = "linear generates nothing, and the task is gan. Give [dummy]."
+            found.append((("evaluate", "baselines"), text))
+        if job.train.folds is not None or job.ensemble.name not in ("auto", "single"):
+            text = "points of several generators are not averaged. Give ensemble: single."
+            found.append((("ensemble",), text))
     loss = job.task.params.get("loss")
     if job.model.name == "perceptron":
         if ":" not in task and loss != "perceptron":

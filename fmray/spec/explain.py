@@ -43,6 +43,7 @@ SECTIONS: dict[Keys, type] = {
     ("train", "folds"): sections.Folds,
     ("train", "warm_start"): sections.WarmStart,
     ("train", "groups"): sections.ParameterGroup,
+    ("train", "phases"): sections.Phase,
     ("train", "start"): sections.StartFrom,
     ("train", "order"): sections.Order,
     ("search",): sections.Search,
@@ -155,7 +156,8 @@ def _accepted(finding: Any) -> str:
 
 
 def _unknown(keys: Keys) -> str:
-    section = SECTIONS.get(tuple(key for key in keys[:-1] if isinstance(key, str)))  # without places in lists
+    around = tuple(key for key in keys[:-1] if isinstance(key, str))  # without places in lists
+    section = SECTIONS.get(around[:2] if around[:2] == ("train", "phases") else around)  # without the phase's name
     if section is None:
         return f"unknown key '{keys[-1]}'."
     name = str(keys[-1])

@@ -96,7 +96,8 @@ class Job:
 
     def modules(self) -> tuple[str, ...]:
         """Name the modules of the user's own code, whose source decides the result too."""
-        named = (self.task, self.model, self.train.optimizer, self.train.schedule, self.ensemble, *self.steps)
+        named = [self.task, self.model, self.train.optimizer, self.train.schedule, self.ensemble, *self.steps]
+        named += [ref for phase in self.train.phases.values() for ref in (phase.optimizer, phase.schedule) if ref]
         return tuple(sorted({ref.name.partition(":")[0] for ref in named if ":" in ref.name}))
 
     @classmethod
@@ -111,7 +112,7 @@ class Job:
         return replace(ADAPTER.validate_python(plain), ranges=ranges)
 
 
-LATER: tuple[tuple[str, str, Any], ...] = (("train", "groups", []), ("train", "start", None))
+LATER: tuple[tuple[str, str, Any], ...] = (("train", "groups", []), ("train", "phases", {}), ("train", "start", None))
 """Keys that jobs did not have when the first runs were kept, and their defaults: left out where they say nothing,
 so that those runs and records are found again."""
 

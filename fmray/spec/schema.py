@@ -43,6 +43,9 @@ def job_schema() -> dict[str, Any]:
     train["seeds"] = {"anyOf": [{"type": "integer", "minimum": 1}, {"$ref": "#/$defs/Seeds"}]}
     folds = [{"type": "integer", "minimum": 2}, {"$ref": "#/$defs/Folds"}, {"type": "null"}]
     train["folds"] = {"anyOf": folds, "default": None}
+    own = schema["$defs"]["Phase"]["properties"]
+    own["optimizer"] = {"anyOf": [_reference(catalogue.OPTIMIZERS), {"type": "null"}], "default": None}
+    own["schedule"] = {"anyOf": [_reference(catalogue.SCHEDULES), {"type": "null"}], "default": None}
     barred = {keys[1] for keys in NOT_SEARCHED}
     for name in train.keys() - barred:
         train[name] = {"anyOf": [train[name], RANGE]}

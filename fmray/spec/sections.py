@@ -230,6 +230,19 @@ class StartFrom:
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)
+class Phase:
+    """Say how one of the losses that a task steps in turn is minimised otherwise than train says.
+
+    Args:
+        optimizer: In place of train.optimizer.
+        schedule: In place of train.schedule; constant, cosine or step.
+    """
+
+    optimizer: Reference | None = None
+    schedule: Reference | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=strict)
 class ParameterGroup:
     """Say how some parameters of the model are stepped otherwise than the rest.
 
@@ -284,6 +297,8 @@ class Train:
             `{n: 5, strict: true}`.
         groups: Parameters with a learning rate, decay or start of their own, e.g.
             `[{match: "encoder.*", lr_scale: 0.1, freeze_epochs: 1}]`.
+        phases: Optimizer and schedule of single phases of the task, e.g.
+            `{discriminator: {optimizer: {adam: {lr: 0.001}}}}`; only for a task that has several.
         start: Begin with the tensors of another training, or with a part of them, e.g.
             `{model: runs/pretrain/1a2b, part: encoder}`; member i with those of the i-th in there, in turn.
         warm_start: Begin with trained tensors, e.g. "champion", or `{model: champion, otherwise: cold}`; member i with
@@ -305,6 +320,7 @@ class Train:
     order: Order = Order()
     folds: Annotated[Folds, BeforeValidator(_as_number)] | None = None
     groups: tuple[ParameterGroup, ...] = ()
+    phases: Mapping[str, Phase] = Field(default_factory=dict)
     start: Annotated[StartFrom, BeforeValidator(_as_model)] | None = None
     warm_start: Annotated[WarmStart, BeforeValidator(_as_model)] | None = None
 

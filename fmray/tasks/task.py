@@ -52,6 +52,8 @@ class Batch:
         entity: What rows that stay together share (B,), int64: their group, or what copies of one row share.
         partner: The rows that these are mixed with, where a live step mixes.
         own: Share of each row that is its own once mixed (B,).
+        keys: What numbers are drawn by for each row (B,), int32, other ones at every step; only while a task of several
+            phases trains.
     """
 
     inputs: Mapping[str, Tensor]
@@ -63,6 +65,7 @@ class Batch:
     entity: Tensor | None = None
     partner: "Batch | None" = None
     own: Tensor | None = None
+    keys: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,6 +86,7 @@ class Batch:
             entity=cut(self.entity),
             partner=self.partner and self.partner.slice(start, stop),
             own=cut(self.own),
+            keys=cut(self.keys),
         )
 
 
@@ -118,7 +122,8 @@ class Task(Protocol):
     """Turn a batch into losses, and outputs into predictions.
 
     Attributes:
-        phases: Losses stepped in turn per batch; one for all but adversarial tasks.
+        phases: Losses stepped in turn per batch; one for all but adversarial tasks. Where there are several, each steps
+            the parameters of the model whose names begin with its own, `generator.*`, by an optimizer of its own.
         packable: Parameters that may differ between members of one pack.
         num_outputs: Numbers per row the model must give (O).
     """

@@ -32,21 +32,23 @@ class Columns:
         freeze_epochs: Epochs in which they do not move, from the first.
         lr_scale: Share of the optimizer's learning rate that each has (C,); None where all have all of it.
         weight_decay: Of each (C,), NaN for the optimizer's; None where all have that.
+        phase: Of the task, in which alone they move; empty where there is one.
     """
 
     places: slice | Tensor | None = None
     freeze_epochs: int | Literal["all"] = 0
     lr_scale: Tensor | None = None
     weight_decay: Tensor | None = None
+    phase: str = ""
 
     @property
     def is_whole(self) -> bool:
         """Tell whether these are all columns."""
         return self.places is None
 
-    def moves(self, epoch: int) -> bool:
-        """Tell whether they train in an epoch, counted from 0."""
-        return self.freeze_epochs != "all" and epoch >= self.freeze_epochs
+    def moves(self, epoch: int, phase: str = "") -> bool:
+        """Tell whether they train in a phase of the task, in an epoch counted from 0."""
+        return self.freeze_epochs != "all" and epoch >= self.freeze_epochs and self.phase in ("", phase)
 
     def of(self, flat: Tensor) -> Tensor:
         """Give these columns (K, C): the tensor itself, a view, or a copy where they are scattered."""
@@ -106,13 +108,17 @@ def members_of(groups: Sequence[ParameterGroup], layout: ModuleLayout) -> list[l
     return found
 
 
-def columns_of(groups: Sequence[ParameterGroup], layout: ModuleLayout) -> list[Columns]:
-    """Divide all columns into parts that are stepped together; one part where no group is given.
+def columns_of(groups: Sequence[ParameterGroup], layout: ModuleLayout, phases: Sequence[str] = ("",)) -> list[Columns]:
+    """Divide all columns into parts that are stepped together; one part where there are neither groups nor phases.
+
+    Args:
+        phases: Of the task; where there are several, each steps the parameters whose names begin with its own.
 
     Raises:
-        SpecError: As `members_of`.
+        SpecError: As `members_of`, or if a phase has no parameter, or a parameter no phase.
     """
-    if not groups:
+    phase_of = _phases(layout, phases)
+    if not groups and len(phases) == 1:
         return [WHOLE]
     num_columns = sum(one.size for one in layout.trained)
     scale = torch.ones(num_columns, dtype=layout.dtype)
@@ -126,12 +132,29 @@ def columns_of(groups: Sequence[ParameterGroup], layout: ModuleLayout) -> list[C
             if group.weight_decay is not None:
                 decay[layout.places[name]] = group.weight_decay
     parts = []
-    for epochs in dict.fromkeys(begins.values()):
-        held = [layout.places[name] for name, begin in begins.items() if begin == epochs]
+    for epochs, phase in dict.fromkeys((begin, phase_of[name]) for name, begin in begins.items()):
+        held = [layout.places[n] for n, begin in begins.items() if (begin, phase_of[n]) == (epochs, phase)]
         places = None if len(held) == len(begins) else _joined(held)
         whole = slice(None) if places is None else places
-        parts.append(Columns(places, epochs, _unless(scale[whole], 1.0), _unless(decay[whole], float("nan"))))
+        own_scale = _unless(scale[whole], 1.0)
+        own_decay = _unless(decay[whole], float("nan"))
+        parts.append(Columns(places, epochs, lr_scale=own_scale, weight_decay=own_decay, phase=phase))
     return parts
+
+
+def _phases(layout: ModuleLayout, phases: Sequence[str]) -> dict[str, str]:
+    """Name the phase in which each parameter moves, empty where there is one phase."""
+    names = [one.name for one in layout.trained]
+    if len(phases) == 1:
+        return dict.fromkeys(names, "")
+    found = {name: name.partition(".")[0] for name in names}
+    if missing := [phase for phase in phases if phase not in found.values()]:
+        text = f"the task steps {', '.join(phases)} in turn, and the model has no parameter under {', '.join(missing)}"
+        raise SpecError(f"{text}. It has: {_listed(names)}.", "model")
+    if others := [name for name, phase in found.items() if phase not in phases]:
+        text = f"{_listed(others)} would never train: the task steps {', '.join(phases)}"
+        raise SpecError(f"{text}. Put each parameter under one of these names.", "model")
+    return found
 
 
 def described(groups: Sequence[ParameterGroup], layout: ModuleLayout) -> list[str]:

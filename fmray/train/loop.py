@@ -25,7 +25,7 @@ from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
 from fmray.train.ingest import Rows, num_steps
 from fmray.train.pack import Pack
-from fmray.train.schedule import Plateau, warmup
+from fmray.train.schedule import Plateau
 from fmray.train.state import Checkpoints, generators
 from fmray.train.step import precision_of, train_step
 
@@ -111,7 +111,8 @@ def outputs(pack: Pack, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, T
     pack.population.prepare_step(0, None)
     with torch.no_grad(), precision_of(pack):
         for batch, output in _said(pack, rows):
-            losses = pack.task.loss(lambda _: output, batch, pack.task.phases[0])  # noqa: B023
+            model = pack.population if len(pack.task.phases) > 1 else lambda _: output  # noqa: B023
+            losses = pack.task.loss(model, batch, pack.task.phases[0])
             loss, weight = losses.sums()
             sums[0] += loss.cpu()
             sums[1] += weight if isinstance(weight, float) else weight.cpu()
@@ -180,10 +181,8 @@ def run_epoch(
         waited += time.perf_counter() - asked
         if batch is None:
             break
-        factor = pack.schedule.factor(state.global_step, steps * train.epochs, steps)
-        factor *= warmup(state.global_step, train.warmup_steps)
         due = checkpoints is not None and state.step + 1 < steps and checkpoints.due()
-        due = train_step(pack, batch, factor=factor, group=group, flag=due)
+        due = train_step(pack, batch, factor=pack.factors(steps), group=group, flag=due)
         state.step += 1
         state.global_step += 1
         if state.health:

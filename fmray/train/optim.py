@@ -7,6 +7,7 @@ Shape legend: K members, P parameters per member, C columns of these that are st
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from fmray.catalogue import OPTIMIZERS
 from fmray.errors import SpecError
 from fmray.spec.components.optimizers import PACKABLE
 from fmray.spec.components.optimizers import Optimizer as Declared
+from fmray.spec.ref import Ref
 from fmray.train.groups import WHOLE, Columns
 from fmray.train.population import Population
 
@@ -119,26 +121,37 @@ class Optimizers:
         name, members: As for `Optimizer`.
         population: Whose flat parameters are stepped.
         parts: Columns that are stepped together; each column is in one.
+        others: Phase -> its optimizer, where that is another one.
     """
 
     def __init__(
-        self, name: str, members: Sequence[Mapping[str, Any]], population: Population, parts: Sequence[Columns]
+        self,
+        name: str,
+        members: Sequence[Mapping[str, Any]],
+        population: Population,
+        parts: Sequence[Columns],
+        others: Mapping[str, Ref] = MappingProxyType({}),
     ) -> None:
         self.columns = list(parts)
         # what never moves needs no memory of how it moved
         moving = [columns for columns in parts if columns.freeze_epochs != "all"]
-        self.parts = [Optimizer(name, members, population, columns) for columns in moving]
+        self.parts = []
+        for columns in moving:
+            own = others.get(columns.phase)
+            by = name if own is None else own.name
+            params = members if own is None else [own.params] * len(members)
+            self.parts.append(Optimizer(by, params, population, columns))
 
-    def silence(self, grad: Tensor, epoch: int) -> None:
+    def silence(self, grad: Tensor, epoch: int, phase: str = "") -> None:
         """Clear the gradient (K, P) of columns that do not move now, so that they do not count in its norm either."""
         for columns in self.columns:
-            if not columns.moves(epoch):
+            if not columns.moves(epoch, phase):
                 columns.clear(grad)
 
-    def step(self, population: Population, factor_K1: Tensor | float, epoch: int) -> None:
-        """Move the columns that are not frozen in this epoch; see `Optimizer.step`."""
+    def step(self, population: Population, factor_K1: Tensor | float, epoch: int, phase: str = "") -> None:
+        """Move the columns of a phase that are not frozen in this epoch; see `Optimizer.step`."""
         for part in self.parts:
-            if part.columns.moves(epoch):
+            if part.columns.moves(epoch, phase):
                 part.step(population, factor_K1)
 
     def select(self, keep: Tensor, population: Population) -> None:

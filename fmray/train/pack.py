@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fmray.catalogue import SCHEDULES
+from fmray.errors import SpecError
 from fmray.records import Target
 from fmray.schema import Schema
 from fmray.seeding import derive
@@ -20,11 +21,11 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Train
 from fmray.tasks.task import Task, task_of
 from fmray.train.groups import columns_of
-from fmray.train.live import Live, build_live
+from fmray.train.live import Live, Mixup, build_live
 from fmray.train.optim import Optimizers
 from fmray.train.population import Blueprint, enter
 from fmray.train.rowweights import RowWeights
-from fmray.train.schedule import Plateau, Schedule
+from fmray.train.schedule import Plateau, Schedule, warmup
 from fmray.train.state import State, generators, set_generators
 from fmray.train.warm import Start
 
@@ -101,6 +102,7 @@ class Pack:
         self.live = Live(build_live(live, schema), derive(train.seed, "live"))
         self.task: Task = task_of(plans[0].task.name, target, [plan.task.params for plan in plans])
         self.schedule: Schedule = SCHEDULES.build(train.schedule.name, params=train.schedule.params)
+        self.schedules = self._schedules_of_phases()
         self.row_weights = RowWeights([plan.rows for plan in plans])
         blueprints = [plan.blueprint for plan in plans]
         if fresh:
@@ -108,9 +110,11 @@ class Pack:
         else:
             modules = [blueprints[0].module(schema, self.task.num_outputs)] * len(plans)
         self.population = enter(blueprints, schema, num_outputs=self.task.num_outputs, device=device, modules=modules)
-        parts = [columns.to(self.device) for columns in columns_of(train.groups, self.population.layout)]
+        phases = self.task.phases
+        parts = [columns.to(self.device) for columns in columns_of(train.groups, self.population.layout, phases)]
         params = [plan.optimizer.params for plan in plans]
-        self.optimizer = Optimizers(plans[0].optimizer.name, params, self.population, parts)
+        others = {phase: own.optimizer for phase, own in train.phases.items() if own.optimizer is not None}
+        self.optimizer = Optimizers(plans[0].optimizer.name, params, self.population, parts, others)
         self.ones_K = torch.ones(len(plans), device=self.device)
         self.most_rows = sys.maxsize  # that an evaluation computes at a time
         self.state = self._fresh_state()
@@ -160,17 +164,25 @@ class Pack:
         best = {**state.best_buffers, **own}
         self.restore(replace(state, buffers=buffers, best_buffers=best))
 
-    def step_optimizer(self, factor: float) -> None:
+    def factors(self, steps_per_epoch: int) -> dict[str, float]:
+        """Give the share of the learning rate that the schedule of each phase grants at the coming step."""
+        step = self.state.global_step
+        num_steps = steps_per_epoch * self.train.epochs
+        rise = warmup(step, self.train.warmup_steps)
+        return {phase: own.factor(step, num_steps, steps_per_epoch) * rise for phase, own in self.schedules.items()}
+
+    def step_optimizer(self, factor: float, phase: str) -> None:
         """Move every member against its gradient, and let the averages of its parameters follow.
 
         Args:
             factor: Share of the learning rate that the schedule grants now.
+            phase: Of the task; only its parameters move.
         """
         lr_K1: Tensor | float = factor
-        if isinstance(self.schedule, Plateau):
+        if isinstance(self.schedules[phase], Plateau):
             lr_K1 = self.state.plateau_factor[self.state.alive].to(self.device)[:, None] * factor
-        self.optimizer.step(self.population, lr_K1, self.state.epoch)
-        if self.train.ema is not None:
+        self.optimizer.step(self.population, lr_K1, self.state.epoch, phase)
+        if self.train.ema is not None and phase == self.task.phases[-1]:
             # early on, the average forgets faster, or it would long remember the first, random parameters
             step = self.state.global_step
             decay = min(self.train.ema, (1 + step) / (10 + step))
@@ -233,6 +245,26 @@ class Pack:
         if self.population.entry == "native":
             buffers = {name: value[None] for name, value in buffers.items()}
         return self.population.tensors(self.state.best[member], buffers)
+
+    def _schedules_of_phases(self) -> dict[str, Schedule]:
+        """Give the schedule of each phase of the task.
+
+        Raises:
+            SpecError: If the job names a phase that the task does not have, or mixes rows in a task of several.
+        """
+        phases = self.task.phases
+        asked = self.train.phases
+        for name in asked:
+            if len(phases) == 1 or name not in phases:
+                known = "one phase: give train.optimizer and train.schedule" if len(phases) == 1 else ", ".join(phases)
+                raise SpecError(f"the task has no phase '{name}'. It has {known}.", "train.phases")
+        if len(phases) > 1 and any(isinstance(step, Mixup) for step in self.live.steps):
+            raise SpecError(
+                "mixup mixes losses of two rows, and this task steps several losses. Leave it out.", "steps"
+            )
+        own = {name: given.schedule for name, given in asked.items() if given.schedule is not None}
+        built = {name: SCHEDULES.build(ref.name, params=ref.params) for name, ref in own.items()}
+        return {phase: built.get(phase, self.schedule) for phase in phases}
 
     def _narrow(self, keep: Tensor) -> None:
         self.population.select(keep)

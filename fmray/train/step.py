@@ -5,15 +5,19 @@ Shape legend: K members, B rows.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fmray.data.canonical import mix
 from fmray.errors import FmrayError
 from fmray.failures import DEVICE_MEMORY, MEMORY, Kind
+from fmray.seeding import derive
 from fmray.tasks.task import Batch, Losses, mixed
 from fmray.train.failures import ShortOfMemoryError, kind_of, told
 from fmray.train.group import ALONE, Group
@@ -27,13 +31,15 @@ Sums = list[tuple[Tensor, Tensor | float]]
 LEAST_WEIGHT = torch.finfo(torch.float32).tiny
 
 
-def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, flag: bool = False) -> bool:
-    """Move every member by one optimizer step on the rows of a batch.
+def train_step(
+    pack: Pack, batch: Batch, factor: float | Mapping[str, float], group: Group = ALONE, flag: bool = False
+) -> bool:
+    """Move every member by one optimizer step on the rows of a batch; where the task has phases, by one in each.
 
     The gradient is the weighted mean over the global batch, however many micro-batches and workers compute it.
 
     Args:
-        factor: Share of the learning rate that the schedule grants now.
+        factor: Share of the learning rate that the schedule grants now, in every phase or in each.
         group: The workers that hold the batch.
         flag: Anything one worker wants all to know.
 
@@ -45,7 +51,10 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
     """
     short: tuple[Kind, str] | None = None
     try:
-        return _step(pack, batch, factor=factor, group=group, flag=flag)
+        for phase in pack.task.phases:
+            share = factor[phase] if isinstance(factor, Mapping) else factor
+            flag = _step(pack, batch, phase, factor=share, group=group, flag=flag)
+        return flag
     except Exception as error:
         kind = kind_of(error)
         if group.size > 1 or kind not in (MEMORY, DEVICE_MEMORY):
@@ -57,12 +66,12 @@ def train_step(pack: Pack, batch: Batch, factor: float, group: Group = ALONE, fl
     raise ShortOfMemoryError(short[1], short[0], rows=_micro_rows(pack, batch))
 
 
-def _step(pack: Pack, batch: Batch, factor: float, group: Group, flag: bool) -> bool:
+def _step(pack: Pack, batch: Batch, phase: str, factor: float, group: Group, flag: bool) -> bool:
     population = pack.population
     state = pack.state
     train = pack.train
     population.zero_grad()
-    sums, faults, short = _learn(pack, batch, group)
+    sums, faults, short = _learn(pack, batch, phase, group)
     population.gather_grad()
     loss_K, weight_K, flagged, is_short = _agree(pack, sums, flag=flag, group=group, is_short=short is not None)
     if is_short:
@@ -72,17 +81,18 @@ def _step(pack: Pack, batch: Batch, factor: float, group: Group, flag: bool) -> 
     _note(pack, faults)
     # no row of the batch may count for a member: its gradient is 0 then, not 0 / 0
     population.grad.div_(weight_K if isinstance(weight_K, float) else weight_K[:, None].clamp_min(LEAST_WEIGHT))
-    pack.optimizer.silence(population.grad, state.epoch)
+    pack.optimizer.silence(population.grad, state.epoch, phase)
     if train.clip_norm is not None:
         clip(population.grad, train.clip_norm)
-    pack.step_optimizer(factor)
+    pack.step_optimizer(factor, phase)
     state.loss_sum += loss_K
-    state.weight_sum += weight_K
+    if phase == pack.task.phases[0]:  # the loss of an epoch is the sum over phases of mean losses
+        state.weight_sum += weight_K
     beat()
     return flagged
 
 
-def _learn(pack: Pack, batch: Batch, group: Group) -> tuple[Sums, Faults, tuple[Kind, str] | None]:
+def _learn(pack: Pack, batch: Batch, phase: str, group: Group) -> tuple[Sums, Faults, tuple[Kind, str] | None]:
     """Sum losses and gradients over micro-batches; among others, a worker that is short of memory must not leave."""
     sums: Sums = []
     faults: Faults = []
@@ -90,7 +100,7 @@ def _learn(pack: Pack, batch: Batch, group: Group) -> tuple[Sums, Faults, tuple[
         for micro in _micro_batches(pack, batch):
             pack.population.prepare_step(pack.state.global_step, micro.places)
             with precision_of(pack):
-                losses = _losses(pack, micro)
+                losses = _losses(pack, micro, phase)
             loss_K, weight_K = losses.sums()
             torch.autograd.backward([loss_K], [pack.ones_K])
             sums.append((loss_K.detach(), weight_K))
@@ -107,6 +117,10 @@ def _learn(pack: Pack, batch: Batch, group: Group) -> tuple[Sums, Faults, tuple[
 def _micro_batches(pack: Pack, batch: Batch) -> Iterator[Batch]:
     rows = _micro_rows(pack, batch)
     batch = pack.row_weights.weigh(pack.live.change(batch, pack.state.epoch))
+    if len(pack.task.phases) > 1:  # such tasks draw numbers for rows, others at every step
+        key = np.uint64(derive(pack.train.seed, "rows", pack.state.global_step))
+        hashed = mix(batch.rows.numpy().astype(np.uint64), key) >> np.uint64(33)
+        batch = replace(batch, keys=torch.from_numpy(hashed.astype(np.int32)).to(pack.device))
     for first in range(0, len(batch), rows):
         yield batch if pack.train.accumulate == 1 else batch.slice(first, first + rows)
 
@@ -122,8 +136,7 @@ def _raise_short(own: tuple[Kind, str] | None, rows: int, group: Group) -> NoRet
     raise ShortOfMemoryError(text, kind, rank, max(rows for _, rows in found))
 
 
-def _losses(pack: Pack, batch: Batch) -> Losses:
-    phase = pack.task.phases[0]
+def _losses(pack: Pack, batch: Batch, phase: str) -> Losses:
     if batch.own is None or batch.partner is None:
         return pack.task.loss(pack.population, batch, phase)
     output = pack.population(batch)

@@ -100,7 +100,7 @@ def starts_in(root: str, part: str, where: str) -> tuple[Start, ...]:
     model = next((home for home in (root, f"{root}/model") if files.exists(f"{home}/{FILE}")), "")
     if model:
         members = read_model(folder_to_keep(model)).members
-        return tuple(Start(m.index, m.tensor_hash, f"{model}/{m.index:05d}", part, where) for m in members)
+        return tuple(Start(m.index, m.tensor_hash, f"{model}/{m.index:05d}", part=part, where=where) for m in members)
     path = f"{root}/{TENSORS}"
     if "://" not in path:
         require_inside(path, root)
@@ -109,7 +109,7 @@ def starts_in(root: str, part: str, where: str) -> tuple[Start, ...]:
             found = tensor_hash(load_file(here))
     except SafetensorError as error:
         raise DataError(f"{path} cannot be read as safetensors: {error}. Copy it again.") from error
-    return (Start(0, found, root, part, where),)
+    return (Start(0, found, root, part=part, where=where),)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -96,6 +96,7 @@ def linear_job(job: Job, prepared: Prepared) -> Job:
         ema=None,
         precision="float32",
         groups=(),
+        phases={},
         start=None,
         warm_start=None,
     )

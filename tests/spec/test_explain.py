@@ -65,14 +65,14 @@ def test_a_wrong_kind_is_said_in_the_words_of_a_job_file(expected):
 def test_an_unknown_key_of_any_section_is_answered_with_the_nearest(keys):
     known = [f.name for f in dataclasses.fields(SECTIONS[keys])]
     value: object = {f"{known[0]}x": 1}
-    value = [value] if keys == ("train", "groups") else value
+    value = {("train", "groups"): [value], ("train", "phases"): {"generator": value}}.get(keys, value)
     for key in reversed(keys):
         value = {key: value}
     top = dict(value)
     if keys[0] == "data":
         top = {"data": {**SMALL, **top["data"]}}
     said = message(**top)
-    place = (0,) if keys == ("train", "groups") else ()
+    place = {("train", "groups"): (0,), ("train", "phases"): ("generator",)}.get(keys, ())
     assert said.startswith(
         f"{dotted((*keys, *place, known[0] + 'x'))}: unknown key '{known[0]}x'. Did you mean '{known[0]}'?"
     )

@@ -51,6 +51,14 @@ class Mlp(Params):
     norm: Literal["layer"] | None = Field(None, description="layer normalises each hidden layer before activation.")
 
 
+class GanPoints(Params):
+    """Generate points from noise and inputs, and tell them from real ones: two networks of hidden layers."""
+
+    width: Units = Field(64, description="Units per hidden layer of both.")
+    depth: Units = Field(2, description="Number of hidden layers of both.")
+    noise: Units = Field(4, description="Random numbers behind each point.")
+
+
 class Resnet(Params):
     """Predict images by a small residual network with group normalisation."""
 

@@ -45,6 +45,10 @@ class Regression(Params):
         return self
 
 
+class Gan(Params):
+    """Generate numbers that are distributed as the target, given the inputs: a generator against a discriminator."""
+
+
 class Auto(Params):
     """Predict classes or numbers, by the type of the target."""
 
