@@ -32,7 +32,7 @@ def mmd(scale: tuple[float, ...]) -> Metric:
     waves_TF = _waves(scale)
 
     def difference(output: np.ndarray, target: np.ndarray) -> np.ndarray:
-        return _features(output, waves_TF) - _features(target, waves_TF)
+        return np.asarray(_features(output, waves_TF) - _features(target, waves_TF))
 
     def terms(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
         values_NF = w[:, None] * difference(output, target)
@@ -66,7 +66,7 @@ def _waves(scale: Sequence[float]) -> np.ndarray:
 def _features(values: np.ndarray, waves_TF: np.ndarray) -> np.ndarray:
     numbers = np.asarray(values, np.float64)
     angles = (numbers[:, None] if numbers.ndim == 1 else numbers) @ waves_TF
-    return np.concatenate([np.cos(angles), np.sin(angles)], 1) / np.sqrt(waves_TF.shape[1])
+    return np.asarray(np.concatenate([np.cos(angles), np.sin(angles)], 1) / np.sqrt(waves_TF.shape[1]))
 
 
 def _mean(sums: Exact) -> np.ndarray:
