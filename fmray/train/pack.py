@@ -114,7 +114,7 @@ class Pack:
         parts = [columns.to(self.device) for columns in columns_of(train.groups, self.population.layout, phases)]
         params = [plan.optimizer.params for plan in plans]
         others = {phase: own.optimizer for phase, own in train.phases.items() if own.optimizer is not None}
-        self.optimizer = Optimizers(plans[0].optimizer.name, params, self.population, parts, others)
+        self.optimizer = Optimizers(plans[0].optimizer.name, params, self.population, parts, others=others)
         self.ones_K = torch.ones(len(plans), device=self.device)
         self.most_rows = sys.maxsize  # that an evaluation computes at a time
         self.state = self._fresh_state()
