@@ -20,8 +20,8 @@ from fmray.tasks.task import Batch, Losses, Model, Task
 class Gan:
     """Minimise the non-saturating losses of a discriminator and a generator in turn.
 
-    The model is asked three things, by the names of its inputs: `(x, keys)` gives points (B, T), standardised as
-    targets are; `(x, points)` gives a score (B, 1), high for real ones; `x` alone gives the points that it predicts.
+    The model is asked three things, by what it is given beside its inputs: `keys` gives points (B, T), standardised as
+    targets are; `points` gives a score (B, 1), high for real ones; nothing gives the points that it predicts.
 
     Args:
         target: What is generated; its columns fix T.
@@ -40,11 +40,10 @@ class Gan:
 
     def loss(self, model: Model, batch: Batch, phase: str) -> Losses:
         """Give each member's loss on each row: what the network of this phase loses to the other one."""
-        x = batch.inputs["x"]
-        drawn = {"x": x} if batch.keys is None else {"x": x, "keys": batch.keys}
+        drawn = {} if batch.keys is None else {"keys": batch.keys}
 
         def score(points: Tensor) -> Tensor:
-            return model(replace(batch, inputs={"x": x, "points": points}))[..., 0]
+            return model(replace(batch, given={"points": points}))[..., 0]
 
         if phase == "generator":
             return Losses(F.softplus(-score(self._generated(model, batch, drawn))), batch.weight)
@@ -62,7 +61,7 @@ class Gan:
         return self
 
     def _generated(self, model: Model, batch: Batch, drawn: dict[str, Tensor]) -> Tensor:
-        points_KBT = model(replace(batch, inputs=drawn))
+        points_KBT = model(replace(batch, given=drawn))
         if points_KBT.shape[-1] != self.num_outputs:
             given = tuple(points_KBT.shape[1:])
             raise TrainError(f"generated {given} for targets of {self.num_outputs} numbers.", "model")

@@ -5,7 +5,7 @@ Shape legend: K members, B rows, O outputs, C classes, T targets.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -52,6 +52,8 @@ class Batch:
         entity: What rows that stay together share (B,), int64: their group, or what copies of one row share.
         partner: The rows that these are mixed with, where a live step mixes.
         own: Share of each row that is its own once mixed (B,).
+        given: What a task of several phases gives the model beside the inputs, by name, rows first or behind an axis of
+            members; it belongs to one call.
         keys: What numbers are drawn by for each row (B,), int32, other ones at every step; only while a task of several
             phases trains.
     """
@@ -65,6 +67,7 @@ class Batch:
     entity: Tensor | None = None
     partner: "Batch | None" = None
     own: Tensor | None = None
+    given: Mapping[str, Tensor] = field(default_factory=dict)
     keys: Tensor | None = None
 
     def __len__(self) -> int:

@@ -139,6 +139,7 @@ class Population:
                 no gradient, or if it changes its input.
         """
         inputs = {name: value for name, value in batch.inputs.items() if name in self.takes}
+        inputs |= batch.given  # whether it reads them or not: it is the task that asks
         versions = [value._version for value in inputs.values()]
         try:
             is_mapped = self.entry == "vmap"
