@@ -121,7 +121,7 @@ METRICS = Registry(
         "f1_micro": "fmray.metrics.classification:F1_MICRO",
         "log_loss": "fmray.metrics.probability:LOG_LOSS",
         "mae": "fmray.metrics.regression:MAE",
-        "mmd": "fmray.metrics.distribution:mmd",
+        "mmd": "fmray.metrics.distribution:MMD",
         "mse": "fmray.metrics.regression:MSE",
         "precision_macro": "fmray.metrics.classification:PRECISION_MACRO",
         "r2": "fmray.metrics.regression:R2",

@@ -11,18 +11,6 @@ THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # before anything 
 gc.disable()  # until all tests are collected: what is imported stays
 
 
-@pytest.hookimpl(tryfirst=True)  # the plugin reads the marks when its turn comes
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run all tests that start Ray, first of all, and each other module in one process.
-
-    Tests that kill workers find them by name, and modules share what is expensive to make.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
-    for item in items:
-        name = "cluster" if item.get_closest_marker("cluster") else item.path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(name))
-
-
 def pytest_collection_finish() -> None:
     """Leave imported modules and collected tests, which all stay, out of every later search for garbage."""
     gc.enable()

@@ -45,7 +45,7 @@ def mmd(scale: tuple[float, ...]) -> Metric:
 
     def pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
         mean_F = _mean(sums)
-        return np.asarray(2 * w * ((difference(output, target) - mean_F) @ mean_F) / float(sums["weight"][0]))
+        return np.asarray(2 * w * ((difference(output, target) - mean_F) * mean_F).sum(1) / float(sums["weight"][0]))
 
     def value(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
         w = weights_of(len(target), weight)
@@ -64,10 +64,18 @@ def _waves(scale: Sequence[float]) -> np.ndarray:
 
 
 def _features(values: np.ndarray, waves_TF: np.ndarray) -> np.ndarray:
+    # target by target, not as a product of matrices: its last bit would depend on how many rows there are
     numbers = np.asarray(values, np.float64)
-    angles = (numbers[:, None] if numbers.ndim == 1 else numbers) @ waves_TF
+    numbers_NT = numbers[:, None] if numbers.ndim == 1 else numbers
+    angles = np.zeros((len(numbers_NT), waves_TF.shape[1]))
+    for number, wave_F in zip(numbers_NT.T, waves_TF, strict=True):
+        angles += number[:, None] * wave_F
     return np.asarray(np.concatenate([np.cos(angles), np.sin(angles)], 1) / np.sqrt(waves_TF.shape[1]))
 
 
 def _mean(sums: Exact) -> np.ndarray:
     return np.array([float(total / sums["weight"][0]) for total in sums["difference"]])
+
+
+MMD = mmd((1.0,))
+"""Of one standardised target; `find_metric` gives that of a job's targets."""

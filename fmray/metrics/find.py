@@ -39,12 +39,14 @@ def find_metric(name: str, target: Target) -> Metric:
         return _f1_of(matched.group(1), target)
     if name not in METRICS and ":" not in name:
         raise SpecError(f"unknown metric '{name}'. {nearest(name, [*METRICS, 'f1[label]'])}", "evaluate")
-    metric: Metric = METRICS.find(name) if name != "mmd" else distribution.mmd(target.scale)
+    metric: Metric = METRICS.find(name)
     if metric.kind != target.kind:
         fitting = ", ".join(defaults(target)[1])
         raise SpecError(
             f"'{name}' judges a {metric.kind}, the target is a {target.kind}. Accepted: {fitting}.", "evaluate"
         )
+    if metric is distribution.MMD:
+        return distribution.mmd(target.scale)
     if metric.name in ("roc_auc", "average_precision") and target.positive >= 0:
         return getattr(ranking, metric.name)(target.positive)  # type: ignore[no-any-return]
     return metric

@@ -21,7 +21,7 @@ from fmray.metrics.find import find_metric
 from fmray.records import Predictions, Target
 
 NUM_ROWS = 1237
-NUMBERS = ("mse", "rmse", "mae", "r2")
+NUMBERS = ("mse", "rmse", "mae", "r2", "mmd")
 TARGETS = {
     "binary": Target(("y",), "class", classes=("no", "yes"), positive=1, counts=(7, 3)),
     "classes": Target(("y",), "class", classes=("a", "b", "c", "d"), counts=(1, 1, 1, 1)),

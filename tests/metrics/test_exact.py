@@ -20,7 +20,7 @@ BINARY = Target(("y",), "class", classes=("no", "yes"), positive=1, counts=(7, 3
 FIRST = replace(BINARY, positive=0)
 MULTI = Target(("y",), "class", classes=("a", "b", "c", "d"), counts=(1, 1, 1, 1))
 NUMBER = Target(("y",), "number", mean=(0.0,), scale=(1.0,))
-NUMBERS = ("mse", "rmse", "mae", "r2")
+NUMBERS = ("mse", "rmse", "mae", "r2", "mmd")
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 CASES = [
     *((name, target) for name in METRICS if name not in NUMBERS for target in (BINARY, FIRST, MULTI)),
@@ -37,7 +37,8 @@ def case(name, of, seed=0, num_rows=400, ties=True, float32=False):
     if isinstance(of, int):
         target = random.normal(size=(num_rows, of)) * 3 + 100
         output = target + random.normal(size=target.shape)
-        return find_metric(name, NUMBER), *((output[:, 0], target[:, 0]) if of == 1 else (output, target)), weight
+        numbers = replace(NUMBER, columns=tuple("abc"[:of]), mean=(0.0,) * of, scale=(1.0,) * of)
+        return find_metric(name, numbers), *((output[:, 0], target[:, 0]) if of == 1 else (output, target)), weight
     num_classes = len(of.classes)
     target = random.integers(0, num_classes, num_rows)
     logits = random.normal(size=(num_rows, num_classes)) + 1.5 * np.eye(num_classes)[target]

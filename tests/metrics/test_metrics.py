@@ -122,7 +122,7 @@ def test_f1_of_one_class_equals_scikit_learn():
 @pytest.mark.parametrize("name", [*METRICS, "f1[c]"])
 def test_the_influence_of_a_row_is_the_slope_of_the_metric_in_its_weight(name):
     """Influence times its row's weight is w dm/dw: checked by central differences for every metric."""
-    is_number = name in ("mse", "rmse", "mae", "r2")
+    is_number = name in ("mse", "rmse", "mae", "r2", "mmd")
     output, target, weight = numbered(num_rows=40) if is_number else classified(4, num_rows=40)
     metric = find_metric(name, NUMBER if is_number else MULTI)
     slopes = []

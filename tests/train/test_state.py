@@ -22,7 +22,7 @@ def state():
     plans = [Plan(i, i, Ref("mlp", {"width": 4}), Ref("adam"), Ref("classification"), {}) for i in range(2)]
     pack = Pack(plans, SCHEMA, TARGET, Train(), True)
     pack.population.grad.fill_(1.0)
-    pack.optimizer.step(pack.population, 1.0)
+    pack.optimizer.step(pack.population, 1.0, epoch=0)
     state = pack.snapshot()
     state.global_step, state.epoch = 7, 2
     state.history.append({"member": 0, "epoch": 1, "metric": "roc_auc", "value": float("nan")})
