@@ -31,8 +31,8 @@ def _answer_process(arguments: list[str]) -> None:
     require_utf8_names()
     guard_streams()
     answer = Answer(arguments)
-    watch_signals(lambda: _give_up(answer))
     try:
+        watch_signals(lambda: _give_up(answer))  # in here, since the first signal may come before it returns
         from fmray.cli.app import run_command
 
         code = answer.end(*run_command(arguments, answer.known), end_with)

@@ -22,7 +22,8 @@ from fmray.store.places import files_of
 from fmray.store.sealed import open_text, parse
 from fmray.train.population import Blueprint
 from fmray.train.saved import FILE, Saved, read_model
-from fmray.train.warm import WHERE, Start, listed, starts_in
+from fmray.train.starts import starts_in
+from fmray.train.warm import WHERE, Start, listed
 
 CHAMPION = "champion"
 START = "train.start"

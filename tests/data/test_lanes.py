@@ -155,12 +155,19 @@ def test_a_file_of_another_record_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_million_rows_of_32_numbers_load_in_well_under_a_second(tmp_path):
+@pytest.mark.timing
+def test_a_million_rows_of_32_numbers_load_in_the_time_of_a_few_copies(tmp_path):
     rows = {"x": np.ones((1_000_000, 32), np.float32), "target": np.ones(1_000_000)}
     prepared = record(tmp_path, rows, [500_000, 500_000], 64)
-    start = time.perf_counter()
-    Lanes(prepared, "train").load(["x", "target"])
-    assert time.perf_counter() - start < 0.7
+    order = np.random.default_rng(0).permutation(1_000_000)
+
+    def seconds(do):
+        start = time.perf_counter()
+        do()
+        return time.perf_counter() - start
+
+    copies = min(seconds(lambda: rows["x"][order]) for _ in range(3))
+    assert min(seconds(lambda: Lanes(prepared, "train").load(["x", "target"])) for _ in range(3)) < 4 * copies
 
 
 @pytest.mark.parametrize("name", ["train-000000.arrow", "test-000000.arrow"])

@@ -25,7 +25,7 @@ def inputs_and_outputs(model, table):
     """Give prepared inputs of each way, and what the model says of the rows."""
     given = as_trained(table, model.input_schema.columns, model.input_types)
     parts = list(model.reader.slices(given, [], Unseen()))
-    inputs = [np.concatenate([part.x[name] for part in parts]) for name in model.saved.ways()]
+    inputs = [np.concatenate([part.x[name].arrays["x"] for part in parts]) for name in model.saved.ways()]
     said = model.predict(table)
     return inputs, np.stack([said[name].to_numpy() for name in said.column_names if name[:2] in ("p_", "y_")], 1)
 

@@ -1,0 +1,42 @@
+"""Find the tensors that a training may begin with.
+
+Apart from `train.warm`, which members are built with: how a model folder is read does not decide what a training gives.
+"""
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from fmray.errors import DataError
+from fmray.store.copies import folder_to_keep, to_read
+from fmray.store.places import files_of
+from fmray.store.regular import require_inside
+from fmray.train.predict import TENSORS, tensor_hash
+from fmray.train.saved import FILE, read_model
+from fmray.train.warm import Start
+
+
+def starts_in(root: str, part: str, where: str) -> tuple[Start, ...]:
+    """Find the tensors in the folder of a run or a model, or in one that holds nothing but them.
+
+    They are safetensors, which run nothing by being read, and no code beside them is imported.
+
+    Args:
+        part, where: As for `Start`.
+
+    Raises:
+        DataError: If they are missing or damaged.
+    """
+    files = files_of(root)
+    model = next((home for home in (root, f"{root}/model") if files.exists(f"{home}/{FILE}")), "")
+    if model:
+        members = read_model(folder_to_keep(model)).members
+        return tuple(Start(m.index, m.tensor_hash, f"{model}/{m.index:05d}", part=part, where=where) for m in members)
+    path = f"{root}/{TENSORS}"
+    if "://" not in path:
+        require_inside(path, root)
+    try:
+        with to_read(path) as here:
+            found = tensor_hash(load_file(here))
+    except SafetensorError as error:
+        raise DataError(f"{path} cannot be read as safetensors: {error}. Copy it again.") from error
+    return (Start(0, found, root, part=part, where=where),)
