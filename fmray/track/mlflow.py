@@ -227,12 +227,11 @@ class Connection:
         """Say what a run learned from; said again, MLflow keeps it once."""
         entities = self._mlflow.entities
         known = entities.Dataset(
-            name[:500],
-            digest[:36],
-            schema="local",
-            num_rows=json.dumps(source),
-            fingerprint=None,
-            root=json.dumps(profile),
+            name=name[:500],
+            digest=digest[:36],
+            source_type="local",
+            source=json.dumps(source),
+            profile=json.dumps(profile),
         )
         tag = entities.InputTag("mlflow.data.context", "training")
         self.client.log_inputs(run.info.run_id, [entities.DatasetInput(known, [tag])])
