@@ -155,7 +155,6 @@ def test_a_file_of_another_record_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timing
 def test_a_million_rows_of_32_numbers_load_in_the_time_of_a_few_copies(tmp_path):
     rows = {"x": np.ones((1_000_000, 32), np.float32), "target": np.ones(1_000_000)}
     prepared = record(tmp_path, rows, [500_000, 500_000], 64)

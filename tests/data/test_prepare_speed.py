@@ -8,7 +8,6 @@ NUM_ROWS = 1_000_000
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.timing
 def test_preparing_over_ray_keeps_its_distance_to_the_alternatives():
     times = measure(NUM_ROWS)
     assert times.ray_data / times.bare >= 4
