@@ -48,8 +48,8 @@ class Watch:
         match event:
             case Stage():
                 self._clear()
-                self._console.print(Text(f"{event.name:9} ", style="bold"), end="")
-                self._console.say(event.text)
+                line = Text.assemble((f"{event.name:9} ", "bold"), printable(event.text))
+                self._console.print(line, soft_wrap=True)  # at once: an interruption must not be said in mid-line
             case Note():
                 self._console.say(INDENT + event.text, style="dim")
             case Promotion():
