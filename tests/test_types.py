@@ -272,8 +272,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Togeth
             rows = as_trained(read_item(dataset, work_items(dataset)[0]), model.input_schema.columns, model.input_types)
             (part,) = model.reader.slices(rows, [""], Unseen())
             (way,) = model.reader.ways.values()
-            (x,) = part.x.values()
-            made[group] = Together(model, summary, x, way.schema.feature_names(), part.faults)
+            (blocks,) = part.x.values()
+            made[group] = Together(model, summary, blocks.arrays["x"], way.schema.feature_names(), part.faults)
         return made[group]
 
     return make
