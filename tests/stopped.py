@@ -72,7 +72,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "model": lambda: before(saved, "copy_file"),
     "end": lambda: before(workflow, "finish_run"),
     "files": lambda: before(Connection, "files"),
-    "predict": lambda: before(predicting, "_carry"),
+    "predict": lambda: before(predicting, "_predict_items"),
     "export": lambda: before(exporting, "_compare"),
     "promote": lambda: before(History, "add"),
     "witness": lambda: before(Chain, "bear_witness"),
