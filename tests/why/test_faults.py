@@ -121,7 +121,7 @@ def write_job(folder, name, how="", run="workers: 0", train="batch_rows: 128"):
     return path
 
 
-def wait(condition, seconds=60):
+def wait(condition, seconds=300):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it did not come to that"
