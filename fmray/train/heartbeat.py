@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -104,7 +104,14 @@ def watched_here(asked: Asked, report: Report) -> Iterator[None]:
                 text = f"no step was made for {seconds:.0f} s (run.hang_seconds: {asked}); this process waits on"
                 report(failure(HANG, text, WAITED, number, rank=0, stacks=folder))
 
-    thread = threading.Thread(target=watch, name="fmray-watch", daemon=True)
+    with beside("fmray-watch", watch, ended):
+        yield
+
+
+@contextmanager
+def beside(name: str, act: Callable[[], None], ended: threading.Event) -> Iterator[None]:
+    """Run a function in a thread for as long as the block lasts; it returns once `ended` is set."""
+    thread = threading.Thread(target=act, name=name, daemon=True)
     thread.start()
     try:
         yield

@@ -9,6 +9,7 @@ from typing import Any
 
 from fmray.events import Event, Report
 from fmray.records import Json
+from fmray.train.heartbeat import beside
 
 POLL_SECONDS = 0.2
 
@@ -81,13 +82,8 @@ def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
         while not ended.wait(seconds):
             act()
 
-    thread = threading.Thread(target=repeat, name="fmray-driver", daemon=True)
-    thread.start()
-    try:
+    with beside("fmray-driver", repeat, ended):
         yield
-    finally:
-        ended.set()
-        thread.join()
     act()
 
 
