@@ -25,6 +25,7 @@ from fmray.inference import predict as predicting
 from fmray.promote.history import History
 from fmray.report.journal import Journal
 from fmray.rigour.chain import Chain
+from fmray.stages import reporting
 from fmray.store import Store, lease
 from fmray.track.address import address_of
 from fmray.track.mlflow import Connection, connected
@@ -70,7 +71,7 @@ POINTS: dict[str, Callable[[], None]] = {
        ("prepare", "train", "baseline", "combine", "evaluate", "report", "publish")},
     "look": lambda: before(Chain, "bear_witness"),
     "model": lambda: before(saved, "copy_file"),
-    "end": lambda: before(workflow, "finish_run"),
+    "end": lambda: before(reporting, "finish_run"),
     "files": lambda: before(Connection, "files"),
     "predict": lambda: before(predicting, "_predict_items"),
     "export": lambda: before(exporting, "_compare"),

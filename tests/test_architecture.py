@@ -28,6 +28,7 @@ FLOORS = (
     ("schedule",),
     ("submit", "preflight", "why"),
     ("workflow",),
+    ("stages",),
     ("promote",),
     ("report", "inference"),
     ("tune",),
@@ -289,3 +290,7 @@ def test_every_name_that_scripts_and_slow_tests_import_is_there():
 
 def is_module(package, name):
     return f"{package}.{name}" in MODULES
+
+
+def test_the_workflow_is_one_page():
+    assert len((ROOT / "workflow.py").read_text(encoding="utf-8").splitlines()) <= 150

@@ -52,6 +52,11 @@ _SPEAKERS = tuple(
     f"{os.sep}{path.replace('/', os.sep)}"
     for path in (
         "workflow.py",
+        "stages/ownership.py",
+        "stages/preparing.py",
+        "stages/reporting.py",
+        "stages/scoring.py",
+        "stages/training.py",
         "report/journal.py",
         "track/live.py",
         "tune/trial.py",

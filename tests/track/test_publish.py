@@ -25,6 +25,7 @@ from fmray.events import Epoch, Note, Stage, to_json
 from fmray.inference.model import open_model
 from fmray.inference.serving import served
 from fmray.report.card import read_card
+from fmray.stages import reporting
 from fmray.store import Store
 from fmray.track import live
 from fmray.track import mlflow as door
@@ -235,7 +236,7 @@ def test_a_run_that_fails_is_told_as_such_and_is_the_same_run_once_it_finishes(
         raise DataError("disk is full: 7 bytes did not fit.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(workflow, "write_card", full)
+        patched.setattr(reporting, "write_card", full)
         with pytest.raises(DataError, match="disk is full"):
             workflow.execute(asked, store)
     address = address_of("default", store)

@@ -1,0 +1,79 @@
+"""Combine members into a model and score it: on validation, and with one counted look on test."""
+
+from functools import cache, partial
+
+from fmray.data.session import run_here, run_over_ray
+from fmray.ensemble.combine import combine
+from fmray.evaluate.baselines import dummy
+from fmray.evaluate.intervals import Array, paired
+from fmray.evaluate.score import score
+from fmray.metrics.find import defaults
+from fmray.records import Ensemble, Interval, Json, Predictions, Scores, Split
+from fmray.rigour.gates import Evidence, judge
+from fmray.rigour.ledger import Ledger
+from fmray.stages.context import Context
+from fmray.store import fingerprint
+from fmray.train.combine import alone
+from fmray.tune.sweep import Sweep
+
+
+def combine_members(context: Context, trained: Sweep) -> Ensemble:
+    """Combine members as the job asks, by what they predict on validation."""
+    gain = partial(_gain, context)
+    asked = (context.job, trained.members, context.prepared, context.task, context.metric, gain, context.device)
+    ensemble = combine(*asked, trained.says if trained.said else None)
+    context.journal.note(
+        f"{ensemble.name}: {ensemble.reason}, {context.metric.name} {ensemble.val_score:.4f} on validation"
+    )
+    return ensemble
+
+
+def _gain(
+    context: Context, ours: Array, theirs: Array, target: Array, weight: Array | None, group: Array | None
+) -> Interval:
+    """Compare two predictions of the same rows."""
+    flat = [output[:, 0] if output.shape[1] == 1 else output for output in (ours, theirs)]
+    rows = [(output, target, weight) for output in flat]
+    return paired(context.metric, rows[0], theirs=rows[1], group=group, level=context.job.evaluate.level)[0]
+
+
+def score_model(context: Context, trained: Sweep, linear: Sweep, ensemble: Ensemble) -> tuple[Scores, tuple[Json, ...]]:
+    """Score the model and its baselines, with one look at the test set, and judge the gates."""
+    chosen = [trained.members[index] for index in ensemble.members]
+    job = context.job
+    prepared = context.prepared
+
+    @cache
+    def speak(subject: str, split: Split) -> Predictions:
+        if subject == "dummy":
+            return dummy(prepared, split, context.table(subject, split))
+        if subject == "linear":
+            best = linear.best(context.metric)
+            return context.predict([best], alone(best), subject, split)
+        return context.predict(chosen, ensemble, subject, split)
+
+    def look() -> int:
+        subject = fingerprint(
+            [member.tensor_hash for member in chosen], ensemble.weights, ensemble.combine, ensemble.params
+        )
+        return Ledger(context.store).look(
+            prepared.test_identity, context.run.id, f"score of {job.name}", subject, job=job.name
+        )
+
+    metrics = job.evaluate.metrics or defaults(prepared.target)[1]
+    run = run_over_ray if context.workers != 0 else run_here
+    judgement = score(
+        job.evaluate, context.metric.name, metrics=metrics, prepared=prepared, predict=speak, look=look, run=run
+    )
+    evidence = Evidence(
+        scores=judgement.scores,
+        facts=judgement.facts,
+        shown=judgement.shown,
+        num_classes=len(prepared.target.classes),
+        members=trained.members,
+        chosen=ensemble.members,
+        model=job.model.name,
+        health=trained.health,
+        positive=prepared.target.positive,
+    )
+    return judgement.scores, judge(evidence, job.rigour)
