@@ -34,6 +34,7 @@ from fmray.records import Ensemble, Interval, Json, Member, Predictions, Prepare
 from fmray.registry import importable
 from fmray.report.card import Card, write_card
 from fmray.report.folder import environment, finish_run, open_run, read_run, start_run, write_members
+from fmray.report.gates import data_gates, with_overlap
 from fmray.report.journal import Journal, log_to
 from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
@@ -243,6 +244,7 @@ def _run_stages(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jou
         for text in prepared.notes:  # also where the record is read back: whoever runs a job is told what it decides
             if text not in journal.notes:
                 journal.note(text)
+    on_data = data_gates(prepared, job, run.root, store, journal.note)
     if job.model.name in MODELS:
         for text in unread(job.model.name, MODELS.params(job.model.name).reads, prepared.schema):
             journal.note(text)
@@ -263,6 +265,7 @@ def _run_stages(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jou
         metric=metric,
         device=device,
         workers=workers,
+        on_data=on_data,
     )
 
     members = num_members(job) if job.ranges else job.train.seeds.n
@@ -293,6 +296,8 @@ class _Work:
     metric: Metric
     device: str
     workers: Workers
+    on_data: tuple[Json, ...]
+    """What gates of the data found."""
 
     def train(self) -> Sweep:
         if (groups := self.job.train.groups) and not self.job.ranges:  # members of a search may name other parameters
@@ -416,7 +421,8 @@ class _Work:
             health=trained.health,
             positive=prepared.target.positive,
         )
-        return judgement.scores, judge(evidence, job.rigour)
+        on_data = with_overlap(self.on_data, prepared, judgement.shown, self.metric)
+        return judgement.scores, (*on_data, *judge(evidence, job.rigour))
 
     def report(self, trained: Sweep, linear: Sweep, ensemble: Ensemble, scores: Scores, gates: tuple[Json, ...]) -> Run:
         root = self.run.root
