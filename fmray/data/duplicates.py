@@ -33,7 +33,7 @@ class Repeats:
         overlapping: Test rows whose inputs a training row that stays has, whatever its target.
         repeated: Training rows whose inputs another training row has: how often that happens by chance. Where copies
             go, another one that differs elsewhere; where rows have groups, one of another group.
-        pairs: Inputs that exactly two training rows have.
+        pairs: Inputs that exactly two such training rows have.
     """
 
     dropped: Mapping[int, int]
@@ -85,7 +85,7 @@ def find_repeats(recipe: Recipe, items: Sequence[int], drop: bool, bucket: int) 
         conflicts=int((Groups(x, y).sizes() < inputs.sizes()).sum()),
         overlapping=int(overlapping.sum()),
         repeated=int((is_train & (others > 0)).sum()),
-        pairs=int((is_train & (alike == 2)).sum()) // 2,
+        pairs=int((is_train & (alike == 2) & (others > 0)).sum()) // 2,
     )
 
 

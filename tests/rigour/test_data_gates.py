@@ -73,7 +73,7 @@ def counted(rows, num_train=TRAIN, grouped=False):
         "test": len(rows) - num_train,
         "overlapping": int((~is_train & (alike > 0)).sum()),
         "repeated": int((is_train & (others > 0)).sum()),
-        "pairs": int((is_train & (alike == 2)).sum()) // 2,
+        "pairs": int((is_train & (alike == 2) & (others > 0)).sum()) // 2,
         "copied_rows": 0,
         "copied_files": [],
     }
