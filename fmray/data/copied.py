@@ -52,7 +52,8 @@ def _rows_of(recipe: Recipe, items: Sequence[WorkItem], file: int) -> tuple[np.n
             if piece[0] == file:
                 found.append((piece[3], item.index, slice(start, start + piece[4])))
             start += piece[4]
-    content, sides = [], []
+    content = []
+    sides = []
     for _, index, rows in sorted(found, key=lambda entry: entry[0]):
         own = np.asarray(sides_of(recipe, index))
         hashes = np.zeros(len(own), np.uint64)

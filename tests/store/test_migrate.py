@@ -13,7 +13,7 @@ from fmray.store.local import LocalFiles
 from fmray.store.migrate import migrate
 from fmray.store.sealed import has_checksum
 
-SCORES = {"primary": "roc_auc", "value": 0.75, "token": "ab"}
+SCORES = {"primary": "roc_auc", "value": 0.75, "unit": "ab"}
 EVENTS = [{"event": "note", "text": "one"}, {"event": "note", "text": "two\u2028lines"}]
 LATER = {"event": "note", "text": "said after the end"}
 RUN = "runs/job/aaaaaaaaaaaa"
