@@ -244,7 +244,7 @@ def _run_stages(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jou
         for text in prepared.notes:  # also where the record is read back: whoever runs a job is told what it decides
             if text not in journal.notes:
                 journal.note(text)
-    on_data = data_gates(prepared, job, run.root, store, journal.note)
+    on_data = data_gates(prepared, job, root=run.root, store=store, note=journal.note)
     if job.model.name in MODELS:
         for text in unread(job.model.name, MODELS.params(job.model.name).reads, prepared.schema):
             journal.note(text)
