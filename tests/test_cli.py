@@ -218,7 +218,7 @@ def test_a_failed_gate_is_exit_code_2(fmray, tmp_path):
 def test_data_that_fail_a_gate_stop_the_run_with_exit_code_2_and_the_finding(in_process, tmp_path):
     random = np.random.default_rng(0)
     rows = random.normal(size=(700, 2))
-    for split, part in {"train": rows[:600], "test": rows[400:], "val": rows[600:650] + 9}.items():
+    for split, part in {"train": rows[:600], "test": rows[400:], "val": random.normal(size=(50, 2))}.items():
         (tmp_path / f"data/split={split}").mkdir(parents=True)
         columns = {"a": part[:, 0], "b": part[:, 1], "y": (part[:, 0] > 0).astype(int)}
         pq.write_table(pa.table(columns), tmp_path / f"data/split={split}/rows.parquet")
