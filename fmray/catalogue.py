@@ -152,10 +152,18 @@ ENSEMBLES = Registry(
 GATES = Registry(
     "gate",
     {
-        "G13": "fmray.rigour.gates:evaluation_complete",
-        "G14": "fmray.rigour.gates:shapes_and_degenerate_output",
-        "G15": "fmray.rigour.gates:numeric_health",
-        "G20": "fmray.rigour.gates:interval_and_size",
-        "G22": "fmray.rigour.gates:beats_baselines",
+        "G02": "fmray.rigour.gates.provenance:GATE",
+        "G03": "fmray.rigour.gates.content_duplicate:GATE",
+        "G13": "fmray.rigour.gates.evaluation_complete:GATE",
+        "G14": "fmray.rigour.gates.degenerate_output:GATE",
+        "G15": "fmray.rigour.gates.numeric_health:GATE",
+        "G20": "fmray.rigour.gates.interval_and_size:GATE",
+        "G22": "fmray.rigour.gates.beats_baselines:GATE",
     },
 )
+UNWAIVABLE = {
+    "G01": "cannot be waived: without the ledger of looks no score of a test set means anything.",
+    "G02": "cannot be waived: a row that was learned from says nothing as a test row. Remove the copy.",
+    "G31": "cannot be waived: a model that answers otherwise once reopened is not the one that was scored.",
+}
+"""Gates that no reason excuses."""

@@ -4,6 +4,7 @@
     ├── SpecError      the job file asks for something that does not exist or does not fit
     ├── DataError      the data, or a record about it, is not what was promised
     ├── TrainError     training cannot start, continue or be believed
+    │   └── GateError  a gate stops the run before training
     └── ClusterError   the machines, the store or another process stand in the way
 
 A message says where, what was given, and what is accepted or what to do. Any other exception that escapes is a bug.
@@ -50,6 +51,18 @@ class DataError(FmrayError):
 
 class TrainError(FmrayError):
     """Refuse to start, continue or believe a training."""
+
+
+class GateError(TrainError):
+    """Stop a run before it trains, since its data failed a gate.
+
+    Args:
+        gates: Names of those that failed.
+    """
+
+    def __init__(self, message: str, gates: Sequence[str] = ()) -> None:
+        super().__init__(message, "rigour")
+        self.gates = tuple(gates)
 
 
 class ClusterError(FmrayError):

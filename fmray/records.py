@@ -98,6 +98,8 @@ class Prepared:
             whose weight is above 0.
         with_nulls: Those in which training rows have nulls; None if no step looked at them.
         entries: Column of a ragged block -> its entries in all rows, and those of its longest row.
+        overlap: How many test rows have the inputs of a training row, and what gates G02 and G03 ask beside; empty in a
+            record of an earlier version.
     """
 
     fingerprint: str
@@ -121,6 +123,7 @@ class Prepared:
     held: Json = field(default_factory=dict)
     with_nulls: tuple[str, ...] | None = None
     entries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    overlap: Json = field(default_factory=dict)
 
     @property
     def row_bytes(self) -> float:
@@ -144,6 +147,8 @@ class Prepared:
         values = {**asdict(self), **schemas, "variants": variants}
         if not self.entries:  # records without ragged blocks read as they always did
             del values["entries"]
+        if not self.overlap:
+            del values["overlap"]
         return values
 
     @classmethod

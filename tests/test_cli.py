@@ -215,6 +215,28 @@ def test_a_failed_gate_is_exit_code_2(fmray, tmp_path):
 
 
 @pytest.mark.slow
+def test_data_that_fail_a_gate_stop_the_run_with_exit_code_2_and_the_finding(in_process, tmp_path):
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(700, 2))
+    for split, part in {"train": rows[:600], "test": rows[400:], "val": random.normal(size=(50, 2))}.items():
+        (tmp_path / f"data/split={split}").mkdir(parents=True)
+        columns = {"a": part[:, 0], "b": part[:, 1], "y": (part[:, 0] > 0).astype(int)}
+        pq.write_table(pa.table(columns), tmp_path / f"data/split={split}/rows.parquet")
+    job = "data: {path: data, target: y}\nsplit: {by: given, column: split}\ntrain: {epochs: 1}\nmodel: linear\n"
+    (tmp_path / "leak.yaml").write_text(job)
+    done = in_process("run", "leak.yaml", "--json")
+    assert done.returncode == 2, done.stderr
+    assert last_json(done)["failed_gates"] == ["G03"]
+    assert "G03 content duplicate: 200 of 300 test rows" in done.stderr
+    (tmp_path / "leak.yaml").write_text(f"{job}rigour: {{waive: {{G03: agreed}}}}\n")
+    done = in_process("run", "leak.yaml", "--json")
+    gates = json.loads((Path(last_json(done)["run_dir"]) / "gates.json").read_text())
+    found = next(gate for gate in gates if gate["gate"] == "G03")
+    assert found["status"] == "waived"
+    assert "on 200 overlapping test rows and" in found["text"]
+
+
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_the_same_command_continues(fmray, tmp_path):
     text = "train: {epochs: 20000, batch_rows: 32, early_stop: null}\nrun: {checkpoint_seconds: 0.2}\nrigour: {profile: draft}"
     write_job(tmp_path, text)

@@ -18,9 +18,9 @@ import typer
 # each adds its commands to the application
 from fmray.cli import check, cluster, listing, models, promotion, runs, schedule, tracking, why  # noqa: F401
 from fmray.cli.answer import INTERRUPTED, INTERRUPTION, Answer
-from fmray.cli.options import BAD_INPUT, DONE, FAILED, app, error_console
+from fmray.cli.options import BAD_INPUT, DONE, FAILED, GATE_FAILED, app, error_console
 from fmray.cli.signals import is_signalled
-from fmray.errors import DataError, FmrayError, SpecError
+from fmray.errors import DataError, FmrayError, GateError, SpecError
 from fmray.store import redact
 from fmray.store.files import NO_MEMORY, is_short_of_memory
 
@@ -85,6 +85,8 @@ def _failed(error: Exception) -> tuple[int, dict[str, Any]]:
     """Say what went wrong; give the exit code and the answer."""
     if isinstance(error, USAGE_ERROR):
         return BAD_INPUT, _failure("usage", "", f"{error.format_message()} Try 'fmray --help'.")
+    if isinstance(error, GateError):
+        return GATE_FAILED, {**_failures(error), "failed_gates": list(error.gates)}
     if isinstance(error, FmrayError):
         code = BAD_INPUT if isinstance(error, SpecError | DataError) else FAILED
         return code, _failures(error)

@@ -156,6 +156,31 @@ def gc(
 
 
 @app.command()
+def migrate(
+    store: StorePath = DEFAULT_STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: AsJson = False,
+) -> tuple[int, dict[str, Any]]:
+    """Bring a store of an earlier version to the present format; nothing is lost."""
+    from fmray.store import Store
+    from fmray.store.migrate import migrate as migrate_store
+
+    if "://" not in store and not (Path(store) / "store.json").is_file():
+        raise DataError(f"'{store}' is no store. Give --store or set FMRAY_STORE.", "--store")
+    plan = migrate_store(Store(store), dry_run=dry_run)
+    changed = [*plan.runs, *plan.seal]
+    if not as_json:
+        if plan.is_done:
+            out.say(f"{store} is of the present format, {plan.format}")
+        else:
+            verb = "would get" if dry_run else "got"
+            out.say(*(changed if dry_run else []), *plan.damaged)
+            out.say(f"{len(changed)} files {verb} a checksum, {plan.sealed} have one, {len(plan.damaged)} are damaged")
+    answer = {"changed": changed, "sealed": plan.sealed, "damaged": plan.damaged, "dry_run": dry_run}
+    return DONE, {"status": "done", **answer}
+
+
+@app.command()
 def version(as_json: AsJson = False) -> tuple[int, dict[str, Any]]:
     """Say which fmray this is."""
     from fmray import __version__

@@ -12,7 +12,7 @@ import pyarrow as pa
 from fmray.data.arrow_frames import as_frame, blocks
 from fmray.data.canonical import LANES, key, mix
 from fmray.data.class_sampling import lane_copies
-from fmray.data.duplicates import kept_rows
+from fmray.data.duplicates import kept_rows, overlapping_rows
 from fmray.data.hashing import mixed_ids, row_ids
 from fmray.data.identify import Recipe, Summary, hashes_of, some, summarise, where
 from fmray.data.lanes import lane_order, write_part
@@ -20,6 +20,7 @@ from fmray.data.levels import encode_levels
 from fmray.data.pipeline import Pipeline
 from fmray.data.ragged import Arrays, Ragged, empty_rows, repeated
 from fmray.data.scan import WorkItem, read_item
+from fmray.data.scratch import save
 from fmray.data.sides import group_hashes
 from fmray.data.split import TEST, TRAIN
 from fmray.data.target import encode_target
@@ -62,12 +63,14 @@ class Written:
         test_ids: Sums of the mixed ids of test rows modulo 2^64, per word: equal for equal sets of rows.
         unseen: Class that no training row has -> its rows here, and the first of them in words.
         entries: Column of a ragged block -> its entries, and those of its longest row.
+        overlap: File with the ids (n, 2) of test rows whose inputs a training row has; empty if there are none.
     """
 
     parts: Mapping[Split, tuple[str, int]]
     test_ids: tuple[int, int]
     unseen: Mapping[str, tuple[int, str]]
     entries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    overlap: str = ""
 
 
 def write_item(
@@ -116,7 +119,18 @@ def write_item(
         for name, values in inputs.items()
         if isinstance(values, Ragged)
     }
-    return Written(parts, _digest(ids[sides == TEST]), unseen, entries)
+    overlap = _leave_overlap(recipe, item.index, going, ids)
+    return Written(parts, _digest(ids[sides == TEST]), unseen, entries=entries, overlap=overlap)
+
+
+def _leave_overlap(recipe: Recipe, index: int, going: np.ndarray, ids: np.ndarray) -> str:
+    """Keep the ids of test rows whose inputs stand in train, beside the lanes, and name the file."""
+    places = np.searchsorted(going, overlapping_rows(recipe, index))
+    if not len(places):
+        return ""
+    name = f"overlap-{index:06d}.npy"
+    save(f"{recipe.folder}/{name}", ids[places])
+    return name
 
 
 def _file_order(sides: np.ndarray, starts: Mapping[Split, int], num_lanes: int) -> tuple[np.ndarray, dict[Split, int]]:

@@ -2,7 +2,7 @@
 
 Rows are cut into buckets by the upper bits of the hash of their inputs, so whatever can be equal meets in one bucket;
 one task per bucket sees those. It tells only the exceptions, in the order of items and rows: rows that repeat an
-earlier one, and training rows that go.
+earlier one, training rows that go, and test rows whose inputs stand in train.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,10 @@ class Repeats:
         in_train: Training rows that repeat an earlier training row.
         in_val, in_test: Rows of val and test that a training row equals.
         conflicts: Rows whose inputs equal another row's while the targets differ.
+        overlapping: Test rows whose inputs a training row that stays has, whatever its target.
+        repeated: Training rows whose inputs another training row has: how often that happens by chance. Where copies
+            go, another one that differs elsewhere; where rows have groups, one of another group.
+        pairs: Inputs that exactly two such training rows have.
     """
 
     dropped: Mapping[int, int]
@@ -37,6 +41,9 @@ class Repeats:
     in_val: int
     in_test: int
     conflicts: int
+    overlapping: int
+    repeated: int
+    pairs: int
 
 
 def num_buckets(num_rows: int) -> int:
@@ -50,24 +57,35 @@ def find_repeats(recipe: Recipe, items: Sequence[int], drop: bool, bucket: int) 
     Args:
         drop: Whether training copies go: of equal training rows the first stays, unless val or test has one too.
     """
-    item, row, x, y, content, identity = suspects([bucket_of(recipe, index, bucket) for index in items], items)
+    item, row, x, y, content, identity, *group = suspects([bucket_of(recipe, index, bucket) for index in items], items)
     side = _sides(recipe, item, row)
     equal = Groups(x, content)
     occurrence = Groups(x, identity).places()
     is_train = side == TRAIN
     again = is_train & (equal.places(is_train) > 0)
     dropped = (again | (is_train & equal.any(~is_train))) & drop
-    told = np.flatnonzero((occurrence > 0) | dropped)
-    # Suspects come in the order of items, and so do the exceptions among them.
-    save(_path(recipe, bucket), np.stack([item[told], row[told], occurrence[told], dropped[told]], 1).astype(np.int64))
-    in_train = equal.any(is_train)
     inputs = Groups(x)
+    overlapping = (side == TEST) & inputs.any(is_train & ~dropped)
+    told = np.flatnonzero((occurrence > 0) | dropped | overlapping)
+    columns = [item, row, occurrence, dropped, overlapping]
+    # Suspects come in the order of items, and so do the exceptions among them.
+    save(_path(recipe, bucket), np.stack([column[told] for column in columns], 1).astype(np.int64))
+    in_train = equal.any(is_train)
+    alike = inputs.sums(is_train)
+    # A row counts as its own copy too; where copies go, only what differs elsewhere could have stayed; rows of a group
+    # stay together, so only those of others are like a test row.
+    others = alike - (equal.sums(is_train) if drop else is_train)
+    if group:
+        others = np.minimum(others, alike - Groups(x, *group).sums(is_train))
     return Repeats(
         {int(i): int(n) for i, n in zip(*np.unique(item[dropped], return_counts=True), strict=True)},
         int(again.sum()),
         in_val=int((in_train & (side == VAL)).sum()),
         in_test=int((in_train & (side == TEST)).sum()),
         conflicts=int((Groups(x, y).sizes() < inputs.sizes()).sum()),
+        overlapping=int(overlapping.sum()),
+        repeated=int((is_train & (others > 0)).sum()),
+        pairs=int((is_train & (alike == 2) & (others > 0)).sum()) // 2,
     )
 
 
@@ -96,6 +114,16 @@ def kept_rows(recipe: Recipe, index: int) -> tuple[np.ndarray, np.ndarray]:
     return sides, occurrence
 
 
+def overlapping_rows(recipe: Recipe, index: int) -> np.ndarray:
+    """Give the test rows of an item whose inputs a training row has, ascending (n,)."""
+    found = []
+    for bucket in range(recipe.num_buckets):
+        table = load(_path(recipe, bucket))
+        mine = np.asarray(table[slice(*np.searchsorted(table[:, 0], [index, index + 1]))])
+        found.append(mine[mine[:, 4] > 0, 1])
+    return np.sort(np.concatenate(found))
+
+
 class Groups:
     """Group rows whose words are all equal; answers are in the order of the rows.
 
@@ -121,6 +149,10 @@ class Groups:
     def sizes(self) -> np.ndarray:
         """Count the rows of the same group."""
         return self._back(np.bincount(self._group, minlength=len(self._starts))[self._group])
+
+    def sums(self, rows: np.ndarray) -> np.ndarray:
+        """Count the rows of the same group that are among these."""
+        return self._back(np.bincount(self._group, rows[self._order], len(self._starts)).astype(np.int64)[self._group])
 
     def firsts(self) -> np.ndarray:
         """Give the first row of the same group."""

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fmray.data.arrow_frames import as_frame, faults
+from fmray.data.arrow_frames import NullValues, as_frame, faults
 from fmray.data.folds import Fold
 from fmray.data.hashing import row_hashes
 from fmray.data.levels import Levels, levels_of
 from fmray.data.pipeline import Pipeline
 from fmray.data.scan import Dataset, WorkItem, read_item
 from fmray.data.scratch import load, save, write_file
-from fmray.data.sides import describe
+from fmray.data.sides import describe, lacking
 from fmray.data.split import EXCLUDED, TRAIN, Definition, assign
 from fmray.data.step import Partial
 from fmray.data.target import fit_target, labels_seen, target_frame, unlabelled
@@ -192,7 +192,8 @@ def bucket_of(recipe: Recipe, index: int, bucket: int) -> np.ndarray:
     """Give the rows of an item that may equal others of a bucket, ascending.
 
     Shapes:
-        returns: (5, n), uint64: row, and hashes of its inputs, its targets, all that makes rows equal, and its id.
+        returns: (5, n), uint64: row, and hashes of its inputs, its targets, all that makes rows equal, and its id;
+            (6, n) where rows have groups, with the hash of the group last.
     """
     return load_bucket(recipe.place(index, "rows"), bucket)
 
@@ -245,9 +246,17 @@ def _leave(recipe: Recipe, index: int, table: pa.Table, sides: np.ndarray) -> No
     save(recipe.place(index, "sides.npy"), sides)
     # A row that nobody sees has no copies; a key must be unique even where the label is missing.
     words = [h[:, 0] for h in hashes.values()]
+    if data.group:
+        words.append(_group_word(table, data.group, hashes["id"][:, 0], data.null_values))
     save_buckets(recipe.place(index, "rows"), np.flatnonzero(sides < OUT), words, recipe.num_buckets)
     if data.key:
         save_buckets(recipe.place(index, "keys"), np.arange(len(sides)), list(hashes["id"].T), recipe.num_buckets)
+
+
+def _group_word(table: pa.Table, name: str, own: np.ndarray, null_values: NullValues) -> np.ndarray:
+    """Give the hash of each row's group (n,); a row without one is a group of its own."""
+    (words,) = row_hashes(table, [[name]], num_words=1)
+    return np.where(lacking(table, [name], null_values), own, words[:, 0])
 
 
 def save_buckets(path: str, rows: np.ndarray, words: Sequence[np.ndarray], num_buckets: int) -> None:

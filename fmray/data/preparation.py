@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from fmray.data import pipeline as pipelines
 from fmray.data.apply import Written, add_digests, write_item
 from fmray.data.class_sampling import about_rates, copy_item, rates_of
+from fmray.data.copied import compare_files, same_shapes
 from fmray.data.duplicates import Repeats, find_key_repeats, find_repeats
 from fmray.data.identify import UNLABELLED, Identified, Recipe, Summary, where
 from fmray.data.levels import merge_levels
@@ -132,7 +133,8 @@ class Preparation:
         told = [*self._read_as(rows, _reasons(found)), *notes]
         for text in told:
             self.report(Note(text))
-        parts, test_ids, entries = self._write(kept, steps, target, levels)
+        overlap = self._overlap(found, repeats)
+        parts, test_ids, entries, files = self._write(kept, steps, target, levels)
         return Prepared(
             fingerprint=key,
             root=recipe.folder,
@@ -153,6 +155,7 @@ class Preparation:
             held=held["splits"],
             with_nulls=with_nulls,
             entries=entries,
+            overlap={**overlap, "files": files},
             manifest=tuple(
                 {"path": f.path, "bytes": f.size, "rows": f.num_rows, "version": f.version}
                 for f in recipe.dataset.files
@@ -182,6 +185,20 @@ class Preparation:
         common = (self.recipe, numbers, data.dedup == "exact")
         found: list[Repeats] = self.run("find equal rows", find_repeats, common, buckets)
         return found
+
+    def _overlap(self, found: Sequence[Identified], repeats: Sequence[Repeats]) -> Json:
+        """Count what gates ask about rows that stand both in train and in test; see `rigour.gates`."""
+        pairs = [(pair,) for pair in same_shapes(self.recipe.dataset)]
+        copied: list[int] = self.run("compare files", compare_files, (self.recipe, self.items), pairs) if pairs else []
+        paths = [file.path for file in self.recipe.dataset.files]
+        named = [[paths[a], paths[b]] for ((a, b),), count in zip(pairs, copied, strict=True) if count]
+        return {
+            "train": sum(f.sides[0] for f in found),
+            "test": sum(f.sides[2] for f in found),
+            **{name: sum(getattr(part, name) for part in repeats) for name in ("overlapping", "repeated", "pairs")},
+            "copied_rows": sum(copied),
+            "copied_files": named[:SHOWN],
+        }
 
     def _refuse_quarantine(self, found: Sequence[Identified]) -> None:
         reasons = _reasons(found)
@@ -328,7 +345,7 @@ class Preparation:
         steps: Pipeline,
         target: Target,
         levels: dict[str, tuple[str, ...]],
-    ) -> tuple[dict[Split, tuple[Part, ...]], str, dict[str, tuple[int, int]]]:
+    ) -> tuple[dict[Split, tuple[Part, ...]], str, dict[str, tuple[int, int]], list[str]]:
         beside = 16 + 8 * len(target.columns) + 12 + 4 * len(levels)
         row_bytes = 4 * steps.schema.width + beside + _ragged_bytes(steps)
         self._refuse_small_disk(int(sum(map(sum, counts)) * row_bytes), "lanes")
@@ -344,7 +361,8 @@ class Preparation:
             for split, (name, num_rows) in done.parts.items():
                 parts[split].append(Part(name, starts[split], num_rows))
         digest = add_digests([done.test_ids for done in written])
-        return {split: tuple(p) for split, p in parts.items()}, digest, _entries(written)
+        overlap = [done.overlap for done in written if done.overlap]
+        return {split: tuple(p) for split, p in parts.items()}, digest, _entries(written), overlap
 
     def _refuse_unseen(self, written: Sequence[Written]) -> None:
         counts: Counter[str] = Counter()

@@ -125,5 +125,7 @@ def _in_metrics(job: Job) -> Iterator[Refusal]:
             except SpecError as error:
                 yield ("evaluate", key), error.message
     for gate in job.rigour.waive:
-        if gate not in catalogue.GATES:
+        if gate in catalogue.UNWAIVABLE:
+            yield ("rigour", "waive", gate), catalogue.UNWAIVABLE[gate]
+        elif gate not in catalogue.GATES:
             yield ("rigour", "waive", gate), f"'{gate}' is no gate. {nearest(gate, catalogue.GATES)}"

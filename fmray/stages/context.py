@@ -8,7 +8,7 @@ from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset
 from fmray.ensemble.folds import FOLD
 from fmray.metrics.metric import Metric
-from fmray.records import Ensemble, Member, Predictions, Prepared, Run, Split
+from fmray.records import Ensemble, Json, Member, Predictions, Prepared, Run, Split
 from fmray.report.journal import Journal
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -31,6 +31,7 @@ class Context:
         metric: The primary one.
         device: Where this process computes.
         workers: On how many a pack trains; 0 for this process.
+        on_data: What gates of the data found, as they stand in `gates.json`.
     """
 
     job: Job
@@ -43,6 +44,7 @@ class Context:
     metric: Metric
     device: str
     workers: Workers
+    on_data: tuple[Json, ...]
 
     def way_of(self, member: Member) -> tuple[Job, int | None]:
         """Say how the rows of a member were prepared: by which steps, and what fold these learned nothing from."""

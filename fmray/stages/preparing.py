@@ -10,6 +10,7 @@ from fmray.ensemble.voting import refuse_numbers
 from fmray.evaluate.sides import check_sides
 from fmray.metrics.find import defaults, find_metric
 from fmray.records import Run
+from fmray.report.gates import data_gates
 from fmray.report.journal import Journal
 from fmray.spec.inputs import unread
 from fmray.spec.job import Job
@@ -33,6 +34,7 @@ def prepare_rows(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jo
         for text in prepared.notes:  # also where the record is read back: whoever runs a job is told what it decides
             if text not in journal.notes:
                 journal.note(text)
+    on_data = data_gates(prepared, job, root=run.root, store=store, note=journal.note)
     if job.model.name in MODELS:
         for text in unread(job.model.name, MODELS.params(job.model.name).reads, prepared.schema):
             journal.note(text)
@@ -53,4 +55,5 @@ def prepare_rows(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jo
         metric=metric,
         device=device,
         workers=workers,
+        on_data=on_data,
     )

@@ -9,6 +9,7 @@ from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
 from fmray.metrics.find import defaults
 from fmray.records import Ensemble, Interval, Json, Predictions, Scores, Split
+from fmray.report.gates import with_overlap
 from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
 from fmray.stages.context import Context
@@ -76,4 +77,5 @@ def score_model(context: Context, trained: Sweep, linear: Sweep, ensemble: Ensem
         health=trained.health,
         positive=prepared.target.positive,
     )
-    return judgement.scores, judge(evidence, job.rigour)
+    on_data = with_overlap(context.on_data, prepared, judgement.shown, context.metric)
+    return judgement.scores, (*on_data, *judge(evidence, job.rigour))

@@ -36,10 +36,18 @@ def seal_text(value: dict[str, Any], place: str, *, indent: int | None = None) -
     """
     if CHECKSUM in value:
         raise DataError(f"{place}: '{CHECKSUM}' is the store's own key. Use another name.")
-    body = write_visible(value, indent=indent).removesuffix("}").rstrip()
-    comma = "," if value else ""
-    apart, colon, end = ("", ":", "}") if indent is None else ("\n" + " " * indent, ": ", "\n}")
-    return f'{body}{comma}{apart}"{CHECKSUM}"{colon}"{_digest(body.encode(), place)}"{end}'.encode()
+    return seal_body(write_visible(value, indent=indent).encode(), place)
+
+
+def seal_body(text: bytes, place: str) -> bytes:
+    """Give the text of an object with a checksum at its end, laid out as the text is; see `seal_text`."""
+    body = text.rstrip().removesuffix(b"}").rstrip()
+    comma = b"" if body == b"{" else b","
+    # an indented object has its second line behind the brace
+    apart, colon, end = (b"\n ", b": ", b"\n}") if body[1:2] == b"\n" else (b"", b":", b"}")
+    return b"".join(
+        [body, comma, apart, b'"', CHECKSUM.encode(), b'"', colon, b'"', _digest(body, place).encode(), b'"', end]
+    )
 
 
 def open_text(data: bytes, place: str, path: str, *, is_sealed: bool, cure: str = "") -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from fmray.errors import ClusterError, DataError, FmrayError, SpecError
 from fmray.records import Json
 from fmray.store import garbage
-from fmray.store.files import MANIFEST, is_disk_full, machine
+from fmray.store.files import MANIFEST, Files, is_disk_full, machine
 from fmray.store.lease import Lease, hold, is_held, newest_holder, require_exclusive
 from fmray.store.manifest import measure, seal, unseal
 from fmray.store.places import files_of
@@ -324,6 +324,15 @@ class Store:
         if number > newest:
             raise DataError(f"{redact(path)}: format {number} is newer than {newest}. Use the fmray that wrote it.")
         self.is_read_only = number < FORMAT
+
+    @property
+    def files(self) -> Files:
+        """The filesystem that the store lies on."""
+        return self._files
+
+    def reads_sealed(self) -> bool:
+        """Tell whether `store.json` says, at this moment, that every record carries a checksum."""
+        return bool(self.read_json("store.json").get("sealed"))
 
     def _place(self, path: str) -> str:
         """Name a file relative to the root: a store may be moved as a whole."""

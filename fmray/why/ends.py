@@ -128,6 +128,9 @@ def explain(text: str, kind: str, by_class: str, seen: list[tuple[str, str]], fr
         seen: Evidence.
         frames: Of the error with which the run ended, outermost first.
     """
+    if kind == "GateError":
+        what, fix = halves(text)
+        return Finding("gate", what, tuple(seen), then_again(fix))
     trouble = trouble_in(f"{kind}: {text}")
     if trouble is not None and trouble.name in AROUND and (frames or by_class == USER):
         trouble = None

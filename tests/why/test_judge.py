@@ -371,6 +371,12 @@ def test_gates_that_failed_are_the_cause_and_the_others_are_not():
     assert first(evidence("finished", run={**run, "failed_gates": []})).kind == "finished"
 
 
+def test_a_gate_that_stopped_a_run_before_training_is_the_cause():
+    text = "rigour: G03 content duplicate: 60 of 300 test rows have the inputs of a training row. Mend the data."
+    found = first(evidence("failed", failed(text, "GateError")))
+    assert (found.kind, "60 of 300" in found.cause) == ("gate", True)
+
+
 def test_only_the_process_that_carried_the_run_last_counts():
     told = evidence("running", failure("memory", "low on memory", "stopped"), driver(), stage("train", 9), epoch(1, 1))
     assert [found.kind for found in judge(told)] == ["fine"]
