@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 
-from fmray.catalogue import MODELS
+from fmray.catalogue import ESTIMATORS, MODELS
 from fmray.data.folds import Fold
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
@@ -37,7 +37,7 @@ from fmray.report.folder import environment, finish_run, open_run, read_run, sta
 from fmray.report.journal import Journal, log_to
 from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
-from fmray.spec.effect import hidden_params
+from fmray.spec.effect import hidden_params, said_of_estimator
 from fmray.spec.inputs import unread
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -155,7 +155,7 @@ def _hold(
             one = session() if job.run.workers not in ("auto", 0) else nullcontext()  # for all stages
             with one, waiting(journal, beat):
                 journal(Driver([here()], where_ray_runs()))
-                for text in hidden_params(job):
+                for text in [*hidden_params(job), *said_of_estimator(job)]:
                     journal(Note(text))
                 done = _run_stages(job, dataset, run=run, store=store, journal=journal)
         except BaseException as error:
@@ -243,7 +243,7 @@ def _run_stages(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jou
         for text in prepared.notes:  # also where the record is read back: whoever runs a job is told what it decides
             if text not in journal.notes:
                 journal.note(text)
-    if job.model.name in MODELS:
+    if job.model.name in MODELS or job.model.name in ESTIMATORS:
         for text in unread(job.model.name, MODELS.params(job.model.name).reads, prepared.schema):
             journal.note(text)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
