@@ -82,6 +82,10 @@ MODELS = Registry(
     MODEL,
     components="fmray.spec.components.models",
 )
+ESTIMATORS = Registry(
+    "model", {"lightgbm": "fmray.models.boosting:LightGBM"}, components="fmray.spec.components.models"
+)
+"""Models that learn from whole blocks of rows, round by round; they stand in `model` too."""
 LINEAR_MODELS = ("linear", "logistic", "perceptron")
 
 OPTIMIZERS = Registry(

@@ -193,6 +193,8 @@ class Predictions:
     num_rows: int
 
 
+TENSORS = "tensors"
+"""Kind of artefact that a network leaves."""
 HISTORY = ("epoch", "metric", "value")
 """What an entry of a member's history says."""
 
@@ -211,7 +213,7 @@ class Member:
         best_epoch: 1-based epoch whose state was kept.
         epochs: Epochs trained.
         val_score: Primary metric on validation of the kept state; None if the member failed.
-        tensor_hash: SHA-256 of the kept tensors.
+        tensor_hash: SHA-256 of the kept tensors, or of the file where the artefact is another.
         history: [{epoch, metric, value}] per finished epoch.
         reason: Why it failed or stopped, in words.
         role: "member", "finalist" (a chosen configuration, trained again with another seed), or "baseline".
@@ -219,6 +221,7 @@ class Member:
         pack: Which pack it was trained in.
         prepared: Fingerprint of the rows it learned from.
         rungs: [{epoch, score, survived}] where it was compared with the others of the sweep.
+        artefact: Kind of file in `root` that holds it: "tensors", or what its estimator names.
     """
 
     index: int
@@ -238,10 +241,13 @@ class Member:
     pack: int = 0
     prepared: str = ""
     rungs: tuple[Json, ...] = ()
+    artefact: str = TENSORS
 
     def to_json(self) -> Json:
-        """Give the record as plain values."""
+        """Give the record as plain values; the artefact is named where it is not tensors."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.artefact == TENSORS:
+            del plain["artefact"]
         # a history is the longest part by far: as three columns it is written and read five times as fast
         return {**plain, "history": {name: [entry[name] for entry in self.history] for name in HISTORY}}
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 import pyarrow as pa
 
-from fmray.catalogue import MODELS, STEPS
+from fmray.catalogue import ESTIMATORS, MODELS, STEPS
 from fmray.data import pipeline
 from fmray.data.arrow_frames import as_frame, blocks, faults, raw_schema
 from fmray.data.pipeline import Pipeline
@@ -84,7 +84,7 @@ def preview(job: Job) -> Preview:
         if len(known) == len(job.prepared_steps):
             blocks(steps.apply(frame), steps.schema)
             inputs = steps.schema
-            if job.model.name in MODELS:
+            if job.model.name in MODELS or job.model.name in ESTIMATORS:
                 model = MODELS.params(job.model.name)
                 require_inputs(job.model.name, model.reads, model.needs, inputs)
                 notes += tuple(unread(job.model.name, model.reads, inputs))

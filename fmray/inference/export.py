@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from fmray.errors import DataError, SpecError
 from fmray.inference.model import SavedModel, open_model
 from fmray.inference.rows import Unseen, as_trained
-from fmray.records import Ensemble, Json
+from fmray.records import TENSORS, Ensemble, Json
 from fmray.registry import Trust
 from fmray.schema import DENSE
 from fmray.store.files import TEMPORARY
 from fmray.store.plain import write_text
 from fmray.tasks.task import Task
 from fmray.train.combine import LEAST_PROBABILITY
+from fmray.train.population import Population
 from fmray.train.predict import Voice
 
 Format = Literal["torch", "onnx"]
@@ -57,7 +58,7 @@ class Program(nn.Module):
 
     def __init__(self, voice: Voice, names: Sequence[str]) -> None:
         super().__init__()
-        self.members = nn.ModuleList([_alone(population.module) for population in voice.populations])
+        self.members = nn.ModuleList([_alone(one.module) for one in voice.populations if isinstance(one, Population)])
         self.inputs = [names.index(source) for source, _ in zip(voice.sources, voice.populations, strict=False)]
         self.task: Task = voice.task
         self.ensemble: Ensemble = voice.ensemble
@@ -144,6 +145,12 @@ def _refuse(model: SavedModel, kind: Format, out: str) -> None:
         raise SpecError(
             f"the model reads rows of different lengths ({', '.join(sorted(ragged))}), which export does not write. "
             "Accepted: models that read x alone; fmray predict and MLflow take this one.",
+            "MODEL",
+        )
+    if others := sorted({m.model["name"] for m in model.saved.members if m.artefact != TENSORS}):
+        raise SpecError(
+            f"{', '.join(others)} is no network, and {kind} takes networks only. Predict by fmray predict or MLflow, "
+            "or read the member's own file.",
             "MODEL",
         )
     for package in NEEDS[kind]:

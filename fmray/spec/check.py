@@ -22,6 +22,12 @@ ALL_STEPS = Registry(
     catalogue.STEP,
     components=catalogue.STEPS.components,
 )
+ALL_MODELS = Registry(
+    "model",
+    {name: table.path(name) for table in (catalogue.MODELS, catalogue.ESTIMATORS) for name in table},
+    catalogue.MODEL,
+    components=catalogue.MODELS.components,
+)
 GIVEN_BY_FMRAY = ("self", "schema", "num_outputs")
 GIVEN_TO_ENSEMBLES = ("candidates",)
 ONE_CLASS = re.compile(r"f1\[.+\]")
@@ -35,7 +41,7 @@ def check(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
     """
     found: list[Refusal] = []
     for registry, ref, keys in (
-        (catalogue.MODELS, job.model, ("model",)),
+        (ALL_MODELS, job.model, ("model",)),
         (catalogue.OPTIMIZERS, job.train.optimizer, ("train", "optimizer")),
         (catalogue.SCHEDULES, job.train.schedule, ("train", "schedule")),
         *_of_phases(job),
@@ -84,7 +90,7 @@ def _in_own_code(registry: Registry, ref: Ref, folder: str) -> list[tuple[str, s
     known = params_of(file, attribute, skipped)
     if registry.kind is not None:
         refuse_other_kind(file, attribute, registry.kind)
-    if known is None or registry is not catalogue.MODELS:
+    if known is None or registry is not ALL_MODELS:
         return []  # what its own task, step or method is given beyond its parameters is not ours to say
     found = [(name, _no_parameter(ref.name, name, known)) for name in ref.params if name not in known]
     return found + [

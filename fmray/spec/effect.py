@@ -9,14 +9,14 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from fmray.catalogue import LINEAR_MODELS, MODELS, STEPS
+from fmray.catalogue import ESTIMATORS, LINEAR_MODELS, MODELS, STEPS
 from fmray.spec.explain import dotted
 from fmray.spec.inputs import lacking
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.promotion import Promote
 from fmray.spec.ranges import Keys
-from fmray.spec.sections import RunOptions, Search, Split
+from fmray.spec.sections import RunOptions, Search, Split, Train
 from fmray.store import redact
 
 Refusal = tuple[Keys, str]
@@ -55,6 +55,7 @@ def without_effect(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         *_in_run(job),
         *_in_search(job, value),
         *_in_ensemble(job),
+        *_in_estimator(job),
     ]
 
 
@@ -218,7 +219,7 @@ def _in_task(job: Job) -> list[Refusal]:
 def _in_model(job: Job) -> list[Refusal]:
     """Refuse a model that cannot do without a block that no step makes; steps of the user's own may make any."""
     name = job.model.name
-    if name not in MODELS or not all(step.name in STEPS for step in job.prepared_steps):
+    if (name not in MODELS and name not in ESTIMATORS) or not all(step.name in STEPS for step in job.prepared_steps):
         return []
     model = MODELS.params(name)
     made = {STEPS.params(step.name).makes for step in job.prepared_steps}
@@ -367,3 +368,71 @@ def _in_ensemble(job: Job) -> list[Refusal]:
         text = f"{job.train.seeds.n} seeds are as many configurations, and adaboost boosts one. Leave them out."
         found.append((("train", "seeds"), text))
     return found
+
+
+NETWORKS_ONLY = ("optimizer", "schedule", "clip_norm", "accumulate", "ema", "precision", "warm_start", "groups")
+"""Keys of `train` that say how parameters move along gradients."""
+OF_BATCHES = ("batch_rows", "warmup_steps")
+"""Those that the linear baseline reads as well."""
+
+
+def said_of_estimator(job: Job) -> list[str]:
+    """Say what an epoch is for a model that learns from whole blocks of rows, and who reads keys about batches."""
+    name = job.model.name
+    if name not in ESTIMATORS:
+        return []
+    rounds = ESTIMATORS.read(name, job.at({}).model.params).rounds_per_epoch
+    epochs = job.train.epochs
+    found = [f"an epoch of {name} is {rounds} boosting rounds: train.epochs {epochs} are {epochs * rounds} rounds"]
+    if given := [key for key in OF_BATCHES if getattr(job.train, key) != getattr(Train(), key)]:
+        keys = " and ".join(f"train.{key}" for key in given)
+        found.append(f"{keys}: read by the linear baseline only, not by {name}")
+    return found
+
+
+def _in_estimator(job: Job) -> list[Refusal]:
+    """Refuse what a model cannot take up that learns from whole blocks of rows, not by gradients of batches."""
+    name = job.model.name
+    if name not in ESTIMATORS:
+        return []
+    found: list[Refusal] = []
+    train = job.train
+    plain = Train()
+    text = f"has no effect on model {name}, which learns from all rows at once. Leave it out."
+    keys = [*NETWORKS_ONLY, *(OF_BATCHES if "linear" not in job.evaluate.baselines else ())]
+    found += [(("train", key), text) for key in keys if getattr(train, key) != getattr(plain, key)]
+    for key in ("chunk_rows", "window_chunks"):
+        if getattr(train.order, key) != getattr(plain.order, key) and "linear" not in job.evaluate.baselines:
+            found.append((("train", "order", key), text))
+    if train.seeds.order:
+        found.append((("train", "seeds", "order"), text))
+    for place, step in enumerate(job.steps):
+        if step in job.live_steps:
+            found.append((("steps", place), f"{step.name} changes rows in every epoch, and {name} reads them once."))
+    if train.seeds.n > 1 and not _draws(job):
+        most = f"{train.seeds.n} members of model {name} would be one: nothing is drawn. Give feature_fraction or"
+        found.append((("train", "seeds"), f"{most} bagging_fraction below 1, or ensemble: bagging."))
+    if len(job.data.target) > 1:
+        found.append((("data", "target"), f"{len(job.data.target)} columns, and {name} learns one. Name one."))
+    if job.task.params.get("label_smoothing"):
+        found.append((("task",), f"label_smoothing has no effect on model {name}. Leave it out."))
+    if job.task.params.get("loss") == "perceptron":
+        found.append((("task",), f"loss perceptron is none that {name} minimises. Leave it out."))
+    if job.ensemble.name == "soup":
+        found.append((("ensemble",), f"soup averages parameters, and {name} has none to average. Take average."))
+    if job.search.by == "pbt" and job.ranges:
+        found.append((("search", "by"), f"pbt changes members in training, and {name} keeps its own. Take sobol."))
+    if job.run.gpu is True:
+        found.append((("run", "gpu"), f"true has no effect on model {name}, which trains on the CPU. Leave it out."))
+    return found
+
+
+def _draws(job: Job) -> bool:
+    """Tell whether members of an estimator that differ in their seeds differ in anything."""
+    declared = ESTIMATORS.params(job.model.name)
+    names = ("feature_fraction", "bagging_fraction", "extra_trees")
+    if declared.problems(job.model.params) or job.ensemble.name == "bagging":
+        return True  # what is wrong with them is said elsewhere
+    params = declared(**job.model.params)
+    given = [params.feature_fraction < 1, params.bagging_fraction < 1, params.extra_trees]
+    return any(given) or any(keys[-1] in names for keys in job.ranges)

@@ -27,6 +27,7 @@ TABLES: dict[str, tuple[str, Registry]] = {
     "Steps that change rows while training": ("steps", catalogue.LIVE),
     "Tasks": ("task", catalogue.TASKS),
     "Models": ("model", catalogue.MODELS),
+    "Models that learn from whole blocks of rows": ("model", catalogue.ESTIMATORS),
     "Optimizers": ("train.optimizer", catalogue.OPTIMIZERS),
     "Learning rate schedules": ("train.schedule", catalogue.SCHEDULES),
     "Ensembles": ("ensemble", catalogue.ENSEMBLES),

@@ -33,7 +33,7 @@ def job_schema() -> dict[str, Any]:
     del parts["folder"], parts["ranges"]
     schema["required"] = ["data"]  # the name is the file's
     parts["extends"] = {"type": "string", "description": "Another job file, whose keys this one changes."}
-    parts["model"] = _reference(catalogue.MODELS)
+    parts["model"] = _reference(catalogue.MODELS, *catalogue.ESTIMATORS)
     parts["task"] = _reference(catalogue.TASKS, "auto")
     parts["ensemble"] = _reference(catalogue.ENSEMBLES)
     parts["steps"] = {"type": "array", "items": _reference(catalogue.STEPS, *catalogue.LIVE)}

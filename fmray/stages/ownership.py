@@ -9,7 +9,7 @@ from fmray.events import Driver, Report
 from fmray.records import Run
 from fmray.report.folder import start_run
 from fmray.report.journal import Journal, log_to
-from fmray.spec.effect import hidden_params
+from fmray.spec.effect import hidden_params, said_of_estimator
 from fmray.spec.job import Job
 from fmray.stages.errors import name_error
 from fmray.stages.tracking import publish_ended
@@ -42,7 +42,7 @@ def owned(job: Job, run: Run, store: Store, report: Report, address: Address | N
             one = session() if job.run.workers not in ("auto", 0) else nullcontext()  # for all stages
             with one, waiting(journal, beat):
                 journal(Driver([here()], where_ray_runs()))
-                for text in hidden_params(job):
+                for text in [*hidden_params(job), *said_of_estimator(job)]:
                     journal.note(text)
                 yield journal
         except BaseException as error:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fmray.catalogue import MODELS
+from fmray.catalogue import ESTIMATORS, MODELS
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset
 from fmray.data.target import decide
@@ -35,7 +35,7 @@ def prepare_rows(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jo
             if text not in journal.notes:
                 journal.note(text)
     on_data = data_gates(prepared, job, root=run.root, store=store, note=journal.note)
-    if job.model.name in MODELS:
+    if job.model.name in MODELS or job.model.name in ESTIMATORS:
         for text in unread(job.model.name, MODELS.params(job.model.name).reads, prepared.schema):
             journal.note(text)
     metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)

@@ -4,7 +4,7 @@ Shape legend: K members, B rows, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -87,6 +87,11 @@ class Classification:
         if self.shift_C is not None:
             logits_KBC = logits_KBC + self.shift_C.to(output.device)
         return logits_KBC.softmax(-1)
+
+    def objective(self, member: int) -> Mapping[str, Any]:
+        """Say what one member minimises, for a model that does so by itself; rows weigh as `loss` says."""
+        smoothing = 0.0 if self.smoothing_K1 is None else float(self.smoothing_K1[member])
+        return {"loss": self.name, "classes": self.num_outputs, "label_smoothing": smoothing}
 
     def select(self, keep: Tensor) -> Task:
         """Give the task of the members at these positions."""

@@ -3,8 +3,8 @@
 Shape legend: K members, B rows, T targets.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -65,6 +65,10 @@ class Regression:
     def predict(self, output: Tensor) -> Tensor:
         """Turn outputs (K, B, T) into numbers in target units."""
         return output.double() * self.scale_T.to(output.device) + self.mean_T.to(output.device)
+
+    def objective(self, member: int) -> Mapping[str, Any]:
+        """Say what one member minimises, in standard deviations of the target, for a model that does so by itself."""
+        return {"loss": self.name, "delta": float(self.delta_K11[member])}
 
     def select(self, keep: Tensor) -> Task:
         """Give the task of the members at these positions."""

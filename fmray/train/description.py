@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fmray.catalogue import MODELS, STEPS, TASKS
+from fmray.catalogue import ESTIMATORS, MODELS, STEPS, TASKS
 from fmray.data.contents import with_extensions
 from fmray.errors import DataError, SpecError
 from fmray.records import Ensemble, Json
@@ -85,6 +85,7 @@ class _Member(_Strict):
     seed: int
     tensor_hash: Digest
     prepared: str
+    artefact: Literal["tensors", "lightgbm"] = "tensors"
 
 
 class _Ensemble(_Strict):
@@ -126,7 +127,7 @@ class Description(_Strict):
         """Give every name that leads to code: the table it belongs to, the name, and where it stands."""
         yield TASKS, self.task.name, "task"
         for place, member in enumerate(self.members):
-            yield MODELS, member.model.name, f"members.{place}.model"
+            yield table_of(member.model.name), member.model.name, f"members.{place}.model"
         for key, way in self.ways.items():
             for place, step in enumerate(way.steps):
                 yield STEPS, step.name, f"ways.{key}.steps.{place}"
@@ -149,6 +150,11 @@ class Description(_Strict):
                 raise DataError(f"{where}: module '{module}' is not one of the model's own. It lists: {_listed(self)}.")
             found[module] = None
         return tuple(sorted(found))
+
+
+def table_of(model: str) -> Registry:
+    """Give the table that the name of a model belongs to."""
+    return ESTIMATORS if model in ESTIMATORS else MODELS
 
 
 def _listed(description: Description) -> str:
@@ -283,6 +289,9 @@ def _refuse_misfits(told: Description) -> None:
         "target.mean and scale do not fit its columns": target.kind == "class"
         or len(target.mean) == len(target.scale) == len(target.columns),
         "target.counts do not fit its classes": target.kind == "number" or len(target.counts) == len(target.classes),
+        "a member's artefact is not that of its model": all(
+            (one.model.name in ESTIMATORS) == (one.artefact != "tensors") for one in told.members
+        ),
         "ensemble.params do not fit its members": _fits_members(told),
     }
     if wrong := next((words for words, holds in facts.items() if not holds), ""):

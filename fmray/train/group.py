@@ -4,7 +4,8 @@ Every worker holds the same parameters and state, and its own share of the rows;
 summed. All of it happens in the same order on every worker, whatever their number; alone, nothing is exchanged.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -24,13 +25,15 @@ class Group:
 
     rank: int = 0
     size: int = 1
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Where estimators that exchange what they learn by themselves reach each other; see `Estimator.start`."""
 
     @classmethod
-    def joined(cls) -> "Group":
+    def joined(cls, network: Mapping[str, Any] | None = None) -> "Group":
         """Give the process group of `torch.distributed` that this process has joined, if it has."""
         if not dist.is_initialized():
             return ALONE
-        return cls(dist.get_rank(), dist.get_world_size())
+        return cls(dist.get_rank(), dist.get_world_size(), network or {})
 
     @property
     def share(self) -> Share:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,10 +21,12 @@ from fmray.failures import DEVICE_MEMORY, MEMORY
 from fmray.metrics.metric import Metric
 from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch
+from fmray.train.estimators import Estimators
 from fmray.train.failures import kind_of, told
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
 from fmray.train.ingest import Rows, num_steps
+from fmray.train.learner import Learner
 from fmray.train.pack import Pack
 from fmray.train.schedule import Plateau
 from fmray.train.state import Checkpoints, generators
@@ -50,7 +53,7 @@ Judge = Callable[[int, dict[int, float]], Verdict]
 
 
 def fit(
-    pack: Pack,
+    pack: Learner,
     train_rows: Rows,
     val_rows: Rows,
     metric: Metric,
@@ -80,13 +83,18 @@ def fit(
     if pack.state.global_step == 0:
         with DRAWING:
             torch.manual_seed(derive(order_seed, "draws", group.rank))  # for modules that draw numbers of their own
-    steps = num_steps(train_rows.num_rows, pack.train.batch_rows)
+    steps = num_steps(train_rows.num_rows, pack.train.batch_rows) if isinstance(pack, Pack) else pack.num_steps
     waits = _ask(pack, judge, group) if pack.state.epoch and not pack.state.step else False
     saved = 0.0
     while _continues(pack) and not waits:
         started = time.perf_counter()
         first_step = pack.state.step
-        spent = run_epoch(pack, train_rows, steps=steps, order_seed=order_seed, checkpoints=checkpoints, group=group)
+        if isinstance(pack, Pack):
+            spent = run_epoch(
+                pack, train_rows, steps=steps, order_seed=order_seed, checkpoints=checkpoints, group=group
+            )
+        else:
+            spent = _grow_epoch(pack, train_rows, checkpoints, group)
         seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric, group)
@@ -100,7 +108,7 @@ def fit(
     return not waits
 
 
-def outputs(pack: Pack, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, Tensor]:
+def outputs(pack: Learner, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, Tensor]:
     """Predict every row of a split, or of a share of it, with the present parameters, in sequence order.
 
     Shapes:
@@ -122,7 +130,7 @@ def outputs(pack: Pack, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, T
     return torch.cat(found[1:] or found, dim=1).numpy(), sums[0] / sums[1]
 
 
-def _said(pack: Pack, rows: Rows) -> Iterator[tuple[Batch, Tensor]]:
+def _said(pack: Learner, rows: Rows) -> Iterator[tuple[Batch, Tensor]]:
     """Give rows in sequence with their outputs, so many at a time as memory holds."""
     for batch in rows.in_sequence():
         first = 0
@@ -194,7 +202,16 @@ def run_epoch(
     return {"rows": 0.0 if rows.in_memory else waited, "checkpoints": saved}
 
 
-def _ask(pack: Pack, judge: Judge | None, group: Group) -> bool:
+def _grow_epoch(pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, group: Group) -> dict[str, float]:
+    """Grow the rounds of the current epoch; see `run_epoch`."""
+
+    def due() -> bool:
+        return checkpoints is not None and checkpoints.due()
+
+    return pack.run_epoch(rows, due, partial(_save, pack, checkpoints, group), group)
+
+
+def _ask(pack: Learner, judge: Judge | None, group: Group) -> bool:
     """Drop the members that a judge sends home, and say whether the others must wait."""
     if judge is None or not len(pack):
         return False
@@ -212,7 +229,7 @@ def _ask(pack: Pack, judge: Judge | None, group: Group) -> bool:
     return told.waits and len(pack) > 0
 
 
-def _save(pack: Pack, checkpoints: Checkpoints | None, group: Group) -> float:
+def _save(pack: Learner, checkpoints: Checkpoints | None, group: Group) -> float:
     """Write the state, with what every worker would draw next, and give the seconds it took."""
     started = time.perf_counter()
     state = pack.snapshot()
@@ -223,7 +240,7 @@ def _save(pack: Pack, checkpoints: Checkpoints | None, group: Group) -> float:
     return time.perf_counter() - started
 
 
-def _finish_epoch(pack: Pack, val_rows: Rows, metric: Metric, group: Group) -> None:
+def _finish_epoch(pack: Learner, val_rows: Rows, metric: Metric, group: Group) -> None:
     """Score on validation, keep what is best, stop whom patience has left; then the next epoch may begin."""
     state = pack.state
     with pack.averaged():
@@ -245,7 +262,7 @@ def _finish_epoch(pack: Pack, val_rows: Rows, metric: Metric, group: Group) -> N
     _judge_epoch(pack, signed, better)
 
 
-def _keep_best(pack: Pack, scores: Tensor) -> Tensor:
+def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
     """Keep the states of members that got better; say which did (K,)."""
     state = pack.state
     stop = pack.train.early_stop
@@ -259,7 +276,7 @@ def _keep_best(pack: Pack, scores: Tensor) -> Tensor:
     return better
 
 
-def _judge_epoch(pack: Pack, scores: Tensor, better: Tensor) -> None:
+def _judge_epoch(pack: Learner, scores: Tensor, better: Tensor) -> None:
     """Update plateaus and patience; `scores` (K,) are higher for better."""
     state = pack.state
     stop = pack.train.early_stop
@@ -274,7 +291,7 @@ def _judge_epoch(pack: Pack, scores: Tensor, better: Tensor) -> None:
             pack.drop(tired, "stopped", [reason] * len(tired))
 
 
-def _lower_on_plateau(pack: Pack, plateau: Plateau, scores: Tensor) -> None:
+def _lower_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> None:
     state = pack.state
     alive = pack.state.alive
     better = scores > state.plateau_best[alive]
@@ -302,11 +319,13 @@ def _drop_faulty(pack: Pack) -> None:
         event["handled"] = True
 
 
-def _continues(pack: Pack) -> bool:
+def _continues(pack: Learner) -> bool:
     return pack.state.epoch < pack.train.epochs and len(pack) > 0
 
 
-def _epoch_event(pack: Pack, metric: Metric, rows_per_second: float, seconds: float, spent: dict[str, float]) -> Epoch:
+def _epoch_event(
+    pack: Learner, metric: Metric, rows_per_second: float, seconds: float, spent: dict[str, float]
+) -> Epoch:
     best = float(pack.state.best_score.max()) * pack.sign
     return Epoch(
         epoch=pack.state.epoch,

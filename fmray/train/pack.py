@@ -10,16 +10,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
 from fmray.catalogue import SCHEDULES
 from fmray.errors import SpecError
-from fmray.records import Target
+from fmray.records import TENSORS, Target
 from fmray.schema import Schema
 from fmray.seeding import derive
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Train
 from fmray.tasks.task import Task, task_of
+from fmray.train.artefacts import tensor_hash
 from fmray.train.groups import columns_of
 from fmray.train.live import Live, Mixup, build_live
 from fmray.train.optim import Optimizers
@@ -238,6 +240,11 @@ class Pack:
         )
         every.population.load(state.best.to(self.device), {k: v.to(self.device) for k, v in state.best_buffers.items()})
         return every
+
+    def artefact(self, member: int) -> tuple[str, bytes, str]:
+        """Give the kind, the content and the digest of the file that a member leaves."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.member_tensors(member).items()}
+        return TENSORS, write_tensors(tensors), tensor_hash(tensors)
 
     def member_tensors(self, member: int) -> dict[str, Tensor]:
         """Name the best tensors of a member, as its module alone names them."""

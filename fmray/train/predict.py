@@ -1,14 +1,12 @@
 """Turn trained members into a table of predictions, each row of a split exactly once."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file
 
 from fmray.data.lanes import Lanes
 from fmray.data.ragged import Blocks
@@ -16,14 +14,17 @@ from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
 from fmray.events import ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
+from fmray.records import TENSORS as NETWORK
 from fmray.records import Ensemble, Member, Predictions, Prepared, Split
 from fmray.schema import DENSE
 from fmray.spec.ref import Ref
 from fmray.store.copies import to_read, to_write
 from fmray.store.places import files_of
 from fmray.tasks.task import Batch, Task, task_of
+from fmray.train.artefacts import TENSORS, read_tensors
 from fmray.train.blocks import inputs_of_rows
 from fmray.train.combine import combine_outputs
+from fmray.train.estimators import Fitted, load_estimator
 from fmray.train.failures import kind_of
 from fmray.train.layout import ModuleLayout
 from fmray.train.population import Blueprint, Population, enter
@@ -31,8 +32,6 @@ from fmray.train.population import Blueprint, Population, enter
 CHUNK_ROWS = 65_536
 TASK_ROWS = 4 * CHUNK_ROWS
 """Rows that a task predicts; fewer in all are not worth a task."""
-TENSORS = "model.safetensors"
-CURE = "Copy the folder again, or remove the record or run that it lies in to have it made again."
 Inputs = np.ndarray | Blocks | dict[str, Blocks]
 """Prepared rows, as block `x` (N, D) alone or with all blocks; or by fingerprint, where they were prepared in several
 ways."""
@@ -130,17 +129,23 @@ class Voice:
         self.device = device
         self.task: Task = task_of(task.name, prepared.target, [task.params])
         rows = [prepared.for_member(member) for member in members]
+        self.populations: list[Population | Fitted]
         self.sources = [own.fingerprint for own in rows]
         self._blocks = {own.fingerprint: own.schema.blocks for own in rows}
-        outputs = self.task.num_outputs
-        self.populations = [load_member(m, own, outputs, device) for m, own in zip(members, rows, strict=True)]
+        self.populations = [load_member(m, own, self.task, device) for m, own in zip(members, rows, strict=True)]
         if ensemble.combine == "soup":
-            self.populations = [soup(self.populations, ensemble.weights)]
+            networks = [one for one in self.populations if isinstance(one, Population)]
+            if len(networks) < len(members):
+                text = "averages parameters, and a member that is no network has none to average. Take average."
+                raise DataError(text, "ensemble.soup")
+            self.populations = [soup(networks, ensemble.weights)]
 
     @property
     def num_parameters(self) -> int:
         """Count the parameters behind one answer."""
-        return sum(population.layout.num_parameters for population in self.populations)
+        return sum(
+            one.layout.num_parameters if isinstance(one, Population) else one.num_parameters for one in self.populations
+        )
 
     def __call__(self, x: Inputs) -> np.ndarray:
         """Give predictions (N, C or T), float64, for prepared rows, as `inputs_of` gives them."""
@@ -241,12 +246,15 @@ def _write_part(speaker: _Speaker, path: str, start: int, stop: int) -> None:
         pq.write_table(pa.concat_tables(speaker.tables(start, stop)), here, write_page_checksum=True)
 
 
-def load_member(member: Member, prepared: Prepared, num_outputs: int, device: torch.device | str) -> Population:
+def load_member(member: Member, prepared: Prepared, task: Task, device: torch.device | str) -> Population | Fitted:
     """Build a member again from its record.
 
     Raises:
         DataError: If its tensors are missing, damaged or do not fit its description.
     """
+    if member.artefact != NETWORK:
+        return load_estimator(member, prepared, task)
+    num_outputs = task.num_outputs
     blueprint = Blueprint.of(member.model["name"], member.model["params"], member.seed)
     module = blueprint.module(prepared.schema, num_outputs)
     path = f"{member.root}/{TENSORS}"
@@ -258,39 +266,6 @@ def load_member(member: Member, prepared: Prepared, num_outputs: int, device: to
     population = enter([blueprint], prepared.schema, num_outputs=num_outputs, device=device, modules=[module])
     population.prepare_step(0, None)
     return population
-
-
-def read_tensors(path: str, expected_hash: str, index: int) -> dict[str, torch.Tensor]:
-    """Read the tensors of a member, and make sure that they are those that were trained.
-
-    Args:
-        expected_hash: As its record says.
-        index: Of the member.
-
-    Raises:
-        DataError: If they are missing or damaged.
-    """
-    try:
-        with to_read(path) as here:
-            tensors: dict[str, torch.Tensor] = load_file(here)
-        found = tensor_hash(tensors)
-    except Exception as error:  # safetensors raises its own errors, of several kinds
-        raise DataError(f"{path} cannot be read as member {index}: {error}. {CURE}") from error
-    if found != expected_hash:
-        raise DataError(f"{path} is damaged: its tensors are not those of member {index}. {CURE}")
-    return tensors
-
-
-def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Digest tensors by name, type, shape and bits (SHA-256)."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(
-            tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode()
-        )
-    return digest.hexdigest()
 
 
 def output_names(prepared: Prepared) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from fmray.data.contents import without_extensions
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.data.split import VAL, Definition, assign
 from fmray.errors import DataError, SpecError
+from fmray.records import TENSORS as NETWORK
 from fmray.records import Ensemble, Json, Member, Prepared, Target
 from fmray.registry import Trust, file_of_module
 from fmray.schema import Schema
@@ -43,8 +44,8 @@ from fmray.store.copies import copy_file, folder_to_write
 from fmray.store.places import files_of
 from fmray.store.regular import open_regular, require_inside, require_regular
 from fmray.store.sources import module_digest
+from fmray.train.artefacts import file_of, read_bytes, read_tensors
 from fmray.train.description import FORMAT, data_of, ensemble_of, read_description, types_of
-from fmray.train.predict import TENSORS, read_tensors
 
 FILE, EXAMPLE, CODE = "model.json", "example.parquet", "code"
 EXAMPLE_ROWS = 16
@@ -94,7 +95,11 @@ def write_model(
     """
     ways = {own.fingerprint: own for own in map(prepared.for_member, chosen)} | {prepared.fingerprint: prepared}
     names = ("index", "model", "seed", "tensor_hash", "prepared")
-    members = [{name: getattr(member, name) for name in names} for member in chosen]
+    members = [
+        {name: getattr(member, name) for name in names}
+        | ({} if member.artefact == NETWORK else {"artefact": member.artefact})
+        for member in chosen
+    ]
     types = without_extensions(field for field in dataset.schema if field.name not in dataset.data.ignore)
     asked = job.to_json()["data"]
     description: Json = {
@@ -226,10 +231,13 @@ def _old_code(saved: Saved, folder: str) -> dict[str, None]:
 
 
 def _refuse_damaged(member: Member, root: str) -> None:
-    path = f"{member.root}/{TENSORS}"
+    path = f"{member.root}/{file_of(member)}"
     if os.path.lexists(path):
         require_inside(path, root)
         require_regular(path)
+    if member.artefact != NETWORK:
+        read_bytes(member)  # what it holds is checked before it is built
+        return
     tensors = read_tensors(path, member.tensor_hash, member.index)
     _refuse_huge(member, sum(tensor.numel() for tensor in tensors.values()), path)
 

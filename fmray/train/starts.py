@@ -6,11 +6,12 @@ Apart from `train.warm`, which members are built with: how a model folder is rea
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fmray.errors import DataError
+from fmray.errors import DataError, SpecError
+from fmray.records import TENSORS as NETWORK
 from fmray.store.copies import folder_to_keep, to_read
 from fmray.store.places import files_of
 from fmray.store.regular import require_inside
-from fmray.train.predict import TENSORS, tensor_hash
+from fmray.train.artefacts import TENSORS, tensor_hash
 from fmray.train.saved import FILE, read_model
 from fmray.train.warm import Start
 
@@ -25,11 +26,14 @@ def starts_in(root: str, part: str, where: str) -> tuple[Start, ...]:
 
     Raises:
         DataError: If they are missing or damaged.
+        SpecError: If the model is not a network.
     """
     files = files_of(root)
     model = next((home for home in (root, f"{root}/model") if files.exists(f"{home}/{FILE}")), "")
     if model:
         members = read_model(folder_to_keep(model)).members
+        if other := next((member.artefact for member in members if member.artefact != NETWORK), ""):
+            raise SpecError(f"{root} holds a model of {other}, which has no tensors. Give that of a network.", where)
         return tuple(Start(m.index, m.tensor_hash, f"{model}/{m.index:05d}", part=part, where=where) for m in members)
     path = f"{root}/{TENSORS}"
     if "://" not in path:

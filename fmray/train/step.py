@@ -19,6 +19,7 @@ from fmray.errors import FmrayError
 from fmray.failures import DEVICE_MEMORY, MEMORY, Kind
 from fmray.seeding import derive
 from fmray.tasks.task import Batch, Losses, mixed
+from fmray.train.estimators import Estimators
 from fmray.train.failures import ShortOfMemoryError, kind_of, told
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
@@ -191,7 +192,7 @@ def _note(pack: Pack, faults: Faults) -> None:
     pack.state.health += fresh.values()
 
 
-def precision_of(pack: Pack) -> AbstractContextManager[object]:
+def precision_of(pack: Pack | Estimators) -> AbstractContextManager[object]:
     """Give the arithmetic that a pack computes in."""
     if pack.train.precision == "bfloat16":
         return torch.autocast(pack.device.type, torch.bfloat16)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from fmray.errors import SpecError
 from fmray.registry import nearest
 from fmray.schema import Schema
+from fmray.train.artefacts import TENSORS, read_tensors
 from fmray.train.layout import ModuleLayout
 from fmray.train.population import Blueprint
-from fmray.train.predict import TENSORS, read_tensors
 
 WHERE = "train.warm_start"
 MOST_NAMES = 20

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fmray.catalogue import ESTIMATORS
 from fmray.data.session import living_nodes, session
 from fmray.errors import SpecError, TrainError
 from fmray.events import Note, Report, ignore
@@ -320,6 +321,9 @@ def _is_of_steps(error: BaseException) -> bool:
 
 def _size(job: Job, prepared: Prepared) -> int:
     """Count the parameters of a model; 0 where it cannot be built, which its trial will say."""
+    if job.model.name in ESTIMATORS:  # each round goes through all inputs of a row
+        rounds: int = ESTIMATORS.read(job.model.name, job.model.params).rounds_per_epoch
+        return rounds * prepared.schema.width
     try:
         return num_parameters(job.model, prepared)
     except BaseException as error:

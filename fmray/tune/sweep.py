@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fmray.catalogue import LIVE, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+from fmray.catalogue import ESTIMATORS, LIVE, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from fmray.data.scratch import load
 from fmray.errors import FmrayError, SpecError, TrainError
 from fmray.events import Note, Record, Report, ignore
@@ -21,8 +21,8 @@ from fmray.records import Json, Member, Prepared
 from fmray.spec.job import Job
 from fmray.store import Draft, Store, code_digest, fingerprint, require_whole, verify
 from fmray.store.copies import copy_file
+from fmray.train.artefacts import file_of
 from fmray.train.pack import Plan
-from fmray.train.predict import TENSORS
 from fmray.train.workers import Worker, train
 from fmray.tune.rungs import Table
 from fmray.tune.trial import Role, Training, Trial
@@ -229,7 +229,7 @@ def _modules(job: Job, metric: Metric) -> list[str]:
     train = job.train
     tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # whichever it will be
     used = [
-        MODELS.module(job.model.name),
+        (ESTIMATORS if job.model.name in ESTIMATORS else MODELS).module(job.model.name),
         *([] if train.optimizer.name in OPTIMIZERS else [OPTIMIZERS.module(train.optimizer.name)]),  # those are torch's
         SCHEDULES.module(train.schedule.name),
         *(TASKS.module(name) for name in tasks),
@@ -341,7 +341,8 @@ def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folde
 
 def _verify_pack(pack: Json, chosen: set[int]) -> None:
     """Make sure that the files of a pack which are kept are those that it left."""
-    unkept = {f"{member['index']:05d}/{TENSORS}" for member in pack["members"] if member["index"] not in chosen}
+    left = [Member.from_json(member) for member in pack["members"]]
+    unkept = {f"{member.index:05d}/{file_of(member)}" for member in left if member.index not in chosen}
     if pack["said"]:
         verify(pack["folder"], {name: entry for name, entry in pack["files"].items() if name not in unkept})
 
@@ -353,5 +354,5 @@ def _stored(member: Member, folder: str, rungs: Table, is_kept: bool) -> Member:
     if not (is_kept and member.root):
         return replace(member, root="", rungs=seen)
     name = f"{member.index:05d}"
-    copy_file(f"{member.root}/{TENSORS}", f"{folder}/{name}/{TENSORS}")
+    copy_file(f"{member.root}/{file_of(member)}", f"{folder}/{name}/{file_of(member)}")
     return replace(member, root=name, rungs=seen)

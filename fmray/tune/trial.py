@@ -13,7 +13,6 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import save as write_tensors
 
 from fmray.data.hashing import sample_of
 from fmray.errors import DataError, SpecError, TrainError
@@ -27,14 +26,15 @@ from fmray.spec.job import Job
 from fmray.store import Fence, Store
 from fmray.store.copies import to_write
 from fmray.store.manifest import measure
+from fmray.train.artefacts import FILES, file_of
 from fmray.train.device import circumstances, release
 from fmray.train.failures import CodeError, ShortOfMemoryError, failure, is_of_user, kind_of, told
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
+from fmray.train.learner import Learner, build_learner, build_pack, is_estimator
 from fmray.train.loop import Judge, Verdict, fit, outputs
 from fmray.train.micro_batches import MicroBatches
 from fmray.train.pack import Pack, Plan
-from fmray.train.predict import TENSORS, tensor_hash
 from fmray.train.single_rows import refuse_single_rows
 from fmray.train.state import Checkpoints
 from fmray.train.step import train_step
@@ -306,7 +306,10 @@ class Training:
         seconds = trial.job.run.checkpoint_seconds
         states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
         found = group.tell(states.newest() if group.is_first else None)
-        pack = self.build(trial, worker.device, share.plans, fresh=found is None)
+        better = self.metric_of(trial).higher_is_better
+        pack = build_learner(
+            share.plans, trial.job, trial.prepared, better=better, device=worker.device, fresh=found is None
+        )
         if found is not None:
             name, before = found
             state = states.read(name)
@@ -321,7 +324,7 @@ class Training:
         if found is None and parts != asked:
             changed = f"accumulate {asked} -> {parts}"
             worker.report(Resumed(0, 0, "changed (micro-batch, step 0)", place, changed=changed))
-        if found is None and group.size == 1:
+        if found is None and group.size == 1 and isinstance(pack, Pack):
             refuse_single_rows(pack, list(share.plans), share.train_rows)
         names = ["order", share.plans[0].index] if trial.job.train.seeds.order else ["order"]
         tell = partial(_placed, worker.report, place)
@@ -342,7 +345,7 @@ class Training:
     def _leave(
         self,
         trial: Trial,
-        pack: Pack,
+        pack: Learner,
         number: int,
         val_rows: Rows,
         group: Group,
@@ -365,7 +368,7 @@ class Training:
             for place in range(len(pack.plans))
         ]
         others = _lost([plan for plan in trial.plans if plan.index in lost], lost, trial, self.role)
-        made = [SAID, *(f"{member.index:05d}/{TENSORS}" for member in members)]
+        made = [SAID, *(f"{member.index:05d}/{file_of(member)}" for member in members)]
         result = {
             "files": measure(folder, made),
             "members": [*(_unplaced(member, folder) for member in members), *others["members"]],
@@ -397,12 +400,9 @@ class Training:
         return find_metric(self.metric, trial.prepared.target)
 
     def build(self, trial: Trial, device: torch.device, plans: Sequence[Plan], fresh: bool = True) -> Pack:
-        """Build a pack of members of a trial, untrained; see `Pack` for `fresh`."""
-        prepared = trial.prepared
-        job = trial.job
+        """Build a pack of networks of a trial, untrained; see `Pack` for `fresh`."""
         better = self.metric_of(trial).higher_is_better
-        asked = (plans, prepared.schema, prepared.target, job.train, better, device, job.live_steps)
-        return Pack(*asked, fresh=fresh)
+        return build_pack(plans, trial.job, prepared=trial.prepared, better=better, device=device, fresh=fresh)
 
     def _layout(self, worker: Worker, trial: Trial, rows: Rows) -> Layout:
         """Say how the members train; once chosen for a structure, replayed with the cores there are."""
@@ -425,6 +425,8 @@ class Training:
 
     def _chosen(self, plans: Sequence[Plan], worker: Worker, trial: Trial, rows: Rows) -> Layout:
         """Choose among as many members as memory holds on a whole batch."""
+        if is_estimator(plans[0]):
+            return Layout(1, torch.get_num_threads())
         # how long a step takes does not depend on what members were initialised to
         build = partial(self.build, trial, worker.device, fresh=False)
         alone = worker.group.size == 1
@@ -480,7 +482,7 @@ def _located(pack: Json, home: str) -> Json:
     return {**pack, "folder": home, "members": members, "said": said}
 
 
-def what_members_say(pack: Pack, rows: Rows, group: Group) -> np.ndarray:
+def what_members_say(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
     """Give the predictions of every member of a pack at its best, on a sample of validation rows in their sequence.
 
     Which rows depends on their identities alone, so members of any pack, on any workers, speak of the same.
@@ -554,13 +556,13 @@ def spelled(plans: Sequence[Plan]) -> str:
     return f"member{'s' * (len(plans) > 1)} {names}{f' ({params})' if params else ''}"
 
 
-def _write_member(pack: Pack, place: int, trial: Trial, training: Training, number: int, said: np.ndarray) -> Member:
+def _write_member(pack: Learner, place: int, trial: Trial, training: Training, number: int, said: np.ndarray) -> Member:
     plan = pack.plans[place]
     state = pack.state
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pack.member_tensors(place).items()}
     home = f"{training.folder(trial.number)}/{number:05d}/{plan.index:05d}"
-    with to_write(f"{home}/{TENSORS}") as path, open(path, "wb") as file:
-        file.write(write_tensors(tensors))
+    kind, data, digest = pack.artefact(place)
+    with to_write(f"{home}/{FILES[kind]}") as path, open(path, "wb") as file:
+        file.write(data)
     end: dict[str, Any] = state.ends.get(str(place), {"status": "finished", "reason": "", "epochs": state.epoch})
     if not torch.isfinite(state.best_score[place]) and end["status"] != "failed":
         end = {**end, "status": "failed", "reason": _unscored(training.metric, said)}
@@ -573,7 +575,8 @@ def _write_member(pack: Pack, place: int, trial: Trial, training: Training, numb
         best_epoch=int(state.best_epoch[place]),
         epochs=end["epochs"],
         val_score=score if end["status"] != "failed" and torch.isfinite(state.best_score[place]) else None,
-        tensor_hash=tensor_hash(tensors),
+        tensor_hash=digest,
+        artefact=kind,
         history=tuple({name: e[name] for name in HISTORY} for e in state.history if e["member"] == plan.index),
         pack=number,
     )

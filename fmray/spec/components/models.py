@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fmray.spec.components.base import Image, Params, Real, Whole
+from fmray.spec.components.base import Flag, Image, Params, Real, Whole
 
 Units = Annotated[Whole, Field(ge=1)]
 
@@ -57,6 +57,31 @@ class GanPoints(Params):
     width: Units = Field(64, description="Units per hidden layer of both.")
     depth: Units = Field(2, description="Number of hidden layers of both.")
     noise: Units = Field(4, description="Random numbers behind each point.")
+
+
+class Lightgbm(Params):
+    """Predict by gradient-boosted trees of LightGBM, which learn from all rows at once; needs fmray[trees].
+
+    An epoch of `train.epochs` is a block of boosting rounds: at its end validation is scored, and all that counts in
+    epochs elsewhere counts here too, such as early stopping and the rungs of a search.
+    """
+
+    rounds_per_epoch: Units = Field(
+        20, description="Boosting rounds that make an epoch; train.epochs times as many in all."
+    )
+    num_leaves: Annotated[Whole, Field(ge=2, le=131072)] = Field(31, description="Most leaves of a tree.")
+    max_depth: Annotated[Whole, Field(ge=1)] | Literal[-1] = Field(-1, description="Most levels of a tree; -1 for any.")
+    learning_rate: Annotated[Real, Field(gt=0, le=1)] = Field(0.05, description="Share of each tree that is added.")
+    min_child_samples: Annotated[Whole, Field(ge=0)] = Field(20, description="Fewest rows of a leaf.")
+    min_child_weight: Annotated[Real, Field(ge=0)] = Field(0.001, description="Least sum of second derivatives a leaf.")
+    min_split_gain: Annotated[Real, Field(ge=0)] = Field(0.0, description="Least gain of a split.")
+    lambda_l1: Annotated[Real, Field(ge=0)] = Field(0.0, description="Penalty on the size of leaf values.")
+    lambda_l2: Annotated[Real, Field(ge=0)] = Field(0.0, description="Penalty on the squares of leaf values.")
+    feature_fraction: Annotated[Real, Field(gt=0, le=1)] = Field(0.8, description="Share of inputs drawn for a tree.")
+    bagging_fraction: Annotated[Real, Field(gt=0, le=1)] = Field(0.8, description="Share of rows drawn for a tree.")
+    max_bin: Annotated[Whole, Field(ge=2, le=65535)] = Field(255, description="Most bins of an input.")
+    path_smooth: Annotated[Real, Field(ge=0)] = Field(0.0, description="Pull of leaves towards their parents.")
+    extra_trees: Flag = Field(False, description="Draw one threshold per input rather than search the best.")
 
 
 class Resnet(Params):
