@@ -131,7 +131,7 @@ def train(job: Job, folder: Path, name: str, die_at: int | None, ranks: Ranks) -
     prepared = prepared_rows(job, folder)
     calls = [0]
     if ranks.size:
-        fmray.tune.sweep.train = lambda work, *_: ranks.run(folder, name, die_at, work, job)
+        fmray.tune.sweep.train = lambda work, *_, **__: ranks.run(folder, name, die_at, work, job)
     else:
         calls = _count_durable(die_at)
         _record_rows(folder / f"{name}.steps")
