@@ -39,6 +39,45 @@ class Slope:
         return self.pull(output, target, weights_of(len(target), weight))
 
 
+class Fold(Protocol):
+    """Sum up the rows of a split as they come, batch by batch."""
+
+    def add(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> None:
+        """Take some rows."""
+        ...
+
+    def total(self) -> Any:
+        """Give what `Sums.partial` gives of all rows that were taken."""
+        ...
+
+
+class MergedParts:
+    """Merge the part of each batch into that of the rows before it, so that no row is held.
+
+    Args:
+        sums: Of the metric. Its parts must not grow with the number of rows.
+    """
+
+    def __init__(self, sums: "Sums") -> None:
+        self._sums = sums
+        self._total: Any = None
+
+    def add(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> None:
+        """Take some rows."""
+        part = self._sums.partial(output, target, weight)
+        self._total = part if self._total is None else self._sums.merge([self._total, part])
+
+    def total(self) -> Any:
+        """Give the part of all rows that were taken, one batch at least."""
+        return self._total
+
+
+def fold_of(sums: "Sums") -> Fold:
+    """Give what sums up rows batch by batch: the metric's own `fold` where it has one, else merged parts."""
+    own = getattr(sums, "fold", None)
+    return MergedParts(sums) if own is None else own()
+
+
 class Sums(Protocol):
     """Make a metric of parts of the rows: the value does not depend on how rows were cut, to the last bit."""
 
