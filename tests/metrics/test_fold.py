@@ -1,5 +1,6 @@
 """Rows may come batch by batch: the number is that of all rows at once, to the last bit, and few of them are held."""
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_a_metric_folded_batch_by_batch_is_that_of_all_rows(name, weighted, num_
     weight = weight if weighted else None
     fold = fold_of(metric.sums)
     cuts = [0, 1, 700, 700, 2900, NUM_ROWS]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         fold.add(output[start:stop], target[start:stop], None if weight is None else weight[start:stop])
     assert metric.sums.value(fold.total()) == metric.sums.value(metric.sums.partial(output, target, weight))
 
@@ -54,6 +55,7 @@ def held_by(metric, num_batches, batch_rows=8192):
     for _ in range(num_batches):
         p = rng.random(batch_rows)
         fold.add(np.stack([1 - p, p], 1), target, None)
+    del p
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return held
