@@ -65,8 +65,14 @@ TASKS = Registry(
     components="fmray.spec.components.tasks",
 )
 
-OF_NUMBERS = ("gan", "regression")
-"""Tasks whose targets are numbers."""
+TARGETS = Registry(
+    "kind of target",
+    {
+        "class": "fmray.targets.classes:Class",
+        "number": "fmray.targets.number:Number",
+    },
+)
+"""Codecs by the kind that a task is for; no name of a job file."""
 
 MODELS = Registry(
     "model",

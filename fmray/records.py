@@ -42,7 +42,7 @@ class Target:
 
     Args:
         columns: Target column names; several only for regression.
-        kind: "number" for regression, "class" for classification.
+        kind: Names its codec in `fmray.catalogue.TARGETS`: "number", "class".
         classes: Class names ordered by value; empty for regression.
         positive: Index of the positive class of a binary target, else -1.
         mean, scale: Training mean and standard deviation per target column; empty for classification.
@@ -51,7 +51,7 @@ class Target:
     """
 
     columns: tuple[str, ...]
-    kind: Literal["number", "class"]
+    kind: str
     classes: tuple[str, ...] = ()
     positive: int = -1
     mean: tuple[float, ...] = ()

@@ -1,32 +1,28 @@
-"""Find out what is predicted: objective, classes in order, mean and scale; and encode it.
+"""Find out what is predicted, and read it as the job means it; its codec does the rest.
 
-Classes are ordered by value and learned from training rows only. Spellings are mapped only as the job says; variants
-that look like slips are shown, never merged. A class is spelled once, and `class_values` gives its value back.
+Spellings are mapped only as the job says. A class is spelled once, and `class_values` gives its value back.
 """
 
 import datetime
 import decimal
-import json
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fmray.catalogue import OF_NUMBERS, TASKS
-from fmray.data import moments
+from fmray import moments
+from fmray.catalogue import TASKS
 from fmray.data.arrow_frames import plain, without
 from fmray.data.evolve import UUID
 from fmray.data.scan import Dataset, read_item, work_items
-from fmray.data.text_numbers import NULL_WORDS
 from fmray.errors import DataError, SpecError
 from fmray.records import Target
-from fmray.registry import nearest
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
+from fmray.targets.codec import Partial, codec_for, codec_named, codec_of
 
 FEW_LEVELS = 20
 ROWS_PER_LEVEL = 5
@@ -34,9 +30,8 @@ ROWS_PER_LEVEL = 5
 SHORT_DIGITS = 15
 """Decimals of up to so many digits are spelled alike as floats."""
 MOST_DIGITS = 38
-MOST_CLASSES = 10_000
-SHOWN = 5
-Partial = dict[str, Any]
+KIND = "kind"
+"""Entry of a summary of a target that names its codec."""
 
 
 def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
@@ -53,7 +48,7 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
             text = "Accepted: numbers, text, dates, true and false."
             raise SpecError(f"column '{name}' holds {kind}. {text}", "data.target")
     numeric = [name for name in data.target if is_number(dataset.schema.field(name).type)]
-    if task.name in OF_NUMBERS and len(numeric) < len(data.target):
+    if _is_of_numbers(task) and len(numeric) < len(data.target):
         other = next(name for name in data.target if name not in numeric)
         kind = dataset.schema.field(other).type
         raise SpecError(f"{task.name} needs numbers, column '{other}' holds {kind}. Set task: classification.", "task")
@@ -62,11 +57,15 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
     if task.name == "auto":
         task = Ref("regression" if len(data.target) > 1 else _by_type(dataset, data.target[0]), task.params)
         _refuse_foreign(task)
-    if task.name in OF_NUMBERS and data.labels:
+    if _is_of_numbers(task) and data.labels:
         raise SpecError(f"labels {dict(data.labels)} go with classification, and this is {task.name}.", "data.labels")
-    if task.name in OF_NUMBERS and data.sample:
+    if _is_of_numbers(task) and data.sample:
         raise SpecError(f"rows are sampled by class, and this is {task.name}. Leave it out.", "data.sample")
     return task
+
+
+def _is_of_numbers(task: Ref) -> bool:
+    return task.name in TASKS and codec_for(task.name).kind == codec_for("regression").kind
 
 
 def _refuse_foreign(task: Ref) -> None:
@@ -118,42 +117,18 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def fit_target(table: pa.Table, data: Data, task: str) -> Partial:
-    """Summarise the target of training rows: counts of classes, or moments of numbers.
+    """Summarise the target of training rows.
 
     Raises:
-        DataError: If there are too many classes to be classes.
+        DataError: If the values cannot be what the task predicts.
     """
-    frame = target_frame(table, data, as_numbers=task in OF_NUMBERS)
-    if task in OF_NUMBERS:
-        few = {name: _few_levels(frame[name].drop_nulls().unique().to_list()) for name in frame.columns}
-        return {"moments": moments.numbers(frame, frame.columns), "few": few}
-    counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows")
-    _refuse_many(counts, data)
-    return {"counts": dict(zip(counts[:, 0].to_list(), counts[:, 1].to_list(), strict=True))}
-
-
-def _few_levels(levels: Iterable[float]) -> list[float] | None:
-    """Give distinct numbers in order, None where they are many."""
-    found = sorted({float(level) for level in levels})
-    return found if len(found) <= FEW_LEVELS else None
-
-
-def _refuse_many(counts: Sized, data: Data) -> None:
-    if len(counts) > MOST_CLASSES:
-        raise DataError(
-            f"'{data.target[0]}' has {len(counts)} classes in training rows, {MOST_CLASSES} are the most. "
-            "Set task: regression, or name a target of fewer levels.",
-            "data.target",
-        )
+    codec = codec_for(task)
+    return {**codec.summarise(target_frame(table, data, as_numbers=codec.as_numbers), data), KIND: codec.kind}
 
 
 def merge_target(one: Partial, other: Partial) -> Partial:
     """Give the summary of both sets of rows."""
-    if "moments" in one:
-        pairs = {name: (mine, other["few"][name]) for name, mine in one["few"].items()}
-        few = {n: None if a is None or b is None else _few_levels([*a, *b]) for n, (a, b) in pairs.items()}
-        return {"moments": moments.merge(one["moments"], other["moments"]), "few": few}
-    return {"counts": dict(Counter(one["counts"]) + Counter(other["counts"]))}
+    return {**codec_named(one[KIND]).merge(one, other), KIND: one[KIND]}
 
 
 def learn_target(partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]:
@@ -163,76 +138,18 @@ def learn_target(partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]
         DataError: If there is nothing to tell apart.
         SpecError: If `data.positive` is no class.
     """
-    if "moments" in partial:
-        found = [partial["moments"][name] for name in data.target]
-        scales = tuple(moments.scale(m) for m in found)
-        if 0 in scales:
-            name = data.target[scales.index(0)]
-            raise DataError(
-                f"'{name}' is the same number in all training rows. There is nothing to learn.", "data.target"
-            )
-        told = [note for name in data.target for note in _about_few(name, partial["few"][name])]
-        return Target(data.target, "number", mean=tuple(m[1] for m in found), scale=scales), tuple(told)
-    counts = partial["counts"]
-    _refuse_many(counts, data)
-    if len(counts) < 2:
-        raise DataError(
-            f"'{data.target[0]}' has one class in training rows: {list(counts)}. Give two or more.", "data.target"
-        )
-    levels = sorted(counts)
-    classes = tuple(moments.spell(level) for level in levels)
-    numbers = tuple(counts[level] for level in levels)
-    positive, notes = _positive(data, classes, numbers, is_boolean=all(isinstance(level, bool) for level in levels))
-    guessed = _about_type(data, levels)
-    guessed += _about_missing([level for level in levels if isinstance(level, str)], counts)
-    return Target(data.target, "class", classes, positive, counts=numbers), (*guessed, *notes, *_variants(classes))
-
-
-def _about_few(name: str, levels: Sequence[float] | None) -> list[str]:
-    """Say that few numbers with fractions are not taken for classes, which nobody need have asked for."""
-    if levels is None or all(level.is_integer() for level in levels):
-        return []
-    shown = ", ".join(map(moments.spell, levels[:SHOWN])) + (" ..." if len(levels) > SHOWN else "")
-    return [f"'{name}' holds {len(levels)} numbers ({shown}), predicted as numbers; task: classification as classes"]
-
-
-def _about_missing(levels: Sequence[str], counts: Mapping[Any, int]) -> tuple[str, ...]:
-    """Say that a class may be what somebody wrote where there is no label."""
-    return tuple(
-        f"class '{level}' ({counts[level]} training rows) may mean that there is no label; "
-        f"data.null_values: [{json.dumps(level, ensure_ascii=False)}] says so"
-        for level in levels
-        if level.strip().lower() in NULL_WORDS
-    )
-
-
-def _about_type(data: Data, levels: Sequence[object]) -> tuple[str, ...]:
-    """Say that numbers or dates are classes, which nobody need have asked for."""
-    if any(isinstance(level, str | bool) for level in levels):
-        return ()
-    what = "numbers" if isinstance(levels[0], int | float | decimal.Decimal) else "dates"
-    other = "; task: regression predicts a number" if what == "numbers" else ""
-    shown = ", ".join(map(moments.spell, levels[:SHOWN])) + (" ..." if len(levels) > SHOWN else "")
-    return (f"'{data.target[0]}' holds {len(levels)} {what} ({shown}), which are classes{other}",)
+    return codec_named(partial[KIND]).learn(partial, data)
 
 
 def encode_target(table: pa.Table, target: Target, data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """Give the target as numbers, and which rows have none.
+    """Give the target as numbers, as its codec encodes it, and which rows have none.
 
     Shapes:
         returns: (N,) int64 class indices, -1 for a class that training rows lack, or (N,) or (N, T) float64; (N,) bool.
     """
-    frame = target_frame(table, data, as_numbers=target.kind == "number")
-    missing = _missing(frame)
-    if target.kind == "number":
-        values = frame.select(pl.all().cast(pl.Float64).fill_null(0.0)).to_numpy()
-        return (values[:, 0] if values.shape[1] == 1 else values), missing
-    series = frame.to_series()
-    levels = series.unique().drop_nulls()
-    place = {name: place for place, name in enumerate(target.classes)}
-    codes = [place.get(moments.spell(level), -1) for level in levels.to_list()]
-    encoded = series.replace_strict(levels, codes, default=-1, return_dtype=pl.Int64)
-    return encoded.to_numpy(), missing
+    codec = codec_of(target)
+    frame = target_frame(table, data, as_numbers=codec.as_numbers)
+    return codec.encode(frame), _missing(frame)
 
 
 def unlabelled(table: pa.Table, data: Data) -> np.ndarray:
@@ -314,34 +231,3 @@ _FROM_TEXT: tuple[tuple[Callable[[pa.DataType], bool], Callable[[str], Any]], ..
     (pa.types.is_binary, str.encode),
     (UUID.equals, lambda name: uuid.UUID(name).bytes),
 )
-
-
-def _positive(
-    data: Data, classes: tuple[str, ...], counts: tuple[int, ...], *, is_boolean: bool
-) -> tuple[int, tuple[str, ...]]:
-    if data.positive is not None:
-        name = moments.spell(data.positive)
-        if len(classes) != 2:
-            raise SpecError(f"{name!r} given, but there are {len(classes)} classes. Leave it out.", "data.positive")
-        if name not in classes and is_boolean:
-            text = f"{name!r} is no class: the label holds true and false. Accepted: true, false."
-            raise SpecError(text, "data.positive")
-        if name not in classes:
-            raise SpecError(f"{name!r} is no class. {nearest(name, classes)}", "data.positive")
-        return classes.index(name), ()
-    if len(classes) != 2:
-        return -1, ()
-    rarer = 0 if counts[0] < counts[1] else 1
-    return rarer, (f"positive class: '{classes[rarer]}', the rarer one; set data.positive to say otherwise",)
-
-
-def _variants(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Show classes that differ in case, spaces or a trailing dot only."""
-    alike: dict[str, list[str]] = {}
-    for name in classes:
-        alike.setdefault(name.strip().rstrip(".").casefold(), []).append(name)
-    return tuple(
-        f"classes {', '.join(map(repr, names))} look like spellings of one; data.labels can map them"
-        for names in alike.values()
-        if len(names) > 1
-    )

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 from fmray.data.lanes import Lanes
 from fmray.records import Predictions, Prepared, Split
 from fmray.store.copies import to_write
+from fmray.targets.codec import codec_of
 from fmray.train.predict import CHUNK_ROWS, as_table, output_names
 
 
@@ -13,7 +14,7 @@ def dummy(prepared: Prepared, split: Split, path: str) -> Predictions:
     """Write the training shares of the classes, or the training mean, as the prediction of every row."""
     target = prepared.target
     names = output_names(prepared)
-    answer = np.asarray(target.counts) / sum(target.counts) if target.kind == "class" else np.asarray(target.mean)
+    answer = codec_of(target).constant()
     columns = ["target", "row_id", *(["weight"] if prepared.weighted else []), *(["group"] if prepared.grouped else [])]
     columns += [f"slice_{name}" for name in prepared.slices]
     num_rows = 0

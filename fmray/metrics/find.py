@@ -12,20 +12,14 @@ from fmray.metrics.classification import f1_of
 from fmray.metrics.metric import Metric
 from fmray.records import Target
 from fmray.registry import nearest
+from fmray.targets.codec import codec_of
 
 ONE_CLASS = re.compile(r"f1\[(.+)\]")
-BINARY = ("roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1_macro", "precision_macro",
-          "recall_macro", "log_loss", "brier")  # fmt: skip
-MULTICLASS = ("accuracy", "balanced_accuracy", "f1_macro", "precision_macro", "recall_macro", "roc_auc",
-              "average_precision", "log_loss", "brier")  # fmt: skip
-NUMBER = ("r2", "rmse", "mae", "mse")
 
 
 def defaults(target: Target) -> tuple[str, tuple[str, ...]]:
     """Give the primary metric where the job names none, and all that fit the target, the primary one first."""
-    if target.kind == "number":
-        return NUMBER[0], NUMBER
-    names = BINARY if len(target.classes) == 2 else MULTICLASS
+    names = codec_of(target).metrics
     return names[0], names
 
 

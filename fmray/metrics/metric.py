@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -110,7 +110,8 @@ class Metric:
     Args:
         name: As in the job file.
         higher_is_better: Its direction.
-        kind: "class" takes probabilities (N, C) and class indices (N,); "number" takes numbers (N,) or (N, T).
+        kind: Of target, see `fmray.catalogue.TARGETS`: "class" takes probabilities (N, C) and class indices (N,);
+            "number" takes numbers (N,) or (N, T).
         value: (output, target, weight) -> the number, NaN where undefined; weight is (N,) or None.
         rate: (output, target) -> which rows count as hits (N,), for metrics that are a share of rows.
         sums: The same number from parts of the rows, up to the rounding of `value`.
@@ -118,7 +119,7 @@ class Metric:
 
     name: str
     higher_is_better: bool
-    kind: Literal["class", "number"]
+    kind: str
     value: Value
     rate: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     sums: Sums = field(kw_only=True)

@@ -20,6 +20,7 @@ from fmray.store import Store
 from fmray.store.copies import folder_to_keep
 from fmray.store.places import files_of
 from fmray.store.sealed import open_text, parse
+from fmray.targets.codec import codec_of
 from fmray.train.population import Blueprint
 from fmray.train.saved import FILE, Saved, read_model
 from fmray.train.warm import WHERE, Start, listed, starts_in
@@ -187,7 +188,7 @@ def _fitting(saved: Saved, place: str, job: Job, prepared: Prepared, origin: str
     starts = tuple(Start(m.index, m.tensor_hash, f"{place}/{m.index:05d}") for m in saved.members)
     blueprint = Blueprint.of(job.model.name, job.model.params, 0)
     for start in starts:
-        start.module(blueprint, prepared.schema, len(ours.classes) or len(ours.columns))
+        start.module(blueprint, prepared.schema, codec_of(ours).num_outputs)
     return starts
 
 

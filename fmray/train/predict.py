@@ -21,6 +21,7 @@ from fmray.schema import DENSE
 from fmray.spec.ref import Ref
 from fmray.store.copies import to_read, to_write
 from fmray.store.places import files_of
+from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Task, task_of
 from fmray.train.blocks import inputs_of_rows
 from fmray.train.combine import combine_outputs
@@ -294,9 +295,8 @@ def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def output_names(prepared: Prepared) -> tuple[str, ...]:
-    """Name the output columns: p_<class> or y_<target>."""
-    classes = prepared.target.classes
-    return tuple(f"p_{i}" for i in range(len(classes))) or tuple(f"y_{i}" for i in range(len(prepared.target.columns)))
+    """Name the output columns, as the target's codec does: p_<class> or y_<target>."""
+    return codec_of(prepared.target).columns
 
 
 def as_table(arrays: dict[str, np.ndarray], outputs: dict[str, np.ndarray], prepared: Prepared) -> pa.Table:

@@ -20,6 +20,7 @@ class Classification(Params):
     """Predict which class a row belongs to."""
 
     packable: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights")
+    target: ClassVar[str] = "class"
 
     loss: Literal["cross_entropy", "perceptron"] = Field("cross_entropy", description=LOSS)
     label_smoothing: Smoothing = Field(0.0, description=SMOOTHING)
@@ -35,6 +36,7 @@ class Regression(Params):
     """Predict numbers."""
 
     packable: ClassVar[tuple[str, ...]] = ("delta",)
+    target: ClassVar[str] = "number"
 
     loss: Literal["mse", "huber"] = Field("mse", description=LOSS)
     delta: Corner = Field(1.0, description=DELTA)
@@ -47,6 +49,8 @@ class Regression(Params):
 
 class Gan(Params):
     """Generate numbers that are distributed as the target, given the inputs: a generator against a discriminator."""
+
+    target: ClassVar[str] = "number"
 
 
 class Auto(Params):
