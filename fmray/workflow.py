@@ -15,7 +15,7 @@ from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset, scan
 from fmray.data.session import run_here, run_over_ray, session, where_ray_runs
 from fmray.data.target import decide
-from fmray.ensemble.combine import combine
+from fmray.ensemble.combine import combine, settled
 from fmray.ensemble.folds import FOLD
 from fmray.ensemble.voting import refuse_numbers
 from fmray.errors import ClusterError, FmrayError, TrainError
@@ -42,6 +42,7 @@ from fmray.spec.inputs import unread
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Lease, Store, fingerprint, redact, waiting
+from fmray.targets.codec import codec_of
 from fmray.track.address import Address, address_of
 from fmray.track.live import Live
 from fmray.track.optuna import write_study
@@ -371,6 +372,8 @@ class _Work:
         self.journal.note(
             f"{ensemble.name}: {ensemble.reason}, {self.metric.name} {ensemble.val_score:.4f} on validation"
         )
+        if text := codec_of(self.prepared.target).about_settings(ensemble.params):
+            self.journal.note(text)
         return ensemble
 
     def _gain(self, ours: Array, theirs: Array, target: Array, weight: Array | None, group: Array | None) -> Interval:
@@ -386,10 +389,11 @@ class _Work:
         @cache
         def speak(subject: str, split: Split) -> Predictions:
             if subject == "dummy":
-                return dummy(prepared, split, self._table(subject, split))
+                return dummy(prepared, split, self._table(subject, split), dict(self.task.params))
             if subject == "linear":
                 best = linear.best(self.metric)
-                return self._predict([best], alone(best), subject, split)
+                own = settled(alone(best), [best], prepared=prepared, task=self.task, device=self.device)
+                return self._predict([best], own, subject, split)
             return self._predict(chosen, ensemble, subject, split)
 
         def look() -> int:

@@ -17,7 +17,7 @@ from fmray import moments
 from fmray.catalogue import TASKS
 from fmray.data.arrow_frames import plain, without
 from fmray.data.evolve import UUID
-from fmray.data.scan import Dataset, read_item, work_items
+from fmray.data.scan import Dataset, is_list_of_labels, read_item, work_items
 from fmray.errors import DataError, SpecError
 from fmray.records import Target
 from fmray.spec.ref import Ref
@@ -47,6 +47,9 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
         if pa.types.is_time(kind) or pa.types.is_duration(kind) or pa.types.is_null(kind):
             text = "Accepted: numbers, text, dates, true and false."
             raise SpecError(f"column '{name}' holds {kind}. {text}", "data.target")
+    listed = [name for name in data.target if is_list_of_labels(dataset.schema.field(name).type)]
+    if listed or task.name == "multi_label":
+        return _of_labels(dataset, data, task=task, listed=listed)
     numeric = [name for name in data.target if is_number(dataset.schema.field(name).type)]
     if _is_of_numbers(task) and len(numeric) < len(data.target):
         other = next(name for name in data.target if name not in numeric)
@@ -66,6 +69,29 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
 
 def _is_of_numbers(task: Ref) -> bool:
     return task.name in TASKS and codec_for(task.name).kind == codec_for("regression").kind
+
+
+def _of_labels(dataset: Dataset, data: Data, task: Ref, listed: list[str]) -> Ref:
+    """Give the objective of a column of lists.
+
+    Raises:
+        SpecError: If the task is another one, or the column no list, or a key of the job goes with classes.
+    """
+    name = data.target[0]
+    if not listed:
+        kind = dataset.schema.field(name).type
+        raise SpecError(f"multi_label needs lists of labels, column '{name}' holds {kind}.", "task")
+    if len(data.target) > 1:
+        raise SpecError(f"multi_label takes one target, given {', '.join(data.target)}. Name one.", "data.target")
+    if task.name not in ("auto", "multi_label"):
+        text = f"{task.name} takes one value per row, column '{name}' holds lists. Set task: multi_label."
+        raise SpecError(text, "task")
+    for key in ("sample", "positive"):
+        if getattr(data, key) is not None:
+            raise SpecError("goes with classification, and rows have lists of labels. Leave it out.", f"data.{key}")
+    task = Ref("multi_label", task.params)
+    _refuse_foreign(task)
+    return task
 
 
 def _refuse_foreign(task: Ref) -> None:
@@ -170,6 +196,9 @@ def target_frame(table: pa.Table, data: Data, *, as_numbers: bool = False) -> pl
     columns = {}
     for name in data.target:
         values = table.column(name)
+        if is_list_of_labels(values.type):
+            columns[name] = _lists_meant(pl.Series(name, values), data.labels)
+            continue
         is_long = pa.types.is_decimal(values.type) and values.type.precision > SHORT_DIGITS
         series = pl.Series(name, _exact(values, name) if is_long and not as_numbers else plain(values))
         series = series.fill_nan(None) if series.dtype.is_float() else series
@@ -177,6 +206,17 @@ def target_frame(table: pa.Table, data: Data, *, as_numbers: bool = False) -> pl
             series = _meant(series if series.dtype == pl.String else without(series, data.null_values), data.labels)
         columns[name] = without(series, data.null_values)
     return pl.DataFrame(columns)
+
+
+def _lists_meant(series: pl.Series, labels: Mapping[str, str]) -> pl.Series:
+    """Give lists with labels as the job means them; a missing label in a list is none."""
+    known = series.list.drop_nulls()
+    if not labels:
+        return known
+    levels = known.list.explode().unique().drop_nulls()
+    names = [labels.get(moments.spell(level), moments.spell(level)) for level in levels.to_list()]
+    meant = pl.element().replace_strict(levels, names, default=None, return_dtype=pl.String)
+    return known.list.eval(meant)
 
 
 def _exact(decimals: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
@@ -197,7 +237,9 @@ def labels_seen(table: pa.Table, data: Data) -> frozenset[str]:
     """Give the spellings of `data.labels` that occur in these rows."""
     if not data.labels:
         return frozenset()
-    levels = pl.Series(plain(table.column(data.target[0]))).unique().drop_nulls()
+    values = table.column(data.target[0])
+    found = pl.Series(values).list.explode() if is_list_of_labels(values.type) else pl.Series(plain(values))
+    levels = found.unique().drop_nulls()
     return frozenset(map(moments.spell, levels.to_list())) & frozenset(data.labels)
 
 

@@ -176,8 +176,7 @@ def candidates_of(
     def speak(ensemble: Ensemble) -> np.ndarray:
         by_index = {member.index: member for member in chosen}
         named = [by_index[index] for index in ensemble.members]
-        voice = Voice(named, ensemble, prepared=prepared, task=task, device=device)
-        return np.concatenate([voice(x) for x in _inputs(named, prepared, "val", rows)])
+        return ensemble_outputs(ensemble, named, prepared, rows=rows, task=task, device=device)
 
     if says is None:
         outputs = np.stack(
@@ -197,6 +196,18 @@ def candidates_of(
         metric=metric,
         speak=speak,
     )
+
+
+def ensemble_outputs(
+    ensemble: Ensemble, members: Sequence[Member], prepared: Prepared, rows: np.ndarray, task: Ref, device: str
+) -> np.ndarray:
+    """Give what an ensemble says on the rows at some positions of validation (N, C or T).
+
+    Args:
+        members: Those that the ensemble names, in its order.
+    """
+    voice = Voice(members, ensemble, prepared=prepared, task=task, device=device)
+    return np.concatenate([voice(x) for x in _inputs(members, prepared, "val", rows)])
 
 
 def outputs_of(

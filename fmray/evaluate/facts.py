@@ -48,7 +48,7 @@ class Facts:
             expected: Ids of the prepared rows at the same places (n, 2), fewer or more where rows were lost or added.
             codec: Of the target.
         """
-        output_NC = table.output.reshape(len(table), -1)
+        output_NC = codec.probabilities(table.output)
         common = min(len(table), len(expected))
         others = (table.row_id[:common] != expected[:common]).any(1)
         num_other = int(others.sum()) + len(table) - common

@@ -4,12 +4,14 @@ Each is a few hundred numbers at most, whatever the number of rows.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 import numpy as np
 
-from fmray.evaluate.intervals import wilson
+from fmray.evaluate.intervals import interval, wilson
 from fmray.evaluate.table import Table
 from fmray.metrics.classification import confusion
+from fmray.metrics.labels import f1_of
 from fmray.records import Json, Target
 from fmray.targets.classes import predicted
 from fmray.targets.codec import codec_of
@@ -72,6 +74,19 @@ def _roc(table: Table, target: Target, level: float) -> Json:
     }
 
 
+def _labels(table: Table, target: Target, level: float) -> Json:
+    """Give the F1 of the most frequent labels, with intervals."""
+    order = np.argsort(-table.target.sum(0, dtype=np.int64), kind="stable")[:MOST_CLASSES]
+    rows = table.output, table.target, table.weight
+    found = {
+        target.classes[place]: asdict(interval(f1_of(target.classes[place], place), rows, table.group, level))
+        for place in order.tolist()
+    }
+    few = len(found) < len(target.classes)
+    note = f"the {len(found)} most frequent of {len(target.classes)} labels" if few else ""
+    return {"f1": found, "note": note}
+
+
 def _residuals(table: Table, target: Target, level: float) -> list[Json]:
     return [_residuals_of(table, place, name) for place, name in enumerate(target.columns)]
 
@@ -93,6 +108,7 @@ def _residuals_of(table: Table, place: int, name: str) -> Json:
 FIGURES: Mapping[str, Callable[[Table, Target, float], Json | list[Json]]] = {
     "calibration": _calibration,
     "confusion": _confusion,
+    "labels": _labels,
     "residuals": _residuals,
     "roc": _roc,
 }

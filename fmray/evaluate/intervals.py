@@ -78,7 +78,7 @@ def bounds(metric: Metric, value: float, tally: Tally, squared: Squares, grouped
     method = ("grouped " if grouped else "") + ("delong" if metric.name == "roc_auc" else "delta")
     if num < 2:
         return Interval(value, NOTHING, high=NOTHING, n=num, method=method)
-    if metric.name in UNIT or metric.name.startswith("f1["):
+    if metric.is_bounded or metric.name in UNIT or metric.name.startswith("f1["):
         low, high = _unit_interval(value, error, num=num, level=level, rarest=tally.rarest)
     else:
         reach = _quantile(level, num) * error

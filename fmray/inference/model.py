@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmray.data.contents import stored_as
+from fmray.data.scan import is_list_of_labels
 from fmray.data.target import class_values
 from fmray.errors import DataError, FmrayError
 from fmray.inference.rows import Reader, Unseen, as_trained
@@ -183,7 +184,8 @@ def _values_of(saved: Saved) -> pa.Array:
     target = saved.prepared.target
     if not target.classes or target.columns[0] not in saved.types.names:
         return pa.array(target.classes, pa.string())
-    return class_values(target, saved.data, stored_as(saved.types.field(target.columns[0])))
+    kind = stored_as(saved.types.field(target.columns[0]))
+    return class_values(target, saved.data, kind.value_type if is_list_of_labels(kind) else kind)
 
 
 def _from_pandas(frame: "pd.DataFrame", types: pa.Schema) -> pa.Table:

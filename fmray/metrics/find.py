@@ -7,14 +7,15 @@ import re
 
 from fmray.catalogue import METRICS
 from fmray.errors import SpecError
-from fmray.metrics import distribution, ranking
-from fmray.metrics.classification import f1_of
+from fmray.metrics import classification, distribution, labels, ranking
 from fmray.metrics.metric import Metric
 from fmray.records import Target
 from fmray.registry import nearest
 from fmray.targets.codec import codec_of
 
 ONE_CLASS = re.compile(r"f1\[(.+)\]")
+ONE_OF = {"class": classification.f1_of, "labels": labels.f1_of}
+"""Kind of target -> the F1 of one of its classes."""
 
 
 def defaults(target: Target) -> tuple[str, tuple[str, ...]]:
@@ -47,4 +48,4 @@ def find_metric(name: str, target: Target) -> Metric:
 def _f1_of(label: str, target: Target) -> Metric:
     if label not in target.classes:
         raise SpecError(f"f1[{label}]: there is no class '{label}'. {nearest(label, target.classes)}", "evaluate")
-    return f1_of(label, target.classes.index(label))
+    return ONE_OF[target.kind](label, target.classes.index(label))

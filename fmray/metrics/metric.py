@@ -115,6 +115,7 @@ class Metric:
         value: (output, target, weight) -> the number, NaN where undefined; weight is (N,) or None.
         rate: (output, target) -> which rows count as hits (N,), for metrics that are a share of rows.
         sums: The same number from parts of the rows, up to the rounding of `value`.
+        is_bounded: Whether the number lies in [0, 1], as its interval then does.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Metric:
     value: Value
     rate: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     sums: Sums = field(kw_only=True)
+    is_bounded: bool = field(default=False, kw_only=True)
 
     def influence(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """Give how far each row pulls the number (N,), weights included.

@@ -34,6 +34,7 @@ class Class:
     noun: ClassVar[str] = "class"
     names_classes: ClassVar[bool] = True
     error: ClassVar[str] = "brier"
+    settles: ClassVar[bool] = False
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -127,6 +128,26 @@ class Class:
     def counts(self, target: np.ndarray) -> np.ndarray:
         """Count the rows of each class."""
         return np.bincount(target, minlength=self.num_outputs)
+
+    def probabilities(self, output: np.ndarray) -> np.ndarray:
+        """Give the probabilities as columns."""
+        return output.reshape(len(output), -1)
+
+    def settle(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, params: Json) -> Json:
+        """Choose nothing."""
+        return {}
+
+    def about_settings(self, settings: Json) -> str:
+        """Say nothing: there are none."""
+        return ""
+
+    def table_columns(self, output: np.ndarray, settings: Json) -> dict[str, pa.Array]:
+        """Give one column of numbers per output."""
+        return {name: pa.array(column) for name, column in zip(self.columns, output.T, strict=True)}
+
+    def target_columns(self, target: np.ndarray) -> dict[str, pa.Array]:
+        """Give what is true."""
+        return {"target": pa.array(target)}
 
     def decisions(self, output: np.ndarray, target: np.ndarray) -> Decisions:
         """Say which classes are predicted, and how surely; only the true ones where outputs are not one per class."""

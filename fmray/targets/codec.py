@@ -47,6 +47,7 @@ class Learning(Protocol):
         as_numbers: Whether long decimals are read as floats.
         noun: What one value is, for messages.
         names_classes: Whether a prediction names one of several classes, so that members can vote.
+        settles: Whether `settle` has something to choose.
         error: What an ensemble's squared error is called: "brier" of probabilities, "mse" of numbers.
     """
 
@@ -55,6 +56,7 @@ class Learning(Protocol):
     noun: ClassVar[str]
     names_classes: ClassVar[bool]
     error: ClassVar[str]
+    settles: ClassVar[bool]
 
     @classmethod
     def summarise(cls, frame: pl.DataFrame, data: Data) -> Partial:
@@ -110,7 +112,7 @@ class Codec(Learning, Protocol):
 
     Attributes:
         num_outputs: Numbers per row that a model gives (O).
-        columns: Names of the columns in a table of predictions, one per output.
+        columns: Names of the columns in a table of predictions that hold outputs, and what is decided.
         metrics: Names of the metrics that fit, the default primary one first.
         figures: Names of the figures of a report; see `fmray.evaluate.figures`.
     """
@@ -137,6 +139,36 @@ class Codec(Learning, Protocol):
 
     def constant(self) -> np.ndarray:
         """Answer without looking at a row (O,): what any model must beat."""
+        ...
+
+    def settle(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, params: Json) -> Json:
+        """Choose on validation what turns outputs into decisions; it joins the parameters of the ensemble.
+
+        Args:
+            output: (N, O), of the ensemble on the rows.
+            params: Of the task.
+        """
+        ...
+
+    def about_settings(self, settings: Json) -> str:
+        """Say in words what `settle` chose."""
+        ...
+
+    def table_columns(self, output: np.ndarray, settings: Json) -> dict[str, pa.Array]:
+        """Give the columns of a table of predictions, typed, under the names in `columns`.
+
+        Args:
+            output: (N, O).
+            settings: Parameters of the ensemble.
+        """
+        ...
+
+    def target_columns(self, target: np.ndarray) -> dict[str, pa.Array]:
+        """Give what is true as columns whose names begin with "target"."""
+        ...
+
+    def probabilities(self, output: np.ndarray) -> np.ndarray:
+        """Give what a model gave, as columns (N, O), out of what tables of predictions hold."""
         ...
 
     def counts(self, target: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ class Number:
     noun: ClassVar[str] = "number"
     names_classes: ClassVar[bool] = False
     error: ClassVar[str] = "mse"
+    settles: ClassVar[bool] = False
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -107,6 +108,28 @@ class Number:
     def counts(self, target: np.ndarray) -> np.ndarray:
         """Give nothing: there are no classes."""
         return np.zeros(0, np.int64)
+
+    def probabilities(self, output: np.ndarray) -> np.ndarray:
+        """Give the numbers as columns."""
+        return output.reshape(len(output), -1)
+
+    def settle(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, params: Json) -> Json:
+        """Choose nothing."""
+        return {}
+
+    def about_settings(self, settings: Json) -> str:
+        """Say nothing: there are none."""
+        return ""
+
+    def table_columns(self, output: np.ndarray, settings: Json) -> dict[str, pa.Array]:
+        """Give one column of numbers per output."""
+        return {name: pa.array(column) for name, column in zip(self.columns, output.T, strict=True)}
+
+    def target_columns(self, target: np.ndarray) -> dict[str, pa.Array]:
+        """Give what is true."""
+        if target.ndim == 2:
+            return {f"target_{place}": pa.array(column) for place, column in enumerate(target.T)}
+        return {"target": pa.array(target)}
 
     def decisions(self, output: np.ndarray, target: np.ndarray) -> Decisions:
         """Say that nothing is decided."""

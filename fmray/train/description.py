@@ -84,6 +84,7 @@ class _Target(_Strict):
     scale: list[Number]
     counts: list[Whole]
     sampled: list[Whole]
+    rows: Whole = 0
 
 
 class _Member(_Strict):

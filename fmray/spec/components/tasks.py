@@ -9,10 +9,15 @@ from fmray.spec.components.base import Params, Real, Text, conflict
 
 Smoothing = Annotated[Real, Field(ge=0, lt=1)]
 Weight = Annotated[Real, Field(gt=0)]
+Threshold = Annotated[Real, Field(gt=0, lt=1)]
 Corner = Annotated[Real, Field(gt=0)]
 LOSS = "What training minimises."
 SMOOTHING = "Share of the target spread over all classes; goes with cross_entropy."
 WEIGHTS = "Weight of each class in the loss; balanced weighs classes by the inverse of their frequency."
+THRESHOLDS = (
+    "Probability above which a label is predicted: shared by all labels or per_label, chosen on validation for the "
+    "highest F1 there, or a number."
+)
 DELTA = "Corner of the Huber loss, in standard deviations of the target; goes with huber."
 
 
@@ -30,6 +35,15 @@ class Classification(Params):
     def _goes_with_the_loss(self) -> Self:
         _refuse_idle(self, "label_smoothing", "cross_entropy")
         return self
+
+
+class MultiLabel(Params):
+    """Predict any number of labels per row, from a column of lists."""
+
+    packable: ClassVar[tuple[str, ...]] = ()
+    target: ClassVar[str] = "labels"
+
+    thresholds: Literal["shared", "per_label"] | Threshold = Field("shared", description=THRESHOLDS)
 
 
 class Regression(Params):
