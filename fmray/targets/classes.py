@@ -137,6 +137,10 @@ class Class:
         """Choose nothing."""
         return {}
 
+    def fits(self, settings: Json) -> bool:
+        """Tell that there is nothing to fit."""
+        return True
+
     def about_settings(self, settings: Json) -> str:
         """Say nothing: there are none."""
         return ""

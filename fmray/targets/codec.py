@@ -150,6 +150,10 @@ class Codec(Learning, Protocol):
         """
         ...
 
+    def fits(self, settings: Json) -> bool:
+        """Tell whether the parameters of an ensemble, read from a file, hold what `settle` gives."""
+        ...
+
     def about_settings(self, settings: Json) -> str:
         """Say in words what `settle` chose."""
         ...

@@ -171,6 +171,12 @@ class Labels:
         """Give the true labels, a list of C."""
         return {"target": _fixed_lists(target)}
 
+    def fits(self, settings: Json) -> bool:
+        """Tell whether there is a threshold per label."""
+        found = settings.get(THRESHOLDS)
+        is_list = isinstance(found, list) and len(found) == self.num_outputs
+        return is_list and all(isinstance(one, float) and 0 <= one <= 1 for one in found)
+
     def about_settings(self, settings: Json) -> str:
         """Say which thresholds were chosen."""
         found = settings[THRESHOLDS]

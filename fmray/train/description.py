@@ -275,6 +275,7 @@ def _refuse_misfits(told: Description) -> None:
     named = [member.index for member in told.members]
     ensemble = told.ensemble
     target = told.target
+    codec = codec_of(Target.from_json(target.model_dump()))
     ways = {told.prepared, *(member.prepared for member in told.members if member.prepared)}
     schemas = [columns for way in told.ways.values() for columns in (way.raw, way.schema_)]
     twice = [one for columns in schemas for one in [[c.name for c in columns]] if len(set(one)) != len(one)]
@@ -285,7 +286,8 @@ def _refuse_misfits(told: Description) -> None:
         "ways lacks a way that a member's rows were prepared in": ways <= told.ways.keys(),
         "a schema names a column twice": not twice,
         "a schema holds no column": all(schemas),
-        **codec_of(Target.from_json(target.model_dump())).misfits(),
+        **codec.misfits(),
+        "ensemble.params do not fit its target": codec.fits(ensemble.params),
         "ensemble.params do not fit its members": _fits_members(told),
     }
     if wrong := next((words for words, holds in facts.items() if not holds), ""):
