@@ -59,13 +59,13 @@ class Labels:
         series = frame.to_series().drop_nulls()
         counts = series.list.unique().list.explode().drop_nulls().alias("level").value_counts(name="rows")
         _refuse_many(len(counts), data)
-        labels = dict(zip(counts[:, 0].to_list(), counts[:, 1].to_list(), strict=True))
+        labels: Partial = dict(zip(counts[:, 0].to_list(), counts[:, 1].to_list(), strict=True))
         return {"labels": labels, "rows": len(series), "empty": int((series.list.len() == 0).sum())}
 
     @classmethod
     def merge(cls, one: Partial, other: Partial) -> Partial:
         """Give the counts of both sets of rows."""
-        labels = dict(Counter(one["labels"]) + Counter(other["labels"]))
+        labels: Partial = dict(Counter(one["labels"]) + Counter(other["labels"]))
         return {"labels": labels, **{name: one[name] + other[name] for name in ("rows", "empty")}}
 
     @classmethod
@@ -174,8 +174,9 @@ class Labels:
     def fits(self, settings: Json) -> bool:
         """Tell whether there is a threshold per label."""
         found = settings.get(THRESHOLDS)
-        is_list = isinstance(found, list) and len(found) == self.num_outputs
-        return is_list and all(isinstance(one, float) and 0 <= one <= 1 for one in found)
+        if not isinstance(found, list) or len(found) != self.num_outputs:
+            return False
+        return all(isinstance(one, float) and 0 <= one <= 1 for one in found)
 
     def about_settings(self, settings: Json) -> str:
         """Say which thresholds were chosen."""
