@@ -84,8 +84,9 @@ def test_it_learns_what_logistic_regression_of_each_label_learns(home, done):
 
 
 def test_predictions_on_new_files_are_lists_of_labels_above_the_threshold(home, done, tmp_path):
-    pq.write_table(rows(50, 5).drop(["tags"]), tmp_path / "new.parquet")
-    predict(done.root, str(tmp_path / "new.parquet"), str(tmp_path / "out"), place="local")
+    (tmp_path / "in").mkdir()
+    pq.write_table(rows(50, 5).drop(["tags"]), tmp_path / "in" / "new.parquet")
+    predict(done.root, str(tmp_path / "in" / "new.parquet"), str(tmp_path / "out"), place="local")
     found = pq.read_table(tmp_path / "out" / "part-000000.parquet")
     thresholds = json.loads(Path(f"{done.root}/model/model.json").read_text())["ensemble"]["params"][THRESHOLDS]
     p = np.stack([found[f"p_{name}"].to_numpy() for name in NAMES], 1)
