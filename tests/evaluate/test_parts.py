@@ -80,7 +80,7 @@ def ids(table: Table, start: int, stop: int) -> np.ndarray:
 
 def board_of(family: str, tables: dict[str, Table], folder) -> Board:
     target = TARGETS[family]
-    names = [name for name in METRICS if METRICS.find(name).kind == target.kind]
+    names = [name for name in METRICS if getattr(METRICS.find(name), "kind", "") == target.kind]
     names += [f"f1[{target.classes[1]}]"] if target.classes else []
     written = {name: write(t, folder / f"{name}.parquet", 100 + len(name)) for name, t in tables.items()}
     metrics = tuple(find_metric(name, target) for name in names)
