@@ -84,7 +84,7 @@ def started_from(
         _refuse_other_split(root, prepared, START)
     blueprint = Blueprint.of(job.model.name, job.model.params, 0)
     target = prepared.target
-    modules = [start.module(blueprint, prepared.schema, len(target.classes) or len(target.columns)) for start in starts]
+    modules = [start.module(blueprint, prepared.schema, codec_of(target).num_outputs) for start in starts]
     taken, drawn = starts[0].described(modules[0])
     note(f"train.start: from {root}: {listed(taken)}; drawn: {listed(drawn)}")
     whose = [{"member": start.member, "tensor_hash": start.tensor_hash} for start in starts]
