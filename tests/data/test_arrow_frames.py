@@ -224,7 +224,11 @@ def test_no_rows_are_an_empty_block():
 @pytest.mark.parametrize(
     ("values", "kind", "message"),
     [
-        (["a"], "text", "column 'x' is still text after the steps. Add tokenize, tfidf, one_hot, hashing, parse, drop or auto."),
+        (
+            ["a"],
+            "text",
+            "column 'x' is still text after the steps. Add tokenize, tfidf, one_hot, hashing, parse, drop or auto.",
+        ),
         ([MOMENT], "time", "column 'x' is still time after the steps. Add date_parts, drop or auto."),
         ([b"a"], "image", "column 'x' is still image after the steps. Add decode_image or drop."),
         ([1.0, None], "number", "column 'x' has 1 missing values after the steps. Add impute."),
