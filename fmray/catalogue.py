@@ -59,14 +59,22 @@ TASKS = Registry(
     {
         "classification": "fmray.tasks.classification:Classification",
         "gan": "fmray.tasks.gan:Gan",
+        "multi_label": "fmray.tasks.multi_label:MultiLabel",
         "regression": "fmray.tasks.regression:Regression",
     },
     TASK,
     components="fmray.spec.components.tasks",
 )
 
-OF_NUMBERS = ("gan", "regression")
-"""Tasks whose targets are numbers."""
+TARGETS = Registry(
+    "kind of target",
+    {
+        "class": "fmray.targets.classes:Class",
+        "labels": "fmray.targets.labels:Labels",
+        "number": "fmray.targets.number:Number",
+    },
+)
+"""Codecs by the kind that a task is for; no name of a job file."""
 
 MODELS = Registry(
     "model",
@@ -123,8 +131,11 @@ METRICS = Registry(
         "brier": "fmray.metrics.probability:BRIER",
         "f1_macro": "fmray.metrics.classification:F1_MACRO",
         "f1_micro": "fmray.metrics.classification:F1_MICRO",
+        "hamming_loss": "fmray.metrics.labels:HAMMING_LOSS",
         "log_loss": "fmray.metrics.probability:LOG_LOSS",
+        "macro_f1": "fmray.metrics.labels:MACRO_F1",
         "mae": "fmray.metrics.regression:MAE",
+        "micro_f1": "fmray.metrics.labels:MICRO_F1",
         "mmd": "fmray.metrics.distribution:MMD",
         "mse": "fmray.metrics.regression:MSE",
         "precision_macro": "fmray.metrics.classification:PRECISION_MACRO",
@@ -132,6 +143,7 @@ METRICS = Registry(
         "recall_macro": "fmray.metrics.classification:RECALL_MACRO",
         "rmse": "fmray.metrics.regression:RMSE",
         "roc_auc": "fmray.metrics.ranking:ROC_AUC",
+        "subset_accuracy": "fmray.metrics.labels:SUBSET_ACCURACY",
     },
     METRIC,
 )

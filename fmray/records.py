@@ -42,22 +42,29 @@ class Target:
 
     Args:
         columns: Target column names; several only for regression.
-        kind: "number" for regression, "class" for classification.
-        classes: Class names ordered by value; empty for regression.
+        kind: Names its codec in `fmray.catalogue.TARGETS`: "number", "class", "labels".
+        classes: Names of classes or labels, ordered by value; empty for regression.
         positive: Index of the positive class of a binary target, else -1.
         mean, scale: Training mean and standard deviation per target column; empty for classification.
         counts: Training rows per class; empty for regression.
         sampled: Rows per class in the lanes of train, where `data.sample` makes them other than `counts`; else empty.
+        rows: Training rows, where several classes may hold for one; else 0.
     """
 
     columns: tuple[str, ...]
-    kind: Literal["number", "class"]
+    kind: str
     classes: tuple[str, ...] = ()
     positive: int = -1
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
     sampled: tuple[int, ...] = ()
+    rows: int = 0
+
+    def to_json(self) -> Json:
+        """Give the record as plain values; without `rows` it is as it was before that came."""
+        plain = asdict(self)
+        return plain if self.rows else {name: value for name, value in plain.items() if name != "rows"}
 
     @classmethod
     def from_json(cls, value: Json) -> "Target":
@@ -143,8 +150,8 @@ class Prepared:
     def to_json(self) -> Json:
         """Give the record as plain values."""
         variants = {name: variant.to_json() for name, variant in self.variants.items()}
-        schemas = {"schema": self.schema.to_json(), "raw": self.raw.to_json()}
-        values = {**asdict(self), **schemas, "variants": variants}
+        parts = {"schema": self.schema.to_json(), "raw": self.raw.to_json(), "target": self.target.to_json()}
+        values = {**asdict(self), **parts, "variants": variants}
         if not self.entries:  # records without ragged blocks read as they always did
             del values["entries"]
         if not self.overlap:

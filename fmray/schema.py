@@ -17,6 +17,8 @@ RAGGED: dict[str, BlockKind] = {"tokens": "tokens", "bag": "bag"}
 """Kinds of columns whose rows differ in length; each is a block of its own, called like its kind or as a step says."""
 TYPICAL_ENTRIES = 64
 """Entries of a ragged row that sizes of slices are worked out by."""
+NULL_WORDS = ("", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".")
+"""What people write where they have no value, in lower case: missing wherever text is read as numbers or dates."""
 
 
 @dataclass(frozen=True)

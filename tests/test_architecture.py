@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import statistics
 import subprocess
 import sys
@@ -36,11 +37,13 @@ FLOORS = (
     ("ensemble", "evaluate"),
     ("train", "track"),
     ("data", "tasks", "models", "metrics"),
+    ("targets",),
     ("spec",),
     ("catalogue", "store"),
     ("records",),
     ("events", "failures"),
-    ("registry", "seeding", "schema"),
+    ("registry", "moments", "schema"),
+    ("seeding",),
     ("errors",),
     ("printable",),
 )
@@ -295,3 +298,21 @@ def is_module(package, name):
 
 def test_the_workflow_is_one_page():
     assert len((ROOT / "workflow.py").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+KIND_OF_TARGET = re.compile(
+    r"(target|theirs|ours|metric|codec)\.kind\s*(==|!=|in)\s*[\"(]|\bkind\s*(==|!=|in)\s*\(?\"(class|labels)\""
+    r"|len\((\w+\.)*(target|ours|theirs)\.classes\)\s*(==|!=|<|>|or\b|if\b)"
+)
+"""Code that asks of which kind a target is."""
+
+
+def test_only_codecs_ask_for_the_kind_of_a_target():
+    asking = {
+        f"{name_of(path)}:{number}: {line.strip()}"
+        for path in FILES
+        if unit_of(path) != "targets"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if KIND_OF_TARGET.search(line)
+    }
+    assert asking == set(), "give the codec a method instead; see fmray/targets/codec.py"

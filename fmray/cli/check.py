@@ -62,16 +62,18 @@ def _refuse_metrics(job: Any, task: str) -> None:
     named = [name for name in (job.evaluate.primary, *(job.evaluate.metrics or ())) if name]
     if not named or ":" in task or task == "auto":
         return  # of a user's own task, only the task can tell what it predicts; of auto, the data
-    from fmray.catalogue import METRICS, OF_NUMBERS
+    from fmray.catalogue import METRICS
     from fmray.metrics.find import find_metric
     from fmray.records import Target
+    from fmray.targets.codec import codec_for
 
-    target = Target(tuple(job.data.target), "number" if task in OF_NUMBERS else "class")
+    codec = codec_for(task)
+    target = Target(tuple(job.data.target), codec.kind)
     for name in named:
         if name in METRICS:
             find_metric(name, target)
-        elif name.startswith("f1[") and target.kind == "number":
-            raise SpecError(f"'{name}' judges a class, the target is a number. Name another metric.", "evaluate")
+        elif name.startswith("f1[") and not codec.names_classes:
+            raise SpecError(f"'{name}' judges a class, the target is a {codec.noun}. Name another metric.", "evaluate")
 
 
 def _exact(job: Any, store: str) -> dict[str, str]:
@@ -83,6 +85,7 @@ def _exact(job: Any, store: str) -> dict[str, str]:
     from fmray.metrics.find import defaults, find_metric
     from fmray.progress import Watch
     from fmray.store import Store
+    from fmray.targets.codec import codec_of
 
     opened = Store(store)
     dataset = scan(job.data, job.folder, opened, also=job.named_columns)
@@ -97,13 +100,11 @@ def _exact(job: Any, store: str) -> dict[str, str]:
     found = check_sides(
         prepared, find_metric(job.evaluate.primary or names[0], target), job.evaluate.metrics or names[1]
     )
-    classes = ", ".join(f"{name} {count:,}" for name, count in zip(target.classes, target.counts, strict=True))
-    moments = ", ".join(f"mean {m:.6g}, deviation {s:.6g}" for m, s in zip(target.mean, target.scale, strict=True))
     steps = -(-prepared.num_rows("train") // job.train.batch_rows)
     exact = {
         "data": f"{job.data.path}: {dataset.num_rows:,} rows in {len(dataset.files)} files",
         "rows": ", ".join(f"{name} {count:,}" for name, count in rows.items()),
-        "target": f"{', '.join(target.columns)}: {classes or moments} (training rows)",
+        "target": f"{', '.join(target.columns)}: {codec_of(target).describe()} (training rows)",
         "inputs": _inputs(prepared.schema),
         "batches": f"{steps:,} per epoch",
         "prepared": prepared.root,
@@ -117,6 +118,7 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
     columns = seen.columns.columns
     kinds = {kind: [c.name for c in columns if c.kind == kind] for kind in dict.fromkeys(c.kind for c in columns)}
     from fmray.data.preview import FOOTERS
+    from fmray.targets.codec import codec_of
 
     num_files = len(seen.dataset.files)
     more = "" if num_files < FOOTERS else f" (the first {FOOTERS} files; the rest after prepare)"
@@ -124,10 +126,8 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
     stop = job.train.early_stop
     inputs = f"{_inputs(seen.inputs)}, judged by {seen.num_rows:,} rows" if seen.inputs else "after prepare"
     target = ", ".join(data.target)
-    if seen.target is not None and seen.target.classes:
-        target += f": {len(seen.target.classes)} classes" + (
-            f", positive '{seen.target.classes[seen.target.positive]}'" if seen.target.positive >= 0 else ""
-        )
+    if seen.target is not None and (outline := codec_of(seen.target).outline()):
+        target += f": {outline}"
     written = job.to_json()
     plan = {
         "job": f"{job.name}",

@@ -27,6 +27,7 @@ from fmray.data.target import encode_target
 from fmray.errors import DataError
 from fmray.records import SPLITS, Split, Target
 from fmray.schema import DENSE, Schema
+from fmray.targets.codec import codec_of
 
 WORD = 1 << 64
 SLICE_BYTES = 8 << 20
@@ -113,7 +114,7 @@ def write_item(
         write_part(f"{recipe.folder}/{name}", {key: values[begin : begin + count] for key, values in arrays.items()})
         parts[split] = (name, count)
         begin += count
-    unseen = _unseen(recipe, item, table=table, codes=encoded, going=going) if target.kind == "class" else {}
+    unseen = _unseen(recipe, item, table=table, unknown=codec_of(target).unknown(encoded), going=going)
     entries = {
         name: (int(values.lengths.sum()), int(values.lengths.max(initial=0)))
         for name, values in inputs.items()
@@ -195,9 +196,9 @@ def _refuse_infinite(x: np.ndarray, schema: Schema, recipe: Recipe, item: WorkIt
 
 
 def _unseen(
-    recipe: Recipe, item: WorkItem, table: pa.Table, codes: np.ndarray, going: np.ndarray
+    recipe: Recipe, item: WorkItem, table: pa.Table, unknown: np.ndarray, going: np.ndarray
 ) -> dict[str, tuple[int, str]]:
-    rows = np.flatnonzero(codes < 0)
+    rows = np.flatnonzero(unknown)
     values = [str(value) for value in table.column(recipe.dataset.data.target[0]).take(pa.array(rows)).to_pylist()]
     found: dict[str, tuple[int, str]] = {}
     for row, value in zip(rows.tolist(), values, strict=True):

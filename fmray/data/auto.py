@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fmray.data import moments
+from fmray import moments
 from fmray.data.clean import DateParts
 from fmray.data.row_names import (
     FLOAT_EXACT,

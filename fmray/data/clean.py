@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fmray.data import moments
+from fmray import moments
 from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
 from fmray.errors import DataError, SpecError
 from fmray.records import Json

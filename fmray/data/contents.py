@@ -34,7 +34,7 @@ def settle(schema: pa.Schema, data: Data, roles: Mapping[str, str], first: Rows)
     """
     fields = [field for field in schema if field.name not in data.ignore]
     bytes_of = [field.name for field in fields if is_bytes(field.type) and field.name not in data.read_as]
-    lists_of = [field.name for field in fields if pa.types.is_list(field.type)]
+    lists_of = [field.name for field in fields if pa.types.is_list(field.type) and field.name not in data.target]
     rows = first([*bytes_of, *lists_of]) if bytes_of or lists_of else None
     kinds: dict[str, pa.DataType] = {
         name: pa.string() for name, kind in data.read_as.items() if kind == "text" and name not in data.ignore

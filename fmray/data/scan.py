@@ -232,10 +232,23 @@ def _refuse_type(field: pa.Field, role: str, data: Data) -> None:
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: numbers.", role)
     if role == "data.time" and not (numeric or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: timestamp, date or a number.", role)
+    if role == "data.target" and is_list_of_labels(kind):
+        return
     if role and pa.types.is_nested(kind):
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: one value per row.", role)
     if field.name not in data.ignore and pa.types.is_nested(kind) and not holds_numbers(kind):
         raise SpecError(refusal(field.name, kind), "data.path")
+
+
+def is_list_of_labels(kind: pa.DataType) -> bool:
+    """Tell lists of text, whole numbers or booleans, which a multi-label target holds."""
+    if not pa.types.is_list(kind) and not pa.types.is_large_list(kind):
+        return False
+    inner = kind.value_type
+    if pa.types.is_dictionary(inner):
+        inner = inner.value_type
+    fits = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
+    return any(fit(inner) for fit in fits)
 
 
 def is_vector(kind: pa.DataType) -> bool:

@@ -10,17 +10,15 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fmray.catalogue import OF_NUMBERS
-from fmray.data import moments
+from fmray import moments
 from fmray.data.arrow_frames import NullValues, plain, without
 from fmray.data.hashing import row_hash
-from fmray.data.target import MOST_CLASSES, target_frame
+from fmray.data.target import target_frame
 from fmray.errors import DataError
 from fmray.records import SPLITS, Json
 from fmray.spec.sections import Data
-
-WORDS = {"train": "train", "val": "validation", "test": "test"}
-MOST_SHOWN = 5
+from fmray.targets.codec import codec_for
+from fmray.targets.wording import MOST_SHOWN, WORDS
 
 
 def another_split(by: str, column: str) -> str:
@@ -89,22 +87,8 @@ def describe(table: pa.Table, sides: np.ndarray, data: Data, task: str) -> Json:
         rows = counting & (sides == side)
         splits[split] = {"rows": int(rows.sum())}
         if split != "train":  # what training rows hold is learned of them anyway
-            splits[split] |= _target_of(table.filter(pa.array(rows)), data, task)
+            splits[split] |= codec_for(task).held(target_frame(table.filter(pa.array(rows)), data))
     return {**lost, "splits": splits}
-
-
-def _target_of(table: pa.Table, data: Data, task: str) -> Json:
-    frame = target_frame(table, data)
-    if task in OF_NUMBERS:
-        low = frame.min().row(0)
-        high = frame.max().row(0)
-        return {"low": [_number(v) for v in low], "high": [_number(v) for v in high]}
-    counts = frame.to_series().drop_nulls().alias("level").value_counts(name="rows").sort("level").head(MOST_CLASSES)
-    return {"counts": dict(zip(map(moments.spell, counts[:, 0].to_list()), counts[:, 1].to_list(), strict=True))}
-
-
-def _number(value: object) -> float | None:
-    return None if value is None else float(value)  # type: ignore[arg-type]
 
 
 def merge(parts: Sequence[Json]) -> Json:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fmray.data import moments
+from fmray import moments
 from fmray.data.hashing import row_hash
 from fmray.data.step import Fitted, Partial, chosen
 from fmray.errors import DataError

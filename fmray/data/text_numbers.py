@@ -9,10 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from fmray.schema import Kind
-
-NULL_WORDS = ("", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".")
-"""What people write where they have no value, in lower case: missing wherever text is read as numbers or dates."""
+from fmray.schema import NULL_WORDS, Kind
 
 _SIGN = r"[+\-\x{2212}]?"
 _MARK = r"(?:[$€£¥₹]|USD|EUR|GBP|CHF|JPY|INR)"

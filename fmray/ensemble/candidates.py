@@ -18,6 +18,7 @@ from fmray.metrics.metric import Metric, reasons_of, weights_of
 from fmray.records import Ensemble, Member, Prepared, Split
 from fmray.seeding import derive
 from fmray.spec.ref import Ref
+from fmray.targets.codec import codec_named
 from fmray.train.combine import alone, combine_outputs
 from fmray.train.predict import Inputs, Voice, inputs_of
 
@@ -117,21 +118,17 @@ class Candidates:
         rows = self.outputs.shape[1]
         weights = self.weights()
         gram = np.zeros((num, num))
-        scale = 1.0 if self.metric.kind == "class" else self.target.reshape(rows, -1).std(0)
-        scale = np.where(np.asarray(scale) > 0, scale, 1.0)
+        codec = codec_named(self.metric.kind)
+        scale = codec.scale_of(self.target)
+        scale = np.where(scale > 0, scale, 1.0)
         for start in range(0, rows, BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
-            error = (self.outputs[:, block] - self._truth(block)) / scale
+            said, true = codec.columns_of(self.outputs[:, block], self.target[block])
+            error = (said - true) / scale
             error = (error * np.sqrt(weights[block])[:, None]).reshape(num, -1)
             gram += error @ error.T
         gram /= weights.sum()
         return gram
-
-    def _truth(self, block: slice) -> np.ndarray:
-        target = self.target[block]
-        if self.metric.kind == "class":
-            return np.asarray(np.arange(self.outputs.shape[2]) == target[:, None], np.float64)
-        return np.asarray(target.reshape(len(target), -1))
 
 
 def half_of(row_id: np.ndarray, group: np.ndarray | None) -> np.ndarray:
@@ -179,8 +176,7 @@ def candidates_of(
     def speak(ensemble: Ensemble) -> np.ndarray:
         by_index = {member.index: member for member in chosen}
         named = [by_index[index] for index in ensemble.members]
-        voice = Voice(named, ensemble, prepared=prepared, task=task, device=device)
-        return np.concatenate([voice(x) for x in _inputs(named, prepared, "val", rows)])
+        return ensemble_outputs(ensemble, named, prepared, rows=rows, task=task, device=device)
 
     if says is None:
         outputs = np.stack(
@@ -200,6 +196,18 @@ def candidates_of(
         metric=metric,
         speak=speak,
     )
+
+
+def ensemble_outputs(
+    ensemble: Ensemble, members: Sequence[Member], prepared: Prepared, rows: np.ndarray, task: Ref, device: str
+) -> np.ndarray:
+    """Give what an ensemble says on the rows at some positions of validation (N, C or T).
+
+    Args:
+        members: Those that the ensemble names, in its order.
+    """
+    voice = Voice(members, ensemble, prepared=prepared, task=task, device=device)
+    return np.concatenate([voice(x) for x in _inputs(members, prepared, "val", rows)])
 
 
 def outputs_of(

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fmray.ensemble.candidates import able, candidates_of
+from fmray.data.lanes import Lanes
+from fmray.ensemble.candidates import able, candidates_of, ensemble_outputs
 from fmray.ensemble.cost import cost_of
 from fmray.ensemble.folds import configurations, oof_candidates, with_folds
 from fmray.ensemble.keep import Gain, choose
@@ -13,6 +14,7 @@ from fmray.metrics.metric import Metric, ranked
 from fmray.records import Ensemble, Member, Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
+from fmray.targets.codec import codec_of
 
 Says = Callable[[Sequence[int]], np.ndarray]
 """Indices of members -> what they say on the sample of validation rows (M, n, C or T)."""
@@ -57,7 +59,23 @@ def combine(
         found = choose(*named, candidates_of(pool, prepared, task=task, metric=metric, device=device, says=says), gain)
     by_index = {member.index: member for member in pool}
     chosen = [by_index[index] for index in found.members]
+    found = settled(found, chosen, prepared=prepared, task=task, device=device)
     return replace(found, cost=cost_of(chosen, found, prepared=prepared, task=task, device=device))
+
+
+def settled(ensemble: Ensemble, members: Sequence[Member], prepared: Prepared, task: Ref, device: str) -> Ensemble:
+    """Give the ensemble with what its decisions need, chosen on validation, or on a sample of it where it is large.
+
+    Args:
+        members: Those that the ensemble names, in its order.
+    """
+    codec = codec_of(prepared.target)
+    if not codec.settles:
+        return ensemble
+    rows, found = Lanes(prepared, "val").sample()
+    output = ensemble_outputs(ensemble, members, prepared, rows=rows, task=task, device=device)
+    settings = codec.settle(output, found["target"], found.get("weight"), dict(task.params))
+    return replace(ensemble, params={**ensemble.params, **settings})
 
 
 def pool_of(job: Job, members: Sequence[Member], metric: Metric) -> list[Member]:

@@ -13,6 +13,7 @@ from fmray.ensemble.candidates import Candidates
 from fmray.records import Ensemble
 from fmray.seeding import stream
 from fmray.spec.components import ensembles as declared
+from fmray.targets.codec import codec_named
 from fmray.train.combine import LEAST_PROBABILITY
 
 BLOCK_ROWS = 4096  # keeps the temporary array of a block in the core's own cache
@@ -88,7 +89,7 @@ def select(loss: Loss, rounds: int, start: int) -> np.ndarray:
 
 def loss_of(candidates: Candidates) -> Loss:
     """Give log loss where classes are predicted, squared error where numbers are."""
-    if candidates.metric.kind == "class":
+    if codec_named(candidates.metric.kind).names_classes:
         weights = candidates.weights()
         return LogLoss(np.maximum(candidates.true_class(), LEAST_PROBABILITY), weights / weights.sum())
     return SquaredError(candidates.residual_gram())

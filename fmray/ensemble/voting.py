@@ -1,13 +1,14 @@
 """Let members vote: each names a class, or says how likely each class is."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from fmray.ensemble.averaging import average
 from fmray.ensemble.candidates import Candidates
 from fmray.errors import SpecError
 from fmray.records import Ensemble
 from fmray.spec.components import ensembles as declared
+from fmray.targets.codec import codec_named
 
 CLASSES_ONLY = {"adaboost": None, "bagging": "hard", "stacking": "logistic", "vote": None}
 """Methods that need classes: of any kind, or of one."""
@@ -38,7 +39,7 @@ def bagging(candidates: Candidates, params: declared.Bagging = declared.Bagging(
     return Ensemble("bagging", found.members, found.weights, reason=reason, combine=found.combine)
 
 
-def refuse_numbers(name: str, params: Mapping[str, Any], kind: Literal["class", "number"]) -> None:
+def refuse_numbers(name: str, params: Mapping[str, Any], kind: str) -> None:
     """Refuse to combine numbers as if they were probabilities; asked before anything is trained.
 
     Args:
@@ -48,9 +49,11 @@ def refuse_numbers(name: str, params: Mapping[str, Any], kind: Literal["class", 
     Raises:
         SpecError: If the method needs classes and numbers are predicted.
     """
-    if kind == "class" or name not in CLASSES_ONLY:
+    if name not in CLASSES_ONLY or codec_named(kind).names_classes:
         return
     needed = CLASSES_ONLY[name]
     if needed is None or params.get("kind") == needed:
         said = name if needed is None else f"{name} of kind {needed}"
-        raise SpecError(f"{said} needs classes, and numbers are predicted. Take average or greedy.", "ensemble")
+        raise SpecError(
+            f"{said} needs classes, and {codec_named(kind).noun}s are predicted. Take average or greedy.", "ensemble"
+        )

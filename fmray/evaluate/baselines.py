@@ -4,23 +4,34 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from fmray.data.lanes import Lanes
-from fmray.records import Predictions, Prepared, Split
+from fmray.records import Json, Predictions, Prepared, Split
 from fmray.store.copies import to_write
+from fmray.targets.codec import codec_of
 from fmray.train.predict import CHUNK_ROWS, as_table, output_names
 
 
-def dummy(prepared: Prepared, split: Split, path: str) -> Predictions:
-    """Write the training shares of the classes, or the training mean, as the prediction of every row."""
+def dummy(prepared: Prepared, split: Split, path: str, params: Json | None = None) -> Predictions:
+    """Write the training shares of the classes, or the training mean, as the prediction of every row.
+
+    Args:
+        params: Of the task, which say how what is decided is chosen on validation.
+    """
     target = prepared.target
     names = output_names(prepared)
-    answer = np.asarray(target.counts) / sum(target.counts) if target.kind == "class" else np.asarray(target.mean)
+    codec = codec_of(target)
+    answer = codec.constant()
+    settings: Json = {}
+    if codec.settles:
+        _, held = Lanes(prepared, "val").sample()
+        output = np.tile(answer, (len(held["target"]), 1))
+        settings = codec.settle(output, held["target"], held.get("weight"), params or {})
     columns = ["target", "row_id", *(["weight"] if prepared.weighted else []), *(["group"] if prepared.grouped else [])]
     columns += [f"slice_{name}" for name in prepared.slices]
     num_rows = 0
     with to_write(path) as here:
         writer = None
         for arrays in Lanes(prepared, split).sequence(CHUNK_ROWS, columns):
-            outputs = {name: np.full(len(arrays["target"]), value) for name, value in zip(names, answer, strict=True)}
+            outputs = codec.table_columns(np.tile(answer, (len(arrays["target"]), 1)), settings)
             table = as_table(arrays, outputs, prepared)
             writer = writer or pq.ParquetWriter(here, table.schema, write_page_checksum=True)
             writer.write_table(table)

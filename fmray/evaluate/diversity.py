@@ -11,11 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from fmray.metrics.classification import predicted
 from fmray.metrics.metric import weights_of
 from fmray.records import Json
-
-Kind = Literal["class", "number"]
+from fmray.targets.classes import predicted
+from fmray.targets.codec import codec_named
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Diversity:
     """
 
     members: tuple[int, ...]
-    measure: Literal["brier", "mse"]
+    measure: str
     mean_member: float
     ambiguity: float
     ensemble: float
@@ -53,7 +52,7 @@ class Diversity:
 
 
 def diversity(
-    kind: Kind,
+    kind: str,
     members: Sequence[int],
     outputs: np.ndarray,
     target: np.ndarray,
@@ -70,23 +69,26 @@ def diversity(
         outputs: (M, N, C) probabilities, or (M, N) or (M, N, C) numbers; target: (N,) or (N, C); weight: (N,).
     """
     mean_member, ambiguity, ensemble = decomposed(kind, outputs, target=target, weight=weight, shares=shares)
-    if kind == "class":
+    codec = codec_named(kind)
+    if codec.names_classes:
         matrix = disagreement(outputs, weight).tolist()
     else:
-        matrix = [[None if np.isnan(v) else float(v) for v in row] for row in correlation(outputs, target, weight)]
+        matrix = [
+            [None if np.isnan(v) else float(v) for v in row] for row in correlation(outputs, target, weight, kind=kind)
+        ]
     return Diversity(
         tuple(members),
-        "brier" if kind == "class" else "mse",
+        codec.error,
         mean_member=mean_member,
         ambiguity=ambiguity,
         ensemble=ensemble,
-        compared="disagreement" if kind == "class" else "correlation",
+        compared="disagreement" if codec.names_classes else "correlation",
         matrix=tuple(map(tuple, matrix)),
     )
 
 
 def decomposed(
-    kind: Kind,
+    kind: str,
     outputs: np.ndarray,
     target: np.ndarray,
     weight: np.ndarray | None = None,
@@ -109,7 +111,9 @@ def decomposed(
             for said, true, mean in zip(said_CMN, true_CN, together, strict=True)
         ]
     )
-    mean_member, ambiguity, ensemble = (per_column.sum(0) if kind == "class" else per_column.mean(0)).tolist()
+    mean_member, ambiguity, ensemble = (
+        per_column.sum(0) if codec_named(kind).names_classes else per_column.mean(0)
+    ).tolist()
     return mean_member, ambiguity, ensemble
 
 
@@ -120,10 +124,12 @@ def disagreement(outputs: np.ndarray, weight: np.ndarray | None = None) -> np.nd
     return np.asarray(np.stack([(said != one) @ w for one in said]) / w.sum())
 
 
-def correlation(outputs: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+def correlation(
+    outputs: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None, *, kind: str = "number"
+) -> np.ndarray:
     """Give the correlation of two members' errors (M, M), averaged over targets; NaN where errors are constant."""
     w = weights_of(len(target), weight) / weights_of(len(target), weight).sum()
-    said_CMN, true_CN = _columns("number", outputs, target)
+    said_CMN, true_CN = _columns(kind, outputs, target)
     found = []
     for said, true in zip(said_CMN, true_CN, strict=True):
         errors = said - true
@@ -134,12 +140,10 @@ def correlation(outputs: np.ndarray, target: np.ndarray, weight: np.ndarray | No
     return np.asarray(np.mean(found, 0))
 
 
-def _columns(kind: Kind, outputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _columns(kind: str, outputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give what was said (C, M, N) and what is true (C, N), column by column."""
-    said = np.asarray(outputs, np.float64)
-    if kind == "number":
-        said = said[..., None] if said.ndim == 2 else said
-        return np.moveaxis(said, 2, 0), np.asarray(target, np.float64).reshape(len(target), -1).T
-    first = 1 if said.shape[2] == 2 else 0
-    classes = np.arange(first, said.shape[2])
-    return np.moveaxis(said[..., first:], 2, 0), (np.asarray(target) == classes[:, None]).astype(np.float64)
+    codec = codec_named(kind)
+    said_MNC, true_NC = codec.columns_of(np.asarray(outputs, np.float64), np.asarray(target))
+    # of two classes that exclude each other, one says all
+    first = 1 if codec.names_classes and said_MNC.shape[2] == 2 else 0
+    return np.moveaxis(said_MNC[..., first:], 2, 0), np.asarray(true_NC[:, first:].T, np.float64)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fmray.evaluate.table import Table
-from fmray.metrics.classification import predicted
+from fmray.targets.codec import Codec
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,19 @@ class Facts:
     actual: np.ndarray
 
     @classmethod
-    def of(cls, table: Table, expected: np.ndarray, num_classes: int) -> "Facts":
+    def of(cls, table: Table, expected: np.ndarray, codec: Codec) -> "Facts":
         """Look at some rows, one at least.
 
         Args:
             expected: Ids of the prepared rows at the same places (n, 2), fewer or more where rows were lost or added.
-            num_classes: 0 for numbers.
+            codec: Of the target.
         """
-        output_NC = table.output.reshape(len(table), -1)
+        output_NC = codec.probabilities(table.output)
         common = min(len(table), len(expected))
         others = (table.row_id[:common] != expected[:common]).any(1)
         num_other = int(others.sum()) + len(table) - common
         repeated = num_other > 0 and len(np.unique(table.row_id, axis=0)) < len(table)
-        told = table.output.ndim == 2 and table.output.shape[1] == num_classes > 0
-        surest_N = output_NC.max(1) if told else np.zeros(1)
-        said = predicted(table.output) if told else np.zeros(0, np.int64)
-        actual = table.target if num_classes else said
+        decided = codec.decisions(table.output, table.target)
         return cls(
             num_rows=len(table),
             num_expected=len(expected),
@@ -65,12 +62,12 @@ class Facts:
             num_infinite=int((~np.isfinite(output_NC)).any(1).sum()),
             low=output_NC.min(0),
             high=output_NC.max(0),
-            furthest=float(np.abs(output_NC.sum(1) - 1).max()) if told else 0.0,
-            surest=float(surest_N.max()),
-            sureness=float(surest_N.sum(dtype=np.float64)),
-            hits=int((said == table.target).sum()) if told else 0,
-            said=np.bincount(said, minlength=num_classes),
-            actual=np.bincount(actual, minlength=num_classes),
+            furthest=decided.furthest,
+            surest=decided.surest,
+            sureness=decided.sureness,
+            hits=decided.hits,
+            said=decided.said,
+            actual=decided.actual,
         )
 
     @classmethod

@@ -3,12 +3,18 @@
 Each is a few hundred numbers at most, whatever the number of rows.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
 import numpy as np
 
-from fmray.evaluate.intervals import wilson
+from fmray.evaluate.intervals import interval, wilson
 from fmray.evaluate.table import Table
-from fmray.metrics.classification import confusion, predicted
+from fmray.metrics.classification import confusion
+from fmray.metrics.labels import f1_of
 from fmray.records import Json, Target
+from fmray.targets.classes import predicted
+from fmray.targets.codec import codec_of
 
 MOST_CLASSES = 30
 NUM_BINS = 15
@@ -16,16 +22,11 @@ NUM_POINTS = 200
 
 
 def figures(table: Table, target: Target, level: float) -> Json:
-    """Give the tables that fit the target."""
-    if target.kind == "number":
-        return {"residuals": [_residuals(table, place, name) for place, name in enumerate(target.columns)]}
-    made: Json = {"confusion": _confusion(table, target), "calibration": _calibration(table, target, level)}
-    if len(target.classes) == 2:
-        made["roc"] = _roc(table, max(target.positive, 0))
-    return made
+    """Give the tables of the figures that the target's codec names."""
+    return {name: FIGURES[name](table, target, level) for name in codec_of(target).figures}
 
 
-def _confusion(table: Table, target: Target) -> Json:
+def _confusion(table: Table, target: Target, level: float) -> Json:
     matrix = confusion(table.output, table.target).astype(int)
     names = list(target.classes)
     if len(names) > MOST_CLASSES:
@@ -37,7 +38,7 @@ def _confusion(table: Table, target: Target) -> Json:
 
 def _calibration(table: Table, target: Target, level: float) -> Json:
     """Compare predicted with observed shares, of the positive class or of the class predicted, in equal bins."""
-    if len(target.classes) == 2:
+    if codec_of(target).num_outputs == 2:
         place = max(target.positive, 0)
         p = table.output[:, place]
         hit = table.target == place
@@ -58,7 +59,8 @@ def _calibration(table: Table, target: Target, level: float) -> Json:
     return {"of": of, "bins": bins}
 
 
-def _roc(table: Table, positive: int) -> Json:
+def _roc(table: Table, target: Target, level: float) -> Json:
+    positive = max(target.positive, 0)
     score = table.output[:, positive]
     hit = table.target == positive
     order = np.argsort(-score, kind="stable")
@@ -72,7 +74,24 @@ def _roc(table: Table, positive: int) -> Json:
     }
 
 
-def _residuals(table: Table, place: int, name: str) -> Json:
+def _labels(table: Table, target: Target, level: float) -> Json:
+    """Give the F1 of the most frequent labels, with intervals."""
+    order = np.argsort(-table.target.sum(0, dtype=np.int64), kind="stable")[:MOST_CLASSES]
+    rows = table.output, table.target, table.weight
+    found = {
+        target.classes[place]: asdict(interval(f1_of(target.classes[place], place), rows, table.group, level))
+        for place in order.tolist()
+    }
+    few = len(found) < len(target.classes)
+    note = f"the {len(found)} most frequent of {len(target.classes)} labels" if few else ""
+    return {"f1": found, "note": note}
+
+
+def _residuals(table: Table, target: Target, level: float) -> list[Json]:
+    return [_residuals_of(table, place, name) for place, name in enumerate(target.columns)]
+
+
+def _residuals_of(table: Table, place: int, name: str) -> Json:
     """Give a histogram of true - predicted, and the true values in bins of equal size by prediction."""
     output = table.output.reshape(len(table), -1)[:, place]
     target = table.target.reshape(len(table), -1)[:, place]
@@ -84,3 +103,13 @@ def _residuals(table: Table, place: int, name: str) -> Json:
         q25, q50, q75 = np.quantile(target[rows], [0.25, 0.5, 0.75]).tolist()
         bins.append({"predicted": float(output[rows].mean()), "q25": q25, "median": q50, "q75": q75, "n": len(rows)})
     return {"target": name, "edges": edges.tolist(), "counts": counts.tolist(), "bins": bins}
+
+
+FIGURES: Mapping[str, Callable[[Table, Target, float], Json | list[Json]]] = {
+    "calibration": _calibration,
+    "confusion": _confusion,
+    "labels": _labels,
+    "residuals": _residuals,
+    "roc": _roc,
+}
+"""Name of a figure, as codecs give it -> what makes its table of predictions, target and level."""

@@ -15,6 +15,7 @@ import scipy.stats
 
 from fmray.metrics.metric import Metric
 from fmray.records import Interval
+from fmray.targets.codec import codec_named
 
 UNIT = ("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "roc_auc",
         "average_precision")  # fmt: skip
@@ -51,8 +52,7 @@ def interval(metric: Metric, rows: Rows, group: Array | None, level: float) -> I
     output, target, weight = rows
     slope = metric.sums.slope(metric.sums.partial(*rows))
     hits = int(metric.rate(output, target).sum()) if metric.rate and weight is None and group is None else None
-    classes = np.unique(target, return_counts=True)[1] if metric.kind == "class" else np.zeros(0, np.int64)
-    tally = Tally(len(target), rarest(classes), hits)
+    tally = Tally(len(target), rarest(codec_named(metric.kind).rows_per_class(target)), hits)
     return bounds(
         metric,
         slope.value,
@@ -78,7 +78,7 @@ def bounds(metric: Metric, value: float, tally: Tally, squared: Squares, grouped
     method = ("grouped " if grouped else "") + ("delong" if metric.name == "roc_auc" else "delta")
     if num < 2:
         return Interval(value, NOTHING, high=NOTHING, n=num, method=method)
-    if metric.name in UNIT or metric.name.startswith("f1["):
+    if metric.is_bounded or metric.name in UNIT or metric.name.startswith("f1["):
         low, high = _unit_interval(value, error, num=num, level=level, rarest=tally.rarest)
     else:
         reach = _quantile(level, num) * error

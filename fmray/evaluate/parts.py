@@ -21,9 +21,10 @@ from fmray.evaluate.intervals import Rows, Squares, squares, wins
 from fmray.evaluate.table import Table, read, require_same_rows
 from fmray.events import Report, ignore
 from fmray.metrics.metric import Metric, Slope
-from fmray.records import Predictions
+from fmray.records import Predictions, Target
 from fmray.store.copies import source_of, to_read, to_write
 from fmray.store.places import files_of
+from fmray.targets.codec import codec_of
 
 PART_ROWS = 1 << 18
 """Rows that one task looks at; a table with no more is judged in one piece."""
@@ -51,7 +52,7 @@ class Board:
         metrics: All of one kind, the one that decides first.
         expected_ids: (start, stop) -> ids of the prepared rows there.
         num_expected: Prepared rows.
-        num_classes: 0 for numbers.
+        target: What is predicted.
         sliced: Whether the model is also judged per level of the columns for slicing.
     """
 
@@ -59,7 +60,7 @@ class Board:
     metrics: tuple[Metric, ...]
     expected_ids: Callable[[int, int], np.ndarray]
     num_expected: int
-    num_classes: int
+    target: Target
     sliced: bool = False
 
     @property
@@ -104,7 +105,7 @@ class Count:
         alone = table.weight is None and table.group is None
         return cls(
             len(table),
-            np.bincount(table.target, minlength=board.num_classes) if board.num_classes else np.zeros(0, np.int64),
+            codec_of(board.target).counts(table.target),
             tuple(int(m.rate(*rows_of(table)[:2]).sum()) if m.rate and alone else None for m in board.metrics),
             tuple(shared[metric.sums.counts] for metric in board.metrics),
         )
@@ -225,7 +226,7 @@ def _count_part(board: Board, step: int, start: int, stop: int) -> First:
     ids = board.expected_ids(
         min(start, board.num_expected), board.num_expected if last else min(stop, board.num_expected)
     )
-    facts = Facts.of(model, ids, board.num_classes)
+    facts = Facts.of(model, ids, codec_of(board.target))
     return First(counts, apart, facts, model.some(np.arange(-start % step, len(model), step)))
 
 

@@ -99,14 +99,13 @@ def _board(
     subjects: Sequence[str], split: Split, prepared: Prepared, metrics: tuple[Metric, ...], predict: Predict
 ) -> Board:
     tables = {subject: predict(subject, split) for subject in subjects}
-    num_classes = len(prepared.target.classes)
     ids = partial(_row_ids, prepared, split)
     return Board(
         tables,
         metrics,
         expected_ids=ids,
         num_expected=prepared.num_rows(split),
-        num_classes=num_classes,
+        target=prepared.target,
         sliced=split == "test",
     )
 

@@ -94,10 +94,19 @@ def _between(file: pq.ParquetFile, start: int, stop: int | None) -> pa.Table:
 
 
 def _columns(table: pa.Table, names: list[str]) -> np.ndarray:
+    if any(pa.types.is_fixed_size_list(table[name].type) for name in names):
+        return np.concatenate([_lists(table[name]) for name in names], axis=1)
     columns = [table[name].to_numpy() for name in names]
     if len(columns) == 1 and not names[0].startswith("p_"):
         return np.asarray(columns[0])
     return np.stack(columns, axis=1)
+
+
+def _lists(column: pa.ChunkedArray) -> np.ndarray:
+    """Give a column of lists of one length (N, length)."""
+    width = column.type.list_size
+    parts = [chunk.flatten().to_numpy() for chunk in column.chunks]
+    return np.concatenate(parts or [np.zeros(0)]).reshape(-1, width)
 
 
 def require_same_rows(one: Table, other: Table, names: str) -> None:

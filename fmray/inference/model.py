@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmray.data.contents import stored_as
+from fmray.data.scan import is_list_of_labels
 from fmray.data.target import class_values
 from fmray.errors import DataError, FmrayError
 from fmray.inference.rows import Reader, Unseen, as_trained
@@ -22,13 +23,13 @@ from fmray.store import Store
 from fmray.store.copies import folder_to_keep
 from fmray.store.places import files_of
 from fmray.store.regular import require_inside, require_regular
+from fmray.targets.codec import codec_of
 from fmray.train.predict import Voice
 from fmray.train.saved import EXAMPLE, FILE, Saved, admit_code, read_model
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PREDICTION = "prediction"
 MODEL_FOLDER = "model"
 
 
@@ -88,6 +89,7 @@ class SavedModel:
         self.trust = trust
         self._here = here
         try:
+            self.codec = codec_of(saved.prepared.target)
             self._classes = _values_of(saved)
             self.reader = Reader(saved)
             self.voice = Voice(saved.members, saved.ensemble, prepared=saved.prepared, task=saved.task, device=device)
@@ -122,10 +124,7 @@ class SavedModel:
 
         A predicted class is a value of the target column, in its own type.
         """
-        if self.target.kind == "class":
-            return (PREDICTION, *(f"p_{name}" for name in self.target.classes))
-        targets = self.target.columns
-        return (PREDICTION,) if len(targets) == 1 else tuple(f"y_{name}" for name in targets)
+        return self.codec.names_for_people()
 
     @property
     def example(self) -> pa.Table:
@@ -159,8 +158,7 @@ class SavedModel:
             table: As `rows.as_trained` gives it.
             unseen: Takes the levels that no training row has.
         """
-        width = len(self.target.classes) or len(self.target.columns)
-        said = np.zeros((table.num_rows, width))
+        said = np.zeros((table.num_rows, self.codec.num_outputs))
         faulty = np.zeros(table.num_rows, np.uint16)
         reasons: list[str] = [""]
         try:
@@ -177,20 +175,17 @@ class SavedModel:
 
     def as_table(self, said: np.ndarray, is_null: np.ndarray) -> pa.Table:
         """Lay outputs (N, C) or (N, T) out in columns named for people; rows that are null (N,) have none."""
-        mask = is_null if is_null.any() else None
-        columns = [pa.array(column, mask=mask) for column in said.T]
-        if self.target.kind == "class":
-            best = pa.array(said.argmax(1).astype(np.int32), mask=mask)
-            columns = [self._classes.take(best), *columns]
+        columns = self.codec.columns_for_people(said, is_null, self._classes, self.saved.ensemble.params)
         return pa.table(columns, names=list(self.output_names))
 
 
 def _values_of(saved: Saved) -> pa.Array:
     """Give the classes in the type that the files held them in."""
     target = saved.prepared.target
-    if target.kind != "class" or target.columns[0] not in saved.types.names:
+    if not target.classes or target.columns[0] not in saved.types.names:
         return pa.array(target.classes, pa.string())
-    return class_values(target, saved.data, stored_as(saved.types.field(target.columns[0])))
+    kind = stored_as(saved.types.field(target.columns[0]))
+    return class_values(target, saved.data, kind.value_type if is_list_of_labels(kind) else kind)
 
 
 def _from_pandas(frame: "pd.DataFrame", types: pa.Schema) -> pa.Table:

@@ -17,7 +17,6 @@ from fmray.data.arrow_frames import as_frame, blocks, faults
 from fmray.data.auto import Auto, seen_by_auto
 from fmray.data.contents import is_bytes
 from fmray.data.evolve import convert, normal, wider
-from fmray.data.moments import spell
 from fmray.data.parse import Parse
 from fmray.data.pipeline import Pipeline
 from fmray.data.ragged import Blocks, Ragged, empty_rows
@@ -25,6 +24,7 @@ from fmray.data.step import Fitted, Step
 from fmray.data.tabular import MISSING, OneHot
 from fmray.data.text_numbers import read, tidied
 from fmray.errors import DataError
+from fmray.moments import spell
 from fmray.records import Json, Prepared
 from fmray.schema import DENSE, Column, Schema
 from fmray.spec.ref import Ref

@@ -61,6 +61,38 @@ class ScoreTable:
         return self.score[starts], positive_S, negative_S
 
 
+class HeldScores:
+    """Keep the scores of rows until all are there: the order of scores depends on every one of them.
+
+    A row takes 8 bytes per class that is ranked, once for two classes; a table of counts would take 32. Targets and
+    weights are kept as views of those given, which the caller holds anyway.
+
+    Args:
+        counts: Whose tables are made in the end.
+    """
+
+    def __init__(self, counts: "ScoreCounts") -> None:
+        self._counts = counts
+        self._classes: list[int] = []
+        self._scores: list[np.ndarray] = []
+        self._beside: list[tuple[np.ndarray, np.ndarray | None]] = []
+
+    def add(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> None:
+        """Take some rows."""
+        self._classes = self._counts.ranked(output)
+        self._scores.append(np.ascontiguousarray(output[:, self._classes].T))
+        self._beside.append((target, weight))
+
+    def total(self) -> list["ScoreTable"]:
+        """Count all rows that were taken, and let go of them."""
+        scores = np.concatenate(self._scores, axis=1)
+        target = np.concatenate([target for target, _ in self._beside])
+        weights = [weight for _, weight in self._beside if weight is not None]
+        self._scores = []
+        self._beside = []
+        return self._counts.tables(self._classes, list(scores), target, np.concatenate(weights) if weights else None)
+
+
 @dataclass(frozen=True)
 class ScoreCounts:
     """Count rows per score: of the positive class of two, else of each class against the rest.
@@ -78,10 +110,29 @@ class ScoreCounts:
 
     def partial(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> list[ScoreTable]:
         """Count over some rows, possibly none: one table, or one per class."""
+        classes = self.ranked(output)
+        return self.tables(classes, [output[:, c] for c in classes], target, weight)
+
+    def ranked(self, output: np.ndarray) -> list[int]:
+        """Name the columns whose order counts: that of the positive class of two, else all."""
+        return [self.positive] if output.shape[1] == 2 else list(range(output.shape[1]))
+
+    def tables(
+        self, classes: Sequence[int], scores: Sequence[np.ndarray], target: np.ndarray, weight: np.ndarray | None
+    ) -> list[ScoreTable]:
+        """Count the rows of each class, given their scores.
+
+        Shapes:
+            scores: (N,) per class.
+        """
         w = weights_of(len(target), weight)
-        classes = [self.positive] if output.shape[1] == 2 else range(output.shape[1])
-        hits = ((c, np.asarray(target == c, np.int64)) for c in classes)
-        return [ScoreTable.count(output[:, c].astype(np.float64), w, hit, 1 - hit) for c, hit in hits]
+        hits = (np.asarray(target == c, np.int64) for c in classes)
+        pairs = zip(scores, hits, strict=True)
+        return [ScoreTable.count(score.astype(np.float64), w, hit, 1 - hit) for score, hit in pairs]
+
+    def fold(self) -> "HeldScores":
+        """Give what takes rows batch by batch."""
+        return HeldScores(self)
 
     def merge(self, parts: Sequence[list[ScoreTable]]) -> list[ScoreTable]:
         """Give the tables over all rows of one part or more."""

@@ -7,25 +7,20 @@ import re
 
 from fmray.catalogue import METRICS
 from fmray.errors import SpecError
-from fmray.metrics import distribution, ranking
-from fmray.metrics.classification import f1_of
+from fmray.metrics import classification, distribution, labels, ranking
 from fmray.metrics.metric import Metric
 from fmray.records import Target
 from fmray.registry import nearest
+from fmray.targets.codec import codec_of
 
 ONE_CLASS = re.compile(r"f1\[(.+)\]")
-BINARY = ("roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1_macro", "precision_macro",
-          "recall_macro", "log_loss", "brier")  # fmt: skip
-MULTICLASS = ("accuracy", "balanced_accuracy", "f1_macro", "precision_macro", "recall_macro", "roc_auc",
-              "average_precision", "log_loss", "brier")  # fmt: skip
-NUMBER = ("r2", "rmse", "mae", "mse")
+ONE_OF = {"class": classification.f1_of, "labels": labels.f1_of}
+"""Kind of target -> the F1 of one of its classes."""
 
 
 def defaults(target: Target) -> tuple[str, tuple[str, ...]]:
     """Give the primary metric where the job names none, and all that fit the target, the primary one first."""
-    if target.kind == "number":
-        return NUMBER[0], NUMBER
-    names = BINARY if len(target.classes) == 2 else MULTICLASS
+    names = codec_of(target).metrics
     return names[0], names
 
 
@@ -55,4 +50,4 @@ def find_metric(name: str, target: Target) -> Metric:
 def _f1_of(label: str, target: Target) -> Metric:
     if label not in target.classes:
         raise SpecError(f"f1[{label}]: there is no class '{label}'. {nearest(label, target.classes)}", "evaluate")
-    return f1_of(label, target.classes.index(label))
+    return ONE_OF[target.kind](label, target.classes.index(label))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,6 +37,45 @@ class Slope:
         if self.pull is None:
             return np.zeros(len(target))
         return self.pull(output, target, weights_of(len(target), weight))
+
+
+class Fold(Protocol):
+    """Sum up the rows of a split as they come, batch by batch."""
+
+    def add(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> None:
+        """Take some rows."""
+        ...
+
+    def total(self) -> Any:
+        """Give what `Sums.partial` gives of all rows that were taken."""
+        ...
+
+
+class MergedParts:
+    """Merge the part of each batch into that of the rows before it, so that no row is held.
+
+    Args:
+        sums: Of the metric. Its parts must not grow with the number of rows.
+    """
+
+    def __init__(self, sums: "Sums") -> None:
+        self._sums = sums
+        self._total: Any = None
+
+    def add(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> None:
+        """Take some rows."""
+        part = self._sums.partial(output, target, weight)
+        self._total = part if self._total is None else self._sums.merge([self._total, part])
+
+    def total(self) -> Any:
+        """Give the part of all rows that were taken, one batch at least."""
+        return self._total
+
+
+def fold_of(sums: "Sums") -> Fold:
+    """Give what sums up rows batch by batch: the metric's own `fold` where it has one, else merged parts."""
+    own = getattr(sums, "fold", None)
+    return MergedParts(sums) if own is None else own()
 
 
 class Sums(Protocol):
@@ -71,18 +110,21 @@ class Metric:
     Args:
         name: As in the job file.
         higher_is_better: Its direction.
-        kind: "class" takes probabilities (N, C) and class indices (N,); "number" takes numbers (N,) or (N, T).
+        kind: Of target, see `fmray.catalogue.TARGETS`: "class" takes probabilities (N, C) and class indices (N,);
+            "number" takes numbers (N,) or (N, T).
         value: (output, target, weight) -> the number, NaN where undefined; weight is (N,) or None.
         rate: (output, target) -> which rows count as hits (N,), for metrics that are a share of rows.
         sums: The same number from parts of the rows, up to the rounding of `value`.
+        is_bounded: Whether the number lies in [0, 1], as its interval then does.
     """
 
     name: str
     higher_is_better: bool
-    kind: Literal["class", "number"]
+    kind: str
     value: Value
     rate: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     sums: Sums = field(kw_only=True)
+    is_bounded: bool = field(default=False, kw_only=True)
 
     def influence(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """Give how far each row pulls the number (N,), weights included.

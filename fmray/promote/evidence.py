@@ -28,6 +28,7 @@ from fmray.report.contents import RUN, verify_run
 from fmray.rigour.ledger import Ledger
 from fmray.spec.job import Job
 from fmray.store import Store, redact
+from fmray.targets.codec import codec_of
 from fmray.train.predict import output_names
 
 SEALED = "sealed/test.parquet"
@@ -263,19 +264,12 @@ def _say(
 
 def _speak(model: SavedModel, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     said = model.predict(table)
-    columns = said.columns[1:] if model.target.kind == "class" else said.columns  # the first names the class
-    return np.stack([column.to_numpy() for column in columns], 1), said.column(0).is_valid().to_numpy()
+    return codec_of(model.target).outputs_of(said.columns), said.column(0).is_valid().to_numpy()
 
 
 def _as_ours(output: np.ndarray, theirs: Target, ours: Target) -> np.ndarray:
     """Lay outputs out in the challenger's classes; one that the rival does not know has no chance."""
-    if ours.kind == "number":
-        return output[:, 0] if output.shape[1] == 1 else output
-    laid = np.zeros((len(output), len(ours.classes)))
-    for place, name in enumerate(ours.classes):
-        if name in theirs.classes:
-            laid[:, place] = output[:, theirs.classes.index(name)]
-    return laid
+    return codec_of(ours).as_ours(output, theirs)
 
 
 def _refuse_other_data(dataset: Dataset, prepared: Prepared) -> None:

@@ -20,6 +20,7 @@ from fmray.store import Store
 from fmray.store.copies import folder_to_keep
 from fmray.store.places import files_of
 from fmray.store.sealed import open_text, parse
+from fmray.targets.codec import codec_of
 from fmray.train.population import Blueprint
 from fmray.train.saved import FILE, Saved, read_model
 from fmray.train.starts import starts_in
@@ -84,7 +85,7 @@ def started_from(
         _refuse_other_split(root, prepared, START)
     blueprint = Blueprint.of(job.model.name, job.model.params, 0)
     target = prepared.target
-    modules = [start.module(blueprint, prepared.schema, len(target.classes) or len(target.columns)) for start in starts]
+    modules = [start.module(blueprint, prepared.schema, codec_of(target).num_outputs) for start in starts]
     taken, drawn = starts[0].described(modules[0])
     note(f"train.start: from {root}: {listed(taken)}; drawn: {listed(drawn)}")
     whose = [{"member": start.member, "tensor_hash": start.tensor_hash} for start in starts]
@@ -188,7 +189,7 @@ def _fitting(saved: Saved, place: str, job: Job, prepared: Prepared, origin: str
     starts = tuple(Start(m.index, m.tensor_hash, f"{place}/{m.index:05d}") for m in saved.members)
     blueprint = Blueprint.of(job.model.name, job.model.params, 0)
     for start in starts:
-        start.module(blueprint, prepared.schema, len(ours.classes) or len(ours.columns))
+        start.module(blueprint, prepared.schema, codec_of(ours).num_outputs)
     return starts
 
 

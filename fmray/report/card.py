@@ -15,7 +15,7 @@ from markupsafe import Markup
 from fmray.events import Logged
 from fmray.metrics.metric import ranked
 from fmray.printable import printable
-from fmray.records import Ensemble, Json, Member, Prepared, Scores, SearchAccount
+from fmray.records import Ensemble, Interval, Json, Member, Prepared, Scores, SearchAccount
 from fmray.report import plots
 from fmray.report.contents import REPORT, RUN, verify_run
 from fmray.report.plots import Figure, number, spell
@@ -219,6 +219,9 @@ def _results(card: Card) -> list[Figure]:
         made.append(plots.calibration(tables["calibration"]))
     if "roc" in tables:
         made.append(plots.roc(tables["roc"]))
+    if "labels" in tables:
+        found = [(name, Interval(**value)) for name, value in tables["labels"]["f1"].items()]
+        made.append(plots.intervals("F1", found, title="F1 per label", caption=tables["labels"]["note"]))
     for table in tables.get("residuals", []):
         made += plots.residuals(table)
     if rows := tables.get("rows"):

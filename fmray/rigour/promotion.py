@@ -18,6 +18,7 @@ from fmray.evaluate.table import Table, require_same_rows
 from fmray.metrics.metric import Metric
 from fmray.records import Json
 from fmray.spec.promotion import Promote
+from fmray.targets.codec import codec_named
 
 FEWEST = 30
 """Rows, or groups, that say anything."""
@@ -131,7 +132,7 @@ def without_looking(rule: Promote, metric: Metric, allowed: float, challenger: T
     if pieces < FEWEST:
         return f"there are {pieces} {what} to decide by; {FEWEST} or more are needed."
     is_exact = metric.rate is not None and challenger.group is None and challenger.weight is None
-    if rule.mode == "refresh" or not is_exact or metric.kind != "class":
+    if rule.mode == "refresh" or not is_exact or not codec_named(metric.kind).names_classes:
         return ""
     apart = int((challenger.output.argmax(1) != champion.output.argmax(1)).sum())
     least = math.log2(1 / allowed)

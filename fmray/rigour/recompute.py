@@ -1,11 +1,13 @@
 """Compute a metric a second way, by scikit-learn, so that our own arithmetic is not its only witness."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from sklearn import metrics as oracle
 
 from fmray.evaluate.table import Table
+from fmray.targets.labels import split_output
 
 
 def recompute(name: str, table: Table, positive: int) -> float | None:
@@ -21,6 +23,8 @@ def recompute(name: str, table: Table, positive: int) -> float | None:
     }
     if name in numbers:
         return float(numbers[name](target, output, sample_weight=weight))
+    if table.target.ndim == 2:
+        return _of_labels(name, table)
     said = output.argmax(1)
     classes: dict[str, Callable[[], float]] = {
         "accuracy": lambda: oracle.accuracy_score(target, said, sample_weight=weight),
@@ -40,6 +44,19 @@ def recompute(name: str, table: Table, positive: int) -> float | None:
     }
     compute: Callable[[], float] | None = classes.get(name)
     return None if compute is None else float(compute())
+
+
+def _of_labels(name: str, table: Table) -> float | None:
+    said = split_output(table.output, table.target)
+    occurring = np.flatnonzero((said | table.target).any(0))
+    f1 = partial(oracle.f1_score, table.target, said, sample_weight=table.weight, zero_division=0)
+    labels: dict[str, Callable[[], float]] = {
+        "micro_f1": lambda: f1(average="micro"),
+        "macro_f1": lambda: f1(average="macro", labels=occurring),
+        "subset_accuracy": lambda: oracle.accuracy_score(table.target, said, sample_weight=table.weight),
+        "hamming_loss": lambda: oracle.hamming_loss(table.target, said, sample_weight=table.weight),
+    }
+    return float(labels[name]()) if name in labels else None
 
 
 def _over_classes(curve: Callable[..., float], table: Table, positive: int) -> float:

@@ -115,10 +115,11 @@ def _in_times(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
 def _in_data(job: Job) -> list[Refusal]:
     found: list[Refusal] = []
     data = job.data
-    if job.task.name == "regression":
-        for key in ("labels", "positive"):
+    foreign = {"regression": ("labels", "positive"), "multi_label": ("positive",)}
+    if keys := foreign.get(job.task.name):
+        for key in keys:
             if getattr(data, key) not in (None, {}):
-                text = f"{getattr(data, key)!r} goes with classification, and this is regression. Leave it out."
+                text = f"{getattr(data, key)!r} goes with classification, and this is {job.task.name}. Leave it out."
                 found.append((("data", key), text))
     if re.match(r"(s3a?|gs|gcs)://[^/]*@", data.path):
         text = f"'{redact(data.path)}' carries credentials, which no bucket reads. Set them in the environment."

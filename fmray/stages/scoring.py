@@ -3,7 +3,7 @@
 from functools import cache, partial
 
 from fmray.data.session import run_here, run_over_ray
-from fmray.ensemble.combine import combine
+from fmray.ensemble.combine import combine, settled
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
@@ -14,6 +14,7 @@ from fmray.rigour.gates import Evidence, judge
 from fmray.rigour.ledger import Ledger
 from fmray.stages.context import Context
 from fmray.store import fingerprint
+from fmray.targets.codec import codec_of
 from fmray.train.combine import alone
 from fmray.tune.sweep import Sweep
 
@@ -26,6 +27,8 @@ def combine_members(context: Context, trained: Sweep) -> Ensemble:
     context.journal.note(
         f"{ensemble.name}: {ensemble.reason}, {context.metric.name} {ensemble.val_score:.4f} on validation"
     )
+    if text := codec_of(context.prepared.target).about_settings(ensemble.params):
+        context.journal.note(text)
     return ensemble
 
 
@@ -47,10 +50,11 @@ def score_model(context: Context, trained: Sweep, linear: Sweep, ensemble: Ensem
     @cache
     def speak(subject: str, split: Split) -> Predictions:
         if subject == "dummy":
-            return dummy(prepared, split, context.table(subject, split))
+            return dummy(prepared, split, context.table(subject, split), dict(context.task.params))
         if subject == "linear":
             best = linear.best(context.metric)
-            return context.predict([best], alone(best), subject, split)
+            own = settled(alone(best), [best], prepared=prepared, task=context.task, device=context.device)
+            return context.predict([best], own, subject, split)
         return context.predict(chosen, ensemble, subject, split)
 
     def look() -> int:

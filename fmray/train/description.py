@@ -14,18 +14,19 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fmray.catalogue import ESTIMATORS, MODELS, STEPS, TASKS
+from fmray.catalogue import ESTIMATORS, MODELS, STEPS, TARGETS, TASKS
 from fmray.data.contents import with_extensions
 from fmray.errors import DataError, SpecError
-from fmray.records import Ensemble, Json
+from fmray.records import Ensemble, Json, Target
 from fmray.registry import Registry
 from fmray.schema import DENSE, Kind
 from fmray.spec.sections import Data
 from fmray.store import fingerprint
 from fmray.store.plain import MOST_DEPTH
 from fmray.store.regular import MOST_JSON_BYTES, open_regular, require_inside
+from fmray.targets.codec import codec_of
 
 FORMAT = 1
 """Number of the layout of a model folder; another one is refused."""
@@ -68,15 +69,22 @@ class _Way(_Strict):
     with_nulls: Texts | None = None
 
 
+def _known_kind(kind: str) -> str:
+    if kind not in TARGETS:
+        raise ValueError(f"give one of {', '.join(TARGETS)}")
+    return kind
+
+
 class _Target(_Strict):
     columns: Annotated[Texts, Field(min_length=1)]
-    kind: Literal["number", "class"]
+    kind: Annotated[str, AfterValidator(_known_kind)]
     classes: Texts
     positive: Annotated[int, Field(ge=-1)]
     mean: list[Number]
     scale: list[Number]
     counts: list[Whole]
     sampled: list[Whole]
+    rows: Whole = 0
 
 
 class _Member(_Strict):
@@ -273,6 +281,7 @@ def _refuse_misfits(told: Description) -> None:
     named = [member.index for member in told.members]
     ensemble = told.ensemble
     target = told.target
+    codec = codec_of(Target.from_json(target.model_dump()))
     ways = {told.prepared, *(member.prepared for member in told.members if member.prepared)}
     schemas = [columns for way in told.ways.values() for columns in (way.raw, way.schema_)]
     twice = [one for columns in schemas for one in [[c.name for c in columns]] if len(set(one)) != len(one)]
@@ -283,12 +292,8 @@ def _refuse_misfits(told: Description) -> None:
         "ways lacks a way that a member's rows were prepared in": ways <= told.ways.keys(),
         "a schema names a column twice": not twice,
         "a schema holds no column": all(schemas),
-        "target.classes do not fit its kind": (target.kind == "class") == (len(target.classes) > 1),
-        "target.classes names a class twice": len(set(target.classes)) == len(target.classes),
-        "target.positive is no class": target.positive < len(target.classes) or target.positive == -1,
-        "target.mean and scale do not fit its columns": target.kind == "class"
-        or len(target.mean) == len(target.scale) == len(target.columns),
-        "target.counts do not fit its classes": target.kind == "number" or len(target.counts) == len(target.classes),
+        **codec.misfits(),
+        "ensemble.params do not fit its target": codec.fits(ensemble.params),
         "a member's artefact is not that of its model": all(
             (one.model.name in ESTIMATORS) == (one.artefact != "tensors") for one in told.members
         ),

@@ -19,6 +19,7 @@ from fmray.data.ragged import Arrays, Ragged
 from fmray.errors import DataError
 from fmray.records import Prepared, Split
 from fmray.spec.sections import Order
+from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Places
 from fmray.train.blocks import Held, held, inputs_of, joined
 from fmray.train.device import free_bytes
@@ -241,9 +242,8 @@ class Rows:
                 found[name] = held(given, device)
                 continue
             values = given.view(np.int64) if column in ("row_id", "group") else given
-            if column == "target" and self._target.kind == "number":
-                numbers = values.reshape(len(values), len(self._target.columns)).astype(np.float64)
-                values = ((numbers - self._target.mean) / self._target.scale).astype(np.float32)
+            if column == "target":
+                values = codec_of(self._target).for_training(values)
             found[name] = torch.from_numpy(values).to(device)
         return found
 

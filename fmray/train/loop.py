@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fmray.events import Epoch, Report, ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
-from fmray.metrics.metric import Metric
+from fmray.metrics.metric import Metric, fold_of
 from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch
 from fmray.train.estimators import Estimators
@@ -108,13 +108,62 @@ def fit(
     return not waits
 
 
-def outputs(pack: Learner, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray, Tensor]:
+def outputs(
+    pack: Learner, rows: Rows, group: Group = ALONE, kept: np.ndarray | None = None
+) -> tuple[np.ndarray, Tensor]:
     """Predict every row of a split, or of a share of it, with the present parameters, in sequence order.
+
+    Args:
+        kept: Which rows' predictions are wanted (N,), bool; None for all.
 
     Shapes:
         returns: predictions (K, N, C or T) in target units; losses (K,), weighted means over all workers.
     """
-    found = [torch.zeros(len(pack), 0, pack.task.num_outputs, dtype=torch.float64)]
+    found = [np.zeros((len(pack), 0, pack.task.num_outputs))]
+
+    def keep(first: int, predictions: np.ndarray) -> None:
+        wanted = predictions if kept is None else predictions[:, kept[first : first + predictions.shape[1]]]
+        found.append(wanted)
+
+    losses = _predict_all(pack, rows, group, keep)
+    return np.concatenate(found[1:] or found, axis=1), losses
+
+
+def evaluate(pack: Learner, rows: Rows, metric: Metric, group: Group = ALONE) -> tuple[list[float], Tensor]:
+    """Score each member on the rows of all workers, and give its loss on them.
+
+    Predictions are folded into the metric batch by batch, so they are never held for all rows; sums travel between
+    workers, not rows, and the number is the same however rows are cut.
+
+    Shapes:
+        returns: scores (K,); losses (K,), weighted means over all workers.
+    """
+    folds = [fold_of(metric.sums) for _ in range(len(pack))]
+    targets = rows.targets()
+    weights = rows.weights()
+
+    def fold(first: int, predictions: np.ndarray) -> None:
+        part = slice(first, first + predictions.shape[1])
+        given = None if weights is None else weights[part]
+        for own, member in zip(folds, predictions, strict=True):
+            own.add(member[:, 0] if member.shape[1] == 1 else member, targets[part], given)
+
+    losses = _predict_all(pack, rows, group, fold)
+    if not len(targets):  # a worker without rows still takes part in the sums
+        fold(0, np.zeros((len(pack), 0, pack.task.num_outputs)))
+    scores: list[float] = []
+    # One member after the other where no other worker waits: tables of scores are large.
+    together = 1 if group.size == 1 else len(folds)
+    for start in range(0, len(folds), together):
+        own_totals = [own.total() for own in folds[start : start + together]]
+        parts = zip(*group.collect(own_totals), strict=True)
+        scores += [metric.sums.value(metric.sums.merge(part)) for part in parts]
+    return scores, losses
+
+
+def _predict_all(pack: Learner, rows: Rows, group: Group, take: Callable[[int, np.ndarray], None]) -> Tensor:
+    """Predict all rows in sequence, hand on what was predicted from which row on, and give the losses (K,)."""
+    first = 0
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
     pack.population.prepare_step(0, None)
     with torch.no_grad(), precision_of(pack):
@@ -124,10 +173,11 @@ def outputs(pack: Learner, rows: Rows, group: Group = ALONE) -> tuple[np.ndarray
             loss, weight = losses.sums()
             sums[0] += loss.cpu()
             sums[1] += weight if isinstance(weight, float) else weight.cpu()
-            found.append(pack.task.predict(output).cpu())
+            take(first, pack.task.predict(output).cpu().numpy())
+            first += len(batch)
             beat()
     sums = group.sum(sums.to(pack.device)).cpu()
-    return torch.cat(found[1:] or found, dim=1).numpy(), sums[0] / sums[1]
+    return sums[0] / sums[1]
 
 
 def _said(pack: Learner, rows: Rows) -> Iterator[tuple[Batch, Tensor]]:
@@ -149,18 +199,6 @@ def _said(pack: Learner, rows: Rows) -> Iterator[tuple[Batch, Tensor]]:
                 continue
             yield part, output
             first = last
-
-
-def scores_of(metric: Metric, predictions: np.ndarray, rows: Rows, group: Group = ALONE) -> list[float]:
-    """Score each member on all workers' rows; sums travel, not rows, and the number is the same however rows are cut.
-
-    Shapes:
-        predictions: (K, N, C or T), of this worker's rows.
-    """
-    targets = rows.targets()
-    weights = rows.weights()
-    own = [metric.sums.partial(p[:, 0] if p.shape[1] == 1 else p, targets, weights) for p in predictions]
-    return [metric.sums.value(metric.sums.merge(parts)) for parts in zip(*group.collect(own), strict=True)]
 
 
 def run_epoch(
@@ -244,8 +282,7 @@ def _finish_epoch(pack: Learner, val_rows: Rows, metric: Metric, group: Group) -
     """Score on validation, keep what is best, stop whom patience has left; then the next epoch may begin."""
     state = pack.state
     with pack.averaged():
-        predictions, val_loss = outputs(pack, val_rows, group)
-        scores = scores_of(metric, predictions, val_rows, group)
+        scores, val_loss = evaluate(pack, val_rows, metric, group)
         signed = torch.tensor(scores, dtype=torch.float64).nan_to_num(nan=-math.inf * pack.sign) * pack.sign
         state.epoch = state.epoch + 1
         state.step = 0

@@ -28,6 +28,7 @@ from fmray.schema import DENSE, Schema
 from fmray.seeding import DRAWING, derive
 from fmray.spec.inputs import read_by, require_inputs
 from fmray.spec.ref import Ref
+from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Places
 from fmray.train.failures import user_frames
 from fmray.train.layout import Held, ModuleLayout, Shape
@@ -374,7 +375,7 @@ def num_parameters(model: Ref, prepared: Prepared) -> int:
 
 def layout_of(model: Ref, prepared: Prepared) -> ModuleLayout:
     """Read the layout of a model on prepared rows, without making its numbers where its constructor allows that."""
-    num_outputs = len(prepared.target.classes) or len(prepared.target.columns)
+    num_outputs = codec_of(prepared.target).num_outputs
     blueprint = Blueprint.of(model.name, model.params, 0)
     try:
         with torch.device("meta"):

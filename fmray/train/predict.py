@@ -20,6 +20,7 @@ from fmray.schema import DENSE
 from fmray.spec.ref import Ref
 from fmray.store.copies import to_read, to_write
 from fmray.store.places import files_of
+from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Task, task_of
 from fmray.train.artefacts import TENSORS, read_tensors
 from fmray.train.blocks import inputs_of_rows
@@ -100,7 +101,7 @@ class _Speaker:
             arrays = lanes.take(rows)
             own = Blocks({name: arrays[name] for name in lanes.inputs})
             said = voice(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
-            yield as_table(arrays, dict(zip(output_names(prepared), said.T, strict=True)), prepared)
+            yield as_table(arrays, codec_of(prepared.target).table_columns(said, self.ensemble.params), prepared)
 
 
 class Voice:
@@ -269,22 +270,16 @@ def load_member(member: Member, prepared: Prepared, task: Task, device: torch.de
 
 
 def output_names(prepared: Prepared) -> tuple[str, ...]:
-    """Name the output columns: p_<class> or y_<target>."""
-    classes = prepared.target.classes
-    return tuple(f"p_{i}" for i in range(len(classes))) or tuple(f"y_{i}" for i in range(len(prepared.target.columns)))
+    """Name the output columns, as the target's codec does: p_<class> or y_<target>."""
+    return codec_of(prepared.target).columns
 
 
-def as_table(arrays: dict[str, np.ndarray], outputs: dict[str, np.ndarray], prepared: Prepared) -> pa.Table:
+def as_table(arrays: dict[str, np.ndarray], outputs: dict[str, pa.Array], prepared: Prepared) -> pa.Table:
     """Lay rows and outputs out as `records.Predictions` says."""
     ids = np.ascontiguousarray(arrays["row_id"]).view(np.uint8).reshape(-1)
     columns: dict[str, pa.Array] = {
         "row_id": pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(arrays["row_id"]), [None, pa.py_buffer(ids)])
     }
-    target = arrays["target"]
-    columns |= (
-        {f"target_{i}": pa.array(c) for i, c in enumerate(target.T)}
-        if target.ndim == 2
-        else {"target": pa.array(target)}
-    )
+    columns |= codec_of(prepared.target).target_columns(arrays["target"])
     beside = [name for name in ("weight", "group") if name in arrays] + [f"slice_{name}" for name in prepared.slices]
     return pa.table(columns | {name: pa.array(arrays[name]) for name in beside} | outputs)

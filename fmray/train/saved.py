@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,7 @@ def write_model(
         "task": {"name": task.name, "params": dict(task.params)},
         "ensemble": ensemble.to_json(),
         "members": redact(members),
-        "target": asdict(prepared.target),
+        "target": prepared.target.to_json(),
         "prepared": prepared.fingerprint,
         "ways": {name: _way(own) for name, own in ways.items()},
         "data": {**asked, "path": redact(asked["path"])},

@@ -491,11 +491,11 @@ def what_members_say(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
         returns: (M, n, C or T), float32; empty on all workers but the first.
     """
     every = pack.at_best()
-    predictions, _ = outputs(every, rows, group)
     ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
     kept = sample_of(ids, rows.num_rows)
+    predictions, _ = outputs(every, rows, group, kept=kept)
     positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
-    parts = group.collect((positions, predictions[:, kept].astype(np.float32)))
+    parts = group.collect((positions, predictions.astype(np.float32)))
     if not group.is_first:
         return np.zeros(0, np.float32)
     order = np.argsort(np.concatenate([positions for positions, _ in parts]), kind="stable")

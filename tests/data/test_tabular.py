@@ -8,8 +8,9 @@ import pytest
 from one_column import NUMBER, TEXT, numbers, run, text
 from sklearn import preprocessing as oracle
 
+from fmray import moments
 from fmray.catalogue import STEPS
-from fmray.data import moments, tabular
+from fmray.data import tabular
 from fmray.data.hashing import row_hash
 from fmray.data.tabular import MISSING, OTHER, Hashing, MinMax, OneHot, Quantile, RobustScale, Standardise
 from fmray.errors import DataError, SpecError

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fmray.data import target as module
 from fmray.data.scan import scan
 from fmray.data.target import (
     decide,
@@ -21,6 +20,7 @@ from fmray.data.target import (
 from fmray.errors import DataError, SpecError
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
+from fmray.targets import classes as module
 
 
 def section(**more):

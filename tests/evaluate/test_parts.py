@@ -80,11 +80,11 @@ def ids(table: Table, start: int, stop: int) -> np.ndarray:
 
 def board_of(family: str, tables: dict[str, Table], folder) -> Board:
     target = TARGETS[family]
-    names = [name for name in METRICS if (name in NUMBERS) == (target.kind == "number")]
+    names = [name for name in METRICS if getattr(METRICS.find(name), "kind", "") == target.kind]
     names += [f"f1[{target.classes[1]}]"] if target.classes else []
     written = {name: write(t, folder / f"{name}.parquet", 100 + len(name)) for name, t in tables.items()}
     metrics = tuple(find_metric(name, target) for name in names)
-    return Board(written, metrics, partial(ids, tables["model"]), NUM_ROWS, len(target.classes), sliced=True)
+    return Board(written, metrics, partial(ids, tables["model"]), NUM_ROWS, target, sliced=True)
 
 
 def whole(metric, table, rows, level=0.95):

@@ -7,9 +7,12 @@ import pytest
 
 from fmray.errors import DataError
 from fmray.evaluate.sides import check_sides, is_defined
-from fmray.metrics.find import BINARY, MULTICLASS, NUMBER, find_metric
+from fmray.metrics.find import find_metric
 from fmray.records import Prepared, Target
 from fmray.schema import Schema
+from fmray.targets.classes import BINARY_METRICS as BINARY
+from fmray.targets.classes import METRICS as MULTICLASS
+from fmray.targets.number import METRICS as NUMBER
 
 TWO = Target(("y",), "class", ("no", "yes"), 1, counts=(700, 30))
 FOUR = Target(("y",), "class", ("a", "b", "c", "d"), counts=(90, 80, 3, 1))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from fmray.catalogue import METRICS
+from fmray import catalogue
 from fmray.errors import SpecError
 from fmray.metrics.find import defaults, find_metric
 from fmray.records import Target
@@ -12,6 +12,9 @@ from fmray.records import Target
 BINARY = Target(("y",), "class", classes=("no", "yes"), positive=1, counts=(7, 3))
 MULTI = Target(("y",), "class", classes=("a", "b", "c", "d"), counts=(1, 1, 1, 1))
 NUMBER = Target(("y",), "number", mean=(0.0,), scale=(1.0,))
+METRICS = [
+    name for name in catalogue.METRICS if getattr(catalogue.METRICS.find(name), "kind", "") in ("class", "number")
+]
 
 
 def classified(num_classes, seed=0, ties=True, num_rows=300):

@@ -16,6 +16,7 @@ from fmray.metrics.find import find_metric
 from fmray.records import Scores, Target
 from fmray.rigour.gates import Evidence, failed, judge
 from fmray.spec.sections import Rigour
+from fmray.targets.codec import codec_of
 
 SEEDS = range(20)
 TARGETS = {
@@ -76,9 +77,11 @@ def scores_of(family: str, test: Table, baselines: dict[str, Table]) -> Scores:
 
 def facts_of(table: Table, expected: np.ndarray, num_classes: int, num_parts: int = 1) -> Facts:
     """Sum up a table by parts; what is missing or too many is the last part's."""
+    classes = tuple(map(str, range(num_classes)))
+    codec = codec_of(Target(("y",), "class", classes) if classes else TARGETS["number"])
     starts = np.linspace(0, min(len(table), len(expected)), num_parts + 1).astype(int)[:-1]
     rows, ids = (np.split(np.arange(n), starts[1:]) for n in (len(table), len(expected)))
-    return Facts.merge([Facts.of(table.some(r), expected[i], num_classes) for r, i in zip(rows, ids, strict=True)])
+    return Facts.merge([Facts.of(table.some(r), expected[i], codec) for r, i in zip(rows, ids, strict=True)])
 
 
 @dataclass(frozen=True)

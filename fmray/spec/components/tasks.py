@@ -9,10 +9,15 @@ from fmray.spec.components.base import Params, Real, Text, conflict
 
 Smoothing = Annotated[Real, Field(ge=0, lt=1)]
 Weight = Annotated[Real, Field(gt=0)]
+Threshold = Annotated[Real, Field(gt=0, lt=1)]
 Corner = Annotated[Real, Field(gt=0)]
 LOSS = "What training minimises."
 SMOOTHING = "Share of the target spread over all classes; goes with cross_entropy."
 WEIGHTS = "Weight of each class in the loss; balanced weighs classes by the inverse of their frequency."
+THRESHOLDS = (
+    "Probability above which a label is predicted: shared by all labels or per_label, chosen on validation for the "
+    "highest F1 there, or a number."
+)
 DELTA = "Corner of the Huber loss, in standard deviations of the target; goes with huber."
 
 
@@ -20,6 +25,7 @@ class Classification(Params):
     """Predict which class a row belongs to."""
 
     packable: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights")
+    target: ClassVar[str] = "class"
 
     loss: Literal["cross_entropy", "perceptron"] = Field("cross_entropy", description=LOSS)
     label_smoothing: Smoothing = Field(0.0, description=SMOOTHING)
@@ -31,10 +37,20 @@ class Classification(Params):
         return self
 
 
+class MultiLabel(Params):
+    """Predict any number of labels per row, from a column of lists."""
+
+    packable: ClassVar[tuple[str, ...]] = ()
+    target: ClassVar[str] = "labels"
+
+    thresholds: Literal["shared", "per_label"] | Threshold = Field("shared", description=THRESHOLDS)
+
+
 class Regression(Params):
     """Predict numbers."""
 
     packable: ClassVar[tuple[str, ...]] = ("delta",)
+    target: ClassVar[str] = "number"
 
     loss: Literal["mse", "huber"] = Field("mse", description=LOSS)
     delta: Corner = Field(1.0, description=DELTA)
@@ -47,6 +63,8 @@ class Regression(Params):
 
 class Gan(Params):
     """Generate numbers that are distributed as the target, given the inputs: a generator against a discriminator."""
+
+    target: ClassVar[str] = "number"
 
 
 class Auto(Params):

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fmray.data import moments
+from fmray import moments
 
 
 def test_moments_of_parts_add_up_to_those_of_the_whole():

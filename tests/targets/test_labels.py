@@ -1,0 +1,92 @@
+"""The codec of labels: what lists mean, which thresholds are chosen, and what predictions look like."""
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from sklearn.metrics import f1_score
+
+from fmray.errors import DataError
+from fmray.spec.sections import Data
+from fmray.targets.codec import codec_of
+from fmray.targets.labels import THRESHOLDS, Labels, best_threshold
+
+DATA = Data(path="x", target="y")
+
+
+def frame(lists):
+    return pl.DataFrame({"y": pl.Series(lists, dtype=pl.List(pl.String))})
+
+
+def codec(lists=(["b", "a"], [], ["b", "b"], ["c"])):
+    target, _ = Labels.learn(Labels.summarise(frame(list(lists)), DATA), DATA)
+    return codec_of(target)
+
+
+def test_labels_are_ordered_and_counted_once_per_row():
+    found = codec()
+    assert found.target.classes == ("a", "b", "c")
+    assert found.target.counts == (1, 2, 1)
+    assert found.constant().tolist() == [0.25, 0.5, 0.25]
+
+
+def test_lists_become_a_zero_or_one_per_label_and_unknown_labels_are_seen():
+    lists = frame([["c", "a"], [], None, ["a", "z"]])
+    encoded = codec().encode(lists)
+    assert encoded[:3].tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert codec().unknown(encoded).tolist() == [False, False, False, True]
+
+
+def test_parts_are_learned_in_any_order():
+    parts = [Labels.summarise(frame(lists), DATA) for lists in ([["b", "a"]], [[], ["b"]], [["c"]])]
+    one = Labels.learn(Labels.merge(Labels.merge(parts[0], parts[1]), parts[2]), DATA)
+    assert one == Labels.learn(Labels.merge(parts[2], Labels.merge(parts[1], parts[0])), DATA)
+    assert one[0].rows == 4
+
+
+def test_one_label_is_a_class():
+    with pytest.raises(DataError, match=r"has 1 labels in training rows: \['a'\].*column of true and false"):
+        codec([["a"], []])
+
+
+def test_the_threshold_has_the_highest_f1_of_all():
+    rng = np.random.default_rng(1)
+    truth = (rng.random(300) < 0.2).astype(np.uint8)
+    p = (0.3 * truth + 0.7 * rng.random(300)).round(2)
+    found = best_threshold(p, truth, np.ones(300))
+    tried = [f1_score(truth, p > t) for t in np.linspace(0, 1, 401)]
+    assert f1_score(truth, p > found) == pytest.approx(max(tried), abs=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["shared", "per_label", 0.3])
+def test_thresholds_follow_the_rule(rule):
+    rng = np.random.default_rng(2)
+    target = (rng.random((200, 3)) < [0.5, 0.2, 0.1]).astype(np.uint8)
+    output = np.clip(0.4 * target + 0.5 * rng.random((200, 3)), 0, 1)
+    thresholds = codec().settle(output, target, None, {"thresholds": rule})[THRESHOLDS]
+    if rule == "shared":
+        assert len(set(thresholds)) == 1
+        tried = [f1_score(target, output > t, average="micro") for t in np.linspace(0, 1, 200)]
+        assert f1_score(target, output > thresholds[0], average="micro") >= max(tried)
+    elif rule == "per_label":
+        assert thresholds == [best_threshold(output[:, c], target[:, c], np.ones(200)) for c in range(3)]
+    else:
+        assert thresholds == [0.3] * 3
+
+
+def test_predictions_are_lists_of_labels_and_come_back():
+    found = codec()
+    output = np.array([[0.9, 0.1, 0.6], [0.2, 0.2, 0.2], [0.0, 1.0, 0.0]])
+    settings = {THRESHOLDS: [0.5, 0.5, 0.55]}
+    columns = found.columns_for_people(output, np.array([False, False, True]), pa.array(["a", "b", "c"]), settings)
+    assert columns[0].to_pylist() == [["a", "c"], [], None]
+    table = pa.table(columns, names=list(found.names_for_people()))
+    back = found.outputs_of(list(table.columns))
+    assert back[:2].tolist() == [[0.9, 0.1, 0.6, 1, 0, 1], [0.2, 0.2, 0.2, 0, 0, 0]]
+    assert found.as_ours(back, found.target)[:2].tolist() == back[:2].tolist()
+
+
+def test_a_side_is_tried_with_what_it_holds():
+    output, truth = codec().made_up({"rows": 10, "counts": {"a": 3, "c": 2}})
+    assert truth.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    assert output.shape == truth.shape
