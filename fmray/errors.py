@@ -60,8 +60,8 @@ class GateError(TrainError):
         gates: Names of those that failed.
     """
 
-    def __init__(self, message: str, gates: Sequence[str] = ()) -> None:
-        super().__init__(message, "rigour")
+    def __init__(self, message: str, where: str = "", gates: Sequence[str] = ()) -> None:
+        super().__init__(message, where)
         self.gates = tuple(gates)
 
 

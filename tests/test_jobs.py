@@ -37,6 +37,7 @@ def column(folder: Path, name: str) -> list[object]:
 def test_the_jobs_are_those_that_readers_are_promised():
     assert NAMES == [
         "adult",
+        "adult_lightgbm",
         "bike_sharing",
         "california_housing",
         "california_search",

@@ -65,4 +65,4 @@ def refuse_failed(gates: Sequence[Json]) -> None:
     texts = " ".join(f"{gate['gate']} {gate['name']}: {gate['text']}" for gate in gates if gate["gate"] in names)
     free = [name for name in names if name not in UNWAIVABLE]
     cure = f" Mend the data, or waive {', '.join(free)} under rigour.waive with a reason." if free else ""
-    raise GateError(f"{texts}{cure}", names)
+    raise GateError(f"{texts}{cure}", "rigour", gates=names)
