@@ -4,28 +4,23 @@ Every stage reads records and writes one; a stage whose inputs are unchanged is 
 is to resuming, to retraining cheaply, and to running the same job twice.
 """
 
-from contextlib import suppress
 from dataclasses import replace
 
-from fmray.data.scan import Dataset, scan
-from fmray.errors import ClusterError
-from fmray.events import Note, Promotion, Report, RunOpened, Stage, ignore
+from fmray.data.scan import scan
+from fmray.events import Promotion, Report, Stage, ignore
 from fmray.promote import promote
 from fmray.records import Run
 from fmray.registry import importable
-from fmray.report.folder import open_run, read_run
-from fmray.report.journal import Journal
 from fmray.spec.job import Job
-from fmray.stages.ownership import owned
+from fmray.stages.ownership import claimed
 from fmray.stages.preparing import prepare_rows
 from fmray.stages.reporting import write_results
 from fmray.stages.scoring import combine_members, score_model
-from fmray.stages.tracking import publish_ended
-from fmray.stages.training import train, train_linear, with_variants
+from fmray.stages.training import search_of, train_linear, with_variants
 from fmray.store import Store, redact
-from fmray.track.address import Address, address_of
-from fmray.track.publish import begin, is_told
+from fmray.track.address import address_of
 from fmray.track.registry import Registry
+from fmray.tune.members import train_members
 from fmray.tune.space import num_members
 
 
@@ -66,53 +61,27 @@ def execute(
     address = address_of(job.track.mlflow, store) if job.track.mlflow else None
     job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))  # nobody else gets the password
     with importable(job.folder, job.modules()):
-        run = _finish(job, store, fresh=fresh, report=report, address=address, wait_seconds=wait_seconds)
+        report(Stage("scan", f"looking at {job.data.path}"))
+        dataset = scan(job.data, job.folder, store, fresh=fresh, also=job.named_columns)
+        with claimed(
+            job, dataset, store=store, fresh=fresh, report=report, address=address, wait_seconds=wait_seconds
+        ) as (run, journal):
+            if journal is not None:
+                context = prepare_rows(job, dataset, run=run, store=store, journal=journal)
+                members = num_members(job) if job.ranges else job.train.seeds.n
+                with journal.stage("train", f"{context.prepared.num_rows('train'):,} rows, {members} members"):
+                    trained = train_members(search_of(context), context.prepared, context.workers, context.device)
+                context = with_variants(context, trained)
+                with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
+                    context, linear = train_linear(context)
+                with journal.stage("combine", job.ensemble.name):
+                    ensemble = combine_members(context, trained)
+                with journal.stage("evaluate", f"{context.prepared.num_rows('test'):,} test rows, looked at once"):
+                    scores, gates = score_model(context, trained, linear, ensemble)
+                with journal.stage("report", run.root):
+                    run = write_results(context, trained, linear, ensemble, scores=scores, gates=gates)
         if job.promote is not None:
             report(Stage("promote", f"{run.id} against the champion of {run.job}"))
             registry = Registry(run.job, store, address) if address else None
             report(Promotion(**promote(run, store, job.promote, registry).to_json()))
         return run
-
-
-def _finish(job: Job, store: Store, fresh: bool, report: Report, address: Address | None, wait_seconds: float) -> Run:
-    """Finish the run of a job, or find the finished one."""
-    report(Stage("scan", f"looking at {job.data.path}"))
-    dataset = scan(job.data, job.folder, store, fresh=fresh, also=job.named_columns)
-    run = open_run(job, dataset.fingerprint, store, fresh)
-    report(RunOpened(run.id, run.root))
-    if run.status == "finished":
-        _found(run, report)
-        if address is not None and not is_told(run, store, address):
-            with suppress(ClusterError), store.lease(run.root, wait_seconds=0):  # held: its holder tells
-                begin(run, job.to_json(), modules=job.modules(), store=store, address=address)
-                publish_ended(run, store, address, Journal(run.root, store, report))
-        return run
-    if wait_seconds and store.status(run.root) == "running":
-        report(Note(f"another process holds this run; waits {wait_seconds:g} s for it to end"))
-    with store.lease(run.root, wait_seconds=wait_seconds) as lease:
-        if store.status(run.root) == "finished":  # by the process that held it until now
-            return _found(read_run(run.root, store), report)
-        with owned(job, run, store=store, report=report, address=address, lease=lease) as journal:
-            return _run_stages(job, dataset, run=run, store=store, journal=journal)
-
-
-def _found(run: Run, report: Report) -> Run:
-    report(Stage("found", f"run {run.id}, finished before; --fresh trains it anew"))
-    return run
-
-
-def _run_stages(job: Job, dataset: Dataset, run: Run, store: Store, journal: Journal) -> Run:
-    """Go through the stages after the scan, in order."""
-    context = prepare_rows(job, dataset, run=run, store=store, journal=journal)
-    members = num_members(job) if job.ranges else job.train.seeds.n
-    with journal.stage("train", f"{context.prepared.num_rows('train'):,} rows, {members} members"):
-        trained = train(context)
-    context = with_variants(context, trained)
-    with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
-        context, linear = train_linear(context)
-    with journal.stage("combine", job.ensemble.name):
-        ensemble = combine_members(context, trained)
-    with journal.stage("evaluate", f"{context.prepared.num_rows('test'):,} test rows, looked at once"):
-        scores, gates = score_model(context, trained, linear, ensemble)
-    with journal.stage("report", run.root):
-        return write_results(context, trained, linear, ensemble, scores=scores, gates=gates)

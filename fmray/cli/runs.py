@@ -45,8 +45,9 @@ def run(
     console.say(f"fmray · {job.name} · {job_file}")
     load_torch()
     from fmray.progress import Watch
+    from fmray.store import Store
     from fmray.store.lease import STALE_SECONDS, SUBMISSION
-    from fmray.workflow import run as run_job
+    from fmray.workflow import execute
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # the attempt before may have died with its machine, which shows in its silence only
@@ -62,7 +63,7 @@ def run(
 
         # what the job's own code prints must not stand where the answer is read
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            done = run_job(job, store, fresh=fresh, report=report, wait_seconds=patience)
+            done = execute(job, Store(store), fresh=fresh, report=report, wait_seconds=patience)
     answer = {
         "status": done.status,
         "run_id": done.id,

@@ -1,13 +1,14 @@
 """Own a run while it is trained: one process writes to it, keeps its journal and records how it ended."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
+from fmray.data.scan import Dataset
 from fmray.data.session import session, where_ray_runs
 from fmray.errors import ClusterError, FmrayError
-from fmray.events import Driver, Report
+from fmray.events import Driver, Note, Report, RunOpened, Stage
 from fmray.records import Run
-from fmray.report.folder import start_run
+from fmray.report.folder import open_run, read_run, start_run
 from fmray.report.journal import Journal, log_to
 from fmray.spec.effect import hidden_params, said_of_estimator
 from fmray.spec.job import Job
@@ -16,9 +17,46 @@ from fmray.stages.tracking import publish_ended
 from fmray.store import Lease, Store, waiting
 from fmray.track.address import Address
 from fmray.track.live import Live
-from fmray.track.publish import begin
+from fmray.track.publish import begin, is_told
 from fmray.train.heartbeat import beat
 from fmray.train.stacks import here
+
+
+@contextmanager
+def claimed(
+    job: Job, dataset: Dataset, store: Store, fresh: bool, report: Report, address: Address | None, wait_seconds: float
+) -> Iterator[tuple[Run, Journal | None]]:
+    """Claim the run of a job for the length of a `with` block, and give it with its journal.
+
+    A run that is finished, perhaps by the process that held it until now, is given without one.
+
+    Args:
+        wait_seconds: How long to wait for another process that trains it.
+
+    Raises:
+        ClusterError: If another process holds the run, or has taken it over.
+        TrainError: If code of the job failed, or anything that fmray did not expect.
+    """
+    run = open_run(job, dataset.fingerprint, store, fresh)
+    report(RunOpened(run.id, run.root))
+    found = Stage("found", f"run {run.id}, finished before; --fresh trains it anew")
+    if run.status == "finished":
+        report(found)
+        if address is not None and not is_told(run, store, address):
+            with suppress(ClusterError), store.lease(run.root, wait_seconds=0):  # held: its holder tells
+                begin(run, job.to_json(), modules=job.modules(), store=store, address=address)
+                publish_ended(run, store, address, Journal(run.root, store, report))
+        yield run, None
+        return
+    if wait_seconds and store.status(run.root) == "running":
+        report(Note(f"another process holds this run; waits {wait_seconds:g} s for it to end"))
+    with store.lease(run.root, wait_seconds=wait_seconds) as lease:
+        if store.status(run.root) == "finished":
+            report(found)
+            yield read_run(run.root, store), None
+            return
+        with owned(job, run, store=store, report=report, address=address, lease=lease) as journal:
+            yield run, journal
 
 
 @contextmanager

@@ -8,37 +8,34 @@ from fmray.promote import started_from, starts_of
 from fmray.stages.context import Context
 from fmray.train.groups import described
 from fmray.train.population import layout_of
-from fmray.tune.members import train_members
 from fmray.tune.plans import left_out_numbers, linear_job, linear_plans
 from fmray.tune.search import Search
 from fmray.tune.sweep import Sweep, sweep
 
 
-def train(context: Context) -> Sweep:
-    """Train every member that the job asks for."""
-    if (groups := context.job.train.groups) and not context.job.ranges:  # members of a search may name other parameters
-        for text in described(groups, layout_of(context.job.model, context.prepared)):
+def search_of(context: Context) -> Search:
+    """Say what members are to be trained, and what they begin with."""
+    job = context.job
+    if job.train.groups and not job.ranges:  # members of a search may name other parameters
+        for text in described(job.train.groups, layout_of(job.model, context.prepared)):
             context.journal.note(text)
-    attempt = context.run.id.partition("-")[2]
     search = Search(
-        context.job,
+        job,
         context.task,
         prepare=context.prepare_as,
         metric=context.metric,
         store=context.store,
-        attempt=attempt,
+        attempt=context.run.id.partition("-")[2],
         report=context.journal,
     )
-    train = context.job.train
-    if train.start is not None:
-        find = partial(started_from, context.job, train.start)
-    elif train.warm_start is not None:
-        find = partial(starts_of, context.job, train.warm_start)
+    if job.train.start is not None:
+        find = partial(started_from, job, job.train.start)
+    elif job.train.warm_start is not None:
+        find = partial(starts_of, job, job.train.warm_start)
     else:
-        return train_members(search, context.prepared, context.workers, context.device)
+        return search
     starts = find(context.prepared, context.run, store=context.store, note=context.journal.note)
-    search = replace(search, starts=starts)
-    return train_members(search, context.prepared, context.workers, context.device)
+    return replace(search, starts=starts)
 
 
 def with_variants(context: Context, trained: Sweep) -> Context:

@@ -139,7 +139,7 @@ def _refuse_large(order: Order, num_rows: int, row_bytes: int, memory: int, num_
         )
 
 
-Work = Callable[[Worker], None]
+Work = Callable[[Worker], object]
 
 
 def train(

@@ -67,7 +67,7 @@ def train_here(
             device = set_up(run, trial.job.train)
             if spent := referee.exhausted if not training.is_finished(trial) else "":
                 training.give_up(trial, f"{spent} before it began", "stopped")
-            elif not training.train(Worker(ALONE, device, report, run), trial, referee.judge):
+            elif not training.train([trial], Worker(ALONE, device, report, run), referee.judge):
                 left.append(trial)
                 continue
             proposals.tell(trial)
@@ -157,7 +157,7 @@ def _train_trial(config: Json, queue: Any) -> None:
     finished = False
     try:
         with on_roll(queue, trial.number, rank=0, size=1, asked=run.hang_seconds), waiting(put, beat):
-            finished = training.train(Worker(ALONE, device, put, run), trial, ask)
+            finished = training.train([trial], Worker(ALONE, device, put, run), ask)
     except FmrayError as error:
         ray.get(queue.refuse.remote(refusal(error)))
     except BaseException as error:

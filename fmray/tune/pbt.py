@@ -33,7 +33,6 @@ from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, pl
 from fmray.train.workers import Worker
 from fmray.tune.executors import DIED, QUIET, set_up_trial
 from fmray.tune.heir import Cohort, Left, mutations, train_member, within
-from fmray.tune.rungs import Table
 from fmray.tune.slots import num_slots, resources
 from fmray.tune.trial import Training, Trial, fault_of
 
@@ -59,10 +58,8 @@ class Evolution:
     cohort: Cohort
     report: Report
     key: str
-    tolerant = True
-    isolates = True
 
-    def run(self, training: Training) -> list[Trial]:
+    def train(self, training: Training) -> list[Trial]:
         """Train every member, and give their trials.
 
         Raises:
@@ -77,10 +74,6 @@ class Evolution:
             if not training.is_finished(trial):
                 training.give_up(trial, DIED)
         return trials
-
-    def rungs(self, training: Training) -> Table:
-        """Give nothing: nobody is stopped."""
-        return {}
 
     def _over_ray(self, training: Training) -> None:
         import ray

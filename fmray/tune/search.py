@@ -6,8 +6,9 @@ on, and one that is finished can be extended.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from fmray.catalogue import ESTIMATORS
 from fmray.data.session import living_nodes, session
@@ -34,12 +35,14 @@ from fmray.tune.rungs import Table, expected_epochs, rungs_of
 from fmray.tune.search_progress import SearchProgress
 from fmray.tune.slots import num_slots
 from fmray.tune.space import TrialGroup, trial_groups
-from fmray.tune.sweep import Sweep, Work, described, kept, key_of
+from fmray.tune.sweep import Sweep, described, key_of, recorded
 from fmray.tune.trial import Role, Training, Trial, fault_of
 
 CUT = "cut.json"
 FEWEST_PER_TRIAL = 8
 """Members below which a group is not cut for the sake of an idle worker."""
+Place = Callable[[Proposals], list[Trial]]
+"""Trains what is proposed, and gives the trials that wait."""
 WORK_HERE = 5e11
 """Floating-point operations up to which this process is done before Ray and its workers would have started."""
 
@@ -85,10 +88,19 @@ class Search:
             self,
             report=SearchProgress(self.report, self.metric, members=members, expected=expected, rungs=rungs_of(job)),
         )
-        work: Work = _Members(told, key, before)
-        if job.search.by == "pbt":
-            work = Evolution(Cohort(job, self.task, self.prepare(job.at({}))), told.report, key)
-        found = kept(key, self.metric, store=self.store, role="member", report=self.report, work=work)
+        with recorded(
+            key, self.metric, self.store, role="member", report=self.report, tolerant=True, isolates=True
+        ) as record:
+            if record.training is not None and job.search.by == "pbt":
+                cohort = Cohort(job, self.task, self.prepare(job.at({})))
+                record.trials = Evolution(cohort, told.report, key).train(record.training)
+            elif record.training is not None:
+                course = _Course.of(told, record.training, key, before)
+                todo: Proposals = course.proposals
+                while waiting := course.train(todo):
+                    todo = course.released(waiting)
+                record.trials, record.rungs = course.ended()
+        found = record.sweep()
         return before.joined(found) if before else found
 
     def finals(self, found: Sweep) -> Sweep:
@@ -108,21 +120,29 @@ class Search:
             trials += [replace(trial, structure=number) for trial in trials_of(concrete, plans, self.prepare)]
         trials = [replace(trial, number=number, total=len(trials)) for number, trial in enumerate(trials)]
         key = self._key(job.at({}), described(trials), "finalist")
-        return kept(
-            key, self.metric, store=self.store, role="finalist", report=self.report, work=_Finals(self, key, trials)
-        )
+        with recorded(
+            key, self.metric, self.store, role="finalist", report=self.report, tolerant=False, isolates=True
+        ) as record:
+            if record.training is not None:
+                record.trials = trials
+                slots = self.slots(sum(len(trial.plans) for trial in trials))
+                place = self.placing(record.training, rules=Rules(), before={}, slots=slots, name=key)
+                place(Listed(trials))
+        return record.sweep()
 
-    def train_trials(
-        self, training: Training, proposals: Proposals, rules: Rules, before: Table, slots: int, name: str
-    ) -> list[Trial]:
-        """Carry trials on, and give those that wait."""
+    def placing(self, training: Training, rules: Rules, before: Table, slots: int, name: str) -> Place:
+        """Give what trains proposed trials, and gives those that wait.
+
+        Args:
+            slots: Trials at a time over Ray Tune; 0 for one after the other in this process.
+        """
         run = self.job.run
         report = self.report
         if slots:
-            return train_on_ray(
-                training, proposals, rules=rules, before=before, run=run, report=report, slots=slots, name=name
+            return partial(
+                train_on_ray, training, rules=rules, before=before, run=run, report=report, slots=slots, name=name
             )
-        return train_here(training, proposals, rules=rules, before=before, run=run, report=report)
+        return partial(train_here, training, rules=rules, before=before, run=run, report=report)
 
     def slots(self, members: int) -> int:
         """Give how many trials train at a time, 0 for one after the other in this process, and say why."""
@@ -167,6 +187,27 @@ class Search:
             number, group.structure, job=concrete, plans=plans, prepared=self.prepare(self.job.at({})), fault=fault
         )
 
+    def trials(self, training: Training, slots: int, first: int) -> list[Trial]:
+        """List what is to be tried, cut so that no worker is idle; exactly as drawn where runs must be repeatable.
+
+        The cut is written down: a search that goes on elsewhere, with more workers or fewer, finds its trials again.
+
+        Args:
+            first: Index of the first member.
+        """
+        store = self.store
+        path = f"{training.home}/{CUT}"
+        groups = self.groups()
+        if not store.exists(path):
+            pieces = 1 if self.job.run.deterministic else max(1, slots // len(groups))
+            store.write_json(path, {"pieces": pieces})
+        parts = [part for group in groups for part in _cut(group, store.read_json(path)["pieces"])]
+        trials = list[Trial]()
+        for number, part in enumerate(parts):
+            trials.append(replace(self.trial(number, part, first), total=len(parts)))
+            first += len(part.members)
+        return trials
+
     def _without_more(self) -> "Search":
         return replace(self, job=replace(self.job, search=replace(self.job.search, more=0)))
 
@@ -198,97 +239,71 @@ class Search:
 
 
 @dataclass(frozen=True)
-class _Finals:
-    """Train a list of trials, judging nobody."""
-
-    search: Search
-    key: str
-    trials: list[Trial]
-    tolerant = False
-    isolates = True
-
-    def run(self, training: Training) -> list[Trial]:
-        members = sum(len(trial.plans) for trial in self.trials)
-        self.search.train_trials(
-            training, Listed(self.trials), rules=Rules(), before={}, slots=self.search.slots(members), name=self.key
-        )
-        return self.trials
-
-    def rungs(self, training: Training) -> Table:
-        return {}
-
-
-@dataclass(frozen=True)
-class _Members:
+class _Course:
     """Train everything that is proposed, members judged against each other.
 
     Args:
-        before: What the search extends.
+        proposals: What is to be tried.
+        rules: By which members are judged.
+        compared: How members of the search that this one extends compared.
+        train: Trains what is proposed, and gives the trials that wait.
     """
 
     search: Search
-    key: str
-    before: Sweep | None
-    tolerant = True
-    isolates = True
+    training: Training
+    proposals: "_Listening"
+    rules: Rules
+    compared: Table
+    train: Place
 
-    def run(self, training: Training) -> list[Trial]:
-        job = self.search.job
-        search = self.search
+    @classmethod
+    def of(cls, search: Search, training: Training, key: str, before: Sweep | None) -> "_Course":
+        """Decide what is proposed, how members are judged and where they train.
+
+        Args:
+            key: Of the sweep.
+            before: What the search extends.
+        """
+        job = search.job
         slots = search.slots(job.search.more or job.search.members)
         learns = job.search.by == "optuna"
         rules = Rules.of(job, waits=(job.run.deterministic or not slots) and not learns)
         if learns and job.run.deterministic:
             slots = min(slots, 1)
-        proposals = _Listening(
-            Learning(job, search.trial, training) if learns else Listed(self._trials(training, slots))
-        )
-        todo: Proposals = proposals
-        while waiting := search.train_trials(
-            training, todo, rules=rules, before=self._compared, slots=slots, name=self.key
-        ):
-            if not Referee(search.store, training.home, rules, self._compared).close():
-                names = ", ".join(str(trial.number) for trial in waiting)
-                raise TrainError(f"trials {names} wait for nobody. This is a bug of fmray.", "search")
-            todo = Listed([replace(trial, waited=True) for trial in waiting])
-        self._require_judgements(training, proposals.heard, rules)
-        return proposals.heard
+        first = len(before.members) if before else 0
+        proposals = Learning(job, search.trial, training) if learns else Listed(search.trials(training, slots, first))
+        compared = before.rungs if before else {}
+        place = search.placing(training, rules=rules, before=compared, slots=slots, name=key)
+        return cls(search, training, proposals=_Listening(proposals), rules=rules, compared=compared, train=place)
 
-    def _require_judgements(self, training: Training, trials: Sequence[Trial], rules: Rules) -> None:
-        """Make sure that judgements are there of every pack, also of those that a process before this one finished."""
-        referee = Referee(self.search.store, training.home, rules, self._compared) if rules.rungs else None
+    def released(self, waiting: Sequence[Trial]) -> Proposals:
+        """Judge those who wait by what all of their rung came to, and give them to be trained on.
+
+        Raises:
+            TrainError: If nobody is left to wait for.
+        """
+        if not self._referee(self.rules).close():
+            names = ", ".join(str(trial.number) for trial in waiting)
+            raise TrainError(f"trials {names} wait for nobody. This is a bug of fmray.", "search")
+        return Listed([replace(trial, waited=True) for trial in waiting])
+
+    def ended(self) -> tuple[list[Trial], Table]:
+        """Give the trials, and the scores of members where they were compared.
+
+        Raises:
+            DataError: If judgements of a pack are missing, also of one that a process before this one finished.
+        """
+        trials = self.proposals.heard
+        referee = self._referee(self.rules) if self.rules.rungs else None
         for trial in trials if referee else []:
-            for number, pack in enumerate(training.outcome(trial.number)):
+            for number, pack in enumerate(self.training.outcome(trial.number)):
                 trained = [member["epochs"] for member in pack["members"] if member["status"] != "failed"]
                 if referee and pack["said"]:
                     referee.require(f"{trial.number}.{number}", max(trained, default=0))
+        return trials, self._referee(Rules.of(self.search.job, waits=False)).table()
 
-    def rungs(self, training: Training) -> Table:
-        rules = Rules.of(self.search.job, waits=False)
-        return Referee(self.search.store, training.home, rules, self._compared).table()
-
-    @property
-    def _compared(self) -> Table:
-        return self.before.rungs if self.before else {}
-
-    def _trials(self, training: Training, slots: int) -> list[Trial]:
-        """List what is to be tried, cut so that no worker is idle; exactly as drawn where runs must be repeatable.
-
-        The cut is written down: a search that goes on elsewhere, with more workers or fewer, finds its trials again.
-        """
-        store = self.search.store
-        path = f"{training.home}/{CUT}"
-        groups = self.search.groups()
-        if not store.exists(path):
-            pieces = 1 if self.search.job.run.deterministic else max(1, slots // len(groups))
-            store.write_json(path, {"pieces": pieces})
-        parts = [part for group in groups for part in _cut(group, store.read_json(path)["pieces"])]
-        trials = list[Trial]()
-        first = len(self.before.members) if self.before else 0
-        for number, part in enumerate(parts):
-            trials.append(replace(self.search.trial(number, part, first), total=len(parts)))
-            first += len(part.members)
-        return trials
+    def _referee(self, rules: Rules) -> Referee:
+        return Referee(self.search.store, self.training.home, rules, self.compared)
 
 
 class _Listening:

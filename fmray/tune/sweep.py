@@ -5,10 +5,10 @@ read back.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
@@ -19,11 +19,11 @@ from fmray.events import Note, Record, Report, ignore
 from fmray.metrics.metric import Metric, ranked, reasons_of
 from fmray.records import Json, Member, Prepared
 from fmray.spec.job import Job
-from fmray.store import Draft, Store, code_digest, fingerprint, require_whole, verify
+from fmray.store import Store, code_digest, fingerprint, require_whole, verify
 from fmray.store.copies import copy_file
 from fmray.train.artefacts import file_of
 from fmray.train.pack import Plan
-from fmray.train.workers import Worker, train
+from fmray.train.workers import train
 from fmray.tune.rungs import Table
 from fmray.tune.trial import Role, Training, Trial
 
@@ -147,64 +147,25 @@ def sweep_trials(
     key = key_of(
         first.job, described(trials), prepared=first.prepared, metric=metric, attempt=attempt, role=role, code=__name__
     )
-    return kept(key, metric, store=store, role=role, report=report, work=_Plain(tuple(trials), workers, key, report))
+    isolates = sum(len(trial.plans) for trial in trials) > 1
+    with recorded(key, metric, store, role=role, report=report, tolerant=False, isolates=isolates) as record:
+        if (training := record.training) is not None:
+            record.trials = trials
+            train(
+                partial(training.train, trials),
+                first.job,
+                workers=workers,
+                name=key,
+                store=store,
+                report=report,
+                halve=partial(_halve, training, trials),
+            )
+    return record.sweep()
 
 
 def described(trials: Sequence[Trial]) -> list[object]:
     """Describe the members of trials and the rows they learn from, as `key_of` wants it."""
     return [(trial.prepared.fingerprint, *map(vars, trial.plans)) for trial in trials]
-
-
-class Work(Protocol):
-    """Train what a sweep consists of."""
-
-    @property
-    def tolerant(self) -> bool:
-        """Tell whether impossible parameters are an outcome."""
-        ...
-
-    @property
-    def isolates(self) -> bool:
-        """Tell whether code that fails is an outcome of the member it fails for."""
-        ...
-
-    def run(self, training: Training) -> list[Trial]:
-        """Train everything to its end, and give the trials there were."""
-        ...
-
-    def rungs(self, training: Training) -> Table:
-        """Give the scores of members where they were compared."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """Train trials of one job, all on the same workers, as many as it says."""
-
-    trials: tuple[Trial, ...]
-    workers: Workers
-    key: str
-    report: Report
-    tolerant = False
-
-    @property
-    def isolates(self) -> bool:
-        return sum(len(trial.plans) for trial in self.trials) > 1
-
-    def run(self, training: Training) -> list[Trial]:
-        work = partial(_train_all, training, self.trials)
-        job = self.trials[0].job
-        halve = partial(_halve, training, self.trials)
-        train(work, job, workers=self.workers, name=self.key, store=training.store, report=self.report, halve=halve)
-        return list(self.trials)
-
-    def rungs(self, training: Training) -> Table:
-        return {}
-
-
-def _train_all(training: Training, trials: Sequence[Trial], worker: Worker) -> None:
-    for trial in trials:
-        training.train(worker, trial)
 
 
 def _halve(training: Training, trials: Sequence[Trial]) -> int | None:
@@ -239,50 +200,80 @@ def _modules(job: Job, metric: Metric) -> list[str]:
     return [*used, METRICS.module(asked)] if asked in METRICS or ":" in asked else used
 
 
-def kept(key: str, metric: Metric, store: Store, role: Role, report: Report, work: Work) -> Sweep:
-    """Read a sweep back, or run it and keep it as a record.
+@dataclass
+class Recording:
+    """Hold the record of a sweep while it is made, or as it was read back.
+
+    Args:
+        training: Trains what the sweep consists of; None if that was done before.
+        manifest: Of the record; empty until it is complete.
+        trials, rungs: What was trained, and how members compared, set by whoever trains.
+    """
+
+    key: str
+    report: Report
+    training: Training | None
+    manifest: Json = field(default_factory=dict)
+    trials: Sequence[Trial] = ()
+    rungs: Table = field(default_factory=dict)
+
+    def sweep(self) -> Sweep:
+        """Give the sweep that is recorded.
+
+        Raises:
+            TrainError: If no member could be trained.
+        """
+        manifest = self.manifest
+        folder = manifest["folder"]
+        members = tuple(
+            Member.from_json({**value, "root": f"{folder}/{value['root']}" if value["root"] else ""})
+            for value in manifest["members"]
+        )
+        if members and all(member.status == "failed" for member in members):
+            raise _none_left(members, {})
+        if failed := [member for member in members if member.status == "failed"]:
+            self.report(Note(f"{len(failed)} of {len(members)} members failed: {reasons_of(failed)}"))
+        return Sweep(
+            self.key,
+            members,
+            health=tuple(manifest["health"]),
+            widths=tuple(manifest["widths"]),
+            reused=self.training is None,
+            said=tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest["said"]),
+            rungs={int(epoch): {int(m): s for m, s in scores.items()} for epoch, scores in manifest["rungs"].items()},
+            seconds=manifest["seconds"],
+        )
+
+
+@contextmanager
+def recorded(
+    key: str, metric: Metric, store: Store, role: Role, report: Report, *, tolerant: bool, isolates: bool
+) -> Iterator[Recording]:
+    """Read a sweep back, or keep what is trained inside a `with` block as its record.
+
+    Args:
+        tolerant, isolates: As for `Training`.
 
     Raises:
-        TrainError: If no member could be trained.
+        TrainError: If code failed and no member is left.
     """
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:
-        reused = draft.existing is not None
-        manifest = draft.existing or _made(key, metric, store=store, role=role, draft=draft, work=work)
-    folder = manifest["folder"]
-    members = tuple(
-        Member.from_json({**value, "root": f"{folder}/{value['root']}" if value["root"] else ""})
-        for value in manifest["members"]
-    )
-    if members and all(member.status == "failed" for member in members):
-        raise _none_left(members, {})
-    if failed := [member for member in members if member.status == "failed"]:
-        report(Note(f"{len(failed)} of {len(members)} members failed: {reasons_of(failed)}"))
-    return Sweep(
-        key,
-        members,
-        health=tuple(manifest["health"]),
-        widths=tuple(manifest["widths"]),
-        reused=reused,
-        said=tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest["said"]),
-        rungs={int(epoch): {int(m): s for m, s in scores.items()} for epoch, scores in manifest["rungs"].items()},
-        seconds=manifest["seconds"],
-    )
-
-
-def _made(key: str, metric: Metric, store: Store, role: Role, draft: Draft, work: Work) -> Json:
-    home = store.path("checkpoints", key)
-    started = time.perf_counter()
-    with store.lease(home) as lease:
-        training = Training(
-            metric.name, store, home=home, role=role, fence=lease.fence, tolerant=work.tolerant, isolates=work.isolates
-        )
-        trials = work.run(training)
-        _refuse_all_failed(training, trials)
-        facts = _assemble(training, trials, metric=metric, folder=draft.folder, rungs=work.rungs(training))
-        manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
-    store.remove(home)
-    return manifest
+        if draft.existing is not None:
+            yield Recording(key, report, None, manifest=draft.existing)
+            return
+        home = store.path("checkpoints", key)
+        started = time.perf_counter()
+        with store.lease(home) as lease:
+            training = Training(
+                metric.name, store, home=home, role=role, fence=lease.fence, tolerant=tolerant, isolates=isolates
+            )
+            recording = Recording(key, report, training)
+            yield recording
+            _refuse_all_failed(training, recording.trials)
+            facts = _assemble(training, recording.trials, metric=metric, folder=draft.folder, rungs=recording.rungs)
+            recording.manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
+        store.remove(home)
 
 
 def _refuse_all_failed(training: Training, trials: Sequence[Trial]) -> None:

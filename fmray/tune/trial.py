@@ -14,7 +14,6 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from fmray.data.hashing import sample_of
 from fmray.errors import DataError, SpecError, TrainError
 from fmray.events import Epoch, Event, PackStarted, Place, Report, Resumed, ignore
 from fmray.failures import DEVICE_MEMORY, LEFT_OUT, MEMORY
@@ -32,7 +31,7 @@ from fmray.train.failures import CodeError, ShortOfMemoryError, failure, is_of_u
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.learner import Learner, build_learner, build_pack, is_estimator
-from fmray.train.loop import Judge, Verdict, fit, outputs
+from fmray.train.loop import Judge, Verdict, fit
 from fmray.train.micro_batches import MicroBatches
 from fmray.train.pack import Pack, Plan
 from fmray.train.single_rows import refuse_single_rows
@@ -40,6 +39,7 @@ from fmray.train.state import Checkpoints
 from fmray.train.step import train_step
 from fmray.train.workers import Worker, code_error
 from fmray.tune.concurrent import run_concurrently
+from fmray.tune.pack_outcome import located, unplaced, what_members_say
 from fmray.tune.width import Layout, choose
 
 Role = Literal["member", "finalist", "baseline"]
@@ -122,29 +122,49 @@ class Training:
     tolerant: bool = False
     isolates: bool = False
 
-    def train(self, worker: Worker, trial: Trial, ask: Ask | None = None) -> bool:
-        """Carry a trial on; say whether it is finished, or waits.
+    def train(self, trials: Sequence[Trial], worker: Worker, ask: Ask | None = None) -> bool:
+        """Train trials one after the other; say whether all are finished, or some wait.
 
         Args:
             ask: Decides who goes on.
 
         Raises:
-            SpecError, TrainError: If it cannot be trained, unless that is an outcome.
+            SpecError, TrainError: If one cannot be trained, unless that is an outcome.
         """
-        if worker.group.tell(self.is_finished(trial)):
-            return True
-        if trial.fault is not None:
-            if worker.group.is_first:
-                self.give_up(trial, trial.fault["reason"], error=trial.fault["class"])
-            return True
-        try:
-            return self._train(worker, trial, ask)
-        except (SpecError, TrainError) as error:
-            if not self.tolerant or worker.group.size > 1:
-                raise
-            worker.report(failure(kind_of(error), f"{spelled(trial.plans)}: {error}", LEFT_OUT))
-            self.give_up(trial, str(error))
-            return True
+        waits = False
+        for trial in trials:
+            if worker.group.tell(self.is_finished(trial)):
+                continue
+            if trial.fault is not None:
+                if worker.group.is_first:
+                    self.give_up(trial, trial.fault["reason"], error=trial.fault["class"])
+                continue
+            try:
+                layout, shares = self._packs(worker, trial, ask)
+                before = torch.get_num_threads()
+                torch.set_num_threads(layout.threads)
+                try:
+                    if layout.lanes > 1:
+                        finished = run_concurrently(
+                            [partial(self._train_pack, share) for share in shares],
+                            layout.lanes,
+                            shares[0].train_rows.close,
+                        )
+                    else:
+                        finished = list(map(self._train_pack, shares))
+                finally:
+                    torch.set_num_threads(before)
+            except (SpecError, TrainError) as error:
+                if not self.tolerant or worker.group.size > 1:
+                    raise
+                worker.report(failure(kind_of(error), f"{spelled(trial.plans)}: {error}", LEFT_OUT))
+                self.give_up(trial, str(error))
+                continue
+            if not all(finished):
+                waits = True
+            elif worker.group.is_first:
+                self._finish(trial, list(range(len(shares))))
+        return not waits
 
     def is_finished(self, trial: Trial) -> bool:
         """Tell whether the trial has its outcome."""
@@ -154,7 +174,7 @@ class Training:
         """Give what the packs of a finished trial came to: members, health, width, said, errors."""
         found = self.store.read_json(f"{self.folder(number)}/{RESULT}")
         homes = [f"{self.folder(number)}/{pack:05d}" for pack in found["packs"]]
-        packs = [_located(self.store.read_json(f"{home}/{RESULT}"), home) for home in homes]
+        packs = [located(self.store.read_json(f"{home}/{RESULT}"), home) for home in homes]
         return [*packs, *([found["lost"]] if found["lost"] else [])]
 
     def best(self, trial: Trial) -> float | None:
@@ -184,7 +204,8 @@ class Training:
         """Name the folder of a trial."""
         return f"{self.home}/trials/{number:05d}"
 
-    def _train(self, worker: Worker, trial: Trial, ask: Ask | None) -> bool:
+    def _packs(self, worker: Worker, trial: Trial, ask: Ask | None) -> tuple[Layout, list[_Share]]:
+        """Divide a trial into packs, and open the rows that all of them read."""
         job = trial.job
         identified = any(plan.rows for plan in trial.plans)
         train_rows = worker.rows(
@@ -192,75 +213,91 @@ class Training:
         )
         val_rows = worker.rows(trial.prepared, "val", job.train.epochs)
         layout = self._layout(worker, trial, train_rows)
-        before = torch.get_num_threads()
         packs = [trial.plans[first : first + layout.width] for first in range(0, len(trial.plans), layout.width)]
         if layout.lanes > 1:
             lock = threading.Lock()
             worker = replace(worker, report=_one_by_one(worker.report, lock))
             ask = None if ask is None else _one_by_one(ask, lock)
-
-        def train_pack(number: int) -> bool:
-            place = Place(self.role, trial.number, trials=trial.total, pack=number, packs=len(packs))
-            return self._train_pack(
-                _Share(
-                    worker, trial, plans=packs[number], train_rows=train_rows, val_rows=val_rows, place=place, ask=ask
-                )
-            )
-
-        torch.set_num_threads(layout.threads)
-        try:
-            finished = run_concurrently(
-                [partial(train_pack, number) for number in range(len(packs))], layout.lanes, train_rows.close
-            )
-        finally:
-            torch.set_num_threads(before)
-        if not all(finished):
-            return False
-        if worker.group.is_first:
-            self._finish(trial, list(range(len(packs))))
-        return True
+        places = [
+            Place(self.role, trial.number, trials=trial.total, pack=number, packs=len(packs))
+            for number in range(len(packs))
+        ]
+        return layout, [
+            _Share(worker, trial, plans=plans, train_rows=train_rows, val_rows=val_rows, place=place, ask=ask)
+            for plans, place in zip(packs, places, strict=True)
+        ]
 
     def _train_pack(self, share: _Share) -> bool:
-        """Train a pack from its newest state, without the members whose code fails; leave its outcome.
+        """Train a pack from its newest state to its end, and leave its outcome; say whether it is finished, or waits.
+
+        It goes on in smaller steps where memory does not suffice, and without the members whose code fails.
 
         Raises:
             FmrayError: If code fails, unless that is an outcome; or if memory does not suffice for a step on one row.
         """
         trial = share.trial
-        if share.worker.group.tell(self._pack_result(trial, share.number) is not None):
+        group = share.worker.group
+        if group.tell(self._pack_result(trial, share.number) is not None):
             return True
         path = f"{self._pack_folder(trial, share.number)}/{LOST}"
         # which members are left out is kept: states of the others have no place for them
         lost: dict[int, Json] = {int(i): why for i, why in self._read(path).items()} if self.isolates else {}
+        has_own_order = trial.job.train.seeds.order
+        tell = partial(_placed, share.worker.report, share.place)
+        judge = self._judge(trial, share.number, share.ask)
+        metric = self.metric_of(trial)
         while sound := [plan for plan in share.plans if plan.index not in lost]:
             left = replace(share, plans=sound, lost=lost)
+            seed = derive(trial.job.train.seed, *(["order", sound[0].index] if has_own_order else ["order"]))
+            pack: Learner | None = None
             try:
-                return self._train_in_micro_batches(left)
+                pack, states = self._opened(left)
+                own = states if group.is_first else None
+                finished = fit(
+                    pack,
+                    share.train_rows,
+                    share.val_rows,
+                    metric,
+                    order_seed=seed,
+                    checkpoints=own,
+                    report=tell,
+                    group=group,
+                    judge=judge,
+                )
+                if finished:
+                    self._leave(trial, pack, number=share.number, val_rows=share.val_rows, group=group, lost=lost)
+                return finished
             except BaseException as error:
-                if (found := self._outcome_of(error, left)) is None:
+                found = self._after(error, left)
+                if found is None:
                     raise
-            lost = lost | found
-            self.fence.check()
-            # in this order: a process killed in between begins the whole pack anew
-            self.store.remove(f"{self._pack_folder(trial, share.number)}/states")
-            self.store.write_json(path, {str(index): why for index, why in lost.items()})
+            pack = None  # the next one needs its memory
+            if found:
+                lost = lost | found
+                self.fence.check()
+                # in this order: a process killed in between begins the whole pack anew
+                self.store.remove(f"{self._pack_folder(trial, share.number)}/states")
+                self.store.write_json(path, {str(index): why for index, why in lost.items()})
             release(share.worker.device)
         shown = _lost(share.plans, lost, trial, self.role)
         self.store.write_json(f"{self._pack_folder(trial, share.number)}/{RESULT}", shown)
         return True
 
-    def _train_in_micro_batches(self, share: _Share) -> bool:
-        """Train a pack, in smaller steps wherever memory does not suffice.
+    def _after(self, error: BaseException, share: _Share) -> dict[int, Json] | None:
+        """Say which members of a pack an error loses, and why: none where smaller steps are tried; None if it ends all.
 
         Raises:
-            TrainError: If it does not suffice for a step on one row.
+            TrainError: If memory does not suffice for a step on one row, unless that is an outcome.
         """
-        while True:
-            try:
-                return self._train_once(share)
-            except ShortOfMemoryError as short:
-                self.micro_batches(share.trial).halve_together(share.worker, short)
-            release(share.worker.device)
+        if not isinstance(error, ShortOfMemoryError):
+            return self._outcome_of(error, share)
+        try:
+            self.micro_batches(share.trial).halve_together(share.worker, error)
+        except TrainError as short:
+            if (found := self._outcome_of(short, share)) is None:
+                raise
+            return found
+        return {}
 
     def _outcome_of(self, error: BaseException, share: _Share) -> dict[int, Json] | None:
         """Say which members of a pack an error loses, and why; None if it is no outcome but an end."""
@@ -292,7 +329,8 @@ class Training:
     def _read(self, path: str) -> Json:
         return self.store.read_json(path) if self.store.exists(path) else {}
 
-    def _train_once(self, share: _Share) -> bool:
+    def _opened(self, share: _Share) -> tuple[Learner, Checkpoints]:
+        """Build a pack, or continue it from its newest state, and give where its states go."""
         worker = share.worker
         place = share.place
         asked = share.trial.job.train.accumulate
@@ -300,11 +338,12 @@ class Training:
         micro_batches = self.micro_batches(share.trial)
         trial = _in_micro_batches(share.trial, group.tell(micro_batches.number() if group.is_first else None))
         parts = trial.job.train.accumulate
-        folder = self._pack_folder(trial, share.number)
         now = circumstances(group.size, worker.device)
         now |= {"accumulate": parts}
-        seconds = trial.job.run.checkpoint_seconds
-        states = Checkpoints(self.store, f"{folder}/states", seconds, self.fence.check, circumstances=now)
+        folder = self._pack_folder(trial, share.number)
+        states = Checkpoints(
+            self.store, f"{folder}/states", trial.job.run.checkpoint_seconds, self.fence.check, circumstances=now
+        )
         found = group.tell(states.newest() if group.is_first else None)
         better = self.metric_of(trial).higher_is_better
         pack = build_learner(
@@ -319,23 +358,14 @@ class Training:
             if not (trial.waited and before == now):
                 worker.report(Resumed(state.epoch, state.step, same, place, changed=_differences(before, now)))
             pack.restore(state, group.rank)
-        else:
-            worker.report(PackStarted(place))
-        if found is None and parts != asked:
+            return pack, states
+        worker.report(PackStarted(place))
+        if parts != asked:
             changed = f"accumulate {asked} -> {parts}"
             worker.report(Resumed(0, 0, "changed (micro-batch, step 0)", place, changed=changed))
-        if found is None and group.size == 1 and isinstance(pack, Pack):
+        if group.size == 1 and isinstance(pack, Pack):
             refuse_single_rows(pack, list(share.plans), share.train_rows)
-        names = ["order", share.plans[0].index] if trial.job.train.seeds.order else ["order"]
-        tell = partial(_placed, worker.report, place)
-        judge = self._judge(trial, share.number, share.ask)
-        own = states if group.is_first else None
-        rows = (share.train_rows, share.val_rows)
-        seed = derive(trial.job.train.seed, *names)
-        if not fit(pack, *rows, self.metric_of(trial), seed, own, tell, group, judge):
-            return False
-        self._leave(trial, pack, number=share.number, val_rows=share.val_rows, group=group, lost=share.lost)
-        return True
+        return pack, states
 
     def micro_batches(self, trial: Trial) -> MicroBatches:
         """Give in how many parts the batches of a trial are computed."""
@@ -371,7 +401,7 @@ class Training:
         made = [SAID, *(f"{member.index:05d}/{file_of(member)}" for member in members)]
         result = {
             "files": measure(folder, made),
-            "members": [*(_unplaced(member, folder) for member in members), *others["members"]],
+            "members": [*(unplaced(member, folder) for member in members), *others["members"]],
             "health": pack.state.health,
             "width": len(pack.plans),
             "said": SAID,
@@ -468,38 +498,6 @@ def fault_of(error: BaseException, plans: Sequence[Plan], path: str, report: Rep
 def _in_micro_batches(trial: Trial, number: int) -> Trial:
     train = replace(trial.job.train, accumulate=number)
     return replace(trial, job=replace(trial.job, train=train))
-
-
-def _unplaced(member: Member, home: str) -> Json:
-    """Give a member whose folder is named relative to its pack's: a store may be moved."""
-    return {**member.to_json(), "root": member.root.removeprefix(f"{home}/")}
-
-
-def _located(pack: Json, home: str) -> Json:
-    """Give what a pack came to with whole paths."""
-    members = [{**member, "root": f"{home}/{member['root']}" if member["root"] else ""} for member in pack["members"]]
-    said = f"{home}/{pack['said']}" if pack["said"] else ""
-    return {**pack, "folder": home, "members": members, "said": said}
-
-
-def what_members_say(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
-    """Give the predictions of every member of a pack at its best, on a sample of validation rows in their sequence.
-
-    Which rows depends on their identities alone, so members of any pack, on any workers, speak of the same.
-
-    Shapes:
-        returns: (M, n, C or T), float32; empty on all workers but the first.
-    """
-    every = pack.at_best()
-    ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
-    kept = sample_of(ids, rows.num_rows)
-    predictions, _ = outputs(every, rows, group, kept=kept)
-    positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
-    parts = group.collect((positions, predictions.astype(np.float32)))
-    if not group.is_first:
-        return np.zeros(0, np.float32)
-    order = np.argsort(np.concatenate([positions for positions, _ in parts]), kind="stable")
-    return np.concatenate([values for _, values in parts], axis=1)[:, order]
 
 
 def _differences(before: Json, now: Json) -> str:

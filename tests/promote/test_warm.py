@@ -148,7 +148,7 @@ def test_before_there_is_a_champion_members_start_cold_and_say_so(tmp_path):
 def test_a_run_that_goes_on_begins_with_the_champion_it_began_with(home, monkeypatch):
     folder, store, champion = home
     asked = {"lr": TINY, "epochs": 1, "seeds": 2, "train": {"warm_start": "champion"}}
-    monkeypatch.setattr("fmray.stages.training.train_members", lambda *given: 1 / 0)
+    monkeypatch.setattr("fmray.workflow.train_members", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(folder, store, **asked)
     monkeypatch.undo()

@@ -180,7 +180,7 @@ def test_several_workers_that_do_not_know_each_other_are_refused(job, prepared, 
     trial = Trial(0, 0, job=job, plans=tuple(plans_of(job, TASK)), prepared=prepared)
     pair = _Pair(0, 2)
     with pytest.raises(SpecError, match="2 workers, and lightgbm trains in one process as yet"):
-        training.train(Worker(pair, torch.device("cpu"), lambda event: None, job.run), trial)
+        training.train([trial], Worker(pair, torch.device("cpu"), lambda event: None, job.run))
 
 
 class _Open:

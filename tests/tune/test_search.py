@@ -174,15 +174,18 @@ def test_a_search_that_goes_on_with_other_workers_loses_nobody(search, rows, mon
     value = searched(rows[0], exact=False).to_json()
     value["model"] = {"mlp": {"width": 4, "dropout": {"uniform": [0, 0.5]}}}
     job = Job.from_json(value)
-    go_on = Search.train_trials
+    placing = Search.placing
 
-    def interrupted(self, training, proposals, rules, before, slots, name):
-        go_on(self, training, Listed([proposals.ask()]), rules, before, 0, name)
-        raise KeyboardInterrupt
+    def interrupted(self, training, rules, before, slots, name):
+        def place(proposals):
+            placing(self, training, rules, before, 0, name)(Listed([proposals.ask()]))
+            raise KeyboardInterrupt
+
+        return place
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Search, "slots", lambda self, members: 2)
-        patched.setattr(Search, "train_trials", interrupted)
+        patched.setattr(Search, "placing", interrupted)
         search(job)
     found = search(job)
     assert [member.index for member in found.members] == list(range(22))
