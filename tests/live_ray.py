@@ -50,7 +50,13 @@ class LiveRay:
 
     def environment(self, **variables: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FMRAY_"))}
-        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0"}
+        # answers are what is tested, not how soon a busy machine gives them
+        own = {
+            "FMRAY_PATIENCE": "10",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         home = {"HOME": str(self.folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         binaries = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -28,6 +28,12 @@ Address = Annotated[
     str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
 ]
 WithFmray = Annotated[bool, typer.Option("--with-fmray", help="Send fmray along, for images that lack it.")]
+Patience = Annotated[
+    float,
+    typer.Option(
+        "--patience", envvar="FMRAY_PATIENCE", min=1, help="Multiply by this the seconds that nodes have to answer."
+    ),
+]
 Submission = Annotated[str, typer.Argument(metavar="ID", help="Submission, or run, whose newest attempt is meant.")]
 LOCAL = "http://127.0.0.1:8265"
 LOOK_SECONDS = 60.0
@@ -44,6 +50,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Show its progress, and end as the run ends.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be sent.")] = False,
     look_first: Annotated[bool, typer.Option("--preflight/--no-preflight", help="Look at the nodes first.")] = True,
+    patience: Patience = 1.0,
     as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Send a job to a cluster; sent again, attach to it while it is alive, else continue it."""
@@ -59,7 +66,7 @@ def submit(
         return DONE, {"status": "dry run", "request": shown}
     cluster = Cluster(address)
     with ThreadPoolExecutor(1) as pool:  # the data are looked at here while the nodes answer there
-        asked = pool.submit(_ask, cluster, request) if look_first else None
+        asked = pool.submit(_ask, cluster, request, patience) if look_first else None
         notes = request.notes
         alive = any(one.run_id == request.run_id and one.is_alive for one in cluster.attempts())
         code, looked = _judge(asked.result(), request, console) if asked and not alive else (DONE, {})
@@ -81,6 +88,7 @@ def preflight(
     store: StorePath = DEFAULT_STORE,
     set_: Overrides = [],  # noqa: B006
     with_fmray: WithFmray = False,
+    patience: Patience = 1.0,
     as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:
     """Look whether a job finds on every node of a cluster what it needs."""
@@ -88,14 +96,14 @@ def preflight(
     from fmray.submit import Cluster, plan
 
     request = plan(load_job(job_file, set_), store, with_fmray=with_fmray)
-    return _judge(_ask(Cluster(address), request), request, error_console if as_json else out)
+    return _judge(_ask(Cluster(address), request, patience), request, error_console if as_json else out)
 
 
-def _ask(cluster: Any, request: Any) -> dict[str, Any]:
+def _ask(cluster: Any, request: Any, patience: float) -> dict[str, Any]:
     from fmray.preflight import MARK, probe_command
 
-    command = probe_command(request.store, request.data, request.package.installed)
-    return dict(cluster.ask(command, MARK, LOOK_SECONDS))
+    command = probe_command(request.store, request.data, request.package.installed, patience)
+    return dict(cluster.ask(command, MARK, LOOK_SECONDS * patience))
 
 
 def _judge(facts: dict[str, Any], request: Any, console: PlainConsole) -> tuple[int, dict[str, Any]]:

@@ -40,7 +40,7 @@ class Needs:
     free_bytes: int = LEAST_FREE
 
 
-def probe_command(store: str, data: str, modules: Sequence[str]) -> str:
+def probe_command(store: str, data: str, modules: Sequence[str], patience: float = 1.0) -> str:
     """Give the command that has a cluster look at its nodes, and print `MARK` and JSON.
 
     It holds the probe itself: a command without files starts on workers that are there already, a second sooner.
@@ -48,9 +48,17 @@ def probe_command(store: str, data: str, modules: Sequence[str]) -> str:
     Args:
         store, data: As in `Needs`.
         modules: The user's own that are not sent along.
+        patience: By what the time that a node may take to answer is multiplied.
     """
     source = Path(__file__).with_name("probe.py").read_bytes()
     code = base64.b64encode(zlib.compress(source, 9)).decode()
-    asked = {"store": store, "data": data, "modules": list(modules), "nonce": secrets.token_hex(4), "mark": MARK}
+    asked = {
+        "store": store,
+        "data": data,
+        "modules": list(modules),
+        "patience": patience,
+        "nonce": secrets.token_hex(4),
+        "mark": MARK,
+    }
     load = f"import base64, zlib; exec(zlib.decompress(base64.b64decode('{code}')))"
     return shlex.join(["python", "-c", load, json.dumps(asked)])

@@ -118,12 +118,12 @@ class Scout:
         """Import what it takes to meet."""
         import torch.distributed  # noqa: F401
 
-    def meet(self, place: str, rank: int, size: int) -> float:
-        """Add up ones over all nodes, as gradients are."""
+    def meet(self, place: str, rank: int, size: int, seconds: float) -> float:
+        """Add up ones over all nodes, as gradients are, within so many seconds."""
         import torch
         from torch import distributed
 
-        distributed.init_process_group("gloo", f"tcp://{place}", timedelta(seconds=MEET_SECONDS - 1), size, rank)
+        distributed.init_process_group("gloo", f"tcp://{place}", timedelta(seconds=seconds), size, rank)
         try:
             ones = torch.ones(())
             distributed.all_reduce(ones)
@@ -137,9 +137,11 @@ class Party:
 
     Args:
         scouts: Node -> its scout.
+        patience: By what limits are multiplied.
     """
 
-    def __init__(self, scouts: Mapping[str, Any]) -> None:
+    def __init__(self, scouts: Mapping[str, Any], patience: float) -> None:
+        self.patience = patience
         self.scouts = dict(scouts)
         self.started = time.monotonic()
         self.answers: dict[str, Answers] = {}
@@ -151,7 +153,12 @@ class Party:
         self._asked[look] = {node: getattr(self.scouts[node], look).remote(*arguments(node)) for node in asked}
 
     def gather(self, look: str, until: float) -> Answers:
-        """Wait for the answers, until so many seconds after the start: {"value"} or {"error"} for each node."""
+        """Wait for the answers, {"value"} or {"error"} for each node.
+
+        Args:
+            until: Seconds after the start, to be multiplied by the patience.
+        """
+        until *= self.patience
         refs = {node: ref for node, ref in self._asked.pop(look, {}).items() if node in self.scouts}
         left = max(0.0, self.started + until - time.monotonic())
         done, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=left) if refs else ([], [])
@@ -168,10 +175,10 @@ def explore(asked: Mapping[str, Any]) -> Json:
     """Give what the nodes say.
 
     Args:
-        asked: {"store", "data" (empty if none), "modules", "nonce", "mark"}.
+        asked: {"store", "data" (empty if none), "modules", "patience", "nonce", "mark"}.
     """
     nodes = living_nodes()
-    party = Party({node["id"]: _scout(node["id"]) for node in nodes})
+    party = Party({node["id"]: _scout(node["id"]) for node in nodes}, asked["patience"])
     folder = f"{asked['store'].rstrip('/')}/.fmray-preflight-{asked['nonce']}"
     working = [node["id"] for node in nodes if node["resources"].get("CPU")]
     party.send("versions", lambda node: (asked["modules"],))
@@ -191,7 +198,9 @@ def explore(asked: Mapping[str, Any]) -> Json:
     loaded = [node for node, answer in party.gather("load", LOAD_SECONDS).items() if "value" in answer]
     if len(loaded) > 1:
         place = party.answers["versions"][loaded[0]]["value"]["meet"]
-        party.send("meet", lambda node: (place, loaded.index(node), len(loaded)), loaded)
+        party.send(
+            "meet", lambda node: (place, loaded.index(node), len(loaded), MEET_SECONDS * party.patience - 1), loaded
+        )
     party.gather("meet", LOAD_SECONDS + MEET_SECONDS)
     party.gather("clear", LOAD_SECONDS + MEET_SECONDS)
     told = {"nodes": nodes, "holders": holders() if any(map(is_busy, nodes)) else [], "answers": party.answers}

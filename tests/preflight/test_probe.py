@@ -74,7 +74,7 @@ def test_a_node_that_waits_for_another_in_vain_says_so_within_its_limit():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{free.getsockname()[1]}"
-    assert Scout().meet(place, 0, 1) == 1.0
+    assert Scout().meet(place, 0, 1, 4) == 1.0
     with pytest.raises(Exception, match=r"(?i)time"):
-        Scout().meet(place, 0, 2)
+        Scout().meet(place, 0, 2, 4)
     assert MEET_SECONDS < 10
