@@ -60,15 +60,15 @@ def test_scores_are_those_of_scikit_learn_on_the_table_of_predictions(done):
     table = read(Predictions(path, "test", ("p", "decided"), pq.read_metadata(path).num_rows))
     said, target = table.output[:, 4:], table.target
     expected = {
-        "micro_f1": f1_score(target, said, average="micro"),
-        "macro_f1": f1_score(target, said, average="macro"),
+        "f1_micro": f1_score(target, said, average="micro"),
+        "f1_macro": f1_score(target, said, average="macro"),
         "subset_accuracy": accuracy_score(target, said),
         "hamming_loss": hamming_loss(target, said),
     }
     found = done.scores.test
     assert {name: found[name].value for name in expected} == pytest.approx(expected, rel=1e-12)
     assert all(0 <= i.low < i.value < i.high <= 1 for i in found.values())
-    assert found["micro_f1"].value > done.scores.baselines["dummy"]["micro_f1"].value
+    assert found["f1_micro"].value > done.scores.baselines["dummy"]["f1_micro"].value
     assert pq.read_schema(path).field("p").type == pa.list_(pa.float64(), 4)
 
 

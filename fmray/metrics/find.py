@@ -16,6 +16,8 @@ from fmray.targets.codec import codec_of
 ONE_CLASS = re.compile(r"f1\[(.+)\]")
 ONE_OF = {"class": classification.f1_of, "labels": labels.f1_of}
 """Kind of target -> the F1 of one of its classes."""
+OF_KIND = {("labels", metric.name): metric for metric in (labels.F1_MACRO, labels.F1_MICRO)}
+"""Kind of target, name -> the metric of a name that those of several kinds share."""
 
 
 def defaults(target: Target) -> tuple[str, tuple[str, ...]]:
@@ -34,7 +36,7 @@ def find_metric(name: str, target: Target) -> Metric:
         return _f1_of(matched.group(1), target)
     if name not in METRICS and ":" not in name:
         raise SpecError(f"unknown metric '{name}'. {nearest(name, [*METRICS, 'f1[label]'])}", "evaluate")
-    metric: Metric = METRICS.find(name)
+    metric: Metric = OF_KIND.get((target.kind, name)) or METRICS.find(name)
     if metric.kind != target.kind:
         fitting = ", ".join(defaults(target)[1])
         raise SpecError(

@@ -116,8 +116,8 @@ def f1_of(label: str, index: int) -> Metric:
 
 _SUBSET = RowSums(_subset_terms, _quotient, _subset_pull)
 _HAMMING = RowSums(_hamming_terms, _quotient, _hamming_pull)
-MICRO_F1 = _of_f1("micro_f1", _F1(is_micro=True))
-MACRO_F1 = _of_f1("macro_f1", _F1(is_micro=False))
+F1_MICRO = _of_f1("f1_micro", _F1(is_micro=True))
+F1_MACRO = _of_f1("f1_macro", _F1(is_micro=False))
 SUBSET_ACCURACY = Metric(
     "subset_accuracy", True, KIND, lambda *rows: _number(_SUBSET, *rows), rate=_right, sums=_SUBSET, is_bounded=True
 )

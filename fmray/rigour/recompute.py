@@ -51,8 +51,8 @@ def _of_labels(name: str, table: Table) -> float | None:
     occurring = np.flatnonzero((said | table.target).any(0))
     f1 = partial(oracle.f1_score, table.target, said, sample_weight=table.weight, zero_division=0)
     labels: dict[str, Callable[[], float]] = {
-        "micro_f1": lambda: f1(average="micro"),
-        "macro_f1": lambda: f1(average="macro", labels=occurring),
+        "f1_micro": lambda: f1(average="micro"),
+        "f1_macro": lambda: f1(average="macro", labels=occurring),
         "subset_accuracy": lambda: oracle.accuracy_score(table.target, said, sample_weight=table.weight),
         "hamming_loss": lambda: oracle.hamming_loss(table.target, said, sample_weight=table.weight),
     }

@@ -380,7 +380,8 @@ class Evaluate:
     """Say how the result is judged.
 
     Args:
-        primary: The metric that decides; by default roc_auc (binary), accuracy (multiclass) or r2 (regression).
+        primary: The metric that decides; by default roc_auc (binary), accuracy (multiclass), f1_micro (labels) or r2
+            (regression).
         metrics: Further metrics to show; by default all that fit the task.
         slices: Columns whose levels are scored apart.
         baselines: What the result must beat.

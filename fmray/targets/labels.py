@@ -46,7 +46,7 @@ class Labels:
         self.target = target
         self.num_outputs = len(target.classes)
         self.columns = ("p", "decided")
-        self.metrics = ("micro_f1", "macro_f1", "subset_accuracy", "hamming_loss")
+        self.metrics = ("f1_micro", "f1_macro", "subset_accuracy", "hamming_loss")
         self.figures = ("labels",)
 
     @classmethod

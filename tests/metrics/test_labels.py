@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from fmray.catalogue import METRICS
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import fold_of
 from fmray.records import Target
 
-NAMES = ("micro_f1", "macro_f1", "subset_accuracy", "hamming_loss")
+NAMES = ("f1_micro", "f1_macro", "subset_accuracy", "hamming_loss")
 TARGET = Target(("y",), "labels", tuple("abcde"), counts=(1,) * 5, rows=9)
 
 
@@ -26,8 +25,8 @@ def expected(name, said, target, weight):
     occurring = np.flatnonzero((said | target).any(0))
     given = {"sample_weight": weight}
     return {
-        "micro_f1": lambda: oracle.f1_score(target, said, average="micro", **given),
-        "macro_f1": lambda: oracle.f1_score(target, said, average="macro", labels=occurring, zero_division=0, **given),
+        "f1_micro": lambda: oracle.f1_score(target, said, average="micro", **given),
+        "f1_macro": lambda: oracle.f1_score(target, said, average="macro", labels=occurring, zero_division=0, **given),
         "subset_accuracy": lambda: oracle.accuracy_score(target, said, **given),
         "hamming_loss": lambda: oracle.hamming_loss(target, said, **given),
         "f1[b]": lambda: oracle.f1_score(target[:, 1], said[:, 1], **given),
@@ -50,7 +49,7 @@ def test_metrics_of_labels_equal_those_of_scikit_learn(name, weighted):
 def test_what_stands_behind_the_probabilities_decides(name):
     p, target, _ = rows()
     said = (p > [0.9, 0.2, 0.4, 0.6, 0.05]).astype(np.uint8)
-    metric = METRICS.find(name)
+    metric = find_metric(name, TARGET)
     found = metric.value(np.concatenate([p, said], 1), target, None)
     assert found == pytest.approx(expected(name, said, target, None), rel=1e-12)
     assert found != metric.value(p, target, None)
@@ -74,7 +73,7 @@ def test_the_influence_of_a_row_is_the_derivative_by_its_weight(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_folded_batch_by_batch_give_the_same_number(name):
     p, target, weight = rows()
-    metric = METRICS.find(name)
+    metric = find_metric(name, TARGET)
     fold = fold_of(metric.sums)
     for part in (slice(0, 1), slice(1, 130), slice(130, 400)):
         fold.add(p[part], target[part], weight[part])
