@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from fmray.data.duplicates import num_buckets
@@ -101,7 +101,8 @@ def _plan(model: SavedModel, data: str, out: str) -> tuple[Work, int]:
     """Look at the data; give what work items need, and the bytes to read."""
     dataset = find_rows(data, model.saved, model.input_schema.columns)
     place = str(Path(out).resolve()) if is_local(out) else out.rstrip("/")
-    if f"{place}/".startswith(f"{dataset.root.rstrip('/')}/") and place != dataset.root:
+    is_one_file = [file.path for file in dataset.files] == [PurePosixPath(data).name]  # then its folder is not read
+    if f"{place}/".startswith(f"{dataset.root.rstrip('/')}/") and place != dataset.root and not is_one_file:
         raise DataError(f"{out} lies inside {dataset.root}, so it would be read as data. Give another folder.", "--out")
     keys = model.saved.data.key
     hashed = keys or tuple(name for name in model.saved.types.names if name in dataset.schema.names)

@@ -215,6 +215,11 @@ def test_a_folder_with_other_files_or_inside_the_data_is_refused(model, data, tm
         go(model, data, data / "out")
 
 
+def test_predictions_of_one_file_may_lie_beside_it(model, tmp_path):
+    pq.write_table(rows(40, seed=5), tmp_path / "new.parquet")
+    assert go(model, tmp_path / "new.parquet", tmp_path / "out")["rows"] == 40
+
+
 def test_two_at_once_do_not_write_into_one_folder(model, data, tmp_path):
     with (
         hold(f"{tmp_path}/out/_state", wait_seconds=0),
