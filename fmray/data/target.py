@@ -209,14 +209,13 @@ def target_frame(table: pa.Table, data: Data, *, as_numbers: bool = False) -> pl
 
 
 def _lists_meant(series: pl.Series, labels: Mapping[str, str]) -> pl.Series:
-    """Give lists with labels as the job means them; a missing label in a list is none."""
-    known = series.list.drop_nulls()
+    """Give lists with labels as the job means them."""
     if not labels:
-        return known
-    levels = known.list.explode().unique().drop_nulls()
+        return series
+    levels = series.list.explode().unique().drop_nulls()
     names = [labels.get(moments.spell(level), moments.spell(level)) for level in levels.to_list()]
     meant = pl.element().replace_strict(levels, names, default=None, return_dtype=pl.String)
-    return known.list.eval(meant)
+    return series.list.eval(meant)
 
 
 def _exact(decimals: pa.ChunkedArray, name: str) -> pa.ChunkedArray:

@@ -30,6 +30,8 @@ UNKNOWN = 255
 THRESHOLDS = "thresholds"
 """Entry of the parameters of an ensemble: a threshold per label."""
 SHOWN = 5
+COUNTED = ("rows", "empty", "missing", "repeated")
+"""Training rows that are counted: all, and those without a label, with a missing one, with one more than once."""
 
 
 class Labels:
@@ -56,17 +58,24 @@ class Labels:
         Raises:
             DataError: If there are too many labels.
         """
-        series = frame.to_series().drop_nulls()
-        counts = series.list.unique().list.explode().drop_nulls().alias("level").value_counts(name="rows")
+        given = frame.to_series().drop_nulls()
+        series = given.list.drop_nulls()
+        once = series.list.unique()
+        counts = once.list.explode().drop_nulls().alias("level").value_counts(name="rows")
         _refuse_many(len(counts), data)
-        labels: Partial = dict(zip(counts[:, 0].to_list(), counts[:, 1].to_list(), strict=True))
-        return {"labels": labels, "rows": len(series), "empty": int((series.list.len() == 0).sum())}
+        return {
+            "labels": dict(zip(counts[:, 0].to_list(), counts[:, 1].to_list(), strict=True)),
+            "rows": len(series),
+            "empty": int((series.list.len() == 0).sum()),
+            "missing": int((given.list.len() > series.list.len()).sum()),
+            "repeated": int((series.list.len() > once.list.len()).sum()),
+        }
 
     @classmethod
     def merge(cls, one: Partial, other: Partial) -> Partial:
         """Give the counts of both sets of rows."""
         labels: Partial = dict(Counter(one["labels"]) + Counter(other["labels"]))
-        return {"labels": labels, **{name: one[name] + other[name] for name in ("rows", "empty")}}
+        return {"labels": labels, **{name: one[name] + other[name] for name in COUNTED}}
 
     @classmethod
     def learn(cls, partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]:
@@ -78,7 +87,8 @@ class Labels:
         counts = partial["labels"]
         _refuse_many(len(counts), data)
         if len(counts) < 2:
-            text = f"'{data.target[0]}' has {len(counts)} labels in training rows: {list(counts)}. Give two or more."
+            what = f"one label in training rows, '{moments.spell(next(iter(counts)))}'" if counts else "no label at all"
+            text = f"'{data.target[0]}' has {what}. Give two or more."
             raise DataError(f"{text} One label is a class: make it a column of true and false.", "data.target")
         levels = sorted(counts)
         classes = tuple(moments.spell(level) for level in levels)
@@ -87,7 +97,15 @@ class Labels:
             f"'{data.target[0]}' holds lists of {len(levels)} labels, {sum(numbers) / partial['rows']:.3g} per row on "
             f"average; {partial['empty']:,} of {partial['rows']:,} training rows have none"
         )
-        return Target(data.target, "labels", classes, counts=numbers, rows=partial["rows"]), (note, *variants(classes))
+        notes = [note]
+        if partial["missing"]:
+            notes.append(f"{partial['missing']:,} training rows list a null as a label, which is no label")
+        if partial["repeated"]:
+            notes.append(f"{partial['repeated']:,} training rows list a label more than once, which counts once")
+        return Target(data.target, "labels", classes, counts=numbers, rows=partial["rows"]), (
+            *notes,
+            *variants(classes),
+        )
 
     @classmethod
     def held(cls, frame: pl.DataFrame) -> Json:
@@ -115,7 +133,7 @@ class Labels:
 
     def encode(self, frame: pl.DataFrame) -> np.ndarray:
         """Give (N, C), uint8; the first column is UNKNOWN where a label is none of training rows."""
-        series = frame.to_series()
+        series = frame.to_series().list.drop_nulls()  # a null in a list is no label
         lengths = series.list.len().fill_null(0).to_numpy().astype(np.int64)
         row = np.repeat(np.arange(len(series)), lengths)
         values = series.filter((series.list.len() > 0).fill_null(False)).list.explode()

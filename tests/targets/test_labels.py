@@ -45,8 +45,18 @@ def test_parts_are_learned_in_any_order():
 
 
 def test_one_label_is_a_class():
-    with pytest.raises(DataError, match=r"has 1 labels in training rows: \['a'\].*column of true and false"):
+    with pytest.raises(DataError, match=r"has one label in training rows, 'a'\..*column of true and false"):
         codec([["a"], []])
+    with pytest.raises(DataError, match=r"has no label at all\."):
+        codec([[], []])
+
+
+def test_nulls_in_lists_and_labels_listed_twice_are_said():
+    lists = [["a", None], ["b", "b"], ["a", "b"], [None]]
+    target, notes = Labels.learn(Labels.summarise(frame(lists), DATA), DATA)
+    assert "2 training rows list a null as a label, which is no label" in notes
+    assert "1 training rows list a label more than once, which counts once" in notes
+    assert codec_of(target).encode(frame(lists)).tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
 
 
 def test_the_threshold_has_the_highest_f1_of_all():
