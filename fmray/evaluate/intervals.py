@@ -199,9 +199,12 @@ def _quantile(level: float, num: int) -> float:
 
 def _unit_interval(value: float, error: float, num: int, level: float, rarest: int) -> tuple[float, float]:
     """Go through the log odds, which keeps the ends inside [0, 1] and the coverage near them."""
-    if error == 0 or not 0 < value < 1:
+    if not 0 < value < 1:
         # No row pulls: all are right (or wrong). As many as the rarest class has speak for it.
         return wilson(round(value) * rarest, rarest, level)
+    if error == 0:
+        # Whatever the rows are, the number is this one, as the ROC-AUC of a constant is one half.
+        return value, value
     reach = _quantile(level, num) * error / (value * (1 - value))
     odds = math.log(value / (1 - value))
     low, high = (1 / (1 + math.exp(-min(max(o, -700), 700))) for o in (odds - reach, odds + reach))

@@ -147,6 +147,26 @@ def test_perfect_answers_still_have_an_interval():
     assert found.high == pytest.approx(1)
 
 
+@pytest.mark.parametrize("name", ["roc_auc", "balanced_accuracy", "recall_macro", "average_precision", "accuracy"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_interval_of_constant_answers_holds_their_number(name, grouped):
+    target = np.repeat([0, 1], [70, 30])
+    outputs = np.tile([0.7, 0.3], (100, 1))
+    group = np.arange(100) // 2 if grouped else None
+    found = interval(find_metric(name, BINARY), (outputs, target, None), group, 0.95)
+    assert found.low <= found.value <= found.high
+    if name == "roc_auc":
+        assert (found.low, found.value, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_the_interval_of_labels_of_which_every_row_has_half_the_answer_holds_its_number():
+    labels = Target(("y",), "labels", classes=("a", "b"), counts=(1, 1), rows=2)
+    target = np.array([[1, 0], [0, 1]] * 30, np.uint8)
+    found = interval(find_metric("f1_micro", labels), (np.ones((60, 2)), target, None), None, 0.95)
+    assert found.value == pytest.approx(2 / 3)
+    assert found.low <= found.value <= found.high
+
+
 def test_what_is_undefined_has_no_interval():
     output, _, _ = scored(np.random.default_rng(0), 20)
     found = interval(find_metric("roc_auc", BINARY), (output, np.zeros(20, int), None), None, 0.95)
