@@ -25,7 +25,7 @@ from fmray.inference import predict as predicting
 from fmray.promote.history import History
 from fmray.report.journal import Journal
 from fmray.rigour.chain import Chain
-from fmray.stages import reporting
+from fmray.stages import ownership, reporting
 from fmray.store import Store, lease
 from fmray.track.address import address_of
 from fmray.track.mlflow import Connection, connected
@@ -65,7 +65,7 @@ def after_event(stage: str) -> None:
 
 
 POINTS: dict[str, Callable[[], None]] = {
-    "scan": lambda: before(workflow, "open_run"),
+    "scan": lambda: before(ownership, "open_run"),
     "found": lambda: before(workflow.Store, "lease"),
     **{name: lambda name=name: after_event(name) for name in
        ("prepare", "train", "baseline", "combine", "evaluate", "report", "publish")},

@@ -9,6 +9,8 @@ from sklearn import metrics as oracle
 from fmray.evaluate.table import Table
 from fmray.targets.labels import split_output
 
+OF_LABELS = ("f1_micro", "f1_macro", "subset_accuracy", "hamming_loss")
+
 
 def recompute(name: str, table: Table, positive: int) -> float | None:
     """Give the metric by another library, or None if it has no such metric."""
@@ -47,6 +49,9 @@ def recompute(name: str, table: Table, positive: int) -> float | None:
 
 
 def _of_labels(name: str, table: Table) -> float | None:
+    """Give a metric of labels, or None where the targets are several numbers and have none of these."""
+    if name not in OF_LABELS:
+        return None
     said = split_output(table.output, table.target)
     occurring = np.flatnonzero((said | table.target).any(0))
     f1 = partial(oracle.f1_score, table.target, said, sample_weight=table.weight, zero_division=0)
@@ -56,7 +61,7 @@ def _of_labels(name: str, table: Table) -> float | None:
         "subset_accuracy": lambda: oracle.accuracy_score(table.target, said, sample_weight=table.weight),
         "hamming_loss": lambda: oracle.hamming_loss(table.target, said, sample_weight=table.weight),
     }
-    return float(labels[name]()) if name in labels else None
+    return float(labels[name]())
 
 
 def _over_classes(curve: Callable[..., float], table: Table, positive: int) -> float:
