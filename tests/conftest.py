@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import time
 
 import pytest
 from live_ray import LiveRay
@@ -18,9 +19,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--until-second", type=float, help="skip tests that have not begun then, in seconds of the epoch")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Take back the threads that a run of the test before has set for its process."""
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what would take too long, and take back the threads that a test before has set for its process."""
+    until = item.config.getoption("--until-second")
+    if until is not None and time.time() > until:
+        pytest.skip("not run: the time of --until-second was spent")
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != THREADS:
         torch.set_num_threads(THREADS)
