@@ -25,13 +25,12 @@ from fmray.store import Store
 from fmray.store.lease import Lease
 
 def preview(job):
-    lease = Store("store").lease("runs/a")
-    lease.__enter__()
-    {after}
-    signals = {{signal.SIGINT, signal.SIGTERM}}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # poll would return early; another thread takes the signal
-    print("stuck", flush=True)
-    ctypes.CDLL(None).poll(None, 0, 60_000)
+    with Store("store").lease("runs/a"):  # also let go where the signal comes just before the call
+        {after}
+        signals = {{signal.SIGINT, signal.SIGTERM}}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # poll would return early; another thread takes the signal
+        print("stuck", flush=True)
+        ctypes.CDLL(None).poll(None, 0, 60_000)
 
 fmray.data.preview.preview = preview
 sys.argv = ["fmray", "check", "job.yaml", "--json"]
