@@ -79,7 +79,7 @@ class LiveRay:
     def fmray(self, *arguments: object, code: int | None = 0, **variables: str) -> dict[str, Any]:
         """Answer a command line of fmray with what it says in JSON, `text` with all else."""
         command = [sys.executable, "-m", "fmray.cli", *map(str, arguments), "--address", self.address, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, env=self.environment(**variables), timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, env=self.environment(**variables), timeout=1200)
         assert code is None or done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
         assert self.token not in done.stdout + done.stderr
         return {**json.loads(done.stdout.splitlines()[-1]), "text": done.stderr, "code": done.returncode}

@@ -214,7 +214,7 @@ def test_a_job_is_submitted_to_nodes_that_share_nothing_but_s3(bucket, tmp_path)
         command = ["submit", str(tmp_path / "job.yaml"), "--address", live.address, "--store", f"{bucket}/sent-store"]
         done = subprocess.run(
             [sys.executable, "-m", "fmray.cli", *command, "--wait"], env=live.environment(),
-            capture_output=True, text=True, timeout=240,
+            capture_output=True, text=True, timeout=1200,
         )  # fmt: skip
     finally:
         live.close()

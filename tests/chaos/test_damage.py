@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).with_name("damage.py")
 def campaign(folder, *options):
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--work", str(folder), *options],
-        capture_output=True, text=True, timeout=900, cwd=SCRIPT.parents[2],
+        capture_output=True, text=True, timeout=1800, cwd=SCRIPT.parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

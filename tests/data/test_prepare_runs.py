@@ -105,7 +105,7 @@ def test_when_one_of_two_processes_is_killed_the_other_finishes(tmp_path, write)
     first.send_signal(signal.SIGKILL)
     first.wait()
     first.stdout.close()
-    made, _ = second.communicate(timeout=90)
+    made, _ = second.communicate(timeout=600)
     assert second.returncode == 0
     drafts = [name for name in os.listdir(Path(made.strip()).parent) if os.path.isdir(Path(made.strip()).parent / name)]
     assert drafts == [Path(made.strip()).name]  # nothing of the dead process is left

@@ -32,7 +32,7 @@ def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
 
 def finish(folder: Path, *options: str) -> Json:
     with start(folder, *options) as process:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=1500)
     assert process.returncode == 0, errors[-4000:]
     return json.loads((folder / "result.json").read_text())
 
@@ -95,7 +95,7 @@ def test_a_search_whose_driver_was_killed_goes_on_and_trains_no_finished_member_
         while time.monotonic() < until and not list(killed.glob("store/checkpoints/*/trials/*/result.json")):
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
     before = len(events(killed))
     done = {int(path.parent.name) for path in killed.glob("store/checkpoints/*/trials/*/result.json")}
     members = finish(killed, "long")["members"]

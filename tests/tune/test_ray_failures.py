@@ -19,7 +19,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder)], env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=400,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=1500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((folder / "result.json").read_text())

@@ -24,7 +24,7 @@ def start(folder, name, workers, *more):
 
 def finish(folder, name, workers, *more):
     with start(folder, name, workers, *more) as process:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=1500)
     assert process.returncode == 0, errors
     return json.loads((folder / f"{name}.json").read_text())
 
@@ -59,7 +59,7 @@ def test_a_driver_killed_below_ray_tune_leaves_no_trace(folder, here):
         ):
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
     assert not (folder / "killed.json").exists()
     again = finish(folder, "killed", 2)
     assert again["members"] == here["members"]
