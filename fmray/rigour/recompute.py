@@ -9,8 +9,6 @@ from sklearn import metrics as oracle
 from fmray.evaluate.table import Table
 from fmray.targets.labels import split_output
 
-OF_LABELS = ("f1_micro", "f1_macro", "subset_accuracy", "hamming_loss")
-
 
 def recompute(name: str, table: Table, positive: int) -> float | None:
     """Give the metric by another library, or None if it has no such metric."""
@@ -49,19 +47,23 @@ def recompute(name: str, table: Table, positive: int) -> float | None:
 
 
 def _of_labels(name: str, table: Table) -> float | None:
-    """Give a metric of labels, or None where the targets are several numbers and have none of these."""
-    if name not in OF_LABELS:
-        return None
-    said = split_output(table.output, table.target)
-    occurring = np.flatnonzero((said | table.target).any(0))
-    f1 = partial(oracle.f1_score, table.target, said, sample_weight=table.weight, zero_division=0)
-    labels: dict[str, Callable[[], float]] = {
-        "f1_micro": lambda: f1(average="micro"),
-        "f1_macro": lambda: f1(average="macro", labels=occurring),
-        "subset_accuracy": lambda: oracle.accuracy_score(table.target, said, sample_weight=table.weight),
-        "hamming_loss": lambda: oracle.hamming_loss(table.target, said, sample_weight=table.weight),
+    """Give a metric of labels, or None where the targets are several numbers, which have none of these."""
+    computed: dict[str, Callable[..., float]] = {
+        "f1_micro": partial(oracle.f1_score, average="micro", zero_division=0),
+        "f1_macro": _f1_of_occurring,
+        "subset_accuracy": oracle.accuracy_score,
+        "hamming_loss": oracle.hamming_loss,
     }
-    return float(labels[name]())
+    if name not in computed:
+        return None
+    return float(computed[name](table.target, split_output(table.output, table.target), sample_weight=table.weight))
+
+
+def _f1_of_occurring(target: np.ndarray, said: np.ndarray, sample_weight: np.ndarray | None) -> float:
+    """Give the mean F1 of the labels that occur or are predicted."""
+    occurring = np.flatnonzero((said | target).any(0))
+    weighed = {"sample_weight": sample_weight, "zero_division": 0}
+    return float(oracle.f1_score(target, said, average="macro", labels=occurring, **weighed))
 
 
 def _over_classes(curve: Callable[..., float], table: Table, positive: int) -> float:

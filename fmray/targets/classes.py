@@ -20,13 +20,14 @@ from fmray.registry import nearest
 from fmray.schema import NULL_WORDS
 from fmray.spec.sections import Data
 from fmray.targets.codec import Decisions, Partial
+from fmray.targets.one_column import OneColumnPerOutput
 from fmray.targets.wording import lacking_classes, rare_classes
 
 MOST_CLASSES = 10_000
 SHOWN = 5
 
 
-class Class:
+class Class(OneColumnPerOutput):
     """Encode a class by its index; see `fmray.targets.codec.Codec`."""
 
     kind: ClassVar[str] = "class"
@@ -128,26 +129,6 @@ class Class:
     def counts(self, target: np.ndarray) -> np.ndarray:
         """Count the rows of each class."""
         return np.bincount(target, minlength=self.num_outputs)
-
-    def probabilities(self, output: np.ndarray) -> np.ndarray:
-        """Give the probabilities as columns."""
-        return output.reshape(len(output), -1)
-
-    def settle(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, params: Json) -> Json:
-        """Choose nothing."""
-        return {}
-
-    def fits(self, settings: Json) -> bool:
-        """Tell that there is nothing to fit."""
-        return True
-
-    def about_settings(self, settings: Json) -> str:
-        """Say nothing: there are none."""
-        return ""
-
-    def table_columns(self, output: np.ndarray, settings: Json) -> dict[str, pa.Array]:
-        """Give one column of numbers per output."""
-        return {name: pa.array(column) for name, column in zip(self.columns, output.T, strict=True)}
 
     def target_columns(self, target: np.ndarray) -> dict[str, pa.Array]:
         """Give what is true."""

@@ -12,6 +12,7 @@ from fmray.errors import DataError
 from fmray.records import Json, Split, Target
 from fmray.spec.sections import Data
 from fmray.targets.codec import Decisions, Partial
+from fmray.targets.one_column import OneColumnPerOutput
 from fmray.targets.wording import spell_rows
 
 METRICS = ("r2", "rmse", "mae", "mse")
@@ -19,7 +20,7 @@ FEW_LEVELS = 20
 SHOWN = 5
 
 
-class Number:
+class Number(OneColumnPerOutput):
     """Encode one number per target column; see `fmray.targets.codec.Codec`."""
 
     kind: ClassVar[str] = "number"
@@ -108,26 +109,6 @@ class Number:
     def counts(self, target: np.ndarray) -> np.ndarray:
         """Give nothing: there are no classes."""
         return np.zeros(0, np.int64)
-
-    def probabilities(self, output: np.ndarray) -> np.ndarray:
-        """Give the numbers as columns."""
-        return output.reshape(len(output), -1)
-
-    def settle(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, params: Json) -> Json:
-        """Choose nothing."""
-        return {}
-
-    def fits(self, settings: Json) -> bool:
-        """Tell that there is nothing to fit."""
-        return True
-
-    def about_settings(self, settings: Json) -> str:
-        """Say nothing: there are none."""
-        return ""
-
-    def table_columns(self, output: np.ndarray, settings: Json) -> dict[str, pa.Array]:
-        """Give one column of numbers per output."""
-        return {name: pa.array(column) for name, column in zip(self.columns, output.T, strict=True)}
 
     def target_columns(self, target: np.ndarray) -> dict[str, pa.Array]:
         """Give what is true."""
