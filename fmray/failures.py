@@ -174,5 +174,7 @@ NODE_DIED = re.compile(
     r"node (has )?died|node is dead|node was (terminated|preempted|drained)|raylet died", re.IGNORECASE
 )
 PEER_LOST = re.compile(
-    r"gloo|nccl|ProcessGroup|by peer|Broken pipe|Socket Timeout|wait timeout|Timed out waiting", re.IGNORECASE
+    r"gloo|nccl|ProcessGroup|by peer|Broken pipe|Socket (recv|send) error|Socket Timeout|wait timeout"
+    r"|Timed out waiting",
+    re.IGNORECASE,
 )

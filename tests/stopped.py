@@ -27,6 +27,7 @@ from fmray.report.journal import Journal
 from fmray.rigour.chain import Chain
 from fmray.stages import ownership, reporting
 from fmray.store import Store, lease
+from fmray.store.sources import code_digest
 from fmray.track.address import address_of
 from fmray.track.mlflow import Connection, connected
 from fmray.track.registry import Registry
@@ -212,5 +213,6 @@ def try_point(folder: Path, point: str) -> dict[str, Any]:
 if __name__ == "__main__":
     if set(sys.argv[2:]) & {*TELLING}:
         import mlflow  # noqa: F401 - once, instead of in every process
+    code_digest("fmray.workflow")  # reads code, which every process would do
     for asked in sys.argv[2:]:
         print(json.dumps(try_point(Path(sys.argv[1]), asked)), flush=True)

@@ -5,6 +5,7 @@ resumed training, whose generators are new, would otherwise draw what the first 
 Shape legend: N rows, D inputs, O outputs.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fmray.errors import DataError, SpecError
+from fmray.failures import PEER_LOST
 from fmray.models.estimator import Table
 from fmray.seeding import derive
 from fmray.spec.components import models as declared
@@ -91,6 +93,8 @@ class LightGBM:
             "verbosity": -1,
         }
         if network:
+            # which says how it connects before it reads `verbosity`
+            self._lightgbm.register_logger(logging.getLogger("lightgbm"))
             self._settings |= {**network, "tree_learner": "data", "pre_partition": True}
         self._dataset = self._lightgbm.Dataset(table.x, table.target, weight=table.weight)
 
@@ -98,26 +102,14 @@ class LightGBM:
         """Learn one more round.
 
         Raises:
-            TrainError: If `start` was not called.
+            ConnectionError: If another worker of the training is gone.
         """
-        if self._booster is not None:
-            self._reset(self._booster, number)
-            self._booster.update()
-            return
-
-        def reset(environment: Any) -> None:
-            self._reset(environment.model, number)
-
-        reset.before_iteration = True  # type: ignore[attr-defined]  # as LightGBM marks its callbacks
-        self._booster = self._lightgbm.train(
-            self._settings,
-            self._dataset,
-            num_boost_round=1,
-            init_model=self._reader,
-            keep_training_booster=True,
-            callbacks=[reset],
-        )
-        self._reader = None
+        try:
+            self._grow(number)
+        except self._lightgbm.basic.LightGBMError as error:
+            if PEER_LOST.search(str(error)) is None:
+                raise
+            raise ConnectionError(str(error)) from error
 
     def train_loss(self) -> float:
         """Give the weighted mean loss on the rows of this share."""
@@ -165,6 +157,26 @@ class LightGBM:
                 self._booster.free_network()  # or the next training of this process finds its port taken
         self._booster = None
         self._dataset = None
+
+    def _grow(self, number: int) -> None:
+        if self._booster is not None:
+            self._reset(self._booster, number)
+            self._booster.update()
+            return
+
+        def reset(environment: Any) -> None:
+            self._reset(environment.model, number)
+
+        reset.before_iteration = True  # type: ignore[attr-defined]  # as LightGBM marks its callbacks
+        self._booster = self._lightgbm.train(
+            self._settings,
+            self._dataset,
+            num_boost_round=1,
+            init_model=self._reader,
+            keep_training_booster=True,
+            callbacks=[reset],
+        )
+        self._reader = None
 
     @property
     def _fitted(self) -> Any:

@@ -5,6 +5,7 @@ rungs, budgets, progress. Its state is the file it would leave, so a resumed tra
 Shape legend: N rows of this worker's share, O outputs.
 """
 
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -181,12 +182,13 @@ class Estimators:
         if not rows.in_memory:
             text = f"the {rows.num_rows:,} training rows do not fit, and {self.plans[0].model.name} learns from all"
             raise SpecError(f"{text} at once. Give more memory, or train on more workers.", "run.memory")
-        if group.size > 1 and not group.network:  # each would learn a model of its own from its own share
-            text = f"{group.size} workers, and {self.plans[0].model.name} trains in one process as yet"
-            raise SpecError(f"{text}. Set run.workers: 0, or 1.", "run.workers")
         table = self._table(rows)
+        if 0 in group.collect(len(table.x)):
+            which = "" if group.size == 1 else f" on one of {group.size} workers"
+            text = f"0 rows are left to learn from{which}. See the row accounting; check split and folds."
+            raise DataError(text, "train")
         weight = float(len(table.x)) if table.weight is None else float(table.weight.sum(dtype=np.float64))
-        self.estimator.start(table, torch.get_num_threads(), group.network if group.size > 1 else {})
+        self.estimator.start(table, torch.get_num_threads(), _meet(group))
         self._weight_sum = weight
 
     def _table(self, rows: Rows) -> Table:
@@ -207,13 +209,32 @@ class Estimators:
             weights.append(counts[kept])
             beat()
         if not inputs:
-            raise DataError("0 rows are left to learn from. See the row accounting; check split and folds.", "train")
+            return Table(np.zeros((0, self._width), np.float32), np.zeros(0), None)
         target = np.concatenate(targets)
         return Table(
             np.concatenate(inputs),
             target[:, 0] if target.ndim == 2 else target,
             np.concatenate(weights) if is_weighted else None,
         )
+
+
+def _meet(group: Group) -> dict[str, Any]:
+    """Have the workers agree where each listens, as LightGBM's parameters say it; empty for one alone.
+
+    Ports are chosen anew for every training: that of the one before may still be in use.
+    """
+    if group.size == 1:
+        return {}
+    import ray  # which one worker alone does without
+
+    with socket.socket() as held:  # until all have chosen: several may share a machine
+        held.bind(("", 0))
+        places = group.collect((ray.util.get_node_ip_address(), held.getsockname()[1]))
+    return {
+        "machines": ",".join(f"{host}:{port}" for host, port in places),
+        "num_machines": group.size,
+        "local_listen_port": places[group.rank][1],
+    }
 
 
 def build(name: str, params: Mapping[str, Any], seed: int, task: Task) -> Estimator:

@@ -4,8 +4,7 @@ Every worker holds the same parameters and state, and its own share of the rows;
 summed. All of it happens in the same order on every worker, whatever their number; alone, nothing is exchanged.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -25,15 +24,13 @@ class Group:
 
     rank: int = 0
     size: int = 1
-    network: Mapping[str, Any] = field(default_factory=dict)
-    """Where estimators that exchange what they learn by themselves reach each other; see `Estimator.start`."""
 
     @classmethod
-    def joined(cls, network: Mapping[str, Any] | None = None) -> "Group":
+    def joined(cls) -> "Group":
         """Give the process group of `torch.distributed` that this process has joined, if it has."""
         if not dist.is_initialized():
             return ALONE
-        return cls(dist.get_rank(), dist.get_world_size(), network or {})
+        return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def share(self) -> Share:

@@ -210,9 +210,15 @@ LOADED = (
 
 
 def load() -> None:
-    """Import what commands need, once: trials are forked from here. Nothing may start a thread before that."""
+    """Import what commands need, and read their code, once: trials are forked from here.
+
+    Nothing may start a thread before that.
+    """
+    from fmray.store.sources import code_digest
+
     for name in LOADED:
         importlib.import_module(name)
+    code_digest("fmray.workflow")
 
 
 class House:

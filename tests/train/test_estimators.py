@@ -1,13 +1,17 @@
 """Train estimators where packs of networks train: weights, seeds, folds, resuming, kills."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import roc_auc_score
-from tune import kill
+from train.estimators_kill import PARAMS, boosted
+from tune.kill import prepared_rows
 
 from fmray.catalogue import ESTIMATORS
 from fmray.data.lanes import Lanes
@@ -18,17 +22,13 @@ from fmray.records import Member
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.train.artefacts import digest_of
+from fmray.train.artefacts import digest_of, read_bytes
 from fmray.train.combine import alone
-from fmray.train.group import ALONE, Group
 from fmray.train.predict import Voice
-from fmray.train.workers import Worker
 from fmray.tune.plans import plans_of
 from fmray.tune.sweep import sweep
-from fmray.tune.trial import Training, Trial
 
 TASK = Ref("classification")
-PARAMS = {"rounds_per_epoch": 3, "num_leaves": 7, "learning_rate": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(folder):
-    value = kill.write_data(folder).to_json() | {"model": {"lightgbm": PARAMS}}
-    value["train"] = {"epochs": 6, "early_stop": {"patience": 3}, "order": {"num_lanes": 5}}
-    return Job.from_json(value)
+    return boosted(folder)
 
 
 @pytest.fixture(scope="module")
 def prepared(job, folder):
-    return kill.prepared_rows(job, folder)
+    return prepared_rows(job, folder)
 
 
 @pytest.fixture
@@ -175,50 +173,41 @@ def test_a_training_that_is_left_after_any_round_resumes_to_the_same_file(job, p
     assert [(m.tensor_hash, m.val_score, m.history, m.best_epoch) for m in again.members] == facts
 
 
-def test_several_workers_that_do_not_know_each_other_are_refused(job, prepared, store):
-    training = Training("roc_auc", store, home=store.path("checkpoints", "x"), role="member", fence=_Open())
-    trial = Trial(0, 0, job=job, plans=tuple(plans_of(job, TASK)), prepared=prepared)
-    pair = _Pair(0, 2)
-    with pytest.raises(SpecError, match="2 workers, and lightgbm trains in one process as yet"):
-        training.train([trial], Worker(pair, torch.device("cpu"), lambda event: None, job.run))
-
-
-class _Open:
-    def check(self):
-        pass
-
-
-class _Pair(Group):
-    """Two workers of which the other says what this one says."""
-
-    def tell(self, said):
-        return said
-
-    def collect(self, own):
-        return [own, own]
-
-    def sum(self, tensor):
-        return tensor
-
-
 def test_rows_that_do_not_fit_into_memory_are_refused(job, prepared, store):
     job = replace(job, run=replace(job.run, memory=100))
     with pytest.raises(
         SpecError, match=r"run.memory: the 5\d\d training rows do not fit, and lightgbm learns from all"
     ):
         train(job, prepared, store)
-    assert ALONE.network == {}
+
+
+@pytest.mark.cluster
+def test_two_workers_of_ray_grow_trees_on_the_rows_of_both(job, prepared, tmp_path):
+    """Two members, one after the other, whose connections must not be in each other's way."""
+    job = trained(job, {"seeds": 2})
+    job = replace(job, run=replace(job.run, workers=2))
+    alone = train(job, prepared, Store(str(tmp_path / "alone"))).members
+    both = train(job, prepared, Store(str(tmp_path / "both")), workers=2).members
+    for here, there in zip(alone, both, strict=True):
+        assert there.val_score == pytest.approx(here.val_score, abs=0.02)
+        text = read_bytes(there).decode()
+        rows = [int(line.partition("=")[2].split()[0]) for line in text.splitlines() if "internal_count=" in line]
+        assert min(rows) > 0.7 * prepared.num_rows("train")  # of which a round takes four fifths, and a share has half
 
 
 @pytest.mark.slow
-def test_kills_at_any_instant_change_nothing(job, folder):
-    """Twenty instants, at which a child that trains becomes durable, and is killed by SIGKILL."""
-    kill.child(lambda: kill.train(job, folder, "whole", None, kill.Ranks()) and None)
-    whole = json.loads((folder / "whole.json").read_text())
-    number = 20
-    for place in range(number):
-        name = f"killed-{place}"
-        at = 1 + place * whole["calls"] // number
-        assert not kill.child(lambda n=name, at=at: kill.train(job, folder, n, at, kill.Ranks()))
-        assert kill.child(lambda n=name: kill.train(job, folder, n, None, kill.Ranks()))
-        assert json.loads((folder / f"{name}.json").read_text())["members"] == whole["members"]
+@pytest.mark.parametrize(("ranks", "kills"), [(0, 20), (2, 8)])
+def test_kills_at_any_instant_change_nothing(tmp_path, ranks, kills):
+    """Instants at which a process that trains becomes durable, and is killed by SIGKILL."""
+    script = Path(__file__).with_name("estimators_kill.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "kills"), str(kills), str(ranks)],
+        capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": str(script.parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["results"]) == kills
+    assert all(result["same members"] and not result["ended"] for result in found["results"]), found["results"]
+    # the same rows, in as many shares as there are ranks: sums in another order, and trees as good
+    assert found["scores"] == pytest.approx(found["alone"], abs=0.02)
+    assert (found["hashes"] == found["hashes alone"]) == (ranks == 0)

@@ -33,6 +33,7 @@ from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
+from fmray.store.sources import code_digest
 from fmray.train.device import set_up
 from fmray.train.group import Group
 from fmray.train.ingest import Rows
@@ -72,6 +73,13 @@ def write_data(folder: Path) -> Job:
 def prepared_rows(job: Job, folder: Path) -> Prepared:
     store = Store(str(folder / "prepared"))
     return prepare(scan(job.data, ".", store), job, Ref("classification"), store)
+
+
+def warm_up() -> None:
+    """Do once, before any child is forked, what each would do again: import, and read the code that keys name."""
+    torch.use_deterministic_algorithms(True)  # imports much
+    torch.use_deterministic_algorithms(False)
+    code_digest("fmray.data.prepare", "fmray.tune.search")
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,7 @@ def seen(folder: Path, name: str) -> dict[str, str]:
 
 def main(folder: Path, num_kills: int, size: int) -> None:
     job = write_data(folder)
+    warm_up()
     child(lambda: prepared_rows(job, folder) and None)
     started = time.perf_counter()
     if not child(lambda: train(job, folder, "whole", None, Ranks(size))):

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tune.kill import _count_durable, child, prepared_rows, write_data
+from tune.kill import _count_durable, child, prepared_rows, warm_up, write_data
 
 from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
@@ -61,6 +61,7 @@ def told(member: dict[str, object]) -> object:
 
 def main(folder: Path, num_kills: int, exact: bool) -> None:
     job = write_data(folder)
+    warm_up()
     child(lambda: prepared_rows(job, folder) and None)
     job = searched(job, exact)
     started = time.perf_counter()
