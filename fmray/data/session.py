@@ -161,3 +161,10 @@ def quiet() -> Iterator[Any]:
         yield context
     finally:
         log.setLevel(level)
+
+
+def address_of_node() -> str:
+    """Give the address by which other nodes reach this one."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())

@@ -163,6 +163,7 @@ def _in_train(job: Job) -> list[Refusal]:
     train = job.train
     if train.seeds.order and train.seeds.n == 1:
         found.append((("train", "seeds", "order"), "has no effect with one seed. Give train.seeds.n."))
+    found += _in_steps(job)
     if train.accumulate > train.batch_rows:
         text = f"{train.accumulate} parts of a batch of {train.batch_rows} rows. Give at most batch_rows."
         found.append((("train", "accumulate"), text))
@@ -290,6 +291,24 @@ def _in_run(job: Job) -> list[Refusal]:
     ]
 
 
+def _in_steps(job: Job) -> list[Refusal]:
+    """Refuse what contradicts a training that counts steps."""
+    train = job.train
+    if train.steps is None:
+        text = "has no effect where validation is scored after each pass over the rows. It goes with train.steps."
+        return [(("train", "validate_every"), text)] if train.validate_every != "auto" else []
+    found: list[Refusal] = []
+    if train.epochs != Train().epochs:
+        found.append((("train", "epochs"), f"{train.epochs}, and train.steps says {train.steps:,}. Leave one out."))
+    if train.validate_every != "auto" and train.validate_every > train.steps:
+        text = f"{train.validate_every:,} is more than the {train.steps:,} steps of train.steps. Make it smaller."
+        found.append((("train", "validate_every"), text))
+    for keys in job.ranges:
+        if keys[:1] == ("train",) and keys[-1] in ("steps", "validate_every", "epochs"):
+            found.append((keys, "all members train for as many steps. Give one value."))
+    return found
+
+
 def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
     search = job.search
     plain = Search()
@@ -321,15 +340,15 @@ def _in_search(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
     if search.time is not None and job.run.deterministic:
         text = "ends the search by the clock, which no other run repeats. Give search.epochs, or leave one out."
         found.append((("search", "time"), text))
-    if search.first_rung != "auto" and search.first_rung >= job.train.epochs:
-        text = f"{search.first_rung} is never reached before the end at epoch {job.train.epochs}. Make it smaller."
+    if search.first_rung != "auto" and search.first_rung >= job.train.num_epochs:
+        text = f"{search.first_rung} is never reached before the end at epoch {job.train.num_epochs}. Make it smaller."
         found.append((("search", "first_rung"), text))
     return found + _in_pbt(job, structural, said)
 
 
 def _in_pbt(job: Job, structural: Collection[Keys], said: Collection[str]) -> list[Refusal]:
     search = job.search
-    epochs = job.train.epochs
+    epochs = job.train.num_epochs
     if search.by != "pbt":
         text = f"has no effect with by: {search.by}. It goes with pbt."
         return [(("search", "interval"), text)] if "interval" in said else []
@@ -371,10 +390,21 @@ def _in_ensemble(job: Job) -> list[Refusal]:
     return found
 
 
-NETWORKS_ONLY = ("optimizer", "schedule", "clip_norm", "accumulate", "ema", "precision", "warm_start", "groups")
+NETWORKS_ONLY = (
+    "steps", "optimizer", "schedule", "clip_norm", "accumulate", "ema", "precision", "warm_start", "groups"
+)  # fmt: skip
 """Keys of `train` that say how parameters move along gradients."""
 OF_BATCHES = ("batch_rows", "warmup_steps")
 """Those that the linear baseline reads as well."""
+
+
+def said_of_steps(job: Job) -> list[str]:
+    """Say what an epoch is where the job counts steps."""
+    train = job.train
+    if train.steps is None:
+        return []
+    times = f"{train.num_epochs} times in {train.steps:,} steps"
+    return [f"train.steps: an epoch is {train.steps_per_epoch:,} steps; validation is scored {times}"]
 
 
 def said_of_estimator(job: Job) -> list[str]:
@@ -383,7 +413,7 @@ def said_of_estimator(job: Job) -> list[str]:
     if name not in ESTIMATORS:
         return []
     rounds = ESTIMATORS.read(name, job.at({}).model.params).rounds_per_epoch
-    epochs = job.train.epochs
+    epochs = job.train.num_epochs
     found = [f"an epoch of {name} is {rounds} boosting rounds: train.epochs {epochs} are {epochs * rounds} rounds"]
     if given := [key for key in OF_BATCHES if getattr(job.train, key) != getattr(Train(), key)]:
         keys = " and ".join(f"train.{key}" for key in given)

@@ -112,7 +112,13 @@ class Job:
         return replace(ADAPTER.validate_python(plain), ranges=ranges)
 
 
-LATER: tuple[tuple[str, str, Any], ...] = (("train", "groups", []), ("train", "phases", {}), ("train", "start", None))
+LATER: tuple[tuple[str, str, Any], ...] = (
+    ("train", "groups", []),
+    ("train", "phases", {}),
+    ("train", "start", None),
+    ("train", "steps", None),
+    ("train", "validate_every", "auto"),
+)
 """Keys that jobs did not have when the first runs were kept, and their defaults: left out where they say nothing,
 so that those runs and records are found again."""
 

@@ -281,6 +281,9 @@ class Train:
 
     Args:
         epochs: Largest number of passes over the training rows.
+        steps: Largest number of optimizer steps, in place of `epochs`. What counts epochs elsewhere, such as patience,
+            rungs and `freeze_epochs`, counts the times that validation is scored then.
+        validate_every: Steps after which validation is scored; goes with `steps`. "auto" is a tenth of them.
         batch_rows: Rows of the global batch behind one optimizer step.
         optimizer: Name and parameters, e.g. `{adamw: {lr: 0.001, weight_decay: 0.01}}`.
         schedule: Learning-rate schedule: constant, cosine, step, plateau.
@@ -306,6 +309,8 @@ class Train:
     """
 
     epochs: Annotated[Whole, Field(ge=1)] = 20
+    steps: Annotated[Whole, Field(ge=1)] | None = None
+    validate_every: Annotated[Whole, Field(ge=1)] | Literal["auto"] = "auto"
     batch_rows: Annotated[Whole, Field(ge=1)] = 256
     optimizer: Reference = Ref("adamw")
     schedule: Reference = Ref("constant")
@@ -323,6 +328,18 @@ class Train:
     phases: Mapping[str, Phase] = Field(default_factory=dict)
     start: Annotated[StartFrom, BeforeValidator(_as_model)] | None = None
     warm_start: Annotated[WarmStart, BeforeValidator(_as_model)] | None = None
+
+    @property
+    def num_epochs(self) -> int:
+        """Say how often validation is scored at most: after each pass, or every so many steps."""
+        return self.epochs if self.steps is None else -(-self.steps // self.steps_per_epoch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Say after how many steps validation is scored where the job counts steps; 0 where it counts passes."""
+        if self.steps is None:
+            return 0
+        return -(-self.steps // 10) if self.validate_every == "auto" else min(self.validate_every, self.steps)
 
 
 def _as_seconds(value: object) -> object:

@@ -10,7 +10,7 @@ from fmray.events import Driver, Note, Report, RunOpened, Stage
 from fmray.records import Run
 from fmray.report.folder import open_run, read_run, start_run
 from fmray.report.journal import Journal, log_to
-from fmray.spec.effect import hidden_params, said_of_estimator
+from fmray.spec.effect import hidden_params, said_of_estimator, said_of_steps
 from fmray.spec.job import Job
 from fmray.stages.errors import name_error
 from fmray.stages.tracking import publish_ended
@@ -80,7 +80,7 @@ def owned(job: Job, run: Run, store: Store, report: Report, address: Address | N
             one = session() if job.run.workers not in ("auto", 0) else nullcontext()  # for all stages
             with one, waiting(journal, beat):
                 journal(Driver([here()], where_ray_runs()))
-                for text in [*hidden_params(job), *said_of_estimator(job)]:
+                for text in [*hidden_params(job), *said_of_estimator(job), *said_of_steps(job)]:
                     journal.note(text)
                 yield journal
         except BaseException as error:

@@ -56,6 +56,7 @@ class Batch:
             members; it belongs to one call.
         keys: What numbers are drawn by for each row (B,), int32, other ones at every step; only while a task of several
             phases trains.
+        epoch: The pass over the training rows that it belongs to, from 0.
     """
 
     inputs: Mapping[str, Tensor]
@@ -69,6 +70,7 @@ class Batch:
     own: Tensor | None = None
     given: Mapping[str, Tensor] = field(default_factory=dict)
     keys: Tensor | None = None
+    epoch: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,6 +92,7 @@ class Batch:
             partner=self.partner and self.partner.slice(start, stop),
             own=cut(self.own),
             keys=cut(self.keys),
+            epoch=self.epoch,
         )
 
 

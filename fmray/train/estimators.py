@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fmray.catalogue import ESTIMATORS, SCHEDULES
+from fmray.data.session import address_of_node
 from fmray.errors import DataError, SpecError
 from fmray.models.estimator import Estimator, Table
 from fmray.records import Member, Prepared, Target
@@ -225,11 +226,9 @@ def _meet(group: Group) -> dict[str, Any]:
     """
     if group.size == 1:
         return {}
-    import ray  # which one worker alone does without
-
     with socket.socket() as held:  # until all have chosen: several may share a machine
         held.bind(("", 0))
-        places = group.collect((ray.util.get_node_ip_address(), held.getsockname()[1]))
+        places = group.collect((address_of_node(), held.getsockname()[1]))
     return {
         "machines": ",".join(f"{host}:{port}" for host, port in places),
         "num_machines": group.size,

@@ -6,7 +6,7 @@ does any number of workers, each of which holds its share of every batch.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from fmray.data.order import WHOLE, Share, epoch_order, num_windows, partners, w
 from fmray.data.ragged import Arrays, Ragged
 from fmray.errors import DataError
 from fmray.records import Prepared, Split
-from fmray.spec.sections import Order
+from fmray.spec.sections import Order, Train
 from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Places
 from fmray.train.blocks import Held, held, inputs_of, joined
@@ -119,7 +119,15 @@ class Rows:
             if others is not None:
                 chosen = index[others[first:last]]
                 picked |= {f"{PARTNER}{name}": value.index_select(0, chosen) for name, value in self._whole.items()}
-            yield self._batch(picked, rows[first:last], self._places_in(start, start + batch_rows))
+            yield self._batch(picked, rows[first:last], self._places_in(start, start + batch_rows), epoch)
+
+    def endless(self, order: Order, seed: int, batch_rows: int, first_step: int) -> Iterator[Batch]:
+        """Give the batches of one pass after the other, from a step on that is counted from the very first."""
+        per_pass = num_steps(self.num_rows, batch_rows)
+        epoch, step = divmod(first_step, per_pass)
+        while True:
+            yield from self.batches(order, seed, epoch=epoch, batch_rows=batch_rows, first_step=step)
+            epoch, step = epoch + 1, 0
 
     def in_sequence(self, chunk_rows: int = EVALUATION_ROWS) -> Iterator[Batch]:
         """Give every row, or every row of the share, exactly once, in sequence order."""
@@ -215,7 +223,7 @@ class Rows:
                 missing = missing - here
                 at = at + here
             whole = taken[0] if len(taken) == 1 else {k: joined([part[k] for part in taken]) for k in piece}
-            yield self._batch(whole, whole.pop("rows"), self._places_in(start, start + batch_rows))
+            yield self._batch(whole, whole.pop("rows"), self._places_in(start, start + batch_rows), epoch)
 
     def _ahead(self, source: Iterator[Arrays]) -> Iterator[dict[str, Any]]:
         """Have the next piece made while one is worked on."""
@@ -247,10 +255,10 @@ class Rows:
             found[name] = torch.from_numpy(values).to(device)
         return found
 
-    def _batch(self, tensors: dict[str, Any], rows: Tensor, places: Places | None = None) -> Batch:
+    def _batch(self, tensors: dict[str, Any], rows: Tensor, places: Places | None = None, epoch: int = 0) -> Batch:
         here = {name: value.to(self.device, non_blocking=True) for name, value in tensors.items()}
         partner = self._of(PARTNER, here, rows) if f"{PARTNER}target" in here else None
-        return replace(self._of("", here, rows), places=places, partner=partner)
+        return replace(self._of("", here, rows), places=places, partner=partner, epoch=epoch)
 
     def _of(self, prefix: str, tensors: dict[str, Any], rows: Tensor) -> Batch:
         if prefix:
@@ -261,6 +269,40 @@ class Rows:
             ids = ids + rows.to(ids.device)[:, None]  # copies of one row are to change each in its own way
         inputs = inputs_of(tensors, self._blocks)
         return Batch(inputs, tensors["target"], weight, rows, ids=ids, entity=entity)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Count the optimizer steps of a training.
+
+    Args:
+        per_pass: Batches of one pass over the training rows.
+        per_epoch: Steps after which validation is scored: those of a pass, unless the job counts steps.
+        total: Steps if nothing ends it early.
+    """
+
+    per_pass: int
+    per_epoch: int
+    total: int
+
+    @classmethod
+    def of(cls, train: Train, num_rows: int) -> "Steps":
+        """Count the steps of a job on so many training rows.
+
+        Raises:
+            DataError: If there is no row to learn from.
+        """
+        per_pass = num_steps(num_rows, train.batch_rows)
+        return cls(per_pass, train.steps_per_epoch or per_pass, train.steps or per_pass * train.epochs)
+
+    @property
+    def num_passes(self) -> int:
+        """Count the passes over the training rows, of which the last one may be left early."""
+        return -(-self.total // self.per_pass)
+
+    def of_epoch(self, epoch: int) -> int:
+        """Count the steps of an epoch; the last one may have fewer."""
+        return min(self.per_epoch, self.total - epoch * self.per_epoch)
 
 
 def num_steps(num_rows: int, batch_rows: int) -> int:

@@ -1,4 +1,4 @@
-"""Train a population over one pass of the data per epoch.
+"""Train a population epoch by epoch: over one pass of the data, or so many steps as the job says; then score it.
 
 There is one loop, and it trains K >= 1 members on W >= 1 workers; one is not special. It knows neither Ray nor files:
 rows come from `Rows`, states go to `Checkpoints`, sums go through the `Group`, all handed in.
@@ -25,7 +25,7 @@ from fmray.train.estimators import Estimators
 from fmray.train.failures import kind_of, told
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
-from fmray.train.ingest import Rows, num_steps
+from fmray.train.ingest import Rows, Steps
 from fmray.train.learner import Learner
 from fmray.train.pack import Pack
 from fmray.train.schedule import Plateau
@@ -83,25 +83,28 @@ def fit(
     if pack.state.global_step == 0:
         with DRAWING:
             torch.manual_seed(derive(order_seed, "draws", group.rank))  # for modules that draw numbers of their own
-    steps = num_steps(train_rows.num_rows, pack.train.batch_rows) if isinstance(pack, Pack) else pack.num_steps
+    train = pack.train
+    steps = Steps.of(train, train_rows.num_rows)
+    batches = train_rows.endless(train.order, order_seed, train.batch_rows, first_step=pack.state.global_step)
     waits = _ask(pack, judge, group) if pack.state.epoch and not pack.state.step else False
     saved = 0.0
     while _continues(pack) and not waits:
         started = time.perf_counter()
-        first_step = pack.state.step
+        of_epoch = steps.of_epoch(pack.state.epoch) if isinstance(pack, Pack) else pack.num_steps
+        missing = of_epoch - pack.state.step
         if isinstance(pack, Pack):
-            spent = run_epoch(
-                pack, train_rows, steps=steps, order_seed=order_seed, checkpoints=checkpoints, group=group
-            )
+            spent = run_epoch(pack, batches, steps, checkpoints=checkpoints, group=group)
         else:
             spent = _grow_epoch(pack, train_rows, checkpoints, group)
         seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric, group)
             waits = _ask(pack, judge, group)
-        speed = (steps - first_step) / steps * train_rows.num_rows / max(seconds, 1e-9)
+        passes = missing / (steps.per_pass if isinstance(pack, Pack) else of_epoch)
+        speed = passes * train_rows.num_rows / max(seconds, 1e-9)
         seconds = time.perf_counter() - started + saved
-        spent = {"rows": max(group.collect(spent["rows"])), "checkpoints": spent["checkpoints"] + saved}
+        waited = 0.0 if train_rows.in_memory else spent["rows"]
+        spent = {"rows": max(group.collect(waited)), "checkpoints": spent["checkpoints"] + saved}
         report(_epoch_event(pack, metric, rows_per_second=speed, seconds=seconds, spent=spent))
         due = group.tell(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack)))
         saved = _save(pack, checkpoints, group) if due else 0.0
@@ -202,32 +205,26 @@ def _said(pack: Learner, rows: Rows) -> Iterator[tuple[Batch, Tensor]]:
 
 
 def run_epoch(
-    pack: Pack, rows: Rows, steps: int, order_seed: int, checkpoints: Checkpoints | None, group: Group = ALONE
+    pack: Pack, batches: Iterator[Batch], steps: Steps, checkpoints: Checkpoints | None = None, group: Group = ALONE
 ) -> dict[str, float]:
     """Train on the batches of the current epoch, from the state's step on.
 
-    Gives the seconds that went into waiting for rows that are not in memory, and into checkpoints.
+    Gives the seconds that went into waiting for batches, and into checkpoints.
 
     Args:
-        steps: Batches of a whole epoch.
-        order_seed: Seed of the order of rows.
+        batches: Those of the training from the state's step on.
         checkpoints: Where states go while the epoch lasts, on the first worker; None keeps none.
         group: The workers that train together.
     """
     state = pack.state
-    train = pack.train
-    batches = iter(
-        rows.batches(train.order, order_seed, epoch=state.epoch, batch_rows=train.batch_rows, first_step=state.step)
-    )
+    of_epoch = steps.of_epoch(state.epoch)
     waited = 0.0
     saved = 0.0
-    while True:
+    while state.step < of_epoch:
         asked = time.perf_counter()
-        batch = next(batches, None)
+        batch = next(batches)
         waited += time.perf_counter() - asked
-        if batch is None:
-            break
-        due = checkpoints is not None and state.step + 1 < steps and checkpoints.due()
+        due = checkpoints is not None and state.step + 1 < of_epoch and checkpoints.due()
         due = train_step(pack, batch, factor=pack.factors(steps), group=group, flag=due)
         state.step += 1
         state.global_step += 1
@@ -237,7 +234,7 @@ def run_epoch(
                 break
         if due:
             saved += _save(pack, checkpoints, group)
-    return {"rows": 0.0 if rows.in_memory else waited, "checkpoints": saved}
+    return {"rows": waited, "checkpoints": saved}
 
 
 def _grow_epoch(pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, group: Group) -> dict[str, float]:
@@ -357,7 +354,7 @@ def _drop_faulty(pack: Pack) -> None:
 
 
 def _continues(pack: Learner) -> bool:
-    return pack.state.epoch < pack.train.epochs and len(pack) > 0
+    return pack.state.epoch < pack.train.num_epochs and len(pack) > 0
 
 
 def _epoch_event(
@@ -366,11 +363,11 @@ def _epoch_event(
     best = float(pack.state.best_score.max()) * pack.sign
     return Epoch(
         epoch=pack.state.epoch,
-        epochs=pack.train.epochs,
+        epochs=pack.train.num_epochs,
         rows_per_second=round(rows_per_second),
         seconds=round(seconds, 3),
         spent={name: round(value, 3) for name, value in spent.items()},
-        seconds_left=round(seconds * (pack.train.epochs - pack.state.epoch), 1) if len(pack) else 0.0,
+        seconds_left=round(seconds * (pack.train.num_epochs - pack.state.epoch), 1) if len(pack) else 0.0,
         primary=metric.name,
         best=best if math.isfinite(best) else None,
         members=len(pack.plans),

@@ -23,6 +23,7 @@ from fmray.spec.sections import Train
 from fmray.tasks.task import Task, task_of
 from fmray.train.artefacts import tensor_hash
 from fmray.train.groups import columns_of
+from fmray.train.ingest import Steps
 from fmray.train.live import Live, Mixup, build_live
 from fmray.train.optim import Optimizers
 from fmray.train.population import Blueprint, enter
@@ -166,12 +167,11 @@ class Pack:
         best = {**state.best_buffers, **own}
         self.restore(replace(state, buffers=buffers, best_buffers=best))
 
-    def factors(self, steps_per_epoch: int) -> dict[str, float]:
+    def factors(self, steps: Steps) -> dict[str, float]:
         """Give the share of the learning rate that the schedule of each phase grants at the coming step."""
         step = self.state.global_step
-        num_steps = steps_per_epoch * self.train.epochs
         rise = warmup(step, self.train.warmup_steps)
-        return {phase: own.factor(step, num_steps, steps_per_epoch) * rise for phase, own in self.schedules.items()}
+        return {phase: own.factor(step, steps.total, steps.per_epoch) * rise for phase, own in self.schedules.items()}
 
     def step_optimizer(self, factor: float, phase: str) -> None:
         """Move every member against its gradient, and let the averages of its parameters follow.

@@ -105,7 +105,7 @@ class Cohort:
     @property
     def interval(self) -> int:
         """Give the epochs between two comparisons."""
-        return self.job.search.interval_in(self.job.train.epochs)
+        return self.job.search.interval_in(self.job.train.num_epochs)
 
     def trial(self, index: int, params: Json, lineage: Lineage = ()) -> Trial:
         """Plan the trial of one member.
@@ -170,7 +170,7 @@ def train_member(
     """
     pack = training.build(trial, device, trial.plans)
     metric = training.metric_of(trial)
-    last = trial.job.train.epochs
+    last = trial.job.train.num_epochs
     if left is not None:
         go_on(pack, left)
     epoch = 0 if left is None else left.epoch

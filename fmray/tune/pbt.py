@@ -28,7 +28,7 @@ from fmray.spec.job import Job
 from fmray.spec.ranges import Keys, Range
 from fmray.store import Store
 from fmray.train.group import ALONE
-from fmray.train.ingest import Rows
+from fmray.train.ingest import Rows, Steps
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
 from fmray.train.workers import Worker
 from fmray.tune.executors import DIED, QUIET, set_up_trial
@@ -145,7 +145,7 @@ def scheduler(job: Job) -> Any:
         time_attr="epoch",
         metric="score",
         mode="max",
-        perturbation_interval=job.search.interval_in(job.train.epochs),
+        perturbation_interval=job.search.interval_in(job.train.num_epochs),
         hyperparam_mutations={"member": mutations(job.ranges, job.train.seed)},
         custom_explore_fn=partial(_explored, dict(job.ranges)),
         quantile_fraction=QUANTILE,
@@ -230,8 +230,9 @@ def _opened(common: bytes) -> tuple[Training, Cohort, torch.device, tuple[Rows, 
     prepared = cohort.prepared
     device = set_up_trial(job.run, job.train)
     worker = Worker(ALONE, device, ignore, job.run)
-    train_rows = worker.rows(prepared, "train", job.train.epochs, job.live_steps, order=job.train.order)
-    return training, cohort, device, (train_rows, worker.rows(prepared, "val", job.train.epochs))
+    passes = Steps.of(job.train, prepared.num_rows("train")).num_passes
+    train_rows = worker.rows(prepared, "train", passes, job.live_steps, order=job.train.order)
+    return training, cohort, device, (train_rows, worker.rows(prepared, "val", job.train.num_epochs))
 
 
 def _found(checkpoint: Any) -> Left | None:

@@ -12,7 +12,7 @@ def describe(job: Job) -> dict[str, str]:
     structural, packable = split_ranges(job)
     groups = trial_groups(job)
     search = job.search
-    epochs = job.train.epochs
+    epochs = job.train.num_epochs
     members = sum(len(group.members) for group in groups)
     rungs = rungs_of(job)
     budgets = [f"{search.epochs:,} epochs"] if search.epochs else []

@@ -20,7 +20,7 @@ def rungs_of(job: Job) -> tuple[int, ...]:
     search = job.search
     if not job.ranges or search.stop == "none" or search.by == "pbt":
         return ()
-    return rung_epochs(job.train.epochs, search.eta, None if search.first_rung == "auto" else search.first_rung)
+    return rung_epochs(job.train.num_epochs, search.eta, None if search.first_rung == "auto" else search.first_rung)
 
 
 def rung_epochs(epochs: int, eta: int, first: int | None = None) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.failures import is_of_user, kind_of
+from fmray.train.ingest import Steps
 from fmray.train.population import num_parameters
 from fmray.train.warm import Start
 from fmray.tune.executors import train_here, train_on_ray
@@ -83,7 +84,7 @@ class Search:
         who = [asked.to_json()[name] for name in ("model", "task", "steps", "train")]
         key = self._key(asked, [*who, replace(job.search, finalists=1)], "member")
         members = job.search.more or sum(len(group.members) for group in trial_groups(job))
-        expected = expected_epochs(members, job.train.epochs, rungs_of(job), job.search.eta)
+        expected = expected_epochs(members, job.train.num_epochs, rungs_of(job), job.search.eta)
         told = replace(
             self,
             report=SearchProgress(self.report, self.metric, members=members, expected=expected, rungs=rungs_of(job)),
@@ -233,7 +234,8 @@ class Search:
                 if not _is_of_steps(error):
                     raise
                 continue  # its trial will say so
-            rows = prepared.num_rows("train") * concrete.train.epochs
+            num_rows = prepared.num_rows("train")
+            rows = num_rows * Steps.of(concrete.train, num_rows).num_passes
             most = max(most, 6.0 * _size(concrete, prepared) * rows)
         return most * members
 

@@ -55,7 +55,7 @@ def _flat(said: np.ndarray) -> np.ndarray:
 
 
 def _epochs(job: Job, member: Member) -> int:
-    return int(member.params.get("train.epochs", job.train.epochs))
+    return int(member.params.get("train.epochs", job.train.num_epochs))
 
 
 def _spelled(found: Range, packable: bool) -> Json:

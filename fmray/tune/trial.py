@@ -29,7 +29,7 @@ from fmray.train.artefacts import FILES, file_of
 from fmray.train.device import circumstances, release
 from fmray.train.failures import CodeError, ShortOfMemoryError, failure, is_of_user, kind_of, told
 from fmray.train.group import ALONE, Group
-from fmray.train.ingest import Rows
+from fmray.train.ingest import Rows, Steps
 from fmray.train.learner import Learner, build_learner, build_pack, is_estimator
 from fmray.train.loop import Judge, Verdict, fit
 from fmray.train.micro_batches import MicroBatches
@@ -208,10 +208,11 @@ class Training:
         """Divide a trial into packs, and open the rows that all of them read."""
         job = trial.job
         identified = any(plan.rows for plan in trial.plans)
+        passes = Steps.of(job.train, trial.prepared.num_rows("train")).num_passes
         train_rows = worker.rows(
-            trial.prepared, "train", job.train.epochs, job.live_steps, order=job.train.order, identified=identified
+            trial.prepared, "train", passes, job.live_steps, order=job.train.order, identified=identified
         )
-        val_rows = worker.rows(trial.prepared, "val", job.train.epochs)
+        val_rows = worker.rows(trial.prepared, "val", job.train.num_epochs)
         layout = self._layout(worker, trial, train_rows)
         packs = [trial.plans[first : first + layout.width] for first in range(0, len(trial.plans), layout.width)]
         if layout.lanes > 1:

@@ -16,7 +16,7 @@ import torch
 
 from fmray.spec.sections import RunOptions
 from fmray.tasks.task import Batch
-from fmray.train.ingest import Rows, num_steps
+from fmray.train.ingest import Rows, Steps
 from fmray.train.pack import Pack, Plan
 from fmray.train.population import packs
 from fmray.train.step import train_step
@@ -167,7 +167,7 @@ def activations(pack: Pack) -> int:
 
 def _trial_steps(first: Pack, rows: Rows, members: int, at_a_time: int) -> int:
     """Count the steps to time, of so many members at a time, for trials to take their share and no more."""
-    to_come = members * first.train.epochs * num_steps(rows.num_rows, first.train.batch_rows)
+    to_come = members * Steps.of(first.train, rows.num_rows).total
     fewest, most = TRIAL_STEPS
     return min(most, max(fewest, int(TRIAL_SHARE * to_come / at_a_time) - 1))
 

@@ -26,7 +26,7 @@ from fmray.train.pack import Pack
 from fmray.train.workers import Worker
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rivals import plans_of, regression_rows
+from rivals import plans_of, regression_rows, unending
 
 CONSTANT = 600_000_000
 """What streaming costs whatever the rows: some 430 MB of items that Ray Data has read ahead, 150 MB for two read tasks,
@@ -106,10 +106,11 @@ def loop(config: dict[str, Any]) -> None:
         rows = worker.rows(prepared, "train", config["epochs"])
         pack = Pack(plans_of([64], 1), prepared.schema, prepared.target, job.train, True)
         seconds = []
+        batches, steps = unending(rows, job.train)
         for epoch in range(config["epochs"]):
             started = time.perf_counter()
             pack.state.step, pack.state.epoch = 0, epoch
-            run_epoch(pack, rows, -(-rows.num_rows // job.train.batch_rows), 0, None, worker.group)
+            run_epoch(pack, batches, steps, group=worker.group)
             seconds.append(time.perf_counter() - started)
         found[way] = {
             "rows/s": rows.num_rows / min(seconds),

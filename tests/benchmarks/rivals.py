@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ from fmray.metrics.find import find_metric
 from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
+from fmray.spec.sections import Train
 from fmray.store import Store
+from fmray.tasks.task import Batch
 from fmray.train.device import set_up
-from fmray.train.ingest import Rows
+from fmray.train.ingest import Rows, Steps, num_steps
 from fmray.train.loop import run_epoch
 from fmray.train.pack import Pack, Plan
 
@@ -47,6 +49,12 @@ def regression_rows(folder: Path, num_rows: int) -> tuple[Job, Prepared]:
     return job, prepare(scan(job.data, ".", store), job, Ref("regression"), store)
 
 
+def unending(rows: Rows, train: Train) -> tuple[Iterator[Batch], Steps]:
+    """Give the batches of a training that has as many epochs as anybody asks for."""
+    per_pass = num_steps(rows.num_rows, train.batch_rows)
+    return rows.endless(train.order, 0, train.batch_rows, 0), Steps(per_pass, per_pass, per_pass * 10**6)
+
+
 def our_epochs(job: Job, prepared: Prepared, plans: list[Plan], train: dict[str, object]) -> Callable[[], float]:
     """Give a function that trains one more epoch of a pack and says how many seconds it took."""
     job = Job.from_json({**job.to_json(), "train": {**train, "early_stop": None}})
@@ -54,12 +62,12 @@ def our_epochs(job: Job, prepared: Prepared, plans: list[Plan], train: dict[str,
     rows = Rows(prepared, "train", device)
     metric = find_metric("r2", prepared.target)
     pack = Pack(plans, prepared.schema, prepared.target, job.train, metric.higher_is_better, device)
-    steps = -(-rows.num_rows // job.train.batch_rows)
+    batches, steps = unending(rows, job.train)
 
     def epoch() -> float:
         started = time.perf_counter()
         pack.state.step = 0
-        run_epoch(pack, rows, steps, 0, None)
+        run_epoch(pack, batches, steps)
         pack.state.epoch += 1
         return time.perf_counter() - started
 

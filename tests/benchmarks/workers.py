@@ -34,7 +34,7 @@ from fmray.train.pack import Pack
 from fmray.train.workers import Worker
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rivals import NUM_FEATURES, bare_epochs, plans_of, ratio, regression_rows
+from rivals import NUM_FEATURES, bare_epochs, plans_of, ratio, regression_rows, unending
 
 ROUNDS = 4
 HEAVY, HEAVY_BATCH = [1024, 1024], 8192
@@ -47,12 +47,12 @@ def our_epochs(job: Job, prepared: Prepared, widths: list[int], batch_rows: int)
     worker = Worker(Group.joined(), torch.device("cpu"), lambda event: None, job.run, over_ray=True)
     rows = worker.rows(prepared, "train", 100)
     pack = Pack(plans_of(widths, 1), prepared.schema, prepared.target, job.train, True)
-    steps = -(-rows.num_rows // batch_rows)
+    batches, steps = unending(rows, job.train)
 
     def epoch() -> float:
         started = time.perf_counter()
         pack.state.step = 0
-        run_epoch(pack, rows, steps, 0, None, worker.group)
+        run_epoch(pack, batches, steps, group=worker.group)
         pack.state.epoch += 1
         return time.perf_counter() - started
 

@@ -197,15 +197,47 @@ def equal_states(one, other):
     return one.to_files() == other.to_files()
 
 
-def test_a_training_continued_from_any_step_ends_in_the_same_bits(training):
+@pytest.mark.parametrize("counted", [{}, {"steps": 47, "validate_every": 11}, {"steps": 45, "validate_every": 3}])
+def test_a_training_continued_from_any_step_ends_in_the_same_bits(training, counted):
+    """Whether it scores validation after each pass of 8 steps, in mid-pass, or several times a pass."""
+    train = replace(BUSY, **counted)
     uninterrupted = Keep()
-    whole = training.fit(members(training), BUSY, checkpoints=uninterrupted)
+    whole = training.fit(members(training), train, checkpoints=uninterrupted)
     expected = whole.snapshot()
     for files in uninterrupted.states[:: max(1, len(uninterrupted.states) // 12)]:
-        pack = training.pack(members(training), BUSY)
+        pack = training.pack(members(training), train)
         pack.restore(State.from_files(copy.deepcopy(files)))
         fit(pack, training.rows(), training.rows("val"), training.metric, 11)
         assert equal_states(pack.snapshot(), expected)
+
+
+def per_pass(training):
+    return -(-training.rows().num_rows // PLAIN.batch_rows)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_as_many_steps_as_passes_have_are_the_same_training(training, schedule):
+    train = replace(PLAIN, schedule=Ref(schedule))
+    counted = replace(train, epochs=1, steps=3 * per_pass(training), validate_every=per_pass(training))
+    whole, other = (training.fit(members(training), one) for one in (train, counted))
+    assert equal_states(whole.snapshot(), other.snapshot())
+
+
+@pytest.mark.parametrize("every", [1, 3, 8, 13, 500])
+def test_how_often_validation_is_scored_changes_no_step(training, every):
+    """21 steps are two passes and a part of a third: the parameters after them are the same in any case."""
+    expected = training.fit([training.plan(0)], replace(PLAIN, steps=21, validate_every=21)).state
+    found = training.fit([training.plan(0)], replace(PLAIN, steps=21, validate_every=min(every, 21))).state
+    assert (found.global_step, found.epoch) == (21, math.ceil(21 / min(every, 21)))
+    assert torch.equal(found.flat, expected.flat)
+    assert [e["epoch"] for e in found.history if e["metric"] == "val_loss"] == list(range(1, found.epoch + 1))
+
+
+def test_a_tenth_of_the_steps_lies_between_two_scores_by_default():
+    assert [(t.steps_per_epoch, t.num_epochs) for t in (Train(steps=n) for n in (1, 7, 10, 95, 1000))] == [
+        (1, 1), (1, 7), (1, 10), (10, 10), (100, 10),
+    ]  # fmt: skip
+    assert (Train().steps_per_epoch, Train(epochs=7).num_epochs) == (0, 7)
 
 
 def _freshened(state, fresh, name):

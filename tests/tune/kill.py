@@ -1,6 +1,6 @@
 """Train, be killed at a chosen instant, go on, and compare with the training nobody interrupted.
 
-Run as `python kill.py FOLDER NUM_KILLS [RANKS]`; prints one JSON object. Each training is a forked child, so that
+Run as `python kill.py FOLDER NUM_KILLS [RANKS [steps]]`; prints one JSON object. With `steps` the job counts steps. Each training is a forked child, so that
 starting costs nothing; a child kills itself with SIGKILL at its n-th call of fsync or rename, or the parent kills it
 after some time. With RANKS the loop runs on that many processes joined by gloo, below a driver that holds the lease;
 then any rank may be killed, or the driver, whose orphaned ranks train on until they see that the lease is another's.
@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -204,8 +204,10 @@ def seen(folder: Path, name: str) -> dict[str, str]:
     return {f"{line[0]} {line[1]}": line[2] for line in lines if len(line) == 3 and len(line[2]) == 64}
 
 
-def main(folder: Path, num_kills: int, size: int) -> None:
+def main(folder: Path, num_kills: int, size: int, counts_steps: bool) -> None:
     job = write_data(folder)
+    if counts_steps:  # passes and epochs begin at different steps
+        job = replace(job, train=replace(job.train, epochs=20, steps=43, validate_every=4))
     warm_up()
     child(lambda: prepared_rows(job, folder) and None)
     started = time.perf_counter()
@@ -239,4 +241,4 @@ def main(folder: Path, num_kills: int, size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    main(Path(sys.argv[1]), int(sys.argv[2]), int([*sys.argv, 0][3]), counts_steps=sys.argv[4:] == ["steps"])

@@ -15,6 +15,7 @@ from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.train.device import set_up
 from fmray.train.group import ALONE
+from fmray.train.ingest import Steps
 from fmray.train.loop import run_epoch
 from fmray.train.workers import Worker
 from fmray.tune.heir import LINEAGE, Cohort, Left, go_on, mutations, train_member, within
@@ -115,6 +116,12 @@ def test_an_heirs_rate_of_dropout_and_learning_rate_are_its_own(cohort, place, l
     assert pack.optimizer.parts[0].lr_K1.item() == pytest.approx(0.005)
 
 
+def run_an_epoch(pack, rows):
+    train = pack.train
+    batches = rows.endless(train.order, 0, train.batch_rows, pack.state.global_step)
+    run_epoch(pack, batches, Steps.of(train, rows.num_rows))
+
+
 def test_an_heir_trains_on_as_a_member_with_its_own_parameters_would_from_those_weights(cohort, place, left):
     """The other one is put together by hand: built by the heir's plan, weights and moments copied into it."""
     _, rows, _ = place
@@ -124,7 +131,7 @@ def test_an_heir_trains_on_as_a_member_with_its_own_parameters_would_from_those_
     other.optimizer.load({name: value.clone() for name, value in left.state.optimizer.items()})
     other.state.epoch, other.state.global_step = left.state.epoch, left.state.global_step
     for pack in (heir, other):
-        run_epoch(pack, rows[0], 3, 0, None)
+        run_an_epoch(pack, rows[0])
     assert torch.equal(heir.population.flat, other.population.flat)
     assert not torch.equal(heir.population.flat, left.state.flat)
 
@@ -137,7 +144,7 @@ def test_smoothing_of_labels_is_the_heirs_own(cohort, place, left):
     for each in (trial, smooth):
         pack = fresh(place, each)
         go_on(pack, left)
-        run_epoch(pack, place[1][0], 3, 0, None)
+        run_an_epoch(pack, place[1][0])
         after.append(pack.population.flat.clone())
     assert not torch.equal(*after)
 
