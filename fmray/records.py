@@ -137,7 +137,7 @@ class Prepared:
         """Bytes that the inputs, the target and the identity of a row take, on average."""
         num_rows = max(1, sum(self.num_rows(split) for split in SPLITS))
         ragged = sum(4 * total / num_rows + RAGGED_BYTES for total, _ in self.entries.values())
-        return 4 * self.schema.width + ROW_BYTES + ragged
+        return self.schema.dense_bytes + ROW_BYTES + ragged
 
     def for_member(self, member: "Member") -> "Prepared":
         """Give the rows as a member learned from them."""

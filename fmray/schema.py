@@ -10,11 +10,15 @@ from typing import Any, Literal
 
 from fmray.errors import SpecError
 
-Kind = Literal["number", "text", "time", "one_hot", "hashed", "missing", "bytes", "vector", "image", "tokens", "bag"]
+Kind = Literal[
+    "number", "text", "time", "one_hot", "hashed", "missing", "bytes", "pixels", "vector", "image", "tokens", "bag"
+]  # fmt: skip
 BlockKind = Literal["x", "tokens", "bag"]
 DENSE = "x"
 RAGGED: dict[str, BlockKind] = {"tokens": "tokens", "bag": "bag"}
 """Kinds of columns whose rows differ in length; each is a block of its own, called like its kind or as a step says."""
+PIXEL = 1 / 255
+"""What one level of a pixel counts."""
 TYPICAL_ENTRIES = 64
 """Entries of a ragged row that sizes of slices are worked out by."""
 NULL_WORDS = ("", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".")
@@ -29,6 +33,7 @@ class Column:
         name: As in the data, or as the step that made it calls it.
         kind: What its values mean: "number" standardised or raw, "text" and "time" as read (a step must turn them into
             numbers), "one_hot" indicators of `classes`, "hashed" buckets, "missing" a 0/1 flag, "bytes" 0-255 each,
+            "pixels" the same, kept as bytes, of which models get the 255th part,
             "vector" a fixed-size list of numbers, "image" an encoded image of any length (a step must decode it),
             "tokens" a list of token ids of any length, "bag" a list of ids of any length with a weight each.
         width: Number of floats per row; of tokens and bags, number of ids: all lie in [0, width).
@@ -88,6 +93,16 @@ class Schema:
         return sum(column.width for column in self.dense)
 
     @property
+    def keeps_bytes(self) -> bool:
+        """Whether the block `x` is kept as bytes: every dense column holds pixels."""
+        return bool(self.dense) and all(column.kind == "pixels" for column in self.dense)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of a row of the block `x`."""
+        return self.width if self.keeps_bytes else 4 * self.width
+
+    @property
     def blocks(self) -> dict[str, Block]:
         """Give each model input by its name; `x` comes first.
 
@@ -115,7 +130,7 @@ class Schema:
     def typical_bytes(self) -> int:
         """Bytes of a row, where a ragged one is of ordinary length; to work out how many rows to handle at a time."""
         ragged = [block for block in self.blocks.values() if block.is_ragged]
-        return max(4, 4 * self.width + sum(4 * TYPICAL_ENTRIES * len(block.lane_columns) for block in ragged))
+        return max(4, self.dense_bytes + sum(4 * TYPICAL_ENTRIES * len(block.lane_columns) for block in ragged))
 
     def feature_names(self) -> list[str]:
         """Name every float of the block `x`, e.g. `age`, `sex=Male`, `pixels[3]`."""

@@ -19,7 +19,7 @@ from fmray.data.image import is_image
 from fmray.data.ragged import Arrays, Blocks, Ragged
 from fmray.data.scan import Dataset, is_vector, read_item, work_items
 from fmray.errors import DataError
-from fmray.schema import DENSE, Column, Kind, Schema
+from fmray.schema import DENSE, PIXEL, Column, Kind, Schema
 from fmray.spec.job import Job
 
 NullValues = Sequence[str | float | int]
@@ -299,7 +299,7 @@ def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
     """Lay the columns of the block `x` side by side, in schema order.
 
     Shapes:
-        returns: (num_rows, schema.width), float32.
+        returns: (num_rows, schema.width), float32, or uint8 where all columns hold pixels.
 
     Raises:
         DataError: If a column is still text or time, or has missing values.
@@ -312,8 +312,11 @@ def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
             raise DataError(text, "steps")
         series = made[column.name]
         _refuse_nulls(series)
-        columns.append(series.to_numpy().reshape(len(series), column.width))
-    result = np.empty((frame.height, schema.width), np.float32)
+        values = series.to_numpy().reshape(len(series), column.width)
+        if column.kind == "pixels" and not schema.keeps_bytes:
+            values = values.astype(np.float32) * np.float32(PIXEL)
+        columns.append(values)
+    result = np.empty((frame.height, schema.width), np.uint8 if schema.keeps_bytes else np.float32)
     for start in range(0, frame.height, BLOCK_ROWS):  # so that what is written stays in the core's own cache
         rows = slice(start, start + BLOCK_ROWS)
         left = 0

@@ -505,9 +505,7 @@ def _plan(column: Column, partial: Partial, taken: set[str]) -> tuple[list[Json]
                 return [{"by": "hash", "of": name, "name": name, "kind": "hashed", "width": BUCKETS}], [note]
             return _text(name, counts, partial)
         case "bytes":
-            return [
-                {"by": "wide", "of": name, "name": name, "kind": "vector", "width": column.width, "shift": [0.0, 255.0]}
-            ], []
+            return [{"by": "keep", "of": name, "name": name, "kind": "pixels", "width": column.width}], []
         case "vector":
             shift = [partial["wide"][name][1], moments.scale(partial["wide"][name]) or 1.0]
             return [

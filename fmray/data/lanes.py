@@ -90,9 +90,9 @@ def verify_lanes(prepared: Prepared, store: Store) -> None:
 class Lanes:
     """Read the rows of one split.
 
-    Columns: "x" (n, D) float32; ragged ones of int32 ids and float32 weights, as `Schema.blocks` names them; "target"
-    (n,) int64 or (n,) or (n, T) float64; "row_id" (n, 2) uint64; and where there are any "weight" float32, "group"
-    uint64, "slice_<column>" int32.
+    Columns: "x" (n, D) float32, or uint8 where all are pixels; ragged ones of int32 ids and float32 weights, as
+    `Schema.blocks` names them; "target" (n,) int64 or (n,) or (n, T) float64; "row_id" (n, 2) uint64; and where there
+    are any "weight" float32, "group" uint64, "slice_<column>" int32.
 
     Args:
         prepared, split: Which rows.

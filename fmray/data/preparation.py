@@ -347,7 +347,7 @@ class Preparation:
         levels: dict[str, tuple[str, ...]],
     ) -> tuple[dict[Split, tuple[Part, ...]], str, dict[str, tuple[int, int]], list[str]]:
         beside = 16 + 8 * len(target.columns) + 12 + 4 * len(levels)
-        row_bytes = 4 * steps.schema.width + beside + _ragged_bytes(steps)
+        row_bytes = steps.schema.dense_bytes + beside + _ragged_bytes(steps)
         self._refuse_small_disk(int(sum(map(sum, counts)) * row_bytes), "lanes")
         begin: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         own = []

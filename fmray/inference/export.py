@@ -29,6 +29,7 @@ from fmray.schema import DENSE
 from fmray.store.files import TEMPORARY
 from fmray.store.plain import write_text
 from fmray.tasks.task import Task
+from fmray.train.blocks import as_floats
 from fmray.train.combine import LEAST_PROBABILITY
 from fmray.train.population import Population
 from fmray.train.predict import Voice
@@ -179,7 +180,8 @@ def _golden(model: SavedModel, names: Sequence[str]) -> tuple[list[np.ndarray], 
     parts = [part.x for part in model.reader.slices(rows, [], Unseen())]
     if not sound.any():
         raise DataError(f"{model.folder} holds no golden rows to compare with. Run the job again with --fresh.")
-    return [np.concatenate([x[name].arrays[DENSE] for x in parts])[sound] for name in names], spoken.said[sound]
+    inputs = (torch.from_numpy(np.concatenate([x[name].arrays[DENSE] for x in parts])[sound]) for name in names)
+    return [as_floats(x).numpy() for x in inputs], spoken.said[sound]
 
 
 def _write(program: Program, inputs: Sequence[np.ndarray], path: str, kind: Format) -> Outputs:

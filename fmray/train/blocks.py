@@ -1,7 +1,8 @@
 """Turn columns of the lanes into inputs of a model.
 
-Dense columns pass as they are. Rows that differ in length stay side by side in memory, and each batch is padded to its
-own longest row by one gather: a result must never depend on the padding.
+Dense columns pass as they are; pixels are kept as bytes, a quarter of the memory, until they are floats in the batch.
+Rows that differ in length stay side by side in memory, and each batch is padded to its own longest row by one gather: a
+result must never depend on the padding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fmray.data.ragged import Array, Blocks, Ragged
-from fmray.schema import Block
+from fmray.schema import PIXEL, Block
 
 MULTIPLE = 8
 """Lengths of padded rows are multiples of it, so that few shapes occur and none is odd."""
@@ -96,13 +97,18 @@ def inputs_of(tensors: Mapping[str, Any], blocks: Mapping[str, Block]) -> dict[s
     inputs: dict[str, Tensor] = {}
     for name, block in blocks.items():
         if not block.is_ragged:
-            inputs[name] = tensors[name]
+            inputs[name] = as_floats(tensors[name])
             continue
         inputs[name] = tensors[name].padded()
         inputs[f"{name}_lengths"] = tensors[name].lengths
         if block.kind == "bag":
             inputs[f"{name}_weights"] = tensors[f"{name}_weights"].padded()
     return inputs
+
+
+def as_floats(x: Tensor) -> Tensor:
+    """Give the dense block of a batch as models take it: pixels that were kept as bytes in [0, 1]."""
+    return x.float().mul_(PIXEL) if x.dtype == torch.uint8 else x
 
 
 def inputs_of_rows(rows: Blocks, blocks: Mapping[str, Block], device: torch.device | str) -> dict[str, Tensor]:

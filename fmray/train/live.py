@@ -26,7 +26,7 @@ from fmray.spec.ref import Ref
 from fmray.tasks.task import Batch
 
 GOLDEN, MIX_1, MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # of splitmix64, as int64
-NOISY: tuple[Kind, ...] = ("number", "vector", "bytes")
+NOISY: tuple[Kind, ...] = ("number", "vector", "bytes", "pixels")
 WHOLE: tuple[Kind, ...] = ("one_hot", "hashed")
 CELLS = 1 << 16
 

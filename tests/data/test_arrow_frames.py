@@ -217,6 +217,17 @@ def test_columns_lie_side_by_side_in_schema_order_however_many_rows():
     np.testing.assert_array_equal(found, np.column_stack([frame["a"], pixels, frame["b"]]))
 
 
+def test_pixels_stay_bytes_alone_and_are_shares_of_255_beside_numbers():
+    pixels = np.random.default_rng(1).integers(0, 256, (3000, 3)).astype(np.uint8)
+    frame = pl.DataFrame({"p": pl.Series(pixels), "a": np.ones(3000)})
+    alone, beside = Schema((Column("p", "pixels", 3),)), Schema((Column("p", "pixels", 3), Column("a", "number")))
+    assert (alone.dense_bytes, beside.dense_bytes) == (3, 16)
+    kept, laid = block(frame, alone), block(frame, beside)
+    assert kept.dtype == np.uint8
+    np.testing.assert_array_equal(kept, pixels)
+    np.testing.assert_array_equal(laid[:, :3], pixels.astype(np.float32) * np.float32(1 / 255))
+
+
 def test_no_rows_are_an_empty_block():
     assert block(pl.DataFrame({"a": pl.Series([], dtype=pl.Float64)}), Schema((Column("a", "number"),))).shape == (0, 1)
 

@@ -21,7 +21,7 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Order
 from fmray.store import Store
 from fmray.tasks.task import Batch
-from fmray.train.blocks import RaggedTensor, inputs_of_rows
+from fmray.train.blocks import RaggedTensor, as_floats, inputs_of_rows
 from fmray.train.ingest import Rows
 from fmray.train.population import Blueprint, enter
 from fmray.train.stream import Pieces, Windows
@@ -259,3 +259,37 @@ def test_a_frame_of_lists_becomes_ragged_columns():
     made = blocks(frame, TEXTS)
     assert rows_of(made.arrays["tokens"]) == [[], [3]]
     assert made.arrays["x"].tolist() == [[2.0], [3.0]]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Prepare 90 images of 5 x 5 pixels."""
+    folder = tmp_path_factory.mktemp("images")
+    pixels = np.random.default_rng(2).integers(0, 256, (90, 25)).astype(np.uint8)
+    raw = pa.FixedSizeBinaryArray.from_buffers(pa.binary(25), 90, [None, pa.py_buffer(pixels.tobytes())])
+    (folder / "data").mkdir()
+    pq.write_table(pa.table({"p": raw, "y": pixels[:, 12] > 127, "id": np.arange(90)}), folder / "data" / "a.parquet")
+    data = {"path": str(folder / "data"), "target": "y", "key": "id"}
+    job = Job.from_json({"name": "images", "data": data, "run": {"prepare": "local"}})
+    store = Store(str(folder / "store"))
+    return prepare(scan(job.data, ".", store), job, Ref("classification"), store)
+
+
+def test_every_level_of_a_pixel_is_the_float32_of_a_255th():
+    levels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(as_floats(torch.from_numpy(levels)), levels.astype(np.float32) * np.float32(1 / 255))
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 30])
+def test_pixels_are_bytes_in_lanes_and_memory_and_floats_in_batches(images, memory):
+    held = Lanes(images, "train").load(["x", "row_id"])
+    assert held["x"].dtype == np.uint8
+    assert images.row_bytes < 25 + 64 < 4 * 25
+    rows = Rows(images, "train", "cpu", memory, identified=True)
+    found = {}
+    for batch in rows.batches(ORDER, 1, 0, 16):
+        assert batch.inputs["x"].dtype == torch.float32
+        found |= dict(zip(map(tuple, batch.ids.tolist()), batch.inputs["x"].numpy(), strict=True))
+    expected = held["x"].astype(np.float32) * np.float32(1 / 255)
+    for row_id, x in zip(held["row_id"].view(np.int64).tolist(), expected, strict=True):
+        np.testing.assert_array_equal(found[tuple(row_id)], x)
