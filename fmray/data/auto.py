@@ -24,7 +24,7 @@ from fmray.data.row_names import (
     merge_marks,
     why_a_name,
 )
-from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
+from fmray.data.step import Fitted, Partial, Remark, chosen, summed_up
 from fmray.data.tabular import (
     MISSING,
     OTHER,
@@ -155,7 +155,7 @@ class Auto:
             DataError: If no column is left.
         """
         plan: list[Json] = []
-        notes: list[Note] = []
+        notes: list[Remark] = []
         left_out: list[str] = []
         known = _names(schema)
         taken = set(known)
@@ -349,7 +349,7 @@ def form_of(reading: Json, levels: Levels) -> str:
     return forms[0]
 
 
-def _as_read(column: Column, partial: Partial) -> tuple[Column, Partial, list[Note]]:
+def _as_read(column: Column, partial: Partial) -> tuple[Column, Partial, list[Remark]]:
     """Give a column as `auto` sees it, with its summary: text of numbers as numbers, and dates as times."""
     if column.kind != "text":
         return column, partial, []
@@ -366,7 +366,7 @@ def _as_read(column: Column, partial: Partial) -> tuple[Column, Partial, list[No
         f"{_PARSE.format(name=in_yaml(name), form=other[0])} reads them like {FORMS[other[0]].example}" if other else ""
     )
     doubt = f", though all values can be written like {FORMS[other[0]].example} as well" if other else ""
-    note = Note(name, text + doubt, many + doubt, cure or f"one_hot or hashing before auto keeps '{name}' as levels")
+    note = Remark(name, text + doubt, many + doubt, cure or f"one_hot or hashing before auto keeps '{name}' as levels")
     own = reading["forms"][form]["summary"]
     silent = reading["silent"]
     nulls = {made: number + silent for made, number in own["nulls"].items()}
@@ -378,7 +378,7 @@ def _differ(one: Json, other: Json) -> bool:
     return one["summary"] is not None and one["summary"]["moments"] != other["summary"]["moments"]
 
 
-def _about_text(name: str, reading: Json, partial: Partial) -> list[Note]:
+def _about_text(name: str, reading: Json, partial: Partial) -> list[Remark]:
     """Say what could be read of text that stays text."""
     if not reading["forms"] or len(reading["units"]) > MOST_UNITS:
         return []
@@ -396,7 +396,7 @@ def _about_text(name: str, reading: Json, partial: Partial) -> list[Note]:
     else:
         why = "whole numbers may be codes"
     many = f"auto does not read {{columns}} as {what}, as not all values are, or they may be codes"
-    return [Note(name, f"auto does not read '{name}' as {what}: {why}", many, cure)]
+    return [Remark(name, f"auto does not read '{name}' as {what}: {why}", many, cure)]
 
 
 def _whole_moments(values: pl.Series) -> list[float]:
@@ -440,7 +440,7 @@ def _codes_for_missing(values: pl.Series, moment: Sequence[float]) -> dict[int, 
     return {end: int((values == end).sum()) for end in ends}
 
 
-def _suspect_code(name: str, partial: Partial) -> list[Note]:
+def _suspect_code(name: str, partial: Partial) -> list[Remark]:
     """Name a value that is repeated far outside of all others, as a code for "missing" is."""
     for code, count in partial["codes"][name].items():
         low, high = moments.quantiles(partial["points"][name], [0.1, 0.9])
@@ -448,11 +448,11 @@ def _suspect_code(name: str, partial: Partial) -> list[Note]:
         if count >= max(3, CODE_SHARE * partial["rows"]) and outside > 2 * (high - low) > 0:
             cure = f"if that means missing, say data.null_values: [{code}]"
             text = f"'{name}' is {code} in {count} training rows, far from all others"
-            return [Note(name, text, f"{{columns}}: {code} stands far from all other values", cure)]
+            return [Remark(name, text, f"{{columns}}: {code} stands far from all other values", cure)]
     return []
 
 
-def _useless(column: Column, partial: Partial, is_kept: bool) -> Note | None:
+def _useless(column: Column, partial: Partial, is_kept: bool) -> Remark | None:
     """Say why a column is left out, if it is."""
     name = column.name
     rows = partial["rows"]
@@ -486,12 +486,12 @@ def _useless(column: Column, partial: Partial, is_kept: bool) -> Note | None:
     return _left_out(name, f"it names rows: {counted}, and {why}", "they name rows", True)
 
 
-def _left_out(name: str, why: str, many: str = "", can_stay: bool = False) -> Note:
+def _left_out(name: str, why: str, many: str = "", can_stay: bool = False) -> Remark:
     cure = f"steps: [{{auto: {{keep: [{in_yaml(name)}]}}}}] keeps it" if can_stay else ""
-    return Note(name, f"auto leaves out '{name}': {why}", f"auto leaves out {{columns}}: {many or why}", cure)
+    return Remark(name, f"auto leaves out '{name}': {why}", f"auto leaves out {{columns}}: {many or why}", cure)
 
 
-def _plan(column: Column, partial: Partial, taken: set[str]) -> tuple[list[Json], list[Note]]:
+def _plan(column: Column, partial: Partial, taken: set[str]) -> tuple[list[Json], list[Remark]]:
     name = column.name
     match column.kind:
         case "number":
@@ -501,7 +501,7 @@ def _plan(column: Column, partial: Partial, taken: set[str]) -> tuple[list[Json]
             if counts is None:
                 about = moments.distinct(hashes)
                 text = f"auto hashes '{name}': about {about:.0f} levels into {BUCKETS} buckets"
-                note = Note(name, text, f"auto hashes {{columns}} into {BUCKETS} buckets each", _ONE_HOT)
+                note = Remark(name, text, f"auto hashes {{columns}} into {BUCKETS} buckets each", _ONE_HOT)
                 return [{"by": "hash", "of": name, "name": name, "kind": "hashed", "width": BUCKETS}], [note]
             return _text(name, counts, partial)
         case "bytes":
@@ -516,7 +516,7 @@ def _plan(column: Column, partial: Partial, taken: set[str]) -> tuple[list[Json]
     return [{**kept, "levels": list(column.classes), **block}], []
 
 
-def _text(name: str, counts: dict[str, int], partial: Partial) -> tuple[list[Json], list[Note]]:
+def _text(name: str, counts: dict[str, int], partial: Partial) -> tuple[list[Json], list[Remark]]:
     """Give levels indicators; rare ones share one, which thereby learns what a level never seen is like."""
     least = min(RARE_ROWS, partial["rows"] * RARE_SHARE)
     common = {level: count for level, count in counts.items() if count >= least}
@@ -525,10 +525,10 @@ def _text(name: str, counts: dict[str, int], partial: Partial) -> tuple[list[Jso
     text = f"auto puts {num_rare} levels of '{name}' with fewer than {least:g} rows into {OTHER}"
     many = f"auto puts levels of {{columns}} with fewer than {least:g} rows into {OTHER}"
     rare = sorted(set(counts) - set(common))
-    return [_indicator_entry(name, name, levels, rare)], [Note(name, text, many, _ONE_HOT)] if num_rare else []
+    return [_indicator_entry(name, name, levels, rare)], [Remark(name, text, many, _ONE_HOT)] if num_rare else []
 
 
-def _number(name: str, partial: Partial, taken: set[str]) -> tuple[list[Json], list[Note]]:
+def _number(name: str, partial: Partial, taken: set[str]) -> tuple[list[Json], list[Remark]]:
     moment = partial["moments"][name]
     notes = _suspect_code(name, partial)
     mean, scale = shift_of(name, moment)
@@ -540,23 +540,25 @@ def _number(name: str, partial: Partial, taken: set[str]) -> tuple[list[Json], l
         levels = kept_levels(counts, FEW_INTEGERS, missing=False, other=False)
         entries.append(_indicator_entry(name, free_name(f"{name}_level", taken), levels, []))
         text = f"auto gives '{name}' indicators of its {len(counts)} levels beside the number"
-        notes.append(Note(name, text, "auto gives {columns} indicators of their levels beside the number", _NUMBER))
+        notes.append(Remark(name, text, "auto gives {columns} indicators of their levels beside the number", _NUMBER))
         if cut:
             text = f"auto cuts '{name}' off at {FARTHEST:g} standard deviations: it reaches {reach:.3g}"
-            notes.append(Note(name, text, f"auto cuts {{columns}} off at {FARTHEST:g} standard deviations", _CLIP))
+            notes.append(Remark(name, text, f"auto cuts {{columns}} off at {FARTHEST:g} standard deviations", _CLIP))
     elif reach > HEAVY_TAIL:
         edges = moments.quantiles(partial["points"][name], np.linspace(0, 1, RANKS).tolist())
         rank = free_name(f"{name}_rank", taken)
         entries.append({"by": "rank", "of": name, "name": rank, "kind": "number", "edges": edges})
         many = f"beside the number: {{}} beyond {HEAVY_TAIL:g} standard deviations{cut}"
         text = f"auto gives '{name}' its normal rank {many.format('it reaches')}"
-        notes.append(Note(name, text, f"auto gives {{columns}} their normal ranks {many.format('they reach')}", _CLIP))
+        notes.append(
+            Remark(name, text, f"auto gives {{columns}} their normal ranks {many.format('they reach')}", _CLIP)
+        )
     if partial["nulls"][name]:
         flag = free_name(f"{name}_missing", taken)
         entries.append({"by": "flag", "of": name, "name": flag, "kind": "missing"})
         text = f"auto puts {partial['nulls'][name]} missing values of '{name}' at the mean and flags them"
         many = "auto puts missing values of {columns} at the mean and flags them"
-        notes.append(Note(name, text, many, "impute before auto fills them otherwise"))
+        notes.append(Remark(name, text, many, "impute before auto fills them otherwise"))
     return entries, notes
 
 

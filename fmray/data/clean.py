@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from fmray import moments
-from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
+from fmray.data.step import Fitted, Partial, Remark, chosen, summed_up
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.schema import Column, Schema
@@ -95,14 +95,14 @@ class Impute:
         kinds = (*(("number",) if numeric else ()), *(("text",) if text else ()))
         return [column.name for column in chosen(self.params.columns, schema, kinds, "impute")]
 
-    def _about(self, name: str, value: Any, number: int) -> Note | None:
+    def _about(self, name: str, value: Any, number: int) -> Remark | None:
         """Say with what missing values are filled, if there are any."""
         if not number:
             return None
         shown = f"{value:.6g}" if isinstance(value, int | float) else repr(value)
         text = f"impute fills {number} missing values of '{name}' with {shown} (by: {self.params.by})"
         many = f"impute fills missing values of {{columns}} (by: {self.params.by})"
-        return Note(name, text, many, "by: constant, with a value, fills them otherwise")
+        return Remark(name, text, many, "by: constant, with a value, fills them otherwise")
 
     def _filling(self, name: str, partial: Partial) -> Any:
         if self.params.by == "constant":
@@ -156,7 +156,7 @@ class Clip:
         notes = []
         for name, (low, high) in bounds.items():
             text = f"clip cuts '{name}' off at {low:.6g} and {high:.6g} (quantile: {self.params.quantile:g})"
-            notes.append(Note(name, text, f"clip cuts {{columns}} off (quantile: {self.params.quantile:g})", cure))
+            notes.append(Remark(name, text, f"clip cuts {{columns}} off (quantile: {self.params.quantile:g})", cure))
         return Fitted({"bounds": bounds}, schema, summed_up(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
@@ -239,7 +239,7 @@ class Drop:
         kept = tuple(column for column in schema.columns if column.name not in names)
         if not kept:
             raise SpecError(f"{', '.join(names)} are all columns there are. Leave one.", "steps.drop.columns")
-        notes = [Note(name, f"drop leaves out '{name}'", "drop leaves out {columns}") for name in names]
+        notes = [Remark(name, f"drop leaves out '{name}'", "drop leaves out {columns}") for name in names]
         return Fitted({"columns": names}, Schema(kept), summed_up(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
+from fmray.data.step import Fitted, Partial, Remark, chosen, summed_up
 from fmray.data.tabular import array_series
 from fmray.errors import DataError
 from fmray.records import Json
@@ -54,7 +54,7 @@ class DecodeImage:
             f"to {height} x {length} pixels of {'grey' if self.channels == 1 else 'red, green and blue'}, 8 bits each"
         )
         text = f"decode_image brings {{columns}} {what}: transparency and finer levels are left out"
-        notes = [Note(name, text.replace("{columns}", f"'{name}'"), text) for name in names]
+        notes = [Remark(name, text.replace("{columns}", f"'{name}'"), text) for name in names]
         return Fitted({"columns": names}, Schema(tuple(columns)), summed_up(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from fmray.data.step import Fitted, Note, Partial, chosen, summed_up
+from fmray.data.step import Fitted, Partial, Remark, chosen, summed_up
 from fmray.data.text_numbers import FORMS, MOST_UNITS, read, tidied, units
 from fmray.errors import DataError
 from fmray.records import Json
@@ -77,7 +77,7 @@ class Parse:
                 example = f", e.g. {found['strange'][0]!r}" if found["strange"] else ""
                 text = f"parse: {unread} of {found['values']} values of '{name}' are not written like "
                 text += f"{FORMS[form].example} and become missing{example}"
-                notes.append(Note(name, text, "parse: values of {columns} cannot be read and become missing"))
+                notes.append(Remark(name, text, "parse: values of {columns} cannot be read and become missing"))
             notes += _about_units(name, found["units"])
         made = {name: Column(name, FORMS[form].kind) for name, form in forms.items()}
         columns = tuple(made.get(column.name, column) for column in schema.columns)
@@ -91,10 +91,10 @@ class Parse:
         return frame.with_columns(made)
 
 
-def _about_units(name: str, found: Sequence[str]) -> list[Note]:
+def _about_units(name: str, found: Sequence[str]) -> list[Remark]:
     """Say that values of several units are read as if they were of one."""
     if len(found) < 2:
         return []
     shown = ", ".join(map(repr, found[:MOST_UNITS])) + (", ..." if len(found) > MOST_UNITS else "")
     text = f"parse: values of '{name}' have several units ({shown}) and are read as if they had one"
-    return [Note(name, text, "parse: values of {columns} have several units and are read as if they had one")]
+    return [Remark(name, text, "parse: values of {columns} have several units and are read as if they had one")]

@@ -86,7 +86,7 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True)
-class Note:
+class Remark:
     """Say what a step decided about a column.
 
     Args:
@@ -102,9 +102,9 @@ class Note:
     cure: str = ""
 
 
-def summed_up(notes: Sequence[Note]) -> tuple[str, ...]:
+def summed_up(notes: Sequence[Remark]) -> tuple[str, ...]:
     """Give a line for each note, or one for all of a kind where that kind concerns many columns."""
-    kinds: dict[str, list[Note]] = {}
+    kinds: dict[str, list[Remark]] = {}
     for note in notes:
         kinds.setdefault(note.many, []).append(note)
     lines = []

@@ -23,7 +23,7 @@ PARQUET_END = b"PAR1".hex()
 
 
 @dataclass(frozen=True)
-class Failure:
+class Obstacle:
     """Say what one look found wrong.
 
     Args:
@@ -53,7 +53,7 @@ class Failure:
         return self.probe in BAD_INPUT
 
 
-def judge(facts: Json, needs: Needs) -> tuple[Failure, ...]:
+def judge(facts: Json, needs: Needs) -> tuple[Obstacle, ...]:
     """Give what stands in the way of a job, the most basic first.
 
     Args:
@@ -65,7 +65,7 @@ def judge(facts: Json, needs: Needs) -> tuple[Failure, ...]:
     silent = {name: answer for name, answer in facts["answers"]["versions"].items() if "error" in answer}
     look_at = "Look at it with `ray status`, or leave it out"
     failures = [
-        Failure("node", names[name], f"no answer: {answer['error']}", look_at) for name, answer in silent.items()
+        Obstacle("node", names[name], f"no answer: {answer['error']}", look_at) for name, answer in silent.items()
     ]
     looks = {**facts["answers"], "versions": {n: a for n, a in facts["answers"]["versions"].items() if n not in silent}}
     failures += _versions(looks["versions"], names, needs)
@@ -77,25 +77,25 @@ def judge(facts: Json, needs: Needs) -> tuple[Failure, ...]:
     return tuple(failures)
 
 
-def _versions(answers: Mapping[str, Json], names: Mapping[str, str], needs: Needs) -> Iterator[Failure]:
+def _versions(answers: Mapping[str, Json], names: Mapping[str, str], needs: Needs) -> Iterator[Obstacle]:
     values = {name: answer["value"] for name, answer in answers.items()}
     for package in ("python", "ray", "torch", *(["fmray"] if needs.source else [])):
         held = _by_value({name: value[package] for name, value in values.items()}, names)
         also = ", or submit with --with-fmray" if package == "fmray" else ""
         said = [f"{_short(package, version)} on {where}" for version, where in held.items()]
         if "missing" in held:
-            yield Failure("versions", held["missing"], f"{package} is not installed", f"Install it{also}")
+            yield Obstacle("versions", held["missing"], f"{package} is not installed", f"Install it{also}")
         elif len(held) > 1:
-            yield Failure(
+            yield Obstacle(
                 "versions", EVERYWHERE, f"{package} differs: {'; '.join(said)}", f"Start all from one image{also}"
             )
         elif package == "fmray" and held and needs.source not in held:
             found = f"fmray differs: {said[0]}; {_short(package, needs.source)} here"
-            yield Failure("versions", EVERYWHERE, found, f"Install the same on both{also}")
+            yield Obstacle("versions", EVERYWHERE, found, f"Install the same on both{also}")
     for name, value in values.items():
         for module in value["missing"]:
             fix = "Put it beside the job file, where it is sent along, or install it on every node"
-            yield Failure("versions", names[name], f"there is no module '{module}'", fix)
+            yield Obstacle("versions", names[name], f"there is no module '{module}'", fix)
 
 
 def _short(package: str, version: str) -> str:
@@ -110,7 +110,7 @@ def _by_value(values: Mapping[str, str], names: Mapping[str, str]) -> dict[str, 
     return {value: ", ".join(nodes) for value, nodes in sorted(held.items(), key=lambda item: -len(item[1]))}
 
 
-def _room(nodes: Sequence[Json], holders: Sequence[Json], needs: Needs) -> Iterator[Failure]:
+def _room(nodes: Sequence[Json], holders: Sequence[Json], needs: Needs) -> Iterator[Obstacle]:
     """Compare what workers will reserve with what the nodes have, and with what is free of it."""
     all_of = [node["resources"] for node in nodes]
     free = [node["available"] for node in nodes]
@@ -118,7 +118,7 @@ def _room(nodes: Sequence[Json], holders: Sequence[Json], needs: Needs) -> Itera
         workers, needed, reading = _reservation(all_of, needs)
     except ClusterError as error:
         found, _, fix = error.message.rstrip(".").rpartition(". ")
-        yield Failure(error.where.removeprefix("run."), EVERYWHERE, found, fix)
+        yield Obstacle(error.where.removeprefix("run."), EVERYWHERE, found, fix)
         return
     if not workers:
         return
@@ -126,7 +126,7 @@ def _room(nodes: Sequence[Json], holders: Sequence[Json], needs: Needs) -> Itera
     left[0] = {**left[0], "CPU": float(left[0].get("CPU", 0)) - reading}
     fit = max(0, num_fitting(left, needed))
     if fit < workers:
-        yield Failure(
+        yield Obstacle(
             "cpus",
             EVERYWHERE,
             *_taken(all_of, free, holders=holders, needed=needed, fit=fit, workers=workers),
@@ -163,62 +163,62 @@ def _reservation(nodes: Sequence[Json], needs: Needs) -> tuple[int, Json, float]
     return fewest, room(nodes, asked, run.gpu)[1], READ_CPUS
 
 
-def _storage(looks: Mapping[str, Json], names: Mapping[str, str], needs: Needs) -> Iterator[Failure]:
+def _storage(looks: Mapping[str, Json], names: Mapping[str, str], needs: Needs) -> Iterator[Obstacle]:
     store = redact(needs.store)
     share = f"Name a store that every node sees, on a shared mount or at a URI such as s3://bucket/prefix, not {store}"
     for name, answer in looks["write"].items():
         if "error" in answer:
             found = f"it cannot write to {store}: {answer['error']}"
             fix = "Give every node the right to write there, or name another store"
-            yield Failure("storage", names[name], found, fix)
+            yield Obstacle("storage", names[name], found, fix)
         elif answer["value"]:
-            yield Failure("storage", names[name], "it does not read back what it wrote there itself", share)
+            yield Obstacle("storage", names[name], "it does not read back what it wrote there itself", share)
     written = {name for name, answer in looks["write"].items() if answer == {"value": []}}
     for name, answer in looks["read"].items():
         if "error" in answer and name in written:
-            yield Failure("storage", names[name], f"it cannot read {store}: {answer['error']}", share)
+            yield Obstacle("storage", names[name], f"it cannot read {store}: {answer['error']}", share)
         elif lost := [names[other] for other in answer.get("value", []) if other in written]:
-            yield Failure("storage", names[name], f"it does not see what {', '.join(lost)} wrote to the store", share)
+            yield Obstacle("storage", names[name], f"it does not see what {', '.join(lost)} wrote to the store", share)
 
 
-def _disks(answers: Mapping[str, Json], names: Mapping[str, str], needs: Needs) -> Iterator[Failure]:
+def _disks(answers: Mapping[str, Json], names: Mapping[str, str], needs: Needs) -> Iterator[Obstacle]:
     for name, answer in answers.items():
         disk = answer.get("value", {})
         if disk and disk["free"] < needs.free_bytes:
             found = f"{disk['free']:,} bytes are free at {disk['path']}, the run needs {needs.free_bytes:,}"
-            yield Failure("disk", names[name], found, "Free space (`fmray gc`), or name another store")
+            yield Obstacle("disk", names[name], found, "Free space (`fmray gc`), or name another store")
 
 
-def _data(answers: Mapping[str, Json], names: Mapping[str, str], needs: Needs) -> Iterator[Failure]:
+def _data(answers: Mapping[str, Json], names: Mapping[str, str], needs: Needs) -> Iterator[Obstacle]:
     fix = f"Put {redact(needs.data)} where every node sees it, or name the place that all see in data.path"
     seen: dict[str, tuple[int, int]] = {}
     for name, answer in answers.items():
         if "error" in answer:
-            yield Failure("data", names[name], f"it cannot read {redact(needs.data)}: {answer['error']}", fix)
+            yield Obstacle("data", names[name], f"it cannot read {redact(needs.data)}: {answer['error']}", fix)
         elif answer["value"]["tail"] != PARQUET_END:
             found = f"{answer['value']['last']} there is no whole Parquet file"
-            yield Failure("data", names[name], found, "Write it again, or leave it out")
+            yield Obstacle("data", names[name], found, "Write it again, or leave it out")
         else:
             seen[name] = (answer["value"]["files"], answer["value"]["bytes"])
     said = {name: f"{files} files with {size:,} bytes" for name, (files, size) in seen.items()}
     held = _by_value(said, names)
     if len(held) > 1:
         found = "; ".join(f"{value} on {where}" for value, where in held.items())
-        yield Failure("data", EVERYWHERE, f"they see different data: {found}", fix)
+        yield Obstacle("data", EVERYWHERE, f"they see different data: {found}", fix)
     elif held and needs.seen is not None and needs.seen not in seen.values():
         here = f"{needs.seen[0]} files with {needs.seen[1]:,} bytes"
-        yield Failure("data", EVERYWHERE, f"they see {next(iter(held))}, this machine sees {here}", fix)
+        yield Obstacle("data", EVERYWHERE, f"they see {next(iter(held))}, this machine sees {here}", fix)
 
 
-def _collective(looks: Mapping[str, Json], names: Mapping[str, str]) -> Iterator[Failure]:
+def _collective(looks: Mapping[str, Json], names: Mapping[str, str]) -> Iterator[Obstacle]:
     for name, answer in looks["load"].items():
         if "error" in answer:
             fix = "Mend its installation, or start the node on a faster disk"
-            yield Failure("collective", names[name], f"torch cannot be imported: {answer['error']}", fix)
+            yield Obstacle("collective", names[name], f"torch cannot be imported: {answer['error']}", fix)
     met = looks["meet"]
     wrong = {names[name]: answer for name, answer in met.items() if answer.get("value") != len(met)}
     if wrong:
         said = {str(answer.get("error", f"the sum is {answer.get('value')}")) for answer in wrong.values()}
         found = f"{len(met)} nodes could not add up a number together over gloo: {'; '.join(sorted(said))}"
         fix = "Open the ports between the nodes, or set GLOO_SOCKET_IFNAME on each to the network they share"
-        yield Failure("collective", ", ".join(wrong), found, fix)
+        yield Obstacle("collective", ", ".join(wrong), found, fix)

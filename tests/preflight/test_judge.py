@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fmray.preflight import Failure, Needs, judge
+from fmray.preflight import Needs, Obstacle, judge
 from fmray.spec.sections import RunOptions
 
 NODES = ("a", "b", "c")
@@ -35,7 +35,7 @@ def facts() -> dict[str, Any]:
     return json.loads(json.dumps(told))
 
 
-def only(told: tuple[Failure, ...]) -> Failure:
+def only(told: tuple[Obstacle, ...]) -> Obstacle:
     (failure,) = told
     return failure
 
