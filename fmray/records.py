@@ -286,7 +286,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Say which members speak, with which weights, and how they combine.
+    """Name the members whose predictions are combined, with which weights, and how.
 
     Args:
         name: "single", "average" ...
@@ -298,7 +298,7 @@ class Ensemble:
             "logistic" of their log probabilities.
         params: What `combine` needs beside weights, as plain values.
         gain: Over the best single member, each half of validation scored by weights from the other; None for one.
-        cost: What it takes to speak: {"parameters": number, "rows_per_second": number}; empty if unmeasured.
+        cost: What it takes to predict: {"parameters": number, "rows_per_second": number}; empty if unmeasured.
     """
 
     name: str

@@ -94,11 +94,11 @@ def _failed(error: Exception) -> tuple[int, dict[str, Any]]:
         return FAILED, _failure(type(error).__name__, str(error.filename or ""), error.strerror or str(error))
     if is_short_of_memory(error):
         return FAILED, _failure(type(error).__name__, "", f"{error or 'out of memory'}: {NO_MEMORY}")
-    from fmray.train.failures import place_of, told, user_frames
+    from fmray.train.failures import one_line, place_of, user_frames
 
     if user_frames(error):
         error.add_note(place_of(error))
-        return FAILED, _failure(type(error).__name__, "", told(error))
+        return FAILED, _failure(type(error).__name__, "", one_line(error))
     # the last line of defence: whatever else it is, the caller gets JSON and exit code 1
     lines = "".join(traceback.format_exception(error)).splitlines()
     error_console.say(*redact("\n".join(lines)).splitlines())

@@ -1,4 +1,4 @@
-"""Use trained models: let one speak about new rows, hand one to other tools."""
+"""Use trained models: let one predict new rows, hand one to other tools."""
 
 import sys
 from contextlib import nullcontext, redirect_stdout

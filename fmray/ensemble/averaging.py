@@ -1,4 +1,4 @@
-"""Let all members speak with equal weight, or the best one alone where validation prefers that."""
+"""Take all members with equal weight, or the best one alone where validation prefers that."""
 
 from fmray.ensemble.candidates import Candidates
 from fmray.ensemble.single import single

@@ -20,12 +20,12 @@ from fmray.seeding import derive
 from fmray.spec.ref import Ref
 from fmray.targets.codec import codec_named
 from fmray.train.combine import alone, combine_outputs
-from fmray.train.predict import Inputs, Voice, inputs_of
+from fmray.train.predict import Inputs, Predictor, inputs_of
 
 BLOCK_ROWS = 1 << 14
 _HALF = np.uint64(derive(0, "half of validation"))
 
-Speak = Callable[[Ensemble], np.ndarray]
+Predict = Callable[[Ensemble], np.ndarray]
 """Ensemble -> its outputs (N, C or T), where they do not follow from those of its members."""
 
 
@@ -41,7 +41,7 @@ class Candidates:
         group: (N,), which rows belong together, or None.
         half: (N,) bool, as `half_of` gives it.
         metric: The one that decides.
-        speak: Gives the outputs of averaged parameters; None where there are no tensors at hand.
+        predict: Gives the outputs of averaged parameters; None where there are no tensors at hand.
     """
 
     members: tuple[Member, ...]
@@ -51,7 +51,7 @@ class Candidates:
     group: np.ndarray | None
     half: np.ndarray
     metric: Metric
-    speak: Speak | None = field(default=None, compare=False)
+    predict: Predict | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -64,7 +64,7 @@ class Candidates:
 
     def some(self, rows: np.ndarray) -> "Candidates":
         """Give the same members on some of the rows, given as (N,) bool."""
-        speak = self.speak
+        predict = self.predict
         return replace(
             self,
             outputs=self.outputs[:, rows],
@@ -72,7 +72,7 @@ class Candidates:
             weight=None if self.weight is None else self.weight[rows],
             group=None if self.group is None else self.group[rows],
             half=self.half[rows],
-            speak=None if speak is None else lambda ensemble: speak(ensemble)[rows],
+            predict=None if predict is None else lambda ensemble: predict(ensemble)[rows],
         )
 
     def combined(self, ensemble: Ensemble) -> np.ndarray:
@@ -82,9 +82,9 @@ class Candidates:
             TrainError: If it averages parameters and there are none at hand.
         """
         if ensemble.combine == "soup":
-            if self.speak is None:
+            if self.predict is None:
                 raise TrainError("parameters are averaged, and no tensors are at hand. Take average.", "ensemble.soup")
-            return self.speak(ensemble)
+            return self.predict(ensemble)
         place = {index: place for place, index in enumerate(self.indices)}
         return combine_outputs(ensemble, self.outputs[[place[index] for index in ensemble.members]])
 
@@ -156,14 +156,14 @@ def candidates_of(
     device: str = "cpu",
     says: Callable[[Sequence[int]], np.ndarray] | None = None,
 ) -> Candidates:
-    """Let members speak on validation, or on a sample of it where it is large.
+    """Let members predict validation, or on a sample of it where it is large.
 
     Args:
         says: Indices of members -> what they said on these rows when they were trained (M, N, C or T); None lets them
-            speak anew.
+            predict anew.
 
     Raises:
-        TrainError: If no member can speak.
+        TrainError: If no member can predict.
         DataError: If the tensors of one do not load.
     """
     chosen = able(members)
@@ -173,7 +173,7 @@ def candidates_of(
         raise TrainError(text, "ensemble")
     rows, found = lanes.sample()
 
-    def speak(ensemble: Ensemble) -> np.ndarray:
+    def predict(ensemble: Ensemble) -> np.ndarray:
         by_index = {member.index: member for member in chosen}
         named = [by_index[index] for index in ensemble.members]
         return ensemble_outputs(ensemble, named, prepared, rows=rows, task=task, device=device)
@@ -194,7 +194,7 @@ def candidates_of(
         group=group,
         half=half,
         metric=metric,
-        speak=speak,
+        predict=predict,
     )
 
 
@@ -206,8 +206,8 @@ def ensemble_outputs(
     Args:
         members: Those that the ensemble names, in its order.
     """
-    voice = Voice(members, ensemble, prepared=prepared, task=task, device=device)
-    return np.concatenate([voice(x) for x in _inputs(members, prepared, "val", rows)])
+    predictor = Predictor(members, ensemble, prepared=prepared, task=task, device=device)
+    return np.concatenate([predictor(x) for x in _inputs(members, prepared, "val", rows)])
 
 
 def outputs_of(
@@ -218,8 +218,8 @@ def outputs_of(
     Raises:
         DataError: If its tensors do not load.
     """
-    voice = Voice([member], alone(member), prepared=prepared, task=task, device=device)
-    return np.concatenate([voice(x) for x in _inputs([member], prepared, split, rows)])
+    predictor = Predictor([member], alone(member), prepared=prepared, task=task, device=device)
+    return np.concatenate([predictor(x) for x in _inputs([member], prepared, split, rows)])
 
 
 def _inputs(members: Sequence[Member], prepared: Prepared, split: Split, rows: np.ndarray) -> Iterator[Inputs]:

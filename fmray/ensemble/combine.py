@@ -37,10 +37,10 @@ def combine(
     Args:
         prepared: The rows that members learned from.
         gain: Compares two outputs on the same rows.
-        says: What members said when they were trained; None lets them speak anew.
+        says: What members said when they were trained; None lets them predict anew.
 
     Raises:
-        TrainError: If no member can speak.
+        TrainError: If no member can predict.
         DataError: If the tensors of one do not load.
     """
     pool = pool_of(job, members, metric)
@@ -79,7 +79,7 @@ def settled(ensemble: Ensemble, members: Sequence[Member], prepared: Prepared, t
 
 
 def pool_of(job: Job, members: Sequence[Member], metric: Metric) -> list[Member]:
-    """Give the members that may speak: of a search, those that were trained again, or else its best.
+    """Give the members that may be combined: of a search, those that were trained again, or else its best.
 
     Methods that weigh members get all whose tensors are kept, unless members differ by fold.
     """

@@ -1,4 +1,4 @@
-"""Measure what it takes to let an ensemble speak."""
+"""Measure what it takes to let an ensemble predict."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from fmray.data.lanes import Lanes
 from fmray.records import Ensemble, Json, Member, Prepared
 from fmray.spec.ref import Ref
-from fmray.train.predict import Voice, inputs_of
+from fmray.train.predict import Predictor, inputs_of
 
 MOST_ROWS = 8192
 TRIALS = 3
@@ -23,13 +23,13 @@ def cost_of(members: Sequence[Member], ensemble: Ensemble, prepared: Prepared, t
     Raises:
         DataError: If the tensors of one do not load.
     """
-    voice = Voice(members, ensemble, prepared=prepared, task=task, device=device)
+    predictor = Predictor(members, ensemble, prepared=prepared, task=task, device=device)
     lanes = Lanes(prepared, "val")
     rows = np.arange(min(lanes.num_rows, MOST_ROWS))
     x = inputs_of(members, prepared, "val", rows)
     seconds = float("inf")
     for _ in range(1 + TRIALS):  # the first one warms up
         started = time.perf_counter()
-        voice(x)
+        predictor(x)
         seconds = min(seconds, time.perf_counter() - started)
-    return {"parameters": voice.num_parameters, "rows_per_second": round(len(rows) / max(seconds, 1e-9))}
+    return {"parameters": predictor.num_parameters, "rows_per_second": round(len(rows) / max(seconds, 1e-9))}

@@ -84,7 +84,7 @@ def oof_outputs(
 def oof_candidates(
     chosen: Sequence[Configuration], seed: int, prepared: Prepared, task: Ref, metric: Metric, device: str = "cpu"
 ) -> Candidates:
-    """Let configurations speak on training rows that they did not learn from; the first member stands for each.
+    """Let configurations predict training rows that they did not learn from; the first member stands for each.
 
     Args:
         chosen: As `configurations` gives them.
@@ -103,7 +103,7 @@ def oof_candidates(
 
 
 def with_folds(ensemble: Ensemble, chosen: Sequence[Configuration]) -> Ensemble:
-    """Let all members of the configurations speak that an ensemble of `oof_candidates` names.
+    """Let all members of the configurations predict that an ensemble of `oof_candidates` names.
 
     A configuration is the mean of its members; what combines configurations stays as it is.
 

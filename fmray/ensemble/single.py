@@ -1,4 +1,4 @@
-"""Let the one member speak that is best on validation."""
+"""Take the one member that is best on validation."""
 
 from collections import defaultdict
 from statistics import fmean

@@ -1,4 +1,4 @@
-"""Read a table of predictions into arrays, and make sure that two tables speak of the same rows."""
+"""Read a table of predictions into arrays, and make sure that two tables are of the same rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Let a trained model speak about rows it has never seen."""
+"""Let a trained model predict rows it has never seen."""

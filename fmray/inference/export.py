@@ -32,7 +32,7 @@ from fmray.tasks.task import Task
 from fmray.train.blocks import as_floats
 from fmray.train.combine import LEAST_PROBABILITY
 from fmray.train.population import Population
-from fmray.train.predict import Voice
+from fmray.train.predict import Predictor
 
 Format = Literal["torch", "onnx"]
 FILES: dict[Format, str] = {"torch": "model.pt2", "onnx": "model.onnx"}
@@ -49,7 +49,7 @@ class Program(nn.Module):
     """Compute what an ensemble says, from prepared inputs.
 
     Args:
-        voice: The ensemble.
+        predictor: The ensemble.
         names: Ways in which rows were prepared, in the order of the inputs.
 
     Shapes:
@@ -57,12 +57,14 @@ class Program(nn.Module):
         returns: (B, C) probabilities or (B, T) numbers, float64.
     """
 
-    def __init__(self, voice: Voice, names: Sequence[str]) -> None:
+    def __init__(self, predictor: Predictor, names: Sequence[str]) -> None:
         super().__init__()
-        self.members = nn.ModuleList([_alone(one.module) for one in voice.populations if isinstance(one, Population)])
-        self.inputs = [names.index(source) for source, _ in zip(voice.sources, voice.populations, strict=False)]
-        self.task: Task = voice.task
-        self.ensemble: Ensemble = voice.ensemble
+        self.members = nn.ModuleList(
+            [_alone(one.module) for one in predictor.populations if isinstance(one, Population)]
+        )
+        self.inputs = [names.index(source) for source, _ in zip(predictor.sources, predictor.populations, strict=False)]
+        self.task: Task = predictor.task
+        self.ensemble: Ensemble = predictor.ensemble
         table = {name: self.ensemble.params.get(name, []) for name in ("coefficients", "intercepts")}
         for name, values in table.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64))
@@ -110,7 +112,7 @@ def export(model_folder: str, kind: Format, out: str, *, trust_code: Trust = Fal
     _refuse(model, kind, out)
     names = list(model.saved.ways())
     inputs, expected = _golden(model, names)
-    program = Program(model.voice, names).eval()
+    program = Program(model.predictor, names).eval()
     target = Path(out).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f"{TEMPORARY}{target.name}-{os.getpid()}"
@@ -175,13 +177,13 @@ def _put(draft: Path, target: Path, out: str) -> None:
 def _golden(model: SavedModel, names: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
     """Give inputs of a few validation rows, in the order of the names, and what the model says of them."""
     rows = as_trained(model.example, model.input_schema.columns, model.input_types)
-    spoken = model.speak(rows, Unseen())
-    sound = spoken.faulty == 0
+    predicted = model.predict_rows(rows, Unseen())
+    sound = predicted.faulty == 0
     parts = [part.x for part in model.reader.slices(rows, [], Unseen())]
     if not sound.any():
         raise DataError(f"{model.folder} holds no golden rows to compare with. Run the job again with --fresh.")
     inputs = (torch.from_numpy(np.concatenate([x[name].arrays[DENSE] for x in parts])[sound]) for name in names)
-    return [as_floats(x).numpy() for x in inputs], spoken.said[sound]
+    return [as_floats(x).numpy() for x in inputs], predicted.said[sound]
 
 
 def _write(program: Program, inputs: Sequence[np.ndarray], path: str, kind: Format) -> Outputs:

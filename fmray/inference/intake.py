@@ -1,4 +1,4 @@
-"""Find the files of rows that a model shall speak about, and refuse those it cannot read before any row is.
+"""Find the files of rows that a model shall predict, and refuse those it cannot read before any row is.
 
 Targets need not be there; every column the model reads, and the key, must be, in every file.
 """

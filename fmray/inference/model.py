@@ -1,4 +1,4 @@
-"""Open the folder of a trained model, and let it speak about new rows.
+"""Open the folder of a trained model, and let it predict new rows.
 
 What a model says of a row is what the run that made it would have said: the same fitted steps, the same ensemble.
 """
@@ -24,7 +24,7 @@ from fmray.store.copies import folder_to_keep
 from fmray.store.places import files_of
 from fmray.store.regular import require_inside, require_regular
 from fmray.targets.codec import codec_of
-from fmray.train.predict import Voice
+from fmray.train.predict import Predictor
 from fmray.train.saved import EXAMPLE, FILE, Saved, admit_code, read_model
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def open_model(folder: str | Path, store: Store | None = None, *, trust_code: Tr
 
 
 @dataclass(frozen=True)
-class Spoken:
+class Predicted:
     """Hold what a model says of rows.
 
     Shapes:
@@ -92,7 +92,9 @@ class SavedModel:
             self.codec = codec_of(saved.prepared.target)
             self._classes = _values_of(saved)
             self.reader = Reader(saved)
-            self.voice = Voice(saved.members, saved.ensemble, prepared=saved.prepared, task=saved.task, device=device)
+            self.predictor = Predictor(
+                saved.members, saved.ensemble, prepared=saved.prepared, task=saved.task, device=device
+            )
         except FmrayError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
@@ -148,10 +150,10 @@ class SavedModel:
         rows = table if isinstance(table, pa.Table) else _from_pandas(table, self.input_types)
         zone = self.saved.data.time_zone
         trained = as_trained(rows, self.input_schema.columns, self.input_types, time_zone=zone)
-        spoken = self.speak(trained, Unseen())
-        return self.as_table(spoken.said, spoken.faulty > 0)
+        predicted = self.predict_rows(trained, Unseen())
+        return self.as_table(predicted.said, predicted.faulty > 0)
 
-    def speak(self, table: pa.Table, unseen: Unseen) -> "Spoken":
+    def predict_rows(self, table: pa.Table, unseen: Unseen) -> "Predicted":
         """Give the outputs of rows, and why some have none.
 
         Args:
@@ -164,14 +166,14 @@ class SavedModel:
         try:
             for part in self.reader.slices(table, reasons, unseen):
                 rows = slice(part.start, part.start + len(part.faults))
-                said[rows] = self.voice(dict(part.x))
+                said[rows] = self.predictor(dict(part.x))
                 faulty[rows] = part.faults
         except (FmrayError, OSError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # polars panics outside of Exception where a learned state is none
             text = f"{type(error).__name__}: {error!s:.300}"
             raise DataError(f"{self.folder}: the model fails on these rows ({text}). Copy its folder again.") from error
-        return Spoken(said, faulty, reasons)
+        return Predicted(said, faulty, reasons)
 
     def as_table(self, said: np.ndarray, is_null: np.ndarray) -> pa.Table:
         """Lay outputs (N, C) or (N, T) out in columns named for people; rows that are null (N,) have none."""

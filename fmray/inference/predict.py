@@ -1,4 +1,4 @@
-"""Let a model speak about every row of a data set, exactly once, however often it is interrupted.
+"""Let a model predict every row of a data set, exactly once, however often it is interrupted.
 
 One Parquet file per work item is put in place whole; what is there is not done again. The manifest comes last, so a
 folder without one is unfinished.

@@ -1,6 +1,6 @@
 """Gather what two models say about the same rows, rows that may decide between them.
 
-Predictions of the challenger lie sealed in its run; the others speak anew, from the rows as they are read. A row is
+Predictions of the challenger lie sealed in its run; the others predict anew, from the rows as they are read. A row is
 known by the first word of its identity, so of 64 bits that agree by chance nothing comes but a row left out.
 """
 
@@ -169,7 +169,7 @@ def _in_files_of(
 
 
 def compare(card: Card, rows: Table, rivals: Mapping[str, Card], store: Store, run: Pass) -> Evidence:
-    """Let rivals speak about rows of the challenger's test set.
+    """Let rivals predict rows of the challenger's test set.
 
     Raises:
         DataError: If the data changed since, a rival's model is damaged, or it predicts something else.

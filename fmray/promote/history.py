@@ -22,7 +22,7 @@ CHAMPION, ANCHOR = "champion", "anchor"
 
 @dataclass(frozen=True)
 class Standing:
-    """Say which runs of a job speak now.
+    """Say which runs of a job serve now.
 
     Args:
         champion: The run in use.

@@ -192,7 +192,7 @@ def _curves(card: Card) -> list[Figure]:
         first = [member for member in drawn if member.index in card.ensemble.members]
         others = [m for m in ranked(drawn, card.scores.higher_is_better) if m.index not in card.ensemble.members]
         drawn = (*first, *others)[:MOST_CURVES]
-        caption = f"Those that speak and the best others: {len(drawn)} of {len(card.members)} members."
+        caption = f"Those of the ensemble and the best others: {len(drawn)} of {len(card.members)} members."
     for member in drawn:
         for entry in member.history:
             by_metric[entry["metric"]][member.index].append((float(entry["epoch"]), float(entry["value"])))

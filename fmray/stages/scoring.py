@@ -48,7 +48,7 @@ def score_model(context: Context, trained: Sweep, linear: Sweep, ensemble: Ensem
     prepared = context.prepared
 
     @cache
-    def speak(subject: str, split: Split) -> Predictions:
+    def predict_split(subject: str, split: Split) -> Predictions:
         if subject == "dummy":
             return dummy(prepared, split, context.table(subject, split), dict(context.task.params))
         if subject == "linear":
@@ -68,7 +68,7 @@ def score_model(context: Context, trained: Sweep, linear: Sweep, ensemble: Ensem
     metrics = job.evaluate.metrics or defaults(prepared.target)[1]
     run = run_over_ray if context.workers != 0 else run_here
     judgement = score(
-        job.evaluate, context.metric.name, metrics=metrics, prepared=prepared, predict=speak, look=look, run=run
+        job.evaluate, context.metric.name, metrics=metrics, prepared=prepared, predict=predict_split, look=look, run=run
     )
     evidence = Evidence(
         scores=judgement.scores,

@@ -87,7 +87,7 @@ def entries_of(root: str, store: Store, notice: Notice) -> tuple[Entry, ...]:
 
 
 def nested_of(members: Sequence[Member], chosen: set[int], higher_is_better: bool) -> list[Member]:
-    """Choose the members that get a run of their own: those that speak, then the best others."""
+    """Choose the members that get a run of their own: those of the ensemble, then the best others."""
     sign = -1 if higher_is_better else 1
 
     def rank(member: Member) -> tuple[bool, float, int]:
@@ -215,7 +215,9 @@ def _findings(card: Json, run_id: str, num_nested: int, num_members: int) -> dic
     failed = [gate["gate"] for gate in gates if gate["status"] == "fail"]
     says = f"Run {run_id}. Its page is report.html, among the artefacts."
     if num_nested < num_members and num_members > 1:
-        says += f" Of {num_members:,} members, the {num_nested} that speak or are best have runs of their own;"
+        says += (
+            f" Of {num_members:,} members, the {num_nested} of the ensemble or that are best have runs of their own;"
+        )
         says += " members.parquet and history.parquet hold all."
     return {
         "mlflow.note.content": says,

@@ -87,5 +87,5 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def alone(member: Member, reason: str = "") -> Ensemble:
-    """Let one member speak for itself."""
+    """Make an ensemble of one member."""
     return Ensemble("single", (member.index,), weights=(1.0,), val_score=member.val_score, reason=reason)

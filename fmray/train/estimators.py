@@ -114,7 +114,7 @@ class Estimators:
         if self._weight_sum is None:
             self._start(rows, group)
         while state.step < self.num_steps:
-            is_due = group.tell(state.step + 1 < self.num_steps and due())
+            is_due = group.broadcast(state.step + 1 < self.num_steps and due())
             self.estimator.grow(state.global_step)
             beat()
             state.step += 1
@@ -122,7 +122,7 @@ class Estimators:
             if is_due:
                 saved += save()
         weight = self._weight_sum or 0.0
-        sums = group.sum(torch.tensor([[self.estimator.train_loss() * weight], [weight]], dtype=torch.float64))
+        sums = group.all_reduce(torch.tensor([[self.estimator.train_loss() * weight], [weight]], dtype=torch.float64))
         state.loss_sum += sums[0]
         state.weight_sum += sums[1]
         return {"rows": 0.0, "checkpoints": saved}
@@ -184,7 +184,7 @@ class Estimators:
             text = f"the {rows.num_rows:,} training rows do not fit, and {self.plans[0].model.name} learns from all"
             raise SpecError(f"{text} at once. Give more memory, or train on more workers.", "run.memory")
         table = self._table(rows)
-        if 0 in group.collect(len(table.x)):
+        if 0 in group.all_gather(len(table.x)):
             which = "" if group.size == 1 else f" on one of {group.size} workers"
             text = f"0 rows are left to learn from{which}. See the row accounting; check split and folds."
             raise DataError(text, "train")
@@ -228,7 +228,7 @@ def _meet(group: Group) -> dict[str, Any]:
         return {}
     with socket.socket() as held:  # until all have chosen: several may share a machine
         held.bind(("", 0))
-        places = group.collect((address_of_node(), held.getsockname()[1]))
+        places = group.all_gather((address_of_node(), held.getsockname()[1]))
     return {
         "machines": ",".join(f"{host}:{port}" for host, port in places),
         "num_machines": group.size,

@@ -279,7 +279,7 @@ def place_of(error: BaseException) -> str:
     return f"{Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name}" if own else ""
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Give an error in one line, without secrets."""
     if isinstance(error, FmrayError):
         return str(redact(str(error)))

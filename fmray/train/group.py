@@ -39,16 +39,16 @@ class Group:
 
     @property
     def is_first(self) -> bool:
-        """Tell whether this worker writes and speaks for all."""
+        """Tell whether this worker writes and reports for all."""
         return self.rank == 0
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over the workers, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def collect(self, own: Any) -> list[Any]:
+    def all_gather(self, own: Any) -> list[Any]:
         """Give what each worker gave, small picklable things, in the order of ranks."""
         if self.size == 1:
             return [own]
@@ -56,13 +56,13 @@ class Group:
         dist.all_gather_object(found, own)
         return found
 
-    def tell(self, said: Any) -> Any:
+    def broadcast(self, own: Any) -> Any:
         """Give every worker what the first one gave."""
         if self.size == 1:
-            return said
-        told = [said]
-        dist.broadcast_object_list(told)
-        return told[0]
+            return own
+        found = [own]
+        dist.broadcast_object_list(found)
+        return found[0]
 
 
 ALONE = Group()

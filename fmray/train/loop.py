@@ -22,7 +22,7 @@ from fmray.metrics.metric import Metric, fold_of
 from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch
 from fmray.train.estimators import Estimators
-from fmray.train.failures import kind_of, told
+from fmray.train.failures import kind_of, one_line
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
 from fmray.train.ingest import Rows, Steps
@@ -104,9 +104,9 @@ def fit(
         speed = passes * train_rows.num_rows / max(seconds, 1e-9)
         seconds = time.perf_counter() - started + saved
         waited = 0.0 if train_rows.in_memory else spent["rows"]
-        spent = {"rows": max(group.collect(waited)), "checkpoints": spent["checkpoints"] + saved}
+        spent = {"rows": max(group.all_gather(waited)), "checkpoints": spent["checkpoints"] + saved}
         report(_epoch_event(pack, metric, rows_per_second=speed, seconds=seconds, spent=spent))
-        due = group.tell(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack)))
+        due = group.broadcast(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack)))
         saved = _save(pack, checkpoints, group) if due else 0.0
     return not waits
 
@@ -159,7 +159,7 @@ def evaluate(pack: Learner, rows: Rows, metric: Metric, group: Group = ALONE) ->
     together = 1 if group.size == 1 else len(folds)
     for start in range(0, len(folds), together):
         own_totals = [own.total() for own in folds[start : start + together]]
-        parts = zip(*group.collect(own_totals), strict=True)
+        parts = zip(*group.all_gather(own_totals), strict=True)
         scores += [metric.sums.value(metric.sums.merge(part)) for part in parts]
     return scores, losses
 
@@ -179,7 +179,7 @@ def _predict_all(pack: Learner, rows: Rows, group: Group, take: Callable[[int, n
             take(first, pack.task.predict(output).cpu().numpy())
             first += len(batch)
             beat()
-    sums = group.sum(sums.to(pack.device)).cpu()
+    sums = group.all_reduce(sums.to(pack.device)).cpu()
     return sums[0] / sums[1]
 
 
@@ -196,7 +196,7 @@ def _said(pack: Learner, rows: Rows) -> Iterator[tuple[Batch, Tensor]]:
             except Exception as error:
                 if kind_of(error) not in (MEMORY, DEVICE_MEMORY) or len(part) == 1:
                     raise
-                log.warning("%d rows at a time do not fit into memory: %s", len(part), told(error))
+                log.warning("%d rows at a time do not fit into memory: %s", len(part), one_line(error))
             if output is None:
                 pack.most_rows = len(part) // 2
                 continue
@@ -256,7 +256,7 @@ def _ask(pack: Learner, judge: Judge | None, group: Group) -> bool:
         best = state.best_score[state.alive].tolist()
         indices = [pack.plans[member].index for member in state.alive.tolist()]
         verdict = judge(state.epoch, dict(zip(indices, best, strict=True)))
-    told: Verdict = group.tell(verdict)
+    told: Verdict = group.broadcast(verdict)
     rows = {pack.plans[member].index: row for row, member in enumerate(state.alive.tolist())}
     reasons = {rows[index]: reason for index, reason in told.dropped.items() if index in rows}
     if reasons:
@@ -268,7 +268,7 @@ def _save(pack: Learner, checkpoints: Checkpoints | None, group: Group) -> float
     """Write the state, with what every worker would draw next, and give the seconds it took."""
     started = time.perf_counter()
     state = pack.snapshot()
-    drawn = group.collect(generators(pack.device))
+    drawn = group.all_gather(generators(pack.device))
     state.rng = {f"{rank}/{name}": value for rank, own in enumerate(drawn) for name, value in own.items()}
     if checkpoints is not None:
         checkpoints.save(state)

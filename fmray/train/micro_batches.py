@@ -53,7 +53,7 @@ class MicroBatches:
             TrainError: If there was one row in each.
         """
         first = worker.group.is_first and short.rows > 1
-        number = worker.group.tell(self.halve() if first else None)
+        number = worker.group.broadcast(self.halve() if first else None)
         text = f"rank {short.rank}: {short.message} at {short.rows} rows at a time"
         if number is None:
             raise TrainError(f"memory does not suffice for a step on one row: {text}. Choose a smaller model.", "model")

@@ -192,7 +192,7 @@ class Pack:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let every member speak with the average of its parameters, if averages are kept."""
+        """Let every member predict with the average of its parameters, if averages are kept."""
         if self.train.ema is None:
             yield
             return

@@ -63,8 +63,10 @@ def predict(
         ClusterError: If Ray fails.
     """
     total = Lanes(prepared, split).num_rows
-    speaker = _Speaker(tuple(members), ensemble, prepared=prepared, split=split, task=task, device=str(device))
-    tables = _over_ray(speaker, total, f"{path}.parts") if over_ray and total > TASK_ROWS else speaker.tables(0, total)
+    predictor = _SplitPredictor(tuple(members), ensemble, prepared=prepared, split=split, task=task, device=str(device))
+    tables = (
+        _over_ray(predictor, total, f"{path}.parts") if over_ray and total > TASK_ROWS else predictor.tables(0, total)
+    )
     num_rows = 0
     with to_write(path) as here:
         writer: pq.ParquetWriter | None = None
@@ -81,7 +83,7 @@ def predict(
 
 
 @dataclass(frozen=True)
-class _Speaker:
+class _SplitPredictor:
     """Hold what is needed to predict some rows of a split, here or in a task."""
 
     members: tuple[Member, ...]
@@ -95,17 +97,17 @@ class _Speaker:
         """Give the predictions of the rows from `start` up to `stop`, in sequence order."""
         prepared = self.prepared
         lanes = Lanes(self.prepared, self.split)
-        voice = Voice(self.members, self.ensemble, prepared=prepared, task=self.task, device=self.device)
+        predictor = Predictor(self.members, self.ensemble, prepared=prepared, task=self.task, device=self.device)
         for first in range(start, stop, CHUNK_ROWS):
             rows = np.arange(first, min(first + CHUNK_ROWS, stop))
             arrays = lanes.take(rows)
             own = Blocks({name: arrays[name] for name in lanes.inputs})
-            said = voice(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
+            said = predictor(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
             yield as_table(arrays, codec_of(prepared.target).table_columns(said, self.ensemble.params), prepared)
 
 
-class Voice:
-    """Let an ensemble speak.
+class Predictor:
+    """Predict by an ensemble.
 
     Args:
         members: Those that the ensemble names, in its order.
@@ -224,7 +226,7 @@ def soup(populations: Sequence[Population], weights: Sequence[float]) -> Populat
     return first
 
 
-def _over_ray(speaker: _Speaker, num_rows: int, folder: str) -> Iterator[pa.Table]:
+def _over_ray(predictor: _SplitPredictor, num_rows: int, folder: str) -> Iterator[pa.Table]:
     """Have tasks write the predictions of a few rows each, and read them back in order."""
     cuts = range(0, num_rows, TASK_ROWS)
     own = [
@@ -232,7 +234,7 @@ def _over_ray(speaker: _Speaker, num_rows: int, folder: str) -> Iterator[pa.Tabl
     ]
     try:
         with session():
-            run_over_ray(ignore, "predict", function=_write_part, common=(replace(speaker, device="cpu"),), own=own)
+            run_over_ray(ignore, "predict", function=_write_part, common=(replace(predictor, device="cpu"),), own=own)
         for path, _, _ in own:
             with to_read(path) as here:
                 yield pq.read_table(here, page_checksum_verification=True)
@@ -240,11 +242,11 @@ def _over_ray(speaker: _Speaker, num_rows: int, folder: str) -> Iterator[pa.Tabl
         files_of(folder).remove(folder)
 
 
-def _write_part(speaker: _Speaker, path: str, start: int, stop: int) -> None:
+def _write_part(predictor: _SplitPredictor, path: str, start: int, stop: int) -> None:
     """Predict some rows in a task, which has one core."""
     torch.set_num_threads(1)
     with to_write(path) as here:
-        pq.write_table(pa.concat_tables(speaker.tables(start, stop)), here, write_page_checksum=True)
+        pq.write_table(pa.concat_tables(predictor.tables(start, stop)), here, write_page_checksum=True)
 
 
 def load_member(member: Member, prepared: Prepared, task: Task, device: torch.device | str) -> Population | Fitted:

@@ -11,7 +11,7 @@ import torch
 from fmray.errors import SpecError, TrainError
 from fmray.spec.sections import Train
 from fmray.tasks.task import Batch, Places
-from fmray.train.failures import is_of_user, place_of, told
+from fmray.train.failures import is_of_user, one_line, place_of
 from fmray.train.ingest import Rows
 from fmray.train.pack import Pack, Plan
 from fmray.train.population import enter
@@ -40,7 +40,7 @@ def refuse_single_rows(pack: Pack, plans: list[Plan], rows: Rows) -> None:
     part = "batch of an epoch" if num_rows % train.batch_rows == 1 else "micro-batch of a step"
     raise SpecError(
         f"the last {part} has 1 row ({num_rows:,} training rows in batches of {train.batch_rows}), on which the model "
-        f"fails: {told(error)}. {cure} the model take a single row: batch normalisation needs two.",
+        f"fails: {one_line(error)}. {cure} the model take a single row: batch normalisation needs two.",
         "train.batch_rows",
     ) from error
 

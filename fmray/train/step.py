@@ -20,7 +20,7 @@ from fmray.failures import DEVICE_MEMORY, MEMORY, Kind
 from fmray.seeding import derive
 from fmray.tasks.task import Batch, Losses, mixed
 from fmray.train.estimators import Estimators
-from fmray.train.failures import ShortOfMemoryError, kind_of, told
+from fmray.train.failures import ShortOfMemoryError, kind_of, one_line
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
 from fmray.train.optim import clip
@@ -62,7 +62,7 @@ def train_step(
             if group.size == 1 and len(batch) != pack.train.batch_rows and not isinstance(error, FmrayError):
                 error.batch_rows = len(batch)  # type: ignore[attr-defined]  # code may fail on the last batch alone
             raise
-        short = kind, told(error)
+        short = kind, one_line(error)
     # the first error is gone by now, and with it all that it kept alive
     raise ShortOfMemoryError(short[1], short[0], rows=_micro_rows(pack, batch))
 
@@ -78,7 +78,7 @@ def _step(pack: Pack, batch: Batch, phase: str, factor: float, group: Group, fla
     if is_short:
         _raise_short(short, _micro_rows(pack, batch), group)
     if group.size > 1 and not math.isfinite(loss_K.sum().item()):
-        faults = [fault for own in group.collect(faults) for fault in own]
+        faults = [fault for own in group.all_gather(faults) for fault in own]
     _note(pack, faults)
     # no row of the batch may count for a member: its gradient is 0 then, not 0 / 0
     population.grad.div_(weight_K if isinstance(weight_K, float) else weight_K[:, None].clamp_min(LEAST_WEIGHT))
@@ -111,7 +111,7 @@ def _learn(pack: Pack, batch: Batch, phase: str, group: Group) -> tuple[Sums, Fa
         kind = kind_of(error)
         if group.size == 1 or kind not in (MEMORY, DEVICE_MEMORY):
             raise
-        return [], [], (kind, told(error))
+        return [], [], (kind, one_line(error))
     return sums, faults, None
 
 
@@ -132,7 +132,7 @@ def _micro_rows(pack: Pack, batch: Batch) -> int:
 
 def _raise_short(own: tuple[Kind, str] | None, rows: int, group: Group) -> NoReturn:
     """Have all workers raise the same error."""
-    found = group.collect((own, rows))
+    found = group.all_gather((own, rows))
     rank, (kind, text) = next((rank, short) for rank, (short, _) in enumerate(found) if short is not None)
     raise ShortOfMemoryError(text, kind, rank, max(rows for _, rows in found))
 
@@ -161,7 +161,7 @@ def _agree(
     tail[:num] = loss_K
     tail[num : 2 * num] = weight_K
     tail[-1] = flag + is_short * (group.size + 1)
-    group.sum(pack.population.reduced)
+    group.all_reduce(pack.population.reduced)
     raised = float(tail[-1])
     return tail[:num].clone(), tail[num : 2 * num].clone(), raised > 0, raised > group.size
 

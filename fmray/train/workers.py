@@ -32,7 +32,7 @@ from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store, waiting
 from fmray.train.capacity import Lookout, maps_lanes, room
 from fmray.train.device import set_up
-from fmray.train.failures import Budget, CodeError, failure, is_of_user, kind_of, place_of, told
+from fmray.train.failures import Budget, CodeError, failure, is_of_user, kind_of, one_line, place_of
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import Asked, beat, look_seconds, watched_here
 from fmray.train.ingest import Rows
@@ -193,10 +193,10 @@ def failing_here(hang_seconds: Asked, report: Report) -> Iterator[None]:
         if not isinstance(error, FmrayError):
             error.add_note(place_of(error))
         with suppress(FmrayError):  # if it cannot be written down, what ended the training is still to be raised
-            report(failure(kind, told(error), STOPPED))
+            report(failure(kind, one_line(error), STOPPED))
         if kind not in (MEMORY, DEVICE_MEMORY) or isinstance(error, FmrayError):
             raise
-        raise TrainError(f"memory does not suffice: {told(error)}. {LESS}", "run.memory") from error
+        raise TrainError(f"memory does not suffice: {one_line(error)}. {LESS}", "run.memory") from error
 
 
 def code_error(error: BaseException, path: str, report: Report, action: Action, about: str = "") -> CodeError:
@@ -210,8 +210,8 @@ def code_error(error: BaseException, path: str, report: Report, action: Action, 
     error.add_note(place_of(error))
     with suppress(FmrayError):  # what cannot be written down must not hide the error
         report(Stacks(path, "".join(traceback.format_exception(error))))
-        report(failure(USER, f"{about}{told(error)}", action, stacks=path))
-    return CodeError(told(error), path)
+        report(failure(USER, f"{about}{one_line(error)}", action, stacks=path))
+    return CodeError(one_line(error), path)
 
 
 def _train_on_ray(
@@ -302,7 +302,7 @@ def _work_on_worker(config: Json) -> None:
         nonlocal reported
         if group.is_first:
             put(event)
-        if isinstance(event, Epoch) and group.tell(time.monotonic() - reported >= REPORT_SECONDS):
+        if isinstance(event, Epoch) and group.broadcast(time.monotonic() - reported >= REPORT_SECONDS):
             ray.train.report({k: v for k, v in to_json(event).items() if isinstance(v, int | float)})
             reported = time.monotonic()
 
@@ -314,7 +314,7 @@ def _work_on_worker(config: Json) -> None:
             waiting(put, beat),
         ):
             place = here(group.rank, ray.get_runtime_context().get_node_id())
-            report(Workers(group.collect(place)))
+            report(Workers(group.all_gather(place)))
             work(worker)
     except FmrayError as error:
         ray.get(mailbox.refuse.remote(refusal(error)))
@@ -338,4 +338,4 @@ def of_worker(error: BaseException, group: int, rank: int, report: Report) -> Ba
         return error
     path = f"stacks/error-{group}-{rank}.txt"
     report(Stacks(path, "".join(traceback.format_exception(error))))
-    return CodeError(told(error), path)
+    return CodeError(one_line(error), path)

@@ -44,11 +44,11 @@ def boost(
         plans: The one configuration.
         train: Trains one member, as a sweep of its own.
         params: Of `ensemble: adaboost`.
-        device: Where the driver lets members speak on the training rows.
+        device: Where the driver lets members predict the training rows.
 
     Raises:
         SpecError: If there are several configurations, or numbers are predicted.
-        TrainError: If a round has no member that can speak, or the first is no better than chance.
+        TrainError: If a round has no member that can predict, or the first is no better than chance.
     """
     if len(plans) != 1:
         raise SpecError(f"adaboost boosts one configuration, and {len(plans)} are asked for. Leave one.", "ensemble")
@@ -91,7 +91,7 @@ def _plan(plan: Plan, number: int) -> Plan:
 def _only(one: Sweep) -> Member:
     member = one.members[0]
     if member.val_score is None:
-        raise TrainError(f"a round has no member that can speak: {member.reason}.", "ensemble.adaboost")
+        raise TrainError(f"a round has no member that can predict: {member.reason}.", "ensemble.adaboost")
     return member
 
 

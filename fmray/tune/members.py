@@ -19,7 +19,7 @@ def train_members(search: Search, prepared: Prepared, workers: Workers, device: 
         search: What is asked; its job may have no ranges.
         prepared: Rows of the job with the first value of each range.
         workers: On how many a pack trains, where nothing is searched.
-        device: Where the driver lets members speak while it boosts.
+        device: Where the driver lets members predict while it boosts.
 
     Raises:
         TrainError: If no member could be trained.

@@ -25,7 +25,7 @@ def located(pack: Json, home: str) -> Json:
 def what_members_say(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
     """Give the predictions of every member of a pack at its best, on a sample of validation rows in their sequence.
 
-    Which rows depends on their identities alone, so members of any pack, on any workers, speak of the same.
+    Which rows depends on their identities alone, so members of any pack, on any workers, predict the same.
 
     Shapes:
         returns: (M, n, C or T), float32; empty on all workers but the first.
@@ -35,7 +35,7 @@ def what_members_say(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
     kept = sample_of(ids, rows.num_rows)
     predictions, _ = outputs(every, rows, group, kept=kept)
     positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
-    parts = group.collect((positions, predictions.astype(np.float32)))
+    parts = group.all_gather((positions, predictions.astype(np.float32)))
     if not group.is_first:
         return np.zeros(0, np.float32)
     order = np.argsort(np.concatenate([positions for positions, _ in parts]), kind="stable")

@@ -102,7 +102,7 @@ def _finalists(members: Sequence[Member]) -> list[Json]:
 
 
 def _diversity(trained: Sweep, ensemble: Ensemble, truth: Truth, metric: Metric) -> Json:
-    """Compare the members that speak, or those of them that count most."""
+    """Compare the members of the ensemble, or those of them that count most."""
     if len(set(ensemble.members)) < 2 or ensemble.combine != "mean":
         return {}
     heavy = sorted(zip(ensemble.weights, ensemble.members, strict=True), reverse=True)[:MOST_COMPARED]

@@ -27,7 +27,7 @@ from fmray.store.copies import to_write
 from fmray.store.manifest import measure
 from fmray.train.artefacts import FILES, file_of
 from fmray.train.device import circumstances, release
-from fmray.train.failures import CodeError, ShortOfMemoryError, failure, is_of_user, kind_of, told
+from fmray.train.failures import CodeError, ShortOfMemoryError, failure, is_of_user, kind_of, one_line
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows, Steps
 from fmray.train.learner import Learner, build_learner, build_pack, is_estimator
@@ -133,7 +133,7 @@ class Training:
         """
         waits = False
         for trial in trials:
-            if worker.group.tell(self.is_finished(trial)):
+            if worker.group.broadcast(self.is_finished(trial)):
                 continue
             if trial.fault is not None:
                 if worker.group.is_first:
@@ -238,7 +238,7 @@ class Training:
         """
         trial = share.trial
         group = share.worker.group
-        if group.tell(self._pack_result(trial, share.number) is not None):
+        if group.broadcast(self._pack_result(trial, share.number) is not None):
             return True
         path = f"{self._pack_folder(trial, share.number)}/{LOST}"
         # which members are left out is kept: states of the others have no place for them
@@ -337,7 +337,7 @@ class Training:
         asked = share.trial.job.train.accumulate
         group = worker.group
         micro_batches = self.micro_batches(share.trial)
-        trial = _in_micro_batches(share.trial, group.tell(micro_batches.number() if group.is_first else None))
+        trial = _in_micro_batches(share.trial, group.broadcast(micro_batches.number() if group.is_first else None))
         parts = trial.job.train.accumulate
         now = circumstances(group.size, worker.device)
         now |= {"accumulate": parts}
@@ -345,7 +345,7 @@ class Training:
         states = Checkpoints(
             self.store, f"{folder}/states", trial.job.run.checkpoint_seconds, self.fence.check, circumstances=now
         )
-        found = group.tell(states.newest() if group.is_first else None)
+        found = group.broadcast(states.newest() if group.is_first else None)
         better = self.metric_of(trial).higher_is_better
         pack = build_learner(
             share.plans, trial.job, trial.prepared, better=better, device=worker.device, fresh=found is None
@@ -449,7 +449,7 @@ class Training:
                 alike = trial.plans[:1] if trial.job.train.seeds.order else trial.plans  # in the order of their rows
                 self.store.write_json(path, asdict(self._chosen(alike, worker, trial, rows)))
             chosen = self.store.read_json(path)
-        found = Layout(**worker.group.tell(chosen))
+        found = Layout(**worker.group.broadcast(chosen))
         most = torch.get_num_threads()
         threads = min(found.threads, most)
         return replace(found, threads=threads, lanes=max(1, min(found.lanes, most // threads)))
@@ -488,7 +488,7 @@ def fault_of(error: BaseException, plans: Sequence[Plan], path: str, report: Rep
     """
     about = f"{spelled(plans)}: "
     if isinstance(error, SpecError | TrainError) and not isinstance(error, CodeError):
-        report(failure(kind_of(error), f"{about}{told(error)}", LEFT_OUT))
+        report(failure(kind_of(error), f"{about}{one_line(error)}", LEFT_OUT))
         return {"reason": str(error), "class": type(error).__name__}
     if is_of_user(error) or kind_of(error) in (MEMORY, DEVICE_MEMORY):
         found = code_error(error, path, report=report, action=LEFT_OUT, about=about)

@@ -17,10 +17,10 @@ def pantry(noises, packs, scores=None):
     own = [TRUE + noise for noise in noises]
     members = tuple(member(i, pack=pack) for i, pack in enumerate(packs))
 
-    def speak(ensemble):
+    def predict(ensemble):
         return softmax(X @ sum(w * own[i] for i, w in zip(ensemble.members, ensemble.weights, strict=True)))
 
-    return candidates(softmax(np.stack([X @ table for table in own])), TARGET, members=members, speak=speak)
+    return candidates(softmax(np.stack([X @ table for table in own])), TARGET, members=members, predict=predict)
 
 
 def test_a_soup_takes_members_of_the_best_ones_pack_only():

@@ -87,7 +87,7 @@ def train(folder: Path, seeds: int = 2, name: str = "small", **sections) -> Trai
 
 
 def with_other_steps(trained: Trained, steps: list) -> Trained:
-    """Train as many members again, on the same rows prepared in another way, and let all of them speak."""
+    """Train as many members again, on the same rows prepared in another way, and let all of them predict."""
     other = train(trained.folder, name="other", data=trained.job.to_json()["data"], steps=steps)
     number = len(trained.members)
     more = tuple(replace(member, index=number + member.index) for member in other.members)

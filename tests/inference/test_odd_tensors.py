@@ -40,7 +40,7 @@ def tensors_of(member):
 def test_a_model_that_was_saved_predicts_as_its_run_did(trained, tmp_path, ensemble):
     expected = trained.said(ensemble, tmp_path).output
     model = open_model(str(trained.write(ensemble, tmp_path / "model")), trust_code=True)
-    assert np.array_equal(model.voice(Lanes(trained.prepared, "val").load(["x"])["x"]), expected)
+    assert np.array_equal(model.predictor(Lanes(trained.prepared, "val").load(["x"])["x"]), expected)
 
 
 def test_the_file_of_a_member_is_what_torch_alone_predicts_with(trained, tmp_path):

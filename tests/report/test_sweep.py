@@ -53,7 +53,7 @@ def test_500_members_stay_small_and_curves_are_those_of_the_best():
     made = swept(500)
     page = render(made)
     assert len(page.encode()) < 2_000_000
-    assert "Those that speak and the best others: 60 of 500 members." in page
+    assert "Those of the ensemble and the best others: 60 of 500 members." in page
     assert page.count('class="curve"') <= 3 * 60
     assert "more in members.parquet" in page
 

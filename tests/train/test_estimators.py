@@ -24,7 +24,7 @@ from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.train.artefacts import digest_of, read_bytes
 from fmray.train.combine import alone
-from fmray.train.predict import Voice
+from fmray.train.predict import Predictor
 from fmray.tune.plans import plans_of
 from fmray.tune.sweep import sweep
 
@@ -69,12 +69,12 @@ def rows_of(prepared, split):
 def test_the_score_of_an_epoch_is_scikit_learns_of_the_model_that_is_kept(job, prepared, store):
     (member,) = train(job, prepared, store).members
     x, target = rows_of(prepared, "val")
-    voice = Voice([member], alone(member), prepared, TASK)
-    assert member.val_score == pytest.approx(roc_auc_score(target, voice(x)[:, 1]), abs=1e-12)
+    predictor = Predictor([member], alone(member), prepared, TASK)
+    assert member.val_score == pytest.approx(roc_auc_score(target, predictor(x)[:, 1]), abs=1e-12)
     scores = [entry["value"] for entry in member.history if entry["metric"] == "roc_auc"]
     assert max(scores) == member.val_score
     assert scores.index(member.val_score) + 1 == member.best_epoch
-    assert voice.populations[0].estimator.rounds == member.best_epoch * PARAMS["rounds_per_epoch"]
+    assert predictor.populations[0].estimator.rounds == member.best_epoch * PARAMS["rounds_per_epoch"]
 
 
 def test_a_member_names_its_artefact_and_the_digest_of_the_file(job, prepared, store):
@@ -121,15 +121,15 @@ def test_rows_of_weight_zero_are_as_if_they_were_not_there(job, prepared, store,
     params = {"objective": "binary", "num_leaves": 7, "learning_rate": 0.2, "num_threads": 1, "verbosity": -1}
     params |= {"deterministic": True, "force_row_wise": True, "seed": plan.seed & 0x7FFFFFFF}
     expected = lightgbm.train(params, lightgbm.Dataset(x[kept], target[kept], weight=weights[kept]), 3)
-    voice = Voice([member], alone(member), prepared, TASK)
-    np.testing.assert_allclose(voice(x)[:, 1], expected.predict(x), rtol=1e-12)
+    predictor = Predictor([member], alone(member), prepared, TASK)
+    np.testing.assert_allclose(predictor(x)[:, 1], expected.predict(x), rtol=1e-12)
 
 
 def test_class_weights_are_those_of_the_task(job, prepared, store):
     weighted = replace(job, task=Ref("classification", {"class_weights": {"1": 50.0}}))
     plain, heavy = (train(one, prepared, store).members[0] for one in (job, weighted))
     x, _ = rows_of(prepared, "val")
-    means = [Voice([m], alone(m), prepared, TASK)(x)[:, 1].mean() for m in (plain, heavy)]
+    means = [Predictor([m], alone(m), prepared, TASK)(x)[:, 1].mean() for m in (plain, heavy)]
     assert means[1] > means[0] + 0.2
 
 
@@ -139,7 +139,7 @@ def test_numbers_are_learned_in_their_own_units(numbers, store):
     task = Ref("regression")
     (member,) = sweep(job, plans_of(job, task), prepared, numbers.metric, store).members
     x, target = rows_of(prepared, "val")
-    said = Voice([member], alone(member), prepared, task)(x)[:, 0]
+    said = Predictor([member], alone(member), prepared, task)(x)[:, 0]
     assert member.val_score == pytest.approx(1 - np.mean((said - target) ** 2) / np.var(target), rel=1e-9)
     assert member.val_score > 0.6
 

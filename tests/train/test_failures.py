@@ -14,7 +14,16 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from fmray.errors import ClusterError, DataError, SpecError
 from fmray.store import named_errors
-from fmray.train.failures import MOST_LOST, Budget, ShortOfMemoryError, gravest, is_lost_peer, kind_of, place_of, told
+from fmray.train.failures import (
+    MOST_LOST,
+    Budget,
+    ShortOfMemoryError,
+    gravest,
+    is_lost_peer,
+    kind_of,
+    one_line,
+    place_of,
+)
 
 ACTOR = b"\x01" * 16
 GLOO = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:525] Connection closed by peer [127.0.0.1]:4321")
@@ -132,8 +141,8 @@ def test_a_fault_says_where_it_was_raised_and_keeps_it_on_its_way_through_ray():
     error = raised(ValueError("first line\nsecond"))
     error.add_note(place_of(error))
     again = pickle.loads(ray.cloudpickle.dumps(error))
-    assert told(again).startswith("ValueError: first line (test_failures.py:")
-    assert told(again).endswith("in raised)")
+    assert one_line(again).startswith("ValueError: first line (test_failures.py:")
+    assert one_line(again).endswith("in raised)")
 
 
 def test_the_place_of_a_fault_inside_a_library_is_the_users_line_that_called_it():

@@ -22,7 +22,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.train import predict as module
-from fmray.train.predict import Voice, predict
+from fmray.train.predict import Predictor, predict
 from fmray.tune.sweep import sweep
 
 
@@ -59,8 +59,8 @@ def test_predictions_are_of_every_row_once_in_sequence_order(classes, members, t
 
 
 def test_a_row_that_is_lost_is_no_prediction(classes, members, tmp_path, monkeypatch):
-    whole = module._Speaker.tables
-    monkeypatch.setattr(module._Speaker, "tables", lambda self, start, stop: whole(self, start, stop - 1))
+    whole = module._SplitPredictor.tables
+    monkeypatch.setattr(module._SplitPredictor, "tables", lambda self, start, stop: whole(self, start, stop - 1))
     with pytest.raises(DataError, match=r"predict: \d+ of the \d+ rows of val were predicted"):
         predict(members, mean(1, 0), classes.prepared, "val", Ref("classification"), str(tmp_path / "val.parquet"))
     assert not (tmp_path / "val.parquet").exists()
@@ -148,13 +148,13 @@ def test_members_of_other_shapes_make_no_soup(classes, members, tmp_path):
 
 def test_an_ensemble_survives_the_way_to_a_task(classes, members):
     ensemble = Ensemble("vote", (0, 1), (0.25, 0.75), combine="vote")
-    speaker = module._Speaker(tuple(members), ensemble, classes.prepared, "val", Ref("classification"), "cpu")
-    assert pickle.loads(pickle.dumps(speaker)) == speaker
+    predictor = module._SplitPredictor(tuple(members), ensemble, classes.prepared, "val", Ref("classification"), "cpu")
+    assert pickle.loads(pickle.dumps(predictor)) == predictor
 
 
 def test_a_voice_counts_the_parameters_behind_an_answer(classes, members):
     one = 6 * 8 + 8 + 8 * 8 + 8 + 8 * 3 + 3  # two layers of 8 on 6 inputs, 3 classes
     task = Ref("classification")
-    assert Voice(members, mean(0.5, 0.5), classes.prepared, task).num_parameters == 2 * one
+    assert Predictor(members, mean(0.5, 0.5), classes.prepared, task).num_parameters == 2 * one
     ensemble = Ensemble("soup", (0, 1), (0.5, 0.5), combine="soup")
-    assert Voice(members, ensemble, classes.prepared, task).num_parameters == one
+    assert Predictor(members, ensemble, classes.prepared, task).num_parameters == one

@@ -99,7 +99,7 @@ class Evidence:
         shown: Its predictions on test rows; on all of them where they are few enough to compute the headline again.
         num_classes: 0 for regression.
         members: All that were trained.
-        chosen: Indices of those that speak.
+        chosen: Indices of those in the ensemble.
         model: Name of their model.
         health: Numeric events of training.
         positive: Index of the positive class, -1 if there is none.
