@@ -118,6 +118,7 @@ LATER: tuple[tuple[str, str, Any], ...] = (
     ("train", "start", None),
     ("train", "steps", None),
     ("train", "validate_every", "auto"),
+    ("evaluate", "val_rows", None),
 )
 """Keys that jobs did not have when the first runs were kept, and their defaults: left out where they say nothing,
 so that those runs and records are found again."""

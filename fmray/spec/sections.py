@@ -404,6 +404,8 @@ class Evaluate:
         baselines: What the result must beat.
         level: Confidence level of every interval.
         min_effect: Gain over the baseline that would matter; gate G20 warns if the test set cannot show it.
+        val_rows: Score epochs on a sample of about so many validation rows, chosen by their ids; by default on all of
+            them. What comes of the training is scored on all in any case.
     """
 
     primary: str | None = None
@@ -412,6 +414,7 @@ class Evaluate:
     baselines: tuple[Literal["dummy", "linear"], ...] = ("dummy", "linear")
     level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     min_effect: Annotated[Number, Field(ge=0)] = 0.0
+    val_rows: Annotated[Whole, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)

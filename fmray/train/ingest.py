@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmray.data.hashing import sample_of
 from fmray.data.lanes import PARTNER, Lanes
 from fmray.data.order import WHOLE, Share, epoch_order, num_windows, partners, window_start
 from fmray.data.ragged import Arrays, Ragged
@@ -139,6 +140,18 @@ class Rows:
         for start in range(0, len(positions), chunk_rows):
             some = slice(start, start + chunk_rows)
             yield self._batch({k: v[some] for k, v in self._whole.items()}, positions[some])
+
+    def sample(self, most: int | None) -> "Rows | Sample":
+        """Give a sample of about so many of all rows, as far as they are this worker's; all where `most` is None."""
+        return self if most is None or most >= self.num_rows else Sample(self, most)
+
+    def at(self, positions: np.ndarray) -> Batch:
+        """Give rows at some positions of the sequence, which are this worker's."""
+        rows = torch.from_numpy(positions)
+        if self._whole is None:
+            return self._batch(self._tensors(self.lanes.take(positions, self.columns), self.device), rows)
+        index = torch.from_numpy(self.share.index_of(positions, self.lanes.num_lanes)).to(self.home)
+        return self._batch({name: value.index_select(0, index) for name, value in self._whole.items()}, rows)
 
     def targets(self) -> np.ndarray:
         """Give the target of every row, or of every row of the share, in its own units (N,) or (N, T)."""
@@ -269,6 +282,36 @@ class Rows:
             ids = ids + rows.to(ids.device)[:, None]  # copies of one row are to change each in its own way
         inputs = inputs_of(tensors, self._blocks)
         return Batch(inputs, tensors["target"], weight, rows, ids=ids, entity=entity)
+
+
+class Sample:
+    """Serve a fixed sample of the rows of a split, or of a worker's share of them, in sequence order.
+
+    Args:
+        rows: From which it is drawn.
+        most: Rows of the sample of the whole split, about; which they are depends on their ids alone.
+    """
+
+    def __init__(self, rows: Rows, most: int) -> None:
+        ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
+        self._rows = rows
+        self._kept = sample_of(ids, rows.num_rows, most)
+        self._positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[self._kept]
+
+    def in_sequence(self, chunk_rows: int = EVALUATION_ROWS) -> Iterator[Batch]:
+        """Give every row of the sample exactly once."""
+        for start in range(0, len(self._positions), chunk_rows):
+            yield self._rows.at(self._positions[start : start + chunk_rows])
+
+    def targets(self) -> np.ndarray:
+        """Give the target of every row of the sample."""
+        targets: np.ndarray = self._rows.targets()[self._kept]
+        return targets
+
+    def weights(self) -> np.ndarray | None:
+        """Give the weight of every row of the sample, or None where all count the same."""
+        weights = self._rows.weights()
+        return None if weights is None else weights[self._kept]
 
 
 @dataclass(frozen=True)

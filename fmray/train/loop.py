@@ -25,7 +25,7 @@ from fmray.train.estimators import Estimators
 from fmray.train.failures import kind_of, one_line
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
-from fmray.train.ingest import Rows, Steps
+from fmray.train.ingest import Rows, Sample, Steps
 from fmray.train.learner import Learner
 from fmray.train.pack import Pack
 from fmray.train.schedule import Plateau
@@ -55,7 +55,7 @@ Judge = Callable[[int, dict[int, float]], Verdict]
 def fit(
     pack: Learner,
     train_rows: Rows,
-    val_rows: Rows,
+    val_rows: Rows | Sample,
     metric: Metric,
     order_seed: int,
     checkpoints: Checkpoints | None = None,
@@ -132,7 +132,7 @@ def outputs(
     return np.concatenate(found[1:] or found, axis=1), losses
 
 
-def evaluate(pack: Learner, rows: Rows, metric: Metric, group: Group = ALONE) -> tuple[list[float], Tensor]:
+def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = ALONE) -> tuple[list[float], Tensor]:
     """Score each member on the rows of all workers, and give its loss on them.
 
     Predictions are folded into the metric batch by batch, so they are never held for all rows; sums travel between
@@ -164,7 +164,7 @@ def evaluate(pack: Learner, rows: Rows, metric: Metric, group: Group = ALONE) ->
     return scores, losses
 
 
-def _predict_all(pack: Learner, rows: Rows, group: Group, take: Callable[[int, np.ndarray], None]) -> Tensor:
+def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callable[[int, np.ndarray], None]) -> Tensor:
     """Predict all rows in sequence, hand on what was predicted from which row on, and give the losses (K,)."""
     first = 0
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
@@ -183,7 +183,7 @@ def _predict_all(pack: Learner, rows: Rows, group: Group, take: Callable[[int, n
     return sums[0] / sums[1]
 
 
-def _said(pack: Learner, rows: Rows) -> Iterator[tuple[Batch, Tensor]]:
+def _said(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor]]:
     """Give rows in sequence with their outputs, so many at a time as memory holds."""
     for batch in rows.in_sequence():
         first = 0
@@ -275,7 +275,7 @@ def _save(pack: Learner, checkpoints: Checkpoints | None, group: Group) -> float
     return time.perf_counter() - started
 
 
-def _finish_epoch(pack: Learner, val_rows: Rows, metric: Metric, group: Group) -> None:
+def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group: Group) -> None:
     """Score on validation, keep what is best, stop whom patience has left; then the next epoch may begin."""
     state = pack.state
     with pack.averaged():

@@ -24,7 +24,6 @@ from fmray.spec.job import Job
 from fmray.spec.ranges import Keys, Range
 from fmray.spec.ref import Ref
 from fmray.store import read_atomic_folder, write_atomic_folder
-from fmray.train.group import ALONE
 from fmray.train.ingest import Rows
 from fmray.train.loop import Verdict, fit
 from fmray.train.pack import Pack
@@ -171,13 +170,22 @@ def train_member(
     pack = training.build(trial, device, trial.plans)
     metric = training.metric_of(trial)
     last = trial.job.train.num_epochs
+    scored_rows = rows[1].sample(trial.job.evaluate.val_rows)
     if left is not None:
         go_on(pack, left)
     epoch = 0 if left is None else left.epoch
     while True:
         until = min((epoch // interval + 1) * interval, last)
         order_seed = derive(trial.job.train.seed, "order")
-        ended = fit(pack, *rows, metric, order_seed, None, report, ALONE, partial(_wait, until, last))
+        ended = fit(
+            pack,
+            rows[0],
+            scored_rows,
+            metric,
+            order_seed=order_seed,
+            report=report,
+            judge=partial(_wait, until, last),
+        )
         failed = any(end["status"] == "failed" for end in pack.state.ends.values())
         if ended and (not failed or until == last):  # one that failed may be given the state of another
             break

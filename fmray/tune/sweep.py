@@ -181,7 +181,8 @@ def key_of(job: Job, who: object, prepared: Prepared, metric: Metric, attempt: s
         who: Describes the members.
         code: Name of the module that trains them.
     """
-    asked = (job.train, job.live_steps, who, prepared.fingerprint, metric.name, attempt, role)
+    scored = (metric.name, job.evaluate.val_rows)
+    asked = (job.train, job.live_steps, who, prepared.fingerprint, scored, attempt, role)
     return fingerprint(KIND, *asked, job.run.deterministic, code_digest(code, *_modules(job, metric)))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fmray.errors import DataError, SpecError, TrainError
-from fmray.events import Epoch, Event, PackStarted, Place, Report, Resumed, ignore
+from fmray.events import Epoch, Event, Note, PackStarted, Place, Report, Resumed, ignore
 from fmray.failures import DEVICE_MEMORY, LEFT_OUT, MEMORY
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
@@ -29,7 +29,7 @@ from fmray.train.artefacts import FILES, file_of
 from fmray.train.device import circumstances, release
 from fmray.train.failures import CodeError, ShortOfMemoryError, failure, is_of_user, kind_of, one_line
 from fmray.train.group import ALONE, Group
-from fmray.train.ingest import Rows, Steps
+from fmray.train.ingest import Rows, Sample, Steps
 from fmray.train.learner import Learner, build_learner, build_pack, is_estimator
 from fmray.train.loop import Judge, Verdict, fit
 from fmray.train.micro_batches import MicroBatches
@@ -82,6 +82,7 @@ class _Share:
 
     Args:
         place: Which pack of which trial it is, as every event says.
+        scored_rows: The validation rows that epochs are scored on: all, or a sample of them.
         ask: Decides who goes on.
         lost: Index of a member that was left out -> {"reason", "class" of the error}.
     """
@@ -91,6 +92,7 @@ class _Share:
     plans: Sequence[Plan]
     train_rows: Rows
     val_rows: Rows
+    scored_rows: Rows | Sample
     place: Place
     ask: Ask | None
     lost: Mapping[int, Json] = field(default_factory=dict)
@@ -213,6 +215,10 @@ class Training:
             trial.prepared, "train", passes, job.live_steps, order=job.train.order, identified=identified
         )
         val_rows = worker.rows(trial.prepared, "val", job.train.num_epochs)
+        scored_rows = val_rows.sample(job.evaluate.val_rows)
+        if scored_rows is not val_rows:
+            total = f"{val_rows.num_rows:,} validation rows"
+            worker.report(Note(f"epochs are scored on about {job.evaluate.val_rows:,} of {total} (evaluate.val_rows)"))
         layout = self._layout(worker, trial, train_rows)
         packs = [trial.plans[first : first + layout.width] for first in range(0, len(trial.plans), layout.width)]
         if layout.lanes > 1:
@@ -224,7 +230,16 @@ class Training:
             for number in range(len(packs))
         ]
         return layout, [
-            _Share(worker, trial, plans=plans, train_rows=train_rows, val_rows=val_rows, place=place, ask=ask)
+            _Share(
+                worker,
+                trial,
+                plans=plans,
+                train_rows=train_rows,
+                val_rows=val_rows,
+                scored_rows=scored_rows,
+                place=place,
+                ask=ask,
+            )
             for plans, place in zip(packs, places, strict=True)
         ]
 
@@ -257,7 +272,7 @@ class Training:
                 finished = fit(
                     pack,
                     share.train_rows,
-                    share.val_rows,
+                    share.scored_rows,
                     metric,
                     order_seed=seed,
                     checkpoints=own,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from train.conftest import Training
 
+from fmray.data.hashing import sample_of
 from fmray.data.lanes import Lanes
 from fmray.data.order import Share
 from fmray.records import Prepared
@@ -71,6 +72,31 @@ def test_every_row_is_evaluated_once_by_one_worker(prepared, memory):
         assert sum(map(len, own)) == Share(rank, 3).before(rows.num_rows, rows.lanes.num_lanes) == len(rows.targets())
         found += own
     assert torch.cat(found).sort().values.tolist() == list(range(rows.num_rows))
+
+
+@pytest.mark.parametrize("memory", [None, 0], ids=["memory", "streaming"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_sample_is_of_the_same_rows_for_any_number_of_workers(prepared, memory, size):
+    """Those whose ids hash low, as the choice of an ensemble takes them."""
+    ids = Lanes(prepared, "val").load(["row_id"])["row_id"]
+    expected = np.flatnonzero(sample_of(ids, len(ids), 40))
+    assert 20 < len(expected) < 70 < len(ids)
+    targets = Lanes(prepared, "val").load(["target"])["target"]
+    found = []
+    for rank in range(size):
+        sample = Rows(prepared, "val", "cpu", memory, Share(rank, size)).sample(40)
+        own = list(sample.in_sequence(7))
+        positions = torch.cat([batch.rows for batch in own]).numpy()
+        np.testing.assert_array_equal(sample.targets(), targets[positions])
+        scaled = torch.cat([batch.target for batch in own]).numpy()[:, 0]
+        np.testing.assert_allclose(np.corrcoef(scaled, targets[positions])[0, 1], 1)
+        found += positions.tolist()
+    assert sorted(found) == expected.tolist()
+
+
+def test_all_rows_are_their_own_sample(prepared):
+    rows = Rows(prepared, "val", "cpu")
+    assert all(rows.sample(most) is rows for most in (None, rows.num_rows, 10**9))
 
 
 def test_equal_places_have_one_key_and_others_another(prepared):

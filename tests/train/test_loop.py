@@ -8,7 +8,7 @@ import torch
 from fmray.errors import TrainError
 from fmray.spec.ref import Ref
 from fmray.spec.sections import EarlyStop, Order, Train
-from fmray.train.loop import fit, outputs, train_step
+from fmray.train.loop import evaluate, fit, outputs, train_step
 from fmray.train.state import State
 
 ORDER = Order(chunk_rows=4, window_chunks=3, num_lanes=5)
@@ -231,6 +231,23 @@ def test_how_often_validation_is_scored_changes_no_step(training, every):
     assert (found.global_step, found.epoch) == (21, math.ceil(21 / min(every, 21)))
     assert torch.equal(found.flat, expected.flat)
     assert [e["epoch"] for e in found.history if e["metric"] == "val_loss"] == list(range(1, found.epoch + 1))
+
+
+def test_epochs_are_scored_on_the_sample_they_are_given(training):
+    """The score that is kept is that of the sample's rows alone, and no step is another one."""
+    whole = training.fit([training.plan(0)], PLAIN)
+    sample = training.rows("val").sample(40)
+    pack = training.pack([training.plan(0)], PLAIN)
+    fit(pack, training.rows(), sample, training.metric, 11)
+    assert torch.equal(pack.state.flat, whole.state.flat)
+    (score,), _ = evaluate(pack, sample, training.metric)
+    said, _ = outputs(pack, training.rows("val"))
+    positions = torch.cat([batch.rows for batch in sample.in_sequence()]).numpy()
+    output = said[0, positions]
+    expected = training.metric.value(output[:, 0] if output.shape[1] == 1 else output, sample.targets(), None)
+    assert score == pytest.approx(expected, rel=1e-6)  # sums in float32, in batches of other sizes
+    last = [entry["value"] for entry in pack.state.history if entry["metric"] == training.metric.name][-1]
+    assert last == score
 
 
 def test_a_tenth_of_the_steps_lies_between_two_scores_by_default():
