@@ -35,7 +35,7 @@ from fmray.train.device import set_up
 from fmray.train.failures import Budget, CodeError, failure, is_of_user, kind_of, one_line, place_of
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import Asked, beat, look_seconds, watched_here
-from fmray.train.ingest import Rows
+from fmray.train.ingest import Rows, Sample
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
 from fmray.train.restart_policy import LESS, Halve, decide, find
 from fmray.train.stacks import here
@@ -113,6 +113,14 @@ class Worker:
                 num_workers=self.group.size,
             )
         return rows
+
+    def sample(self, rows: Rows, most: int | None) -> Rows | Sample:
+        """Give the validation rows that epochs are scored on, and say so where these are not all."""
+        sample = rows.sample(most)
+        if most is not None and sample is not rows:
+            total = f"{rows.num_rows:,} validation rows"
+            self.report(Note(f"epochs are scored on about {most:,} of {total} (evaluate.val_rows)"))
+        return sample
 
     def _source(self, prepared: Prepared, split: Split, epochs: int) -> Stream | None:
         lanes = Lanes(prepared, split)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fmray.errors import DataError, SpecError, TrainError
-from fmray.events import Epoch, Event, Note, PackStarted, Place, Report, Resumed, ignore
+from fmray.events import Epoch, Event, PackStarted, Place, Report, Resumed, ignore
 from fmray.failures import DEVICE_MEMORY, LEFT_OUT, MEMORY
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
@@ -215,10 +215,7 @@ class Training:
             trial.prepared, "train", passes, job.live_steps, order=job.train.order, identified=identified
         )
         val_rows = worker.rows(trial.prepared, "val", job.train.num_epochs)
-        scored_rows = val_rows.sample(job.evaluate.val_rows)
-        if scored_rows is not val_rows:
-            total = f"{val_rows.num_rows:,} validation rows"
-            worker.report(Note(f"epochs are scored on about {job.evaluate.val_rows:,} of {total} (evaluate.val_rows)"))
+        scored_rows = worker.sample(val_rows, job.evaluate.val_rows)
         layout = self._layout(worker, trial, train_rows)
         packs = [trial.plans[first : first + layout.width] for first in range(0, len(trial.plans), layout.width)]
         if layout.lanes > 1:

@@ -74,7 +74,7 @@ def test_storage_that_stays_away_is_given_up_after_the_stated_time(store):
     Flaky.refusals = [errno.EIO] * 10_000
     with waiting(lambda event: None, total_seconds=0.05), pytest.raises(ClusterError, match="refused"):
         store.write_json("a.json", {})
-    assert 10_000 - len(Flaky.refusals) > 2
+    assert 10_000 - len(Flaky.refusals) >= 2  # it was tried again
 
 
 @pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, DataError), (errno.EACCES, ClusterError)])
