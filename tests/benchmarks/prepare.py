@@ -94,8 +94,8 @@ def fit_only(recipe: Recipe, pipeline: Pipeline, item):
 def write_only(recipe: Recipe, pipeline: Pipeline, item):
     """Change and write all rows of an item."""
     table = read_item(recipe.dataset, item)
-    x = _inputs(table, recipe, pipeline, np.ones(table.num_rows, np.int64), np.arange(table.num_rows))
-    write_part(f"{recipe.folder}/{item.index}.arrow", {"x": x, "target": table.column("y").to_numpy()})
+    inputs = _inputs(table, recipe, pipeline, np.ones(table.num_rows, np.int64), np.arange(table.num_rows))
+    write_part(f"{recipe.folder}/{item.index}.arrow", {**inputs, "target": table.column("y").to_numpy()})
 
 
 def bare(folder: Path, work: Path) -> float:

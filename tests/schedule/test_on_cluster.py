@@ -144,7 +144,8 @@ def test_a_scheduler_that_lets_go_leaves_its_run_to_the_cluster(write, live, tmp
 
 def test_a_scheduler_killed_while_its_run_is_on_the_cluster_attaches_when_it_is_started_again(write, live, tmp_path):
     tick = datetime.now(UTC)
-    path = write("killed", cron=tick.strftime("%M %H * * *"), pause=0.05, epochs=30)
+    # long enough for the scheduler to come back before the run is over
+    path = write("killed", cron=tick.strftime("%M %H * * *"), pause=0.2, epochs=30)
     store = Store(str(tmp_path / "store"))
     book = Book(store, "killed")
     book.open(tick - timedelta(minutes=3))
