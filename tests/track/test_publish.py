@@ -34,6 +34,8 @@ from fmray.track.notice import read_notice, untold
 from fmray.track.publish import begin, publish, publish_untold
 
 pytestmark = pytest.mark.slow
+EPOCHS = (3, 6)
+"""Of a run of three epochs and two members: in one pack, or in two where a trial found them faster side by side."""
 
 
 def known(address):
@@ -244,11 +246,11 @@ def test_a_run_that_fails_is_told_as_such_and_is_the_same_run_once_it_finishes(
     ((name, failed),) = runs.items()
     assert failed.info.status == "FAILED"
     assert "disk is full" in failed.data.tags["fmray.error"]
-    assert len(curves[name, "progress/best_roc_auc"]) == 3
+    assert len(curves[name, "progress/best_roc_auc"]) in EPOCHS
     run = workflow.execute(asked, store)
     _, runs, curves = assert_complete(address, run)
     assert runs[run.id].info.run_id == failed.info.run_id
-    assert len(curves[run.id, "progress/best_roc_auc"]) == 3
+    assert len(curves[run.id, "progress/best_roc_auc"]) in EPOCHS
     assert runs[run.id].data.tags.get("fmray.error", "") == ""
 
 
