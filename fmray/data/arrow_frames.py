@@ -305,6 +305,7 @@ def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
         DataError: If a column is still text or time, or has missing values.
     """
     columns: list[np.ndarray] = []
+    keeps_bytes = schema.keeps_bytes
     made = dict(zip(frame.columns, frame.get_columns(), strict=True))
     for column in schema.dense:
         if column.kind in CURES:
@@ -313,10 +314,10 @@ def block(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
         series = made[column.name]
         _refuse_nulls(series)
         values = series.to_numpy().reshape(len(series), column.width)
-        if column.kind == "pixels" and not schema.keeps_bytes:
+        if column.kind == "pixels" and not keeps_bytes:
             values = values.astype(np.float32) * np.float32(PIXEL)
         columns.append(values)
-    result = np.empty((frame.height, schema.width), np.uint8 if schema.keeps_bytes else np.float32)
+    result = np.empty((frame.height, schema.width), np.uint8 if keeps_bytes else np.float32)
     for start in range(0, frame.height, BLOCK_ROWS):  # so that what is written stays in the core's own cache
         rows = slice(start, start + BLOCK_ROWS)
         left = 0

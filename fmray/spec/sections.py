@@ -339,7 +339,7 @@ class Train:
         """Say after how many steps validation is scored where the job counts steps; 0 where it counts passes."""
         if self.steps is None:
             return 0
-        return -(-self.steps // 10) if self.validate_every == "auto" else min(self.validate_every, self.steps)
+        return -(-self.steps // 10) if self.validate_every == "auto" else self.validate_every
 
 
 def _as_seconds(value: object) -> object:

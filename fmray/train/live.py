@@ -243,8 +243,9 @@ class Live:
         self.steps = tuple(steps)
         self.seed = seed
 
-    def change(self, batch: Batch, epoch: int) -> Batch:
-        """Give the batch as it is in an epoch; a mixing step changes rows and their partners up to there."""
+    def change(self, batch: Batch) -> Batch:
+        """Give the batch as it is in its epoch; a mixing step changes rows and their partners up to there."""
+        epoch = batch.epoch
         for place, step in enumerate(self.steps):
             if isinstance(step, Mixup):
                 batch = self._mix(batch, step, epoch, place)

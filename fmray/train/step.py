@@ -117,7 +117,7 @@ def _learn(pack: Pack, batch: Batch, phase: str, group: Group) -> tuple[Sums, Fa
 
 def _micro_batches(pack: Pack, batch: Batch) -> Iterator[Batch]:
     rows = _micro_rows(pack, batch)
-    batch = pack.row_weights.weigh(pack.live.change(batch, batch.epoch))
+    batch = pack.row_weights.weigh(pack.live.change(batch))
     if len(pack.task.phases) > 1:  # such tasks draw numbers for rows, others at every step
         key = np.uint64(derive(pack.train.seed, "rows", pack.state.global_step))
         hashed = mix(batch.rows.numpy().astype(np.uint64), key) >> np.uint64(33)
