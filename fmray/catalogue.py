@@ -35,6 +35,7 @@ STEPS = Registry(
         "standardise": "fmray.data.tabular:Standardise",
         "tfidf": "fmray.data.tfidf:Tfidf",
         "tokenize": "fmray.data.tokenize:Tokenize",
+        "tokenize_words": "fmray.data.tokenize_words:TokenizeWords",
     },
     STEP,
     components="fmray.spec.components.steps",
@@ -61,6 +62,7 @@ TASKS = Registry(
         "gan": "fmray.tasks.gan:Gan",
         "multi_label": "fmray.tasks.multi_label:MultiLabel",
         "regression": "fmray.tasks.regression:Regression",
+        "tagging": "fmray.tasks.tagging:Tagging",
     },
     TASK,
     components="fmray.spec.components.tasks",
@@ -72,6 +74,7 @@ TARGETS = Registry(
         "class": "fmray.targets.classes:Class",
         "labels": "fmray.targets.labels:Labels",
         "number": "fmray.targets.number:Number",
+        "tags": "fmray.targets.tags:Tags",
     },
 )
 """Codecs by the kind that a task is for; no name of a job file."""
@@ -86,6 +89,8 @@ MODELS = Registry(
         "mlp": "fmray.models.mlp:MLP",
         "perceptron": "fmray.models.linear:Perceptron",
         "resnet": "fmray.models.resnet:ResNet",
+        "tagger": "fmray.models.tagger:Tagger",
+        "token_linear": "fmray.models.tagger:TokenLinear",
     },
     MODEL,
     components="fmray.spec.components.models",
@@ -94,7 +99,7 @@ ESTIMATORS = Registry(
     "model", {"lightgbm": "fmray.models.boosting:LightGBM"}, components="fmray.spec.components.models"
 )
 """Models that learn from whole blocks of rows, round by round; they stand in `model` too."""
-LINEAR_MODELS = ("linear", "logistic", "perceptron")
+LINEAR_MODELS = ("linear", "logistic", "perceptron", "token_linear")
 
 OPTIMIZERS = Registry(
     "optimizer",
@@ -129,6 +134,7 @@ METRICS = Registry(
         "average_precision": "fmray.metrics.ranking:AVERAGE_PRECISION",
         "balanced_accuracy": "fmray.metrics.classification:BALANCED_ACCURACY",
         "brier": "fmray.metrics.probability:BRIER",
+        "entity_f1": "fmray.metrics.tags:ENTITY_F1",
         "f1_macro": "fmray.metrics.classification:F1_MACRO",
         "f1_micro": "fmray.metrics.classification:F1_MICRO",
         "hamming_loss": "fmray.metrics.labels:HAMMING_LOSS",
@@ -142,6 +148,8 @@ METRICS = Registry(
         "rmse": "fmray.metrics.regression:RMSE",
         "roc_auc": "fmray.metrics.ranking:ROC_AUC",
         "subset_accuracy": "fmray.metrics.labels:SUBSET_ACCURACY",
+        "token_accuracy": "fmray.metrics.tags:TOKEN_ACCURACY",
+        "token_log_loss": "fmray.metrics.tags:TOKEN_LOG_LOSS",
     },
     METRIC,
 )

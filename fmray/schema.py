@@ -11,7 +11,8 @@ from typing import Any, Literal
 from fmray.errors import SpecError
 
 Kind = Literal[
-    "number", "text", "time", "one_hot", "hashed", "missing", "bytes", "pixels", "vector", "image", "tokens", "bag"
+    "number", "text", "words", "time", "one_hot", "hashed", "missing", "bytes", "pixels", "vector", "image", "tokens",
+    "bag",
 ]  # fmt: skip
 BlockKind = Literal["x", "tokens", "bag"]
 DENSE = "x"
@@ -32,8 +33,9 @@ class Column:
     Args:
         name: As in the data, or as the step that made it calls it.
         kind: What its values mean: "number" standardised or raw, "text" and "time" as read (a step must turn them into
-            numbers), "one_hot" indicators of `classes`, "hashed" buckets, "missing" a 0/1 flag, "bytes" 0-255 each,
-            "pixels" the same, kept as bytes, of which models get the 255th part,
+            numbers), "words" a list of texts of any length (a step must turn it into tokens), "one_hot" indicators of
+            `classes`, "hashed" buckets, "missing" a 0/1 flag, "bytes" 0-255 each, "pixels" the same, kept as bytes, of
+            which models get the 255th part,
             "vector" a fixed-size list of numbers, "image" an encoded image of any length (a step must decode it),
             "tokens" a list of token ids of any length, "bag" a list of ids of any length with a weight each.
         width: Number of floats per row; of tokens and bags, number of ids: all lie in [0, width).

@@ -42,7 +42,7 @@ FLOORS = (
     ("catalogue", "store"),
     ("records",),
     ("events", "failures"),
-    ("registry", "moments", "schema"),
+    ("registry", "moments", "ragged", "schema"),
     ("seeding",),
     ("errors",),
     ("printable",),

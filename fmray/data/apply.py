@@ -18,13 +18,13 @@ from fmray.data.identify import Recipe, Summary, hashes_of, some, summarise, whe
 from fmray.data.lanes import lane_order, write_part
 from fmray.data.levels import encode_levels
 from fmray.data.pipeline import Pipeline
-from fmray.data.ragged import Arrays, Ragged, empty_rows, repeated
 from fmray.data.scan import WorkItem, read_item
 from fmray.data.scratch import save
 from fmray.data.sides import group_hashes
 from fmray.data.split import TEST, TRAIN
 from fmray.data.target import encode_target
-from fmray.errors import DataError
+from fmray.errors import DataError, SpecError
+from fmray.ragged import Arrays, Ragged, empty_rows, repeated
 from fmray.records import SPLITS, Split, Target
 from fmray.schema import DENSE, Schema
 from fmray.targets.codec import codec_of
@@ -103,6 +103,8 @@ def write_item(
     encoded, _ = encode_target(table, target, data)
     order, counts = _file_order(sides[rows], starts, recipe.num_lanes)
     inputs = _inputs(table, recipe, pipeline=pipeline, copies=copies, order=order)
+    if isinstance(encoded, Ragged):
+        _refuse_other_lengths(inputs, encoded[rows[order]], recipe=recipe, item=item, going=going[rows[order]])
     if DENSE in inputs:
         _refuse_infinite(inputs[DENSE], pipeline.schema, recipe=recipe, item=item, going=going[rows[order]])
     beside = {"target": encoded, "row_id": ids, **_beside(recipe, table, levels, ids)}
@@ -193,6 +195,22 @@ def _refuse_infinite(x: np.ndarray, schema: Schema, recipe: Recipe, item: WorkIt
         f"{where(recipe.dataset, item, int(going[row]))}: no float32 holds it. Add clip or quantile before.",
         "steps",
     )
+
+
+def _refuse_other_lengths(inputs: Arrays, target: Ragged, recipe: Recipe, item: WorkItem, going: np.ndarray) -> None:
+    """Refuse rows that have not as many tokens as tags."""
+    name = recipe.dataset.data.target[0]
+    blocks = {block: values.lengths for block, values in inputs.items() if isinstance(values, Ragged)}
+    if not blocks:
+        raise SpecError(f"'{name}' has a tag per token, and no step makes tokens. Add tokenize_words.", "steps")
+    for block, lengths in blocks.items():
+        if len(wrong := np.flatnonzero(lengths != target.lengths)):
+            row = int(wrong[0])
+            raise DataError(
+                f"{where(recipe.dataset, item, int(going[row]))} has {lengths[row]} tokens in block '{block}' and "
+                f"{target.lengths[row]} tags in '{name}', and {len(wrong)} rows here differ. Give one tag per token.",
+                "data.target",
+            )
 
 
 def _unseen(

@@ -13,12 +13,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fmray.data.contents import is_bytes
+from fmray.data.contents import is_bytes, is_list_of_text, refusal
 from fmray.data.evolve import UUID
 from fmray.data.image import is_image
-from fmray.data.ragged import Arrays, Blocks, Ragged
 from fmray.data.scan import Dataset, is_vector, read_item, work_items
-from fmray.errors import DataError
+from fmray.errors import DataError, SpecError
+from fmray.ragged import Arrays, Blocks, Ragged
 from fmray.schema import DENSE, PIXEL, Column, Kind, Schema
 from fmray.spec.job import Job
 
@@ -29,6 +29,7 @@ DECODES = "decode_image"
 CURES = {
     "text": "tokenize, tfidf, one_hot, hashing, parse, drop or auto",
     "time": "date_parts, drop or auto",
+    "words": "tokenize_words or drop",
     "image": f"{DECODES} or drop",
 }
 """What turns columns of a kind that no model reads into numbers, or leaves them out."""
@@ -46,6 +47,11 @@ def raw_schema(dataset: Dataset, job: Job) -> Schema:
     hidden = {*data.target, *data.ignore, *data.key, data.group, data.weight, job.split.column}
     hidden |= {data.time} - named
     fields = [field for field in dataset.schema if field.name not in hidden]
+    for field in fields:
+        if is_list_of_text(field.type) and field.name not in named:
+            raise SpecError(
+                f"{refusal(field.name, field.type)} Lists of words are read by tokenize_words.", "data.path"
+            )
     return Schema(tuple(_column(dataset, field, field.name in decoded) for field in fields))
 
 
@@ -73,6 +79,8 @@ def _plain_kind(field: pa.Field) -> Kind:
         return "time"
     if pa.types.is_string(kind) or kind == UUID:
         return "text"
+    if is_list_of_text(kind):
+        return "words"
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
         raise DataError(
             f"column '{field.name}' holds {kind}. Put it in data.ignore, or store it as a number.", "data.path"
@@ -177,6 +185,8 @@ def _series(values: pa.ChunkedArray, column: Column, null_values: NullValues) ->
     if column.kind == "image":
         return pl.Series(column.name, values.cast(pa.large_binary()))
     series = pl.Series(column.name, plain(values))
+    if column.kind == "words":
+        return series
     if column.kind == "time":
         return (
             series.dt.replace_time_zone(None).cast(pl.Datetime("us"))

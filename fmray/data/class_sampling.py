@@ -61,7 +61,8 @@ def copy_item(recipe: Recipe, target: Target, rates: Sequence[float], salt: int,
     data = recipe.dataset.data
     sides, occurrence = kept_rows(recipe, item.index)
     rows = np.flatnonzero(sides == TRAIN)
-    codes, _ = encode_target(some(read_item(recipe.dataset, item, data.target), sides == TRAIN), target, data)
+    encoded, _ = encode_target(some(read_item(recipe.dataset, item, data.target), sides == TRAIN), target, data)
+    codes = np.asarray(encoded)
     ids = row_ids(np.asarray(hashes_of(recipe, item.index))[rows], occurrence[rows])
     copies = np.ones(len(sides), np.int64)
     copies[rows] = num_copies(ids, np.asarray(rates)[codes], salt)

@@ -35,6 +35,7 @@ def settle(schema: pa.Schema, data: Data, roles: Mapping[str, str], first: Rows)
     fields = [field for field in schema if field.name not in data.ignore]
     bytes_of = [field.name for field in fields if is_bytes(field.type) and field.name not in data.read_as]
     lists_of = [field.name for field in fields if pa.types.is_list(field.type) and field.name not in data.target]
+    lists_of = [name for name in lists_of if not is_list_of_text(schema.field(name).type)]
     rows = first([*bytes_of, *lists_of]) if bytes_of or lists_of else None
     kinds: dict[str, pa.DataType] = {
         name: pa.string() for name, kind in data.read_as.items() if kind == "text" and name not in data.ignore
@@ -142,6 +143,11 @@ def holds_numbers(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         return holds_numbers(kind.value_type)
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def is_list_of_text(kind: pa.DataType) -> bool:
+    """Tell lists of text of any length, as of words that were split before."""
+    return bool(pa.types.is_list(kind)) and bool(pa.types.is_string(kind.value_type))
 
 
 def refusal(name: str, kind: pa.DataType) -> str:

@@ -221,7 +221,7 @@ def _judge(recipe: Recipe, table: pa.Table, sides: np.ndarray) -> tuple[np.ndarr
         weight = table.column(data.weight).cast(pa.float64()).fill_null(-1.0).to_numpy()
         most = float(np.finfo(np.float32).max)  # weights are kept as such, beyond which all is infinite
         mark(~((weight >= 0) & (weight <= most)), f"'{data.weight}' is missing, negative or infinite")
-    mark(unlabelled(table, data), UNLABELLED)
+    mark(unlabelled(table, data, recipe.task), UNLABELLED)
     return codes, reasons
 
 

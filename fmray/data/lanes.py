@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from fmray.data.hashing import sample_of
 from fmray.data.order import WHOLE, Share, num_windows, partners, window_order, window_start
-from fmray.data.ragged import Arrays, Ragged, empty_rows
 from fmray.data.scratch import is_local, write_file
 from fmray.errors import ClusterError, DataError
+from fmray.ragged import Arrays, Ragged, empty_rows, entries_of
 from fmray.records import Part, Prepared, Split
 from fmray.spec.sections import Order
 from fmray.store import Store, require_whole
@@ -123,10 +123,11 @@ class Lanes:
     def sample(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Give the positions of the rows that choices are made by, and their identity, target, weight and group.
 
-        Which rows these are depends on their identities alone, see `hashing.sample_of`.
+        Which rows these are depends on their identities alone, see `hashing.sample_of`. Where rows have several
+        targets, each has an identity, weight and group, see `ragged.entries_of`.
         """
         rows = np.flatnonzero(sample_of(self.load(["row_id"])["row_id"], self.num_rows))
-        return rows, self.take(rows, [name for name in self.columns() if name in JUDGED])
+        return rows, entries_of(self.take(rows, [name for name in self.columns() if name in JUDGED]))
 
     def load(self, columns: Sequence[str], share: Share = WHOLE) -> Arrays:
         """Give whole columns, or a share of their rows, in sequence order."""

@@ -107,6 +107,7 @@ def empty_frame(schema: Schema) -> pl.DataFrame:
     """Give a frame without rows, typed as raw rows may be."""
     kinds: dict[str, type[pl.DataType] | pl.DataType]
     kinds = {"number": pl.Float64, "text": pl.String, "time": pl.Datetime("us"), "image": pl.Binary}
+    kinds["words"] = pl.List(pl.String)
     wide = {"bytes": pl.UInt8, "vector": pl.Float32}
     return pl.DataFrame(
         schema={c.name: kinds[c.kind] if c.kind in kinds else pl.Array(wide[c.kind], c.width) for c in schema.columns}

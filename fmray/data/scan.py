@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from fmray.data.contents import holds_numbers, refusal, settle
+from fmray.data.contents import holds_numbers, is_list_of_text, refusal, settle
 from fmray.data.evolve import evolve, normal, unify
 from fmray.data.files import INT96_UNIT, Cache, File, Listing, filesystem, find_files, machine, read_footers, state_of
 from fmray.data.partitions import required_everywhere, schemas_with, with_columns
@@ -234,6 +234,8 @@ def _refuse_type(field: pa.Field, role: str, data: Data) -> None:
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: timestamp, date or a number.", role)
     if role == "data.target" and is_list_of_labels(kind):
         return
+    if not role and is_list_of_text(kind):
+        return  # whether a step reads it is known where steps are
     if role and pa.types.is_nested(kind):
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: one value per row.", role)
     if field.name not in data.ignore and pa.types.is_nested(kind) and not holds_numbers(kind):

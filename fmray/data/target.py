@@ -19,6 +19,7 @@ from fmray.data.arrow_frames import plain, without
 from fmray.data.evolve import UUID
 from fmray.data.scan import Dataset, is_list_of_labels, read_item, work_items
 from fmray.errors import DataError, SpecError
+from fmray.ragged import Array
 from fmray.records import Target
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
@@ -30,6 +31,8 @@ ROWS_PER_LEVEL = 5
 SHORT_DIGITS = 15
 """Decimals of up to so many digits are spelled alike as floats."""
 MOST_DIGITS = 38
+OF_LISTS = {"multi_label": "lists of labels", "tagging": "lists of tags"}
+"""Task -> what its target column holds."""
 KIND = "kind"
 """Entry of a summary of a target that names its codec."""
 
@@ -48,8 +51,8 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
             text = "Accepted: numbers, text, dates, true and false."
             raise SpecError(f"column '{name}' holds {kind}. {text}", "data.target")
     listed = [name for name in data.target if is_list_of_labels(dataset.schema.field(name).type)]
-    if listed or task.name == "multi_label":
-        return _of_labels(dataset, data, task=task, listed=listed)
+    if listed or task.name in OF_LISTS:
+        return _of_lists(dataset, data, task=task, listed=listed)
     numeric = [name for name in data.target if is_number(dataset.schema.field(name).type)]
     if _is_of_numbers(task) and len(numeric) < len(data.target):
         other = next(name for name in data.target if name not in numeric)
@@ -71,8 +74,8 @@ def _is_of_numbers(task: Ref) -> bool:
     return task.name in TASKS and codec_for(task.name).kind == codec_for("regression").kind
 
 
-def _of_labels(dataset: Dataset, data: Data, task: Ref, listed: list[str]) -> Ref:
-    """Give the objective of a column of lists.
+def _of_lists(dataset: Dataset, data: Data, task: Ref, listed: list[str]) -> Ref:
+    """Give the objective of a column of lists: labels of a row, unless the job says that they are tags of its tokens.
 
     Raises:
         SpecError: If the task is another one, or the column no list, or a key of the job goes with classes.
@@ -80,16 +83,17 @@ def _of_labels(dataset: Dataset, data: Data, task: Ref, listed: list[str]) -> Re
     name = data.target[0]
     if not listed:
         kind = dataset.schema.field(name).type
-        raise SpecError(f"multi_label needs lists of labels, column '{name}' holds {kind}.", "task")
+        raise SpecError(f"{task.name} needs {OF_LISTS[task.name]}, column '{name}' holds {kind}.", "task")
+    if task.name not in ("auto", *OF_LISTS):
+        text = f"{task.name} takes one value per row, column '{name}' holds lists."
+        raise SpecError(f"{text} Set task: multi_label, or task: tagging for a tag per token.", "task")
+    task = Ref("multi_label" if task.name == "auto" else task.name, task.params)
     if len(data.target) > 1:
-        raise SpecError(f"multi_label takes one target, given {', '.join(data.target)}. Name one.", "data.target")
-    if task.name not in ("auto", "multi_label"):
-        text = f"{task.name} takes one value per row, column '{name}' holds lists. Set task: multi_label."
-        raise SpecError(text, "task")
+        raise SpecError(f"{task.name} takes one target, given {', '.join(data.target)}. Name one.", "data.target")
     for key in ("sample", "positive"):
         if getattr(data, key) is not None:
-            raise SpecError("goes with classification, and rows have lists of labels. Leave it out.", f"data.{key}")
-    task = Ref("multi_label", task.params)
+            text = f"goes with classification, and rows have {OF_LISTS[task.name]}. Leave it out."
+            raise SpecError(text, f"data.{key}")
     _refuse_foreign(task)
     return task
 
@@ -167,24 +171,21 @@ def learn_target(partial: Partial, data: Data) -> tuple[Target, tuple[str, ...]]
     return codec_named(partial[KIND]).learn(partial, data)
 
 
-def encode_target(table: pa.Table, target: Target, data: Data) -> tuple[np.ndarray, np.ndarray]:
+def encode_target(table: pa.Table, target: Target, data: Data) -> tuple[Array, np.ndarray]:
     """Give the target as numbers, as its codec encodes it, and which rows have none.
 
     Shapes:
-        returns: (N,) int64 class indices, -1 for a class that training rows lack, or (N,) or (N, T) float64; (N,) bool.
+        returns: (N,) int64 class indices, -1 for a class that training rows lack, or (N,) or (N, T) float64, or N rows
+            of tags; (N,) bool.
     """
     codec = codec_of(target)
     frame = target_frame(table, data, as_numbers=codec.as_numbers)
-    return codec.encode(frame), _missing(frame)
+    return codec.encode(frame), codec.missing(frame)
 
 
-def unlabelled(table: pa.Table, data: Data) -> np.ndarray:
+def unlabelled(table: pa.Table, data: Data, task: str) -> np.ndarray:
     """Tell which rows have no target (N,), bool."""
-    return _missing(target_frame(table, data))
-
-
-def _missing(frame: pl.DataFrame) -> np.ndarray:
-    return frame.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
+    return codec_for(task).missing(target_frame(table, data))
 
 
 def target_frame(table: pa.Table, data: Data, *, as_numbers: bool = False) -> pl.DataFrame:

@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 
 from fmray.data.hashing import row_hash
-from fmray.data.ragged import Ragged
 from fmray.data.step import chosen
+from fmray.ragged import Ragged
 from fmray.schema import Column, Kind, Schema
 
 Sample = list[tuple[int, str, int]]
@@ -20,17 +20,23 @@ Sample = list[tuple[int, str, int]]
 
 
 def blocks_of(
-    columns: Sequence[str] | str, schema: Schema, step: str, kind: Kind, block: str | None = None
+    columns: Sequence[str] | str,
+    schema: Schema,
+    step: str,
+    kind: Kind,
+    block: str | None = None,
+    of: Kind = "text",
 ) -> dict[str, str]:
     """Give the block that each column becomes.
 
     Args:
         block: As the job names it; by default it is called as the kind is.
+        of: Kind of the columns.
 
     Raises:
-        SpecError: If a column is unknown or no text.
+        SpecError: If a column is unknown or of another kind.
     """
-    names = [column.name for column in chosen(columns, schema, ("text",), step)]
+    names = [column.name for column in chosen(columns, schema, (of,), step)]
     own = block or kind
     if len(names) == 1:
         return {names[0]: own}

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from fmray.data.canonical import key, mix
-from fmray.data.ragged import Ragged
 from fmray.data.step import Fitted, Partial
 from fmray.data.text import blocks_of, hashes_of, replaced, weighted_series
+from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Schema
 from fmray.spec.components import steps as declared

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fmray.data.ragged import Ragged
 from fmray.data.step import Fitted, Partial
 from fmray.data.text import Sample, blocks_of, list_series, merged_sample, replaced, sample_of
 from fmray.errors import SpecError
+from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Schema
 from fmray.spec.components import steps as declared

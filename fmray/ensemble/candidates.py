@@ -104,7 +104,12 @@ class Candidates:
 
     def true_class(self) -> np.ndarray:
         """Give the probability that each member gave to the class of each row (M, N)."""
-        return np.asarray(self.outputs[:, np.arange(len(self.target)), self.target], np.float64)
+        return np.asarray(self.outputs[:, np.arange(len(self.target)), self.classes], np.float64)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Class of each row (N,)."""
+        return codec_named(self.metric.kind).true_class(self.target)
 
     def residual_gram(self) -> np.ndarray:
         """Give the weighted products of the members' errors, of which squared error of any mean follows: w' G w.

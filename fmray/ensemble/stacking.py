@@ -67,7 +67,7 @@ def _logistic(candidates: Candidates, l2: float) -> Ensemble:
     features = log_features(candidates.outputs)
     num_classes = candidates.outputs.shape[2]
     coefficients, intercepts = fit_logistic(
-        features, candidates.target, weight=candidates.weights(), num_classes=num_classes, l2=l2
+        features, candidates.classes, weight=candidates.weights(), num_classes=num_classes, l2=l2
     )
     num = len(candidates.members)
     size = np.abs(coefficients).reshape(num, -1).sum(1)

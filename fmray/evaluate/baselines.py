@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from fmray.data.lanes import Lanes
+from fmray.ragged import by_row, entries_of
 from fmray.records import Json, Predictions, Prepared, Split
 from fmray.store.copies import to_write
 from fmray.targets.codec import codec_of
@@ -31,7 +32,9 @@ def dummy(prepared: Prepared, split: Split, path: str, params: Json | None = Non
     with to_write(path) as here:
         writer = None
         for arrays in Lanes(prepared, split).sequence(CHUNK_ROWS, columns):
-            outputs = codec.table_columns(np.tile(answer, (len(arrays["target"]), 1)), settings)
+            num_answers = len(entries_of({"target": arrays["target"]})["target"])
+            said = by_row(np.tile(answer, (num_answers, 1)), arrays["target"])
+            outputs = codec.table_columns(said, settings)
             table = as_table(arrays, outputs, prepared)
             writer = writer or pq.ParquetWriter(here, table.schema, write_page_checksum=True)
             writer.write_table(table)

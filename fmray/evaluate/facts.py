@@ -49,13 +49,14 @@ class Facts:
             codec: Of the target.
         """
         output_NC = codec.probabilities(table.output)
-        common = min(len(table), len(expected))
-        others = (table.row_id[:common] != expected[:common]).any(1)
-        num_other = int(others.sum()) + len(table) - common
-        repeated = num_other > 0 and len(np.unique(table.row_id, axis=0)) < len(table)
+        row_id = table.row_id[codec.opens_row(table.target)]
+        common = min(len(row_id), len(expected))
+        others = (row_id[:common] != expected[:common]).any(1)
+        num_other = int(others.sum()) + len(row_id) - common
+        repeated = num_other > 0 and len(np.unique(row_id, axis=0)) < len(row_id)
         decided = codec.decisions(table.output, table.target)
         return cls(
-            num_rows=len(table),
+            num_rows=len(row_id),
             num_expected=len(expected),
             num_other=num_other,
             repeated=repeated,

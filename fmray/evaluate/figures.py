@@ -3,6 +3,7 @@
 Each is a few hundred numbers at most, whatever the number of rows.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
@@ -12,6 +13,7 @@ from fmray.evaluate.intervals import interval, wilson
 from fmray.evaluate.table import Table
 from fmray.metrics.classification import confusion
 from fmray.metrics.labels import f1_of
+from fmray.metrics.tags import entity_f1
 from fmray.records import Json, Target
 from fmray.targets.classes import predicted
 from fmray.targets.codec import codec_of
@@ -27,7 +29,7 @@ def figures(table: Table, target: Target, level: float) -> Json:
 
 
 def _confusion(table: Table, target: Target, level: float) -> Json:
-    matrix = confusion(table.output, table.target).astype(int)
+    matrix = confusion(table.output, codec_of(target).true_class(table.target)).astype(int)
     names = list(target.classes)
     if len(names) > MOST_CLASSES:
         shown = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:MOST_CLASSES])
@@ -87,6 +89,20 @@ def _labels(table: Table, target: Target, level: float) -> Json:
     return {"f1": found, "note": note}
 
 
+def _entities(table: Table, target: Target, level: float) -> Json:
+    """Give the F1 of entities of each type, with intervals, the most frequent types first."""
+    rows = table.output, table.target, table.weight
+    begun = np.bincount(table.target[:, 0], minlength=len(target.classes))
+    frequent: Counter[str] = Counter()
+    for name, number in zip(target.classes, begun.tolist(), strict=True):
+        if name.startswith("B-"):
+            frequent[name[2:]] += number
+    shown = [kind for kind, _ in frequent.most_common(MOST_CLASSES)]
+    found = {kind: asdict(interval(entity_f1(target.classes, kind), rows, table.group, level)) for kind in shown}
+    few = len(found) < len(frequent)
+    return {"f1": found, "note": f"the {len(found)} most frequent of {len(frequent)} types" if few else ""}
+
+
 def _residuals(table: Table, target: Target, level: float) -> list[Json]:
     return [_residuals_of(table, place, name) for place, name in enumerate(target.columns)]
 
@@ -108,6 +124,7 @@ def _residuals_of(table: Table, place: int, name: str) -> Json:
 FIGURES: Mapping[str, Callable[[Table, Target, float], Json | list[Json]]] = {
     "calibration": _calibration,
     "confusion": _confusion,
+    "entities": _entities,
     "labels": _labels,
     "residuals": _residuals,
     "roc": _roc,

@@ -15,6 +15,7 @@ from fmray.metrics.metric import Metric
 from fmray.metrics.probability import BRIER, LOG_LOSS, brier_scores, log_losses
 from fmray.metrics.ranking import Ranking, auc_and_pulls
 from fmray.metrics.regression import MAE, MSE, R2, RMSE
+from fmray.metrics.tags import TOKEN_LOG_LOSS, token_log_losses
 
 Array = np.ndarray
 NUMBERS_QUICKLY = {"sums": 10_000_000_000, "ranks": 600_000_000, "value": 100_000_000}
@@ -124,6 +125,7 @@ _ROWS: dict[object, tuple[Rows, Callable[[Array, Array, Array], Array]]] = {
     MAE.value: (_distances, _mean),
     RMSE.value: (_squares, _root),
     R2.value: (_squares, _explained),
+    TOKEN_LOG_LOSS.value: (token_log_losses, _mean),
 }
 
 

@@ -8,16 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmray.errors import DataError
+from fmray.ragged import Array, Ragged, entries_of, joined, values_of
 from fmray.records import Predictions
 from fmray.store.copies import source_of
 
 
 @dataclass(frozen=True)
 class Table:
-    """Hold predictions and truth.
+    """Hold predictions and truth, row by row; of rows with several targets each, target by target.
 
     Shapes:
-        row_id: (N, 2), uint64; output: (N, C), (N,) or (N, T); target: (N,) or (N, T).
+        row_id: (N, 2), uint64; output: (N, C), (N,) or (N, T); target: (N,) or (N, T), or (N, 2) as
+            `ragged.entries_of` gives it.
         weight, group: (N,) or None; slices: column -> codes (N,).
     """
 
@@ -73,13 +75,21 @@ def read(predictions: Predictions, start: int = 0, stop: int | None = None) -> T
     names = table.column_names
     ids = table["row_id"].combine_chunks()
     ids = ids if isinstance(ids, pa.FixedSizeBinaryArray) else pa.concat_arrays(ids.chunks)
+    slices = [name for name in names if name.startswith("slice_")]
+    found = {
+        "row_id": np.frombuffer(ids.buffers()[1], np.uint64).reshape(-1, 2)[ids.offset : ids.offset + len(ids)],
+        "target": _columns(table, [name for name in names if name.startswith("target")]),
+        **{name: table[name].to_numpy() for name in ("weight", "group", *slices) if name in names},
+    }
+    output = _columns(table, list(predictions.outputs))
+    entries = entries_of(found)
     return Table(
-        row_id=np.frombuffer(ids.buffers()[1], np.uint64).reshape(-1, 2)[ids.offset : ids.offset + len(ids)],
-        output=_columns(table, list(predictions.outputs)),
-        target=_columns(table, [name for name in names if name.startswith("target")]),
-        weight=table["weight"].to_numpy() if "weight" in names else None,
-        group=table["group"].to_numpy() if "group" in names else None,
-        slices={name.removeprefix("slice_"): table[name].to_numpy() for name in names if name.startswith("slice_")},
+        row_id=entries["row_id"],
+        output=values_of(output),
+        target=entries["target"],
+        weight=entries.get("weight"),
+        group=entries.get("group"),
+        slices={name.removeprefix("slice_"): entries[name] for name in slices},
     )
 
 
@@ -93,7 +103,10 @@ def _between(file: pq.ParquetFile, start: int, stop: int | None) -> pa.Table:
     return table.slice(start - int(ends[first] - sizes[first]) if first < len(sizes) else 0, stop - start)
 
 
-def _columns(table: pa.Table, names: list[str]) -> np.ndarray:
+def _columns(table: pa.Table, names: list[str]) -> Array:
+    if len(names) == 1 and pa.types.is_large_list(table[names[0]].type):
+        rows: Ragged = joined([Ragged.from_arrow(chunk) for chunk in table[names[0]].chunks])
+        return rows
     if any(pa.types.is_fixed_size_list(table[name].type) for name in names):
         return np.concatenate([_lists(table[name]) for name in names], axis=1)
     columns = [table[name].to_numpy() for name in names]

@@ -183,7 +183,7 @@ def _golden(model: SavedModel, names: Sequence[str]) -> tuple[list[np.ndarray], 
     if not sound.any():
         raise DataError(f"{model.folder} holds no golden rows to compare with. Run the job again with --fresh.")
     inputs = (torch.from_numpy(np.concatenate([x[name].arrays[DENSE] for x in parts])[sound]) for name in names)
-    return [as_floats(x).numpy() for x in inputs], predicted.said[sound]
+    return [as_floats(x).numpy() for x in inputs], np.asarray(predicted.said)[sound]
 
 
 def _write(program: Program, inputs: Sequence[np.ndarray], path: str, kind: Format) -> Outputs:

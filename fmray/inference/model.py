@@ -15,7 +15,8 @@ from fmray.data.contents import stored_as
 from fmray.data.scan import is_list_of_labels
 from fmray.data.target import class_values
 from fmray.errors import DataError, FmrayError
-from fmray.inference.rows import Reader, Unseen, as_trained
+from fmray.inference.rows import Reader, Slice, Unseen, as_trained
+from fmray.ragged import Array, Ragged, by_row, joined
 from fmray.records import Target
 from fmray.registry import Trust, trust_given
 from fmray.schema import Schema
@@ -63,11 +64,12 @@ class Predicted:
     """Hold what a model says of rows.
 
     Shapes:
-        said: (N, C) probabilities or (N, T) numbers, float64; without meaning where a row is faulty.
+        said: (N, C) probabilities or (N, T) numbers, float64, or N rows of (L, C) for L tokens; without meaning where a
+            row is faulty.
         faulty: (N,), why a row cannot be an input, as a place in `reasons`, whose first is "" for sound rows.
     """
 
-    said: np.ndarray
+    said: Array
     faulty: np.ndarray
     reasons: list[str]
 
@@ -160,22 +162,32 @@ class SavedModel:
             table: As `rows.as_trained` gives it.
             unseen: Takes the levels that no training row has.
         """
-        said = np.zeros((table.num_rows, self.codec.num_outputs))
+        parts: list[Array] = []
         faulty = np.zeros(table.num_rows, np.uint16)
         reasons: list[str] = [""]
         try:
             for part in self.reader.slices(table, reasons, unseen):
                 rows = slice(part.start, part.start + len(part.faults))
-                said[rows] = self.predictor(dict(part.x))
+                parts.append(self._by_row(self.predictor(dict(part.x)), part))
                 faulty[rows] = part.faults
         except (FmrayError, OSError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # polars panics outside of Exception where a learned state is none
             text = f"{type(error).__name__}: {error!s:.300}"
             raise DataError(f"{self.folder}: the model fails on these rows ({text}). Copy its folder again.") from error
+        said = joined(parts) if parts else self._by_row(np.zeros((0, self.codec.num_outputs)), None)
         return Predicted(said, faulty, reasons)
 
-    def as_table(self, said: np.ndarray, is_null: np.ndarray) -> pa.Table:
+    def _by_row(self, said: np.ndarray, part: Slice | None) -> Array:
+        """Give outputs row by row; where tokens have one each, rows hold as many as they have tokens."""
+        if not self.codec.by_entry:
+            return said
+        if part is None:
+            return Ragged.of_lengths(said, np.zeros(0, np.int64))
+        blocks = next(iter(part.x.values())).arrays.values()
+        return by_row(said, next(values for values in blocks if isinstance(values, Ragged)))
+
+    def as_table(self, said: Array, is_null: np.ndarray) -> pa.Table:
         """Lay outputs (N, C) or (N, T) out in columns named for people; rows that are null (N,) have none."""
         columns = self.codec.columns_for_people(said, is_null, self._classes, self.saved.ensemble.params)
         return pa.table(columns, names=list(self.output_names))

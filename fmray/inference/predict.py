@@ -126,7 +126,9 @@ def _refuse_strange(work: Work, begun: Json) -> None:
             raise DataError(f"{out} is a file. Give an empty folder.", "--out")
         held = [name for name in files.names(out) if name != "_state"]
         if held:
-            text = f"{out} holds {', '.join(held[:3])} and no {BEGUN}, so it is not known whether they are predictions"
+            text = (
+                f"{out} holds {', '.join(held[:3])}, and {path} is missing: whether they are predictions is not known"
+            )
             raise DataError(f"{text}. Give an empty folder.", "--out")
         return
     found = open_text(files.read(path), BEGUN, path, is_sealed=False, cure=ANEW)

@@ -19,12 +19,12 @@ from fmray.data.contents import is_bytes
 from fmray.data.evolve import convert, normal, wider
 from fmray.data.parse import Parse
 from fmray.data.pipeline import Pipeline
-from fmray.data.ragged import Blocks, Ragged, empty_rows
 from fmray.data.step import Fitted, Step
 from fmray.data.tabular import MISSING, OneHot
 from fmray.data.text_numbers import read, tidied
 from fmray.errors import DataError
 from fmray.moments import spell
+from fmray.ragged import Blocks, Ragged, empty_rows
 from fmray.records import Json, Prepared
 from fmray.schema import DENSE, Column, Schema
 from fmray.spec.ref import Ref

@@ -7,14 +7,16 @@ import re
 
 from fmray.catalogue import METRICS
 from fmray.errors import SpecError
-from fmray.metrics import classification, distribution, labels, ranking
+from fmray.metrics import classification, distribution, labels, ranking, tags
 from fmray.metrics.metric import Metric
 from fmray.records import Target
 from fmray.registry import nearest
 from fmray.targets.codec import codec_of
+from fmray.targets.tags import marks_entities
 
+SHOWN = 5
 ONE_CLASS = re.compile(r"f1\[(.+)\]")
-ONE_OF = {"class": classification.f1_of, "labels": labels.f1_of}
+ONE_OF = {"class": classification.f1_of, "labels": labels.f1_of, tags.KIND: tags.f1_of}
 """Kind of target -> the F1 of one of its classes."""
 OF_KIND = {("labels", metric.name): metric for metric in (labels.F1_MACRO, labels.F1_MICRO)}
 """Kind of target, name -> the metric of a name that those of several kinds share."""
@@ -42,6 +44,11 @@ def find_metric(name: str, target: Target) -> Metric:
         raise SpecError(
             f"'{name}' judges a {metric.kind}, the target is a {target.kind}. Accepted: {fitting}.", "evaluate"
         )
+    if metric is tags.ENTITY_F1 and target.classes:
+        if not marks_entities(target.classes):
+            shown = ", ".join(target.classes[:SHOWN])
+            raise SpecError(f"entity_f1 needs tags O, B-TYPE and I-TYPE, and the tags are {shown}.", "evaluate")
+        return tags.entity_f1(target.classes)
     if metric is distribution.MMD:
         return distribution.mmd(target.scale)
     if metric.name in ("roc_auc", "average_precision") and target.positive >= 0:

@@ -101,6 +101,33 @@ def mean_weights(ids: Tensor, lengths: Tensor) -> Tensor:
     return (places < lengths[:, None]) / lengths.clamp_min(1)[:, None].float()
 
 
+class Embedding(nn.Module):
+    """Give the embedding of each id.
+
+    Args:
+        num_ids: Ids lie in [0, num_ids).
+        width: Numbers per embedding (E).
+        bound: Embeddings are initialised uniformly in [-bound, bound].
+
+    Shapes:
+        ids: (B, L), shared by all members.
+        returns: (K, B, L, E).
+    """
+
+    def __init__(self, num_ids: int, width: int, bound: float) -> None:
+        super().__init__()
+        self.weight_KVE = nn.Parameter(torch.empty(1, num_ids, width).uniform_(-bound, bound))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look the ids up in the table of every member."""
+        weight = self.weight_KVE
+        if weight.dim() == 2:
+            return F.embedding(ids, weight)
+        num_members, num_ids, width = weight.shape
+        first = torch.arange(num_members, device=ids.device, dtype=ids.dtype)[:, None, None] * num_ids
+        return F.embedding(ids + first, weight.reshape(num_members * num_ids, width))
+
+
 class LayerNorm(nn.Module):
     """Normalise each row of each member over its units."""
 

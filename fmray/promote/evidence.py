@@ -21,6 +21,7 @@ from fmray.evaluate.parts import Pass
 from fmray.evaluate.table import Table, read
 from fmray.events import ignore
 from fmray.inference.model import SavedModel, open_model
+from fmray.ragged import Array, empty_rows, joined, values_of
 from fmray.records import SPLITS, Json, Predictions, Prepared, Split, Target
 from fmray.registry import Trust
 from fmray.report.card import Card, read_card
@@ -179,7 +180,8 @@ def compare(card: Card, rows: Table, rivals: Mapping[str, Card], store: Store, r
     for name, model in models.items():
         _refuse_other_target(card.prepared.target, model.target, f"{name} {rivals[name].run_id}")
     items = work_items(dataset)
-    item, row = _locate(dataset, items, card=card, ids=rows.row_id, run=run)
+    opens = codec_of(card.prepared.target).opens_row(rows.target)
+    item, row = _locate(dataset, items, card=card, ids=rows.row_id[opens], run=run)
     order = np.lexsort((row, item))
     cuts = np.searchsorted(item[order], np.arange(len(items) + 1))
     own = [
@@ -188,17 +190,20 @@ def compare(card: Card, rows: Table, rivals: Mapping[str, Card], store: Store, r
         if cuts[index] < cuts[index + 1]
     ]
     folders = {name: (model.folder, model.trust) for name, model in models.items()}
-    said: list[dict[str, tuple[np.ndarray, np.ndarray]]] = run(ignore, "promote", _say, (dataset, folders), own)
-    others = {}
-    is_sound = np.ones(len(rows), bool)
-    for name, model in models.items():
-        output = np.empty((len(rows), said[0][name][0].shape[1]))
-        output[order] = np.concatenate([part[name][0] for part in said])
+    said: list[dict[str, tuple[Array, np.ndarray]]] = run(ignore, "promote", _say, (dataset, folders), own)
+    outputs = {}
+    is_sound = np.ones(len(order), bool)
+    for name in models:
+        outputs[name] = empty_rows(len(order), said[0][name][0])
+        outputs[name][order] = joined([part[name][0] for part in said])
         is_sound[order] &= np.concatenate([part[name][1] for part in said])
-        others[name] = replace(rows, output=_as_ours(output, model.target, card.prepared.target))
-    kept = np.flatnonzero(is_sound)
-    pairs = {name: table.some(kept) for name, table in others.items()}
-    return Evidence(rows.some(kept), pairs, len(rows) - len(kept))
+    sizes = np.diff(np.append(np.flatnonzero(opens), len(rows)))
+    ours = rows.some(np.flatnonzero(np.repeat(is_sound, sizes)))
+    pairs = {
+        name: replace(ours, output=_as_ours(values_of(outputs[name][is_sound]), model.target, card.prepared.target))
+        for name, model in models.items()
+    }
+    return Evidence(ours, pairs, int((~is_sound).sum()))
 
 
 def _dataset_of(card: Card, store: Store) -> Dataset:
@@ -253,7 +258,7 @@ def _occurrences(hashes: np.ndarray) -> np.ndarray:
 
 def _say(
     dataset: Dataset, folders: Mapping[str, tuple[str, Trust]], item: WorkItem, rows: np.ndarray
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> dict[str, tuple[Array, np.ndarray]]:
     """Give what each model says of some rows of an item (n, C or T), and which of them it can read (n,)."""
     models = {name: open_model(folder, trust_code=trust) for name, (folder, trust) in folders.items()}
     names = dict.fromkeys(column.name for model in models.values() for column in model.input_schema.columns)
@@ -262,7 +267,7 @@ def _say(
     return {name: _speak(model, table) for name, model in models.items()}
 
 
-def _speak(model: SavedModel, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+def _speak(model: SavedModel, table: pa.Table) -> tuple[Array, np.ndarray]:
     said = model.predict(table)
     return codec_of(model.target).outputs_of(said.columns), said.column(0).is_valid().to_numpy()
 

@@ -1,7 +1,8 @@
 """Define what a codec is: everything that fmray asks about a target and that depends on its kind.
 
 No other file asks for the kind. A codec is torch-free: what a model learns from encoded targets is the task's business.
-Shape legend: N rows, C classes or labels, T target columns, O outputs.
+Shape legend: N rows, or entries of rows that have several targets each, C classes or labels, T target columns, O
+outputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from fmray.catalogue import TARGETS, TASKS
+from fmray.ragged import Array
 from fmray.records import Json, Split, Target
 from fmray.spec.sections import Data
 
@@ -49,6 +51,9 @@ class Learning(Protocol):
         names_classes: Whether a prediction names one of several classes, so that members can vote.
         settles: Whether `settle` has something to choose.
         error: What an ensemble's squared error is called: "brier" of probabilities, "mse" of numbers.
+        by_entry: Whether a row has a target for each of its entries, as a tag for each token. Its targets are ragged in
+            the lanes; what is scored is the entry, see `fmray.ragged.entries_of`.
+        linear_model: The model of the baseline "linear".
     """
 
     kind: ClassVar[str]
@@ -57,6 +62,23 @@ class Learning(Protocol):
     names_classes: ClassVar[bool]
     error: ClassVar[str]
     settles: ClassVar[bool]
+    by_entry: ClassVar[bool]
+    linear_model: ClassVar[str]
+
+    @classmethod
+    def missing(cls, frame: pl.DataFrame) -> np.ndarray:
+        """Tell which rows have no target (N,), bool."""
+        ...
+
+    @classmethod
+    def true_class(cls, target: np.ndarray) -> np.ndarray:
+        """Give the class of what is scored (N,), where there is one."""
+        ...
+
+    @classmethod
+    def opens_row(cls, target: np.ndarray) -> np.ndarray:
+        """Tell which of what is scored is the first of its row (N,), bool."""
+        ...
 
     @classmethod
     def summarise(cls, frame: pl.DataFrame, data: Data) -> Partial:
@@ -125,15 +147,15 @@ class Codec(Learning, Protocol):
 
     def __init__(self, target: Target) -> None: ...
 
-    def encode(self, frame: pl.DataFrame) -> np.ndarray:
+    def encode(self, frame: pl.DataFrame) -> Array:
         """Give the target of rows as the lanes hold it; rows without one are encoded as anything."""
         ...
 
-    def unknown(self, encoded: np.ndarray) -> np.ndarray:
+    def unknown(self, encoded: Any) -> np.ndarray:
         """Tell which rows hold a class that no training row has (N,), bool."""
         ...
 
-    def for_training(self, encoded: np.ndarray) -> np.ndarray:
+    def for_training(self, encoded: Any) -> Array:
         """Give what batches carry, from what the lanes hold."""
         ...
 
@@ -158,16 +180,16 @@ class Codec(Learning, Protocol):
         """Say in words what `settle` chose."""
         ...
 
-    def table_columns(self, output: np.ndarray, settings: Json) -> dict[str, pa.Array]:
+    def table_columns(self, output: Any, settings: Json) -> dict[str, pa.Array]:
         """Give the columns of a table of predictions, typed, under the names in `columns`.
 
         Args:
-            output: (N, O).
+            output: (N, O), or a `Ragged` of (T, O) where rows have several targets.
             settings: Parameters of the ensemble.
         """
         ...
 
-    def target_columns(self, target: np.ndarray) -> dict[str, pa.Array]:
+    def target_columns(self, target: Any) -> dict[str, pa.Array]:
         """Give what is true as columns whose names begin with "target"."""
         ...
 
@@ -214,20 +236,18 @@ class Codec(Learning, Protocol):
         """Name the columns of predictions on new rows."""
         ...
 
-    def columns_for_people(
-        self, said: np.ndarray, is_null: np.ndarray, values: pa.Array, settings: Json
-    ) -> list[pa.Array]:
+    def columns_for_people(self, said: Any, is_null: np.ndarray, values: pa.Array, settings: Json) -> list[pa.Array]:
         """Give the columns of predictions on new rows, null where a row has none.
 
         Args:
-            said: (N, O).
+            said: As `table_columns` takes it.
             values: The classes, in the type that the files hold; see `fmray.data.target.class_values`.
             settings: Of the ensemble.
         """
         ...
 
-    def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
-        """Give the outputs (N, O) back from what `columns_for_people` gave, NaN where a row has none."""
+    def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> Array:
+        """Give the outputs back from what `columns_for_people` gave, NaN or no entry where a row has none."""
         ...
 
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:

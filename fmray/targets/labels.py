@@ -20,6 +20,7 @@ from fmray.records import Json, Split, Target
 from fmray.spec.sections import Data
 from fmray.targets.classes import variants
 from fmray.targets.codec import Decisions, Partial
+from fmray.targets.per_row import OneTargetPerRow
 from fmray.targets.wording import lacking_classes, rare_classes
 
 MOST_LABELS = 1000
@@ -34,7 +35,7 @@ COUNTED = ("rows", "empty", "missing", "repeated")
 """Training rows that are counted: all, and those without a label, with a missing one, with one more than once."""
 
 
-class Labels:
+class Labels(OneTargetPerRow):
     """Encode labels by a 0 or 1 each; see `fmray.targets.codec.Codec`."""
 
     kind: ClassVar[str] = "labels"

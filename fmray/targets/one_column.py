@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 
 from fmray.records import Json
+from fmray.targets.per_row import OneTargetPerRow
 
 
-class OneColumnPerOutput:
+class OneColumnPerOutput(OneTargetPerRow):
     """Hold what codecs of such targets share; see `fmray.targets.codec.Codec`."""
 
     columns: tuple[str, ...]

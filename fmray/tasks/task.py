@@ -44,7 +44,8 @@ class Batch:
 
     Args:
         inputs: Model inputs by name; "x" is the prepared block (B, D).
-        target: Class indices (B,), int64, or standardised numbers (B, T), float32.
+        target: Class indices (B,), int64, or standardised numbers (B, T), float32, or class indices of tokens (B, L),
+            -1 in the padding.
         weight: Row weights (B,), or (K, B) where they differ between members; None where every row counts the same.
         rows: Position of each row in its split's sequence (B,), int64.
         places: Place of each row in the global batch, while training.
@@ -75,6 +76,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def lengths(self) -> Tensor:
+        """Number of tokens of each row (B,), in the first block of them."""
+        return next(value for name, value in self.inputs.items() if name.endswith("_lengths"))
+
     def slice(self, start: int, stop: int) -> "Batch":
         """Give some of the rows, as a view."""
 
@@ -97,7 +103,7 @@ class Batch:
 
 
 Model = Callable[[Batch], Tensor]
-"""Batch -> outputs (K, B, O)."""
+"""Batch -> outputs (K, B, O), or (K, B, L, O) of tokens."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +149,28 @@ class Task(Protocol):
         ...
 
     def predict(self, output: Tensor) -> Tensor:
-        """Turn outputs (K, B, O) into probabilities (K, B, C) or numbers in target units (K, B, T)."""
+        """Turn outputs (K, B, O) into probabilities (K, B, C) or numbers in target units (K, B, T).
+
+        Outputs of tokens (K, B, L, O) stay so: (K, B, L, C).
+        """
         ...
 
     def select(self, keep: Tensor) -> "Task":
         """Give the task of the members at these positions (n,)."""
         ...
+
+
+def by_entry(predictions: Tensor, batch: Batch) -> Tensor:
+    """Lay predictions of rows of tokens out one token behind the other, without the padding.
+
+    Shapes:
+        predictions: (K, B, C), which is returned, or (K, B, L, C).
+        returns: (K, T, C), T tokens of all rows.
+    """
+    if predictions.dim() < 4:
+        return predictions
+    there = torch.arange(predictions.shape[2], device=predictions.device) < batch.lengths[:, None]
+    return predictions[:, there]
 
 
 def mixed(own: Losses, partner: Losses, share: Tensor) -> Losses:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmray.data.ragged import Array, Blocks, Ragged
+from fmray.ragged import Array, Blocks, Ragged
 from fmray.schema import PIXEL, Block
 
 MULTIPLE = 8
@@ -21,7 +21,7 @@ Held = Union[Tensor, "RaggedTensor"]
 
 
 class RaggedTensor:
-    """Hold rows of different lengths on a device, as `data.ragged.Ragged` does in memory.
+    """Hold rows of different lengths on a device, as `ragged.Ragged` does in memory.
 
     Shapes:
         values: (T,).
@@ -52,8 +52,8 @@ class RaggedTensor:
         starts = self.lengths.cumsum(0) - self.lengths
         return RaggedTensor(*(part.to(device, non_blocking=non_blocking) for part in (own[mask], starts, self.lengths)))
 
-    def padded(self) -> Tensor:
-        """Give the rows side by side, filled up with 0 to a common length.
+    def padded(self, fill: int = 0) -> Tensor:
+        """Give the rows side by side, filled up to a common length.
 
         Shapes:
             returns: (n, L), L a multiple of 8, at least 8.
@@ -61,10 +61,10 @@ class RaggedTensor:
         longest = int(self.lengths.max()) if len(self.lengths) else 0
         width = max(MULTIPLE, -(-longest // MULTIPLE) * MULTIPLE)
         if not len(self.values):
-            return self.values.new_zeros(len(self.lengths), width)
+            return self.values.new_full((len(self.lengths), width), fill)
         place = torch.arange(width, device=self.values.device)
         at = (self.starts[:, None] + place).clamp_max_(len(self.values) - 1)
-        return self.values[at].masked_fill_(place >= self.lengths[:, None], 0)
+        return self.values[at].masked_fill_(place >= self.lengths[:, None], fill)
 
 
 def joined(parts: Sequence[Any]) -> Any:

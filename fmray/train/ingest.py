@@ -16,16 +16,18 @@ from torch import Tensor
 from fmray.data.hashing import sample_of
 from fmray.data.lanes import PARTNER, Lanes
 from fmray.data.order import WHOLE, Share, epoch_order, num_windows, partners, window_start
-from fmray.data.ragged import Arrays, Ragged
 from fmray.errors import DataError
+from fmray.ragged import Array, Arrays, Ragged, entries_of
 from fmray.records import Prepared, Split
 from fmray.spec.sections import Order, Train
 from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Places
-from fmray.train.blocks import Held, held, inputs_of, joined
+from fmray.train.blocks import Held, RaggedTensor, held, inputs_of, joined
 from fmray.train.device import free_bytes
 
 EVALUATION_ROWS = 8192
+NO_TARGET = -1
+"""Stands in the padding of targets."""
 
 
 class Source(Protocol):
@@ -84,7 +86,7 @@ class Rows:
         self._source = source or self.lanes
         self._target = prepared.target
         self._row_bytes = prepared.row_bytes
-        self._kept: dict[str, np.ndarray] = {}
+        self._kept: dict[str, Array] = {}
         self._places: dict[tuple[int, int], Places] = {}
         self.home = self._home(memory_bytes)
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="fmray-rows")
@@ -153,13 +155,19 @@ class Rows:
         index = torch.from_numpy(self.share.index_of(positions, self.lanes.num_lanes)).to(self.home)
         return self._batch({name: value.index_select(0, index) for name, value in self._whole.items()}, rows)
 
-    def targets(self) -> np.ndarray:
-        """Give the target of every row, or of every row of the share, in its own units (N,) or (N, T)."""
-        return self._given("target")
+    def scored(self, kept: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Give the targets and weights that predictions of these rows are scored by.
 
-    def weights(self) -> np.ndarray | None:
-        """Give the weight of every row, or of every row of the share (N,), or None where all count the same."""
-        return self._given("weight") if "weight" in self.columns else None
+        Args:
+            kept: Which of the rows, or of the rows of the share (N,), bool; None for all.
+
+        Shapes:
+            returns: "target" (N,) or (N, T), in its own units; "weight" (N,), unless all count the same. Where rows
+                have several targets, an entry for each, see `ragged.entries_of`.
+        """
+        names = ["target", *["weight"] * ("weight" in self.columns)]
+        columns = {name: self._given(name) for name in names}
+        return entries_of(columns if kept is None else {name: values[kept] for name, values in columns.items()})
 
     def _home(self, memory_bytes: int | None) -> torch.device | None:
         """Say where rows are kept: on the device if they fit, else beside it, else nowhere."""
@@ -170,7 +178,7 @@ class Rows:
                 return device
         return None
 
-    def _given(self, column: str) -> np.ndarray:
+    def _given(self, column: str) -> Array:
         if column not in self._kept:
             self._kept[column] = self.lanes.load([column], self.share)[column]
         return self._kept[column]
@@ -260,7 +268,7 @@ class Rows:
             if column not in self.columns:
                 continue
             if isinstance(given, Ragged):
-                found[name] = held(given, device)
+                found[name] = held(given, device)  # targets of this kind are what batches carry
                 continue
             values = given.view(np.int64) if column in ("row_id", "group") else given
             if column == "target":
@@ -281,7 +289,10 @@ class Rows:
         if ids is not None and self._target.sampled:
             ids = ids + rows.to(ids.device)[:, None]  # copies of one row are to change each in its own way
         inputs = inputs_of(tensors, self._blocks)
-        return Batch(inputs, tensors["target"], weight, rows, ids=ids, entity=entity)
+        target = tensors["target"]
+        if isinstance(target, RaggedTensor):
+            target = target.padded(NO_TARGET)
+        return Batch(inputs, target, weight, rows, ids=ids, entity=entity)
 
 
 class Sample:
@@ -303,15 +314,9 @@ class Sample:
         for start in range(0, len(self._positions), chunk_rows):
             yield self._rows.at(self._positions[start : start + chunk_rows])
 
-    def targets(self) -> np.ndarray:
-        """Give the target of every row of the sample."""
-        targets: np.ndarray = self._rows.targets()[self._kept]
-        return targets
-
-    def weights(self) -> np.ndarray | None:
-        """Give the weight of every row of the sample, or None where all count the same."""
-        weights = self._rows.weights()
-        return None if weights is None else weights[self._kept]
+    def scored(self) -> dict[str, np.ndarray]:
+        """Give the targets that predictions are scored by, and their weights; see `Rows.scored`."""
+        return self._rows.scored(self._kept)
 
 
 @dataclass(frozen=True)

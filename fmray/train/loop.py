@@ -20,7 +20,7 @@ from fmray.events import Epoch, Report, ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
 from fmray.metrics.metric import Metric, fold_of
 from fmray.seeding import DRAWING, derive
-from fmray.tasks.task import Batch
+from fmray.tasks.task import Batch, by_entry
 from fmray.train.estimators import Estimators
 from fmray.train.failures import kind_of, one_line
 from fmray.train.group import ALONE, Group
@@ -123,10 +123,16 @@ def outputs(
         returns: predictions (K, N, C or T) in target units; losses (K,), weighted means over all workers.
     """
     found = [np.zeros((len(pack), 0, pack.task.num_outputs))]
+    first = 0
 
-    def keep(first: int, predictions: np.ndarray) -> None:
-        wanted = predictions if kept is None else predictions[:, kept[first : first + predictions.shape[1]]]
-        found.append(wanted)
+    def keep(batch: Batch, predictions: np.ndarray) -> None:
+        nonlocal first
+        if kept is not None:
+            rows = kept[first : first + len(batch)]
+            of_tokens = predictions.shape[1] > len(batch)
+            predictions = predictions[:, np.repeat(rows, batch.lengths.cpu().numpy()) if of_tokens else rows]
+        found.append(predictions)
+        first += len(batch)
 
     losses = _predict_all(pack, rows, group, keep)
     return np.concatenate(found[1:] or found, axis=1), losses
@@ -142,18 +148,22 @@ def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = 
         returns: scores (K,); losses (K,), weighted means over all workers.
     """
     folds = [fold_of(metric.sums) for _ in range(len(pack))]
-    targets = rows.targets()
-    weights = rows.weights()
+    scored = rows.scored()
+    targets = scored["target"]
+    weights = scored.get("weight")
+    first = 0
 
-    def fold(first: int, predictions: np.ndarray) -> None:
+    def fold(_: Batch | None, predictions: np.ndarray) -> None:
+        nonlocal first
         part = slice(first, first + predictions.shape[1])
         given = None if weights is None else weights[part]
         for own, member in zip(folds, predictions, strict=True):
             own.add(member[:, 0] if member.shape[1] == 1 else member, targets[part], given)
+        first = part.stop
 
     losses = _predict_all(pack, rows, group, fold)
     if not len(targets):  # a worker without rows still takes part in the sums
-        fold(0, np.zeros((len(pack), 0, pack.task.num_outputs)))
+        fold(None, np.zeros((len(pack), 0, pack.task.num_outputs)))
     scores: list[float] = []
     # One member after the other where no other worker waits: tables of scores are large.
     together = 1 if group.size == 1 else len(folds)
@@ -164,9 +174,8 @@ def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = 
     return scores, losses
 
 
-def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callable[[int, np.ndarray], None]) -> Tensor:
-    """Predict all rows in sequence, hand on what was predicted from which row on, and give the losses (K,)."""
-    first = 0
+def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callable[[Batch, np.ndarray], None]) -> Tensor:
+    """Predict all rows in sequence, hand on what was predicted of which rows, and give the losses (K,)."""
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
     pack.population.prepare_step(0, None)
     with torch.no_grad(), precision_of(pack):
@@ -176,8 +185,7 @@ def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callabl
             loss, weight = losses.sums()
             sums[0] += loss.cpu()
             sums[1] += weight if isinstance(weight, float) else weight.cpu()
-            take(first, pack.task.predict(output).cpu().numpy())
-            first += len(batch)
+            take(batch, by_entry(pack.task.predict(output), batch).cpu().numpy())
             beat()
     sums = group.all_reduce(sums.to(pack.device)).cpu()
     return sums[0] / sums[1]

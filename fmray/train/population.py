@@ -132,7 +132,7 @@ class Population:
         return self.layout.shapes
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Give the outputs of every member on the rows of a batch (K, B, O).
+        """Give the outputs of every member on the rows of a batch (K, B, O), or on their tokens (K, B, L, O).
 
         Raises:
             SpecError: If the module does not take the inputs there are.
@@ -152,12 +152,13 @@ class Population:
             # rows are read again in the next epoch, so a change would add up
             raise TrainError(f"{self._named} changes its input in place. Let it work on a copy, as x.clone().", "model")
         single = self.entry == "solo" or (self.entry == "native" and len(self.flat) == 1)
-        if not isinstance(output, Tensor) or output.dim() != 3 - single or output.shape[-2] != len(batch):
+        axes = output.dim() + single if isinstance(output, Tensor) else 0
+        if not isinstance(output, Tensor) or axes not in (3, 4) or output.shape[1 - single] != len(batch):
             shape = tuple(output.shape) if isinstance(output, Tensor) else ()
             given = (shape if single else shape[1:]) or type(output).__name__
             raise TrainError(
                 f"{self._named} gave {given} for {len(batch)} rows. "
-                "Give a tensor (rows, outputs), one row per input row.",
+                "Give a tensor (rows, outputs), one row per input row, or (rows, tokens, outputs).",
                 "model",
             )
         self._refuse_values(output)
@@ -413,7 +414,7 @@ def packs(blueprint: Blueprint, schema: Schema, num_outputs: int, inputs: Mappin
 
 def _probe(population: Population, batch: Batch) -> Tensor:
     population.prepare_step(0, Places.counted(0, len(batch)))
-    torch.autograd.backward([population(batch).square().mean((1, 2)).sum()])
+    torch.autograd.backward([population(batch).square().flatten(1).mean(1).sum()])
     population.gather_grad()
     return population.grad
 

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import torch
 
 from fmray.data.lanes import Lanes
-from fmray.data.ragged import Blocks
 from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
 from fmray.events import ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
+from fmray.ragged import Blocks, by_row
 from fmray.records import TENSORS as NETWORK
 from fmray.records import Ensemble, Member, Predictions, Prepared, Split
 from fmray.schema import DENSE
@@ -21,7 +21,7 @@ from fmray.spec.ref import Ref
 from fmray.store.copies import to_read, to_write
 from fmray.store.places import files_of
 from fmray.targets.codec import codec_of
-from fmray.tasks.task import Batch, Task, task_of
+from fmray.tasks.task import Batch, Task, by_entry, task_of
 from fmray.train.artefacts import TENSORS, read_tensors
 from fmray.train.blocks import inputs_of_rows
 from fmray.train.combine import combine_outputs
@@ -103,7 +103,8 @@ class _SplitPredictor:
             arrays = lanes.take(rows)
             own = Blocks({name: arrays[name] for name in lanes.inputs})
             said = predictor(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
-            yield as_table(arrays, codec_of(prepared.target).table_columns(said, self.ensemble.params), prepared)
+            outputs = codec_of(prepared.target).table_columns(by_row(said, arrays["target"]), self.ensemble.params)
+            yield as_table(arrays, outputs, prepared)
 
 
 class Predictor:
@@ -151,7 +152,7 @@ class Predictor:
         )
 
     def __call__(self, x: Inputs) -> np.ndarray:
-        """Give predictions (N, C or T), float64, for prepared rows, as `inputs_of` gives them."""
+        """Give predictions (N, C or T), float64, for prepared rows, as `inputs_of` gives them; of tokens, for each."""
         rows = Blocks({DENSE: x}) if isinstance(x, np.ndarray) else x
         given = rows if isinstance(rows, dict) else dict.fromkeys(self.sources, rows)
         num_rows = len(next(iter(given.values())))
@@ -180,7 +181,8 @@ class Predictor:
         }
         who = zip(self.populations, self.sources, strict=False)  # a soup is one of several
         with torch.no_grad():
-            said = [self.task.predict(population(batches[source]))[0].cpu().numpy() for population, source in who]
+            outputs = [(self.task.predict(population(batches[source])), batches[source]) for population, source in who]
+            said = [by_entry(output, batch)[0].cpu().numpy() for output, batch in outputs]
         return combine_outputs(self.ensemble, np.stack(said))
 
 

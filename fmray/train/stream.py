@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from fmray.data.lanes import Lanes
 from fmray.data.order import Share, num_windows, window_order, window_start
-from fmray.data.ragged import Arrays, empty_rows, flattened, restored
 from fmray.data.session import quiet
 from fmray.events import Note, Report, ignore
+from fmray.ragged import Arrays, empty_rows, flattened, restored
 from fmray.spec.sections import Order
 
 READ_CPUS = 0.25

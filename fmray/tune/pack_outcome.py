@@ -3,6 +3,7 @@
 import numpy as np
 
 from fmray.data.hashing import sample_of
+from fmray.ragged import Ragged
 from fmray.records import Json, Member
 from fmray.train.group import Group
 from fmray.train.ingest import Rows
@@ -28,13 +29,17 @@ def what_members_say(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
     Which rows depends on their identities alone, so members of any pack, on any workers, predict the same.
 
     Shapes:
-        returns: (M, n, C or T), float32; empty on all workers but the first.
+        returns: (M, n, C or T), float32, an entry per token where tokens have targets; empty on all workers but the
+            first.
     """
     every = pack.at_best()
     ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
     kept = sample_of(ids, rows.num_rows)
     predictions, _ = outputs(every, rows, group, kept=kept)
     positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
+    target = rows.lanes.load(["target"], rows.share)["target"]
+    if isinstance(target, Ragged):
+        positions = np.repeat(positions, target.lengths[kept])
     parts = group.all_gather((positions, predictions.astype(np.float32)))
     if not group.is_first:
         return np.zeros(0, np.float32)

@@ -9,6 +9,7 @@ from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.ranges import Values
 from fmray.spec.ref import Ref
+from fmray.targets.codec import codec_for
 from fmray.train.pack import Plan
 
 LINEAR_RATES = (0.1, 0.02, 0.004, 0.0008)
@@ -58,7 +59,7 @@ def linear_plans(job: Job, task: Ref) -> list[Plan]:
         Plan(
             i,
             derive(job.train.seed, "linear", i),
-            model=Ref("linear"),
+            model=Ref(codec_for(task.name).linear_model),
             optimizer=Ref("adam", {"lr": lr}),
             task=plain,
             params={"lr": lr},

@@ -10,7 +10,7 @@ import torch
 from fmray.data.lanes import Lanes
 from fmray.data.order import Share
 from fmray.data.prepare import prepare
-from fmray.data.ragged import Blocks, Ragged, flattened, restored
+from fmray.ragged import Blocks, Ragged, flattened, restored
 from fmray.data.scan import scan
 from fmray.errors import SpecError
 from fmray.models import layers

@@ -33,6 +33,27 @@ class Logistic(Linear):
     """Predict by one affine map, as logistic regression does."""
 
 
+class TokenLinear(Params):
+    """Predict each token by one affine map of its own ids, whatever stands beside it."""
+
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+
+
+class Tagger(Params):
+    """Predict each token by hidden layers, each of which sees the tokens beside it."""
+
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    packable: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    embedding: Units = Field(64, description="Numbers per embedding; each block of tokens has embeddings of its own.")
+    width: Units = Field(128, description="Units per hidden layer.")
+    depth: Units = Field(2, description="Number of hidden layers.")
+    reach: Units = Field(1, description="Tokens on either side that a layer sees.")
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Share of units dropped in training.")
+
+
 class Perceptron(Linear):
     """Predict by one affine map of all inputs that starts at zero, trained by the perceptron's own loss."""
 

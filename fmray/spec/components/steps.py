@@ -25,6 +25,7 @@ ALL_NUMBERS = "Numbers; all of them by default."
 ALL_TEXT = "Text or numbers; all text by default."
 TEXTS = "Text; with several columns, each becomes a block of its own."
 BLOCK = "Model input that holds it, by default {}; of several columns, _ and the column's name follow."
+WordPart = Annotated[Text, Field(pattern=r"^(whole|shape|(prefix|suffix)[1-9])$")]
 RESERVED = ("x", "target", "weight", "group", "row", "rows", "position", "partner")
 AN_IMAGE = "Channels, height and width of a row; by default a square of 1 or 3 channels."
 
@@ -218,6 +219,35 @@ class Tokenize(Params):
     @model_validator(mode="after")
     def _named(self) -> Self:
         _refuse_block(self.block)
+        return self
+
+
+class TokenizeWords(Params):
+    """Turn lists of words into token ids, one per word, by a vocabulary learned from training rows.
+
+    Each part makes a block of its own: whole words make `tokens`, the others one that is called as they are.
+    """
+
+    makes: ClassVar[str] = "tokens"
+
+    columns: Columns = Field(description="Lists of words; with several columns, each becomes blocks of its own.")
+    parts: Annotated[Sequence[WordPart], Field(min_length=1)] = Field(
+        ("whole",), description="Of a word: whole, shape (Xx of Paris), prefixN and suffixN of N letters, e.g. suffix3."
+    )
+    vocabulary: Annotated[Whole, Field(ge=3)] = Field(
+        20_000, description="Most ids of a part, with 0 for padding and 1 for what is unknown."
+    )
+    min_count: Annotated[Whole, Field(ge=1)] = Field(
+        2, description="Times that training rows must hold a part for it to have an id of its own."
+    )
+    lowercase: Flag = Field(True, description="Read capital letters as small ones, but in shapes.")
+    block: Text | None = Field(None, description=BLOCK.format("tokens"))
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        _refuse_block(self.block)
+        if len(set(self.parts)) < len(self.parts):
+            raise conflict("parts", f"{list(self.parts)} names a part twice. Name each once.")
         return self
 
 

@@ -46,6 +46,15 @@ class MultiLabel(Params):
     thresholds: Literal["shared", "per_label"] | Threshold = Field("shared", description=THRESHOLDS)
 
 
+class Tagging(Params):
+    """Predict a tag for each token of a row, from a column of lists that are as long as the row has tokens."""
+
+    packable: ClassVar[tuple[str, ...]] = ("label_smoothing",)
+    target: ClassVar[str] = "tags"
+
+    label_smoothing: Smoothing = Field(0.0, description="Share of the target spread over all tags.")
+
+
 class Regression(Params):
     """Predict numbers."""
 

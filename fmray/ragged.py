@@ -3,6 +3,7 @@
 Choosing rows copies no values, so a row may be chosen twice and in any order; `compact` lays them out anew.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
@@ -21,7 +22,7 @@ class Ragged:
     """Hold rows of different lengths; indexed and assigned by row, as an array is.
 
     Shapes:
-        values: (T,); entries of all rows, and possibly of others.
+        values: (T,) or (T, C); entries of all rows, and possibly of others.
         starts, lengths: (n,), int64.
     """
 
@@ -31,9 +32,9 @@ class Ragged:
         self.lengths = lengths
 
     @classmethod
-    def empty(cls, num_rows: int, dtype: np.dtype[Any]) -> "Ragged":
-        """Give rows without values, to be assigned."""
-        return cls(np.zeros(0, dtype), np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64))
+    def empty(cls, num_rows: int, like: np.ndarray) -> "Ragged":
+        """Give rows without values, to be assigned entries like these (T, ...)."""
+        return cls(like[:0].copy(), np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64))
 
     @classmethod
     def of_lengths(cls, values: np.ndarray, lengths: np.ndarray) -> "Ragged":
@@ -43,7 +44,7 @@ class Ragged:
 
     @property
     def values(self) -> np.ndarray:
-        """Entries of all rows (T,)."""
+        """Entries of all rows (T, ...)."""
         if len(self._values) > 1:
             self._values = [np.concatenate(self._values)]
         return self._values[0]
@@ -56,7 +57,8 @@ class Ragged:
     @property
     def nbytes(self) -> int:
         """Bytes of the values of these rows, and of what says where they are."""
-        return int(self.lengths.sum()) * self.dtype.itemsize + self.starts.nbytes + self.lengths.nbytes
+        entry = self.dtype.itemsize * math.prod(self._values[0].shape[1:])
+        return int(self.lengths.sum()) * entry + self.starts.nbytes + self.lengths.nbytes
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -83,16 +85,24 @@ class Ragged:
         return Ragged(self.values[places], starts, self.lengths)
 
     def to_arrow(self) -> pa.Array:
-        """Give a list column."""
+        """Give a list column; entries of several numbers are lists of one length."""
         own = self.compact()
         offsets = np.concatenate([own.starts, [len(own.values)]]).astype(np.int64)
-        return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(own.values))
+        entries = pa.array(np.ascontiguousarray(own.values).reshape(-1))
+        if own.values.ndim > 1:
+            entries = pa.FixedSizeListArray.from_arrays(entries, own.values.shape[1])
+        return pa.LargeListArray.from_arrays(pa.array(offsets), entries)
 
     @classmethod
     def from_arrow(cls, column: pa.Array) -> "Ragged":
         """Read a list column without nulls; values and offsets are those of the buffers, never copied."""
         offsets = np.asarray(column.offsets.to_numpy()).astype(np.int64)
-        return cls(np.asarray(column.values.to_numpy()), offsets[:-1], np.diff(offsets))
+        values = column.values
+        if pa.types.is_fixed_size_list(values.type):
+            width = values.type.list_size
+            numbers = values.values.slice(values.offset * width, len(values) * width)
+            return cls(np.asarray(numbers.to_numpy()).reshape(-1, width), offsets[:-1], np.diff(offsets))
+        return cls(np.asarray(values.to_numpy()), offsets[:-1], np.diff(offsets))
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class Blocks:
 def empty_rows(num_rows: int, like: Array) -> Any:
     """Give room for rows of the type and width of others."""
     if isinstance(like, Ragged):
-        return Ragged.empty(num_rows, like.dtype)
+        return Ragged.empty(num_rows, like.values)
     return np.empty((num_rows, *like.shape[1:]), like.dtype)
 
 
@@ -135,12 +145,48 @@ def joined(parts: Sequence[Array]) -> Any:
     """Give the rows of all parts, one part behind the other."""
     if not isinstance(parts[0], Ragged):
         return np.concatenate([np.asarray(part) for part in parts])
-    whole = Ragged.empty(sum(map(len, parts)), parts[0].dtype)
+    whole = Ragged.empty(sum(map(len, parts)), parts[0].values)
     start = 0
     for part in (part for part in parts if isinstance(part, Ragged)):
         whole[slice(start, start + len(part))] = part
         start += len(part)
     return whole
+
+
+def by_row(values: np.ndarray, like: Array) -> Array:
+    """Give values as rows of the same lengths as others; as they are, where a row has one.
+
+    Shapes:
+        values: (T, ...), an entry for each of `like`.
+    """
+    return Ragged.of_lengths(values, like.lengths) if isinstance(like, Ragged) else values
+
+
+def values_of(rows: Array) -> np.ndarray:
+    """Give the entries of rows one behind the other (T, ...), or the rows themselves, where each has one."""
+    return rows.compact().values if isinstance(rows, Ragged) else rows
+
+
+def entries_of(arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """Give columns beside a target with an entry for each entry of the target, where rows have several.
+
+    Everything that is scored row by row then scores entries. Those of a row belong together, so the row is their group
+    where rows have none.
+
+    Shapes:
+        returns: "target" (T, 2), the entry and its place in its row; others (T, ...). All as they are, where each row
+            has one target.
+    """
+    target = arrays.get("target")
+    if not isinstance(target, Ragged):
+        return {name: np.asarray(values) for name, values in arrays.items()}
+    own = target.compact()
+    found = {name: repeated(values, own.lengths) for name, values in arrays.items() if name != "target"}
+    places = np.arange(len(own.values)) - np.repeat(own.starts, own.lengths)
+    found["target"] = np.stack([own.values, places], 1)
+    if "group" not in found and "row_id" in found:
+        found["group"] = np.ascontiguousarray(found["row_id"][:, 0])
+    return found
 
 
 def flattened(arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:

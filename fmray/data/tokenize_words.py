@@ -1,0 +1,146 @@
+"""Turn lists of words into token ids, one per word, by a vocabulary that is learned from training rows.
+
+Words were split before, as those of a treebank were; so a row has as many ids as words, and a tag can belong to each.
+"""
+
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import polars as pl
+
+from fmray.data.step import Fitted, Partial
+from fmray.data.text import blocks_of, list_series
+from fmray.ragged import Ragged
+from fmray.records import Json
+from fmray.schema import Column, Schema
+from fmray.spec.components import steps as declared
+
+UNKNOWN = 1
+"""Id of what the vocabulary lacks, and of a missing word; padding has 0."""
+FIRST = 2
+MOST_COUNTED = 1_000_000
+"""Different parts that are counted at most, the most frequent of those seen: what bounds memory on any corpus."""
+WHOLE = "whole"
+
+
+class TokenizeWords:
+    """Give each row an id per word, or per part of a word.
+
+    Args:
+        params: As `fmray.spec.components.steps.TokenizeWords` declares them.
+    """
+
+    def __init__(self, params: declared.TokenizeWords) -> None:
+        self.params = params
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Count words and parts of words, and rows."""
+        counts: dict[str, Counter[str]] = {part: Counter() for part in self.params.parts}
+        lengths = {}
+        for name in self._blocks(schema):
+            words = frame[name].list.explode().drop_nulls().alias("word").value_counts(name="rows")
+            for part, counted in counts.items():
+                found = words.select(self._part(words["word"], part).alias("part"), "rows").group_by("part").sum()
+                counted.update(dict(found.iter_rows()))
+            lengths[name] = int(frame[name].list.len().sum())
+        most = {part: _most(counted) for part, counted in counts.items()}
+        return {"counts": most, "words": lengths, "rows": frame.height}
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give the counts of both sets of rows."""
+        counts = {part: _most(Counter(own) + Counter(other["counts"][part])) for part, own in one["counts"].items()}
+        words = {name: number + other["words"][name] for name, number in one["words"].items()}
+        return {"counts": counts, "words": words, "rows": one["rows"] + other["rows"]}
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Give ids to the most frequent parts, the most frequent first; equally frequent ones go by their spelling."""
+        blocks = self._blocks(schema)
+        vocabularies = {part: self._vocabulary(counts) for part, counts in partial["counts"].items()}
+        unknown = {part: _unknown(partial["counts"][part], known) for part, known in vocabularies.items()}
+        columns: list[Column] = []
+        notes = []
+        means = {}
+        for column in schema.columns:
+            if column.name not in blocks:
+                columns.append(column)
+                continue
+            mean = partial["words"][column.name] / max(1, partial["rows"])
+            for part, known in vocabularies.items():
+                block = _block(blocks[column.name], part, several=len(blocks) > 1)
+                columns.append(Column(_named(column.name, part), "tokens", FIRST + len(known), block=block))
+                means[block] = mean
+                notes.append(
+                    f"tokenize_words makes block '{block}' of '{column.name}': {mean:.1f} words per row, by "
+                    f"{FIRST + len(known):,} ids; {unknown[part]} of training words have none of their own"
+                )
+        made = Schema(tuple(columns))
+        _ = made.blocks  # refuses two columns of one block
+        return Fitted(
+            {"vocabularies": vocabularies, "columns": list(blocks), "mean_lengths": means}, made, tuple(notes)
+        )
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Encode."""
+        made = []
+        for name in state["columns"]:
+            lengths = frame[name].list.len().fill_null(0).to_numpy().astype(np.int64)
+            words = frame[name].filter(frame[name].list.len().fill_null(0) > 0).list.explode()
+            levels = words.unique().drop_nulls()
+            for part, known in state["vocabularies"].items():
+                place = {text: FIRST + number for number, text in enumerate(known)}
+                ids = [place.get(text, UNKNOWN) for text in self._part(levels, part).to_list()]
+                codes = words.replace_strict(levels, ids, default=UNKNOWN, return_dtype=pl.Int32)
+                made.append(list_series(_named(name, part), Ragged.of_lengths(codes.to_numpy(), lengths)))
+        kept = [name for name in state["columns"] if WHOLE not in state["vocabularies"]]
+        return frame.drop(kept).with_columns(made)
+
+    def _blocks(self, schema: Schema) -> dict[str, str]:
+        own = self.params.block
+        return blocks_of(self.params.columns, schema, "tokenize_words", kind="tokens", block=own, of="words")
+
+    def _part(self, words: pl.Series, part: str) -> pl.Series:
+        """Give a part of each word, normalised."""
+        normal = pl.Series([unicodedata.normalize("NFKC", word) for word in words.to_list()], dtype=pl.String)
+        if part == "shape":
+            return _shape(normal)
+        if self.params.lowercase:
+            normal = normal.str.to_lowercase()
+        letters = int(part[-1]) if part != WHOLE else 0
+        if part.startswith("prefix"):
+            return normal.str.head(letters)
+        return normal.str.tail(letters) if part.startswith("suffix") else normal
+
+    def _vocabulary(self, counts: dict[str, int]) -> list[str]:
+        often = [(number, text) for text, number in counts.items() if number >= self.params.min_count]
+        often.sort(key=lambda pair: (-pair[0], pair[1]))
+        return [text for _, text in often[: self.params.vocabulary - FIRST]]
+
+
+def _shape(words: pl.Series) -> pl.Series:
+    """Give the kinds of signs in each word, runs of one kind as one: `Xx-d` of `Covid-19`."""
+    for pattern, sign in ((r"\p{Lu}+", "X"), (r"[\p{L}--[X]]+", "x"), (r"\p{N}+", "d")):
+        words = words.str.replace_all(pattern, sign)
+    return words
+
+
+def _most(counts: Counter[str]) -> dict[str, int]:
+    if len(counts) <= MOST_COUNTED:
+        return dict(counts)
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_COUNTED])
+
+
+def _named(column: str, part: str) -> str:
+    return column if part == WHOLE else f"{column}.{part}"
+
+
+def _block(block: str, part: str, *, several: bool) -> str:
+    if part == WHOLE:
+        return block
+    return f"{part}_{block}" if several else part
+
+
+def _unknown(counts: dict[str, int], known: list[str]) -> str:
+    """Give the share of words whose part has no id of its own."""
+    total = sum(counts.values())
+    return f"{(total - sum(counts[text] for text in known)) / total:.1%}" if total else "none"

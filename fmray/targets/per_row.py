@@ -1,0 +1,28 @@
+"""Say what is true of all targets of which a row has one."""
+
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+
+class OneTargetPerRow:
+    """Hold what codecs of such targets share; see `fmray.targets.codec.Codec`."""
+
+    by_entry: ClassVar[bool] = False
+    linear_model: ClassVar[str] = "linear"
+
+    @classmethod
+    def missing(cls, frame: pl.DataFrame) -> np.ndarray:
+        """Tell rows in which a target is null (N,), bool."""
+        return frame.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
+
+    @classmethod
+    def true_class(cls, target: np.ndarray) -> np.ndarray:
+        """Give the target."""
+        return target
+
+    @classmethod
+    def opens_row(cls, target: np.ndarray) -> np.ndarray:
+        """Tell that each target is a row (N,), bool."""
+        return np.ones(len(target), bool)
