@@ -60,6 +60,7 @@ TASKS = Registry(
     {
         "classification": "fmray.tasks.classification:Classification",
         "gan": "fmray.tasks.gan:Gan",
+        "language_model": "fmray.tasks.language_model:LanguageModel",
         "multi_label": "fmray.tasks.multi_label:MultiLabel",
         "regression": "fmray.tasks.regression:Regression",
         "tagging": "fmray.tasks.tagging:Tagging",
@@ -73,6 +74,7 @@ TARGETS = Registry(
     {
         "class": "fmray.targets.classes:Class",
         "labels": "fmray.targets.labels:Labels",
+        "next": "fmray.targets.next_token:NextToken",
         "number": "fmray.targets.number:Number",
         "tags": "fmray.targets.tags:Tags",
     },
@@ -83,6 +85,7 @@ MODELS = Registry(
     "model",
     {
         "bag_of_embeddings": "fmray.models.bag_of_embeddings:BagOfEmbeddings",
+        "decoder": "fmray.models.decoder:Decoder",
         "gan_points": "fmray.models.gan_points:GanPoints",
         "linear": "fmray.models.linear:Linear",
         "logistic": "fmray.models.linear:Linear",
@@ -142,6 +145,7 @@ METRICS = Registry(
         "mae": "fmray.metrics.regression:MAE",
         "mmd": "fmray.metrics.distribution:MMD",
         "mse": "fmray.metrics.regression:MSE",
+        "nats_per_token": "fmray.metrics.language:NATS_PER_TOKEN",
         "precision_macro": "fmray.metrics.classification:PRECISION_MACRO",
         "r2": "fmray.metrics.regression:R2",
         "recall_macro": "fmray.metrics.classification:RECALL_MACRO",

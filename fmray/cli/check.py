@@ -113,6 +113,11 @@ def _exact(job: Any, store: str) -> dict[str, str]:
     return exact | ({"notes": "\n".join(notes)} if notes else {})
 
 
+def _budget(job: Any) -> str:
+    """Say how long members train."""
+    return f"{job.train.epochs} epochs" if job.train.steps is None else f"{job.train.steps:,} steps"
+
+
 def _plan(job: Any, seen: Any) -> dict[str, str]:
     data = job.data
     columns = seen.columns.columns
@@ -142,7 +147,7 @@ def _plan(job: Any, seen: Any) -> dict[str, str]:
         "steps": ", ".join(step.name for step in job.steps),
         "inputs": inputs,
         "model": str(written["model"]),
-        "train": f"{written['train']['epochs']} epochs at most, batches of {written['train']['batch_rows']} rows, "
+        "train": f"{_budget(job)} at most, batches of {written['train']['batch_rows']} rows, "
         f"{written['train']['optimizer']}, "
         + (f"stops after {stop.patience} epochs without gain" if stop else "never stops early"),
         **(_searched(job) if job.ranges else {}),

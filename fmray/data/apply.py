@@ -47,7 +47,7 @@ def fit_rows(
     inputs = [] if pipeline.is_complete else [column.name for column in recipe.schema.columns]
     targets = [name for name in data.target if with_target or pipeline.uses_target]
     groups = [data.group] if recipe.fold and data.group else []
-    rows = some(read_item(recipe.dataset, item, [*inputs, *targets, *groups]), sides == TRAIN)
+    rows = some(read_item(recipe.dataset, item, list(dict.fromkeys([*inputs, *targets, *groups]))), sides == TRAIN)
     if recipe.fold is None:
         return summarise(recipe, pipeline, rows, with_target)
     ids = row_ids(np.asarray(hashes_of(recipe, item.index))[sides == TRAIN], occurrence[sides == TRAIN])
@@ -91,24 +91,60 @@ def write_item(
     Raises:
         DataError: If a value is not a finite number after the steps.
     """
-    data = recipe.dataset.data
-    sides, occurrence = kept_rows(recipe, item.index)
-    copies = lane_copies(recipe, item.index, sides)
-    going = np.flatnonzero(copies)
-    table = some(read_item(recipe.dataset, item, recipe.columns()), copies > 0)
-    sides = sides[going]
-    copies = copies[going]
-    rows = np.repeat(np.arange(len(going)), copies)  # of the table, behind each row of the lanes
-    ids = row_ids(np.asarray(hashes_of(recipe, item.index))[going], occurrence[going])
-    encoded, _ = encode_target(table, target, data)
-    order, counts = _file_order(sides[rows], starts, recipe.num_lanes)
-    inputs = _inputs(table, recipe, pipeline=pipeline, copies=copies, order=order)
+    going = Going.of(recipe, item)
+    rows = np.repeat(np.arange(len(going.ids)), going.copies)  # of the table, behind each row of the lanes
+    encoded, _ = encode_target(going.table, target, recipe.dataset.data)
+    order, counts = file_order(going.sides[rows], starts, recipe.num_lanes)
+    inputs = inputs_of(going, recipe, pipeline, order)
+    places = going.places[rows[order]]
     if isinstance(encoded, Ragged):
-        _refuse_other_lengths(inputs, encoded[rows[order]], recipe=recipe, item=item, going=going[rows[order]])
+        _refuse_other_lengths(inputs, encoded[rows[order]], recipe=recipe, item=item, places=places)
     if DENSE in inputs:
-        _refuse_infinite(inputs[DENSE], pipeline.schema, recipe=recipe, item=item, going=going[rows[order]])
-    beside = {"target": encoded, "row_id": ids, **_beside(recipe, table, levels, ids)}
+        _refuse_infinite(inputs[DENSE], pipeline.schema, recipe=recipe, item=item, places=places)
+    beside = {"target": encoded, "row_id": going.ids, **beside_of(recipe, going, levels)}
     arrays = {**inputs, **{name: values[rows[order]] for name, values in beside.items()}}
+    unseen = _unseen(recipe, item, table=going.table, unknown=codec_of(target).unknown(encoded), places=going.places)
+    return write_parts(recipe, item, going, arrays=arrays, counts=counts, unseen=unseen)
+
+
+@dataclass(frozen=True)
+class Going:
+    """Hold the rows of an item that go into the lanes.
+
+    Args:
+        table: As read.
+        sides: 0 train, 1 val, 2 test (n,).
+        copies: How often each row stands in the lanes (n,), once at least.
+        ids: Of each row (n, 2).
+        places: Of each row in its item (n,).
+    """
+
+    table: pa.Table
+    sides: np.ndarray
+    copies: np.ndarray
+    ids: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def of(cls, recipe: Recipe, item: WorkItem) -> "Going":
+        """Read the rows."""
+        sides, occurrence = kept_rows(recipe, item.index)
+        copies = lane_copies(recipe, item.index, sides)
+        places = np.flatnonzero(copies)
+        table = some(read_item(recipe.dataset, item, recipe.columns()), copies > 0)
+        ids = row_ids(np.asarray(hashes_of(recipe, item.index))[places], occurrence[places])
+        return cls(table, sides[places], copies[places], ids=ids, places=places)
+
+
+def write_parts(
+    recipe: Recipe,
+    item: WorkItem,
+    going: Going,
+    arrays: Arrays,
+    counts: Mapping[Split, int],
+    unseen: Mapping[str, tuple[int, str]],
+) -> Written:
+    """Write rows in the order of the item's parts, a file for each side, and say what was written."""
     parts: dict[Split, tuple[str, int]] = {}
     begin = 0
     for split, count in counts.items():
@@ -116,14 +152,13 @@ def write_item(
         write_part(f"{recipe.folder}/{name}", {key: values[begin : begin + count] for key, values in arrays.items()})
         parts[split] = (name, count)
         begin += count
-    unseen = _unseen(recipe, item, table=table, unknown=codec_of(target).unknown(encoded), going=going)
     entries = {
         name: (int(values.lengths.sum()), int(values.lengths.max(initial=0)))
-        for name, values in inputs.items()
-        if isinstance(values, Ragged)
+        for name, values in arrays.items()
+        if isinstance(values, Ragged) and name != "target"
     }
-    overlap = _leave_overlap(recipe, item.index, going, ids)
-    return Written(parts, _digest(ids[sides == TEST]), unseen, entries=entries, overlap=overlap)
+    overlap = _leave_overlap(recipe, item.index, going.places, going.ids)
+    return Written(parts, _digest(going.ids[going.sides == TEST]), unseen, entries=entries, overlap=overlap)
 
 
 def _leave_overlap(recipe: Recipe, index: int, going: np.ndarray, ids: np.ndarray) -> str:
@@ -136,7 +171,7 @@ def _leave_overlap(recipe: Recipe, index: int, going: np.ndarray, ids: np.ndarra
     return name
 
 
-def _file_order(sides: np.ndarray, starts: Mapping[Split, int], num_lanes: int) -> tuple[np.ndarray, dict[Split, int]]:
+def file_order(sides: np.ndarray, starts: Mapping[Split, int], num_lanes: int) -> tuple[np.ndarray, dict[Split, int]]:
     """List rows as the item's parts hold them, one part behind the other, and count the rows of each."""
     orders = []
     counts = {}
@@ -147,12 +182,13 @@ def _file_order(sides: np.ndarray, starts: Mapping[Split, int], num_lanes: int) 
     return np.concatenate(orders or [np.zeros(0, np.int64)]), counts
 
 
-def _inputs(table: pa.Table, recipe: Recipe, pipeline: Pipeline, copies: np.ndarray, order: np.ndarray) -> Arrays:
+def inputs_of(going: Going, recipe: Recipe, pipeline: Pipeline, order: np.ndarray) -> Arrays:
     """Give the inputs of rows, each as many times as it has copies, in the order asked for.
 
     Rows go through the steps a few at a time: fresh memory costs more than the work on it, so little is used often.
     """
-    frame = as_frame(table, recipe.schema, recipe.dataset.data.null_values)
+    frame = as_frame(going.table, recipe.schema, recipe.dataset.data.null_values)
+    copies = going.copies
     result: Arrays = {}
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -172,32 +208,32 @@ def _inputs(table: pa.Table, recipe: Recipe, pipeline: Pipeline, copies: np.ndar
     return result
 
 
-def _beside(
-    recipe: Recipe, table: pa.Table, levels: Mapping[str, Sequence[str]], ids: np.ndarray
-) -> dict[str, np.ndarray]:
+def beside_of(recipe: Recipe, going: Going, levels: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """Give what lies beside inputs and target of each row: its weight, group and slices."""
     data = recipe.dataset.data
+    table = going.table
     found: dict[str, np.ndarray] = {}
     if data.weight:
         found["weight"] = table.column(data.weight).cast(pa.float64()).to_numpy().astype(np.float32)
     if data.group:
-        found["group"] = group_hashes(table, data, data.group, ids)
+        found["group"] = group_hashes(table, data, data.group, going.ids)
     for name, known in levels.items():
         found[f"slice_{name}"] = encode_levels(table.column(name), known, data.null_values)
     return found
 
 
-def _refuse_infinite(x: np.ndarray, schema: Schema, recipe: Recipe, item: WorkItem, going: np.ndarray) -> None:
+def _refuse_infinite(x: np.ndarray, schema: Schema, recipe: Recipe, item: WorkItem, places: np.ndarray) -> None:
     if np.isfinite(x).all():
         return
     row, place = np.argwhere(~np.isfinite(x))[0].tolist()
     raise DataError(
         f"'{schema.feature_names()[place]}' is {x[row, place]} after the steps in "
-        f"{where(recipe.dataset, item, int(going[row]))}: no float32 holds it. Add clip or quantile before.",
+        f"{where(recipe.dataset, item, int(places[row]))}: no float32 holds it. Add clip or quantile before.",
         "steps",
     )
 
 
-def _refuse_other_lengths(inputs: Arrays, target: Ragged, recipe: Recipe, item: WorkItem, going: np.ndarray) -> None:
+def _refuse_other_lengths(inputs: Arrays, target: Ragged, recipe: Recipe, item: WorkItem, places: np.ndarray) -> None:
     """Refuse rows that have not as many tokens as tags."""
     name = recipe.dataset.data.target[0]
     blocks = {block: values.lengths for block, values in inputs.items() if isinstance(values, Ragged)}
@@ -207,20 +243,20 @@ def _refuse_other_lengths(inputs: Arrays, target: Ragged, recipe: Recipe, item: 
         if len(wrong := np.flatnonzero(lengths != target.lengths)):
             row = int(wrong[0])
             raise DataError(
-                f"{where(recipe.dataset, item, int(going[row]))} has {lengths[row]} tokens in block '{block}' and "
+                f"{where(recipe.dataset, item, int(places[row]))} has {lengths[row]} tokens in block '{block}' and "
                 f"{target.lengths[row]} tags in '{name}', and {len(wrong)} rows here differ. Give one tag per token.",
                 "data.target",
             )
 
 
 def _unseen(
-    recipe: Recipe, item: WorkItem, table: pa.Table, unknown: np.ndarray, going: np.ndarray
+    recipe: Recipe, item: WorkItem, table: pa.Table, unknown: np.ndarray, places: np.ndarray
 ) -> dict[str, tuple[int, str]]:
     rows = np.flatnonzero(unknown)
     values = [str(value) for value in table.column(recipe.dataset.data.target[0]).take(pa.array(rows)).to_pylist()]
     found: dict[str, tuple[int, str]] = {}
     for row, value in zip(rows.tolist(), values, strict=True):
-        count, first = found.get(value) or (0, where(recipe.dataset, item, int(going[row])))
+        count, first = found.get(value) or (0, where(recipe.dataset, item, int(places[row])))
         found[value] = (count + 1, first)
     return found
 

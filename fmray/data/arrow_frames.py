@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fmray.catalogue import TASKS
 from fmray.data.contents import is_bytes, is_list_of_text, refusal
 from fmray.data.evolve import UUID
 from fmray.data.image import is_image
@@ -21,6 +22,7 @@ from fmray.errors import DataError, SpecError
 from fmray.ragged import Arrays, Blocks, Ragged
 from fmray.schema import DENSE, PIXEL, Column, Kind, Schema
 from fmray.spec.job import Job
+from fmray.targets.codec import codec_for
 
 NullValues = Sequence[str | float | int]
 BLOCK_ROWS = 8192
@@ -46,6 +48,8 @@ def raw_schema(dataset: Dataset, job: Job) -> Schema:
     data = dataset.data
     hidden = {*data.target, *data.ignore, *data.key, data.group, data.weight, job.split.column}
     hidden |= {data.time} - named
+    if job.task.name in TASKS and codec_for(job.task.name).from_inputs:
+        hidden -= set(data.target)
     fields = [field for field in dataset.schema if field.name not in hidden]
     for field in fields:
         if is_list_of_text(field.type) and field.name not in named:

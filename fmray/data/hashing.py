@@ -37,8 +37,22 @@ from fmray.seeding import derive
 HASH_VERSION = "v1"
 SAMPLE_ROWS = 100_000
 """Rows that choices are made by where there are more."""
+_PART = np.uint64(derive(0, "part of a row") | 1)
 _SAMPLE = np.uint64(derive(0, "sample of rows"))
 BLOCK_ROWS = 1 << 14  # keeps every temporary array of a block in the core's own cache
+
+
+def part_ids(ids: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Give an identity to each part of rows: that of its row to the first, one that follows from it to each other.
+
+    Shapes:
+        ids: (n, 2), uint64; part: (n,), from 0.
+        returns: (n, 2), uint64.
+    """
+    found = ids.copy()
+    later = part > 0
+    found[later, 1] = mix(ids[later, 1] + part[later].astype(np.uint64) * _PART, _PART)
+    return found
 
 
 def row_hash(table: pa.Table, columns: Sequence[str], seed: int = 0) -> np.ndarray:

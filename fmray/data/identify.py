@@ -49,6 +49,7 @@ class Recipe:
         num_buckets: Into how many parts rows are cut to find equal ones; a power of two.
         folder: Of the record that is made.
         fold: Training rows that steps do not learn from.
+        context: Tokens of the windows that rows are cut into; 0 where they stay whole.
         kept: Item -> folder with what is known of its rows; the scratch folder where there is none.
     """
 
@@ -61,6 +62,7 @@ class Recipe:
     num_buckets: int
     folder: str
     fold: Fold | None = None
+    context: int = 0
     kept: Mapping[int, str] = field(default_factory=dict)
 
     @property

@@ -14,7 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from fmray.data.hashing import sample_of
-from fmray.data.order import WHOLE, Share, num_windows, partners, window_order, window_start
+from fmray.data.order import (
+    WHOLE,
+    Lengths,
+    Share,
+    epoch_order,
+    num_windows,
+    partners,
+    window_order,
+    window_start,
+)
 from fmray.data.scratch import is_local, write_file
 from fmray.errors import ClusterError, DataError
 from fmray.ragged import Arrays, Ragged, empty_rows, entries_of
@@ -110,6 +119,7 @@ class Lanes:
         self._root = prepared.root
         self._width = prepared.schema.width
         self.inputs = prepared.schema.lane_columns
+        self._block = next((name for name, block in prepared.schema.blocks.items() if block.is_ragged), "")
         self._ends = np.cumsum([part.num_rows for part in self.parts])
         self._open: dict[int, Arrays] = {}
 
@@ -175,11 +185,33 @@ class Lanes:
         piece_rows = max(1, PIECE_BYTES // self._row_bytes())
         rows_per_window = window_start(order, 1)
         for window in range(first_row // rows_per_window, num_windows(self.num_rows, order)):
-            positions = window_order(self.num_rows, order, seed=seed, epoch=epoch, window=window, share=share)
+            positions = self.window(order, seed, epoch, window, share)
             begin = window * rows_per_window
             skipped = share.before(max(first_row, begin), self.num_lanes) - share.before(begin, self.num_lanes)
             for start in range(skipped, len(positions), piece_rows):
                 yield self.paired(positions, columns, share, slice(start, start + piece_rows))
+
+    def order(self, order: Order, seed: int, epoch: int, share: Share = WHOLE) -> np.ndarray:
+        """List the positions of the rows of a share in the order of an epoch; see `data.order.epoch_order`."""
+        return epoch_order(self.num_rows, order, seed, epoch, share, self._lengths_for(order))
+
+    def window(self, order: Order, seed: int, epoch: int, window: int, share: Share = WHOLE) -> np.ndarray:
+        """List the positions of the rows of a share in one window; see `data.order.window_order`."""
+        lengths = self._lengths_for(order)
+        return window_order(self.num_rows, order, seed, epoch, window, share=share, lengths=lengths)
+
+    def _lengths_for(self, order: Order) -> Lengths | None:
+        """Give what tells the lengths of rows, where these decide about the order."""
+        return self.lengths if order.bucket and self._block else None
+
+    def lengths(self, positions: np.ndarray) -> np.ndarray:
+        """Give the number of tokens of rows by their positions in the sequence (n,)."""
+        place = np.searchsorted(self._ends, positions, side="right")
+        found = np.empty(len(positions), np.int64)
+        for part in np.unique(place).tolist():
+            mine = place == part
+            found[mine] = self._arrays(part)[self._block].lengths[self._rows_in(self.parts[part], positions[mine])]
+        return found
 
     def paired(self, positions: np.ndarray, columns: Sequence[str], share: Share, some: slice) -> Arrays:
         """Give some rows of a window, their position as "row", and columns named "partner ..." of their partners.

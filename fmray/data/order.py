@@ -5,6 +5,7 @@ windows of chunks; position q of the epoch takes the next row of lane q mod V. W
 (number of rows, order, seed, epoch, q) alone, so memory and streaming, and any number of workers, see the same rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,14 +56,28 @@ class Share:
 WHOLE = Share()
 
 
-def epoch_order(num_rows: int, order: Order, seed: int, epoch: int, share: Share = WHOLE) -> np.ndarray:
+Lengths = Callable[[np.ndarray], np.ndarray]
+"""Sequence positions (n,) -> the length of the row at each (n,)."""
+MIXED_SLABS = 8
+"""Rows of a bucket come from so many times as many rows of about its length, other ones in every epoch."""
+
+
+def epoch_order(
+    num_rows: int, order: Order, seed: int, epoch: int, share: Share = WHOLE, lengths: Lengths | None = None
+) -> np.ndarray:
     """List the sequence positions of a split, or of a share of it, in the order of one epoch.
+
+    Args:
+        lengths: Of rows, where `order.bucket` puts those of similar length side by side.
 
     Shapes:
         returns: (num_rows,), int64; entry q is the position of the row that comes q-th.
     """
     windows = range(num_windows(num_rows, order))
-    parts = [window_order(num_rows, order, seed=seed, epoch=epoch, window=window, share=share) for window in windows]
+    parts = [
+        window_order(num_rows, order, seed=seed, epoch=epoch, window=window, share=share, lengths=lengths)
+        for window in windows
+    ]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
@@ -76,10 +91,21 @@ def window_start(order: Order, window: int) -> int:
     return window * _window_rows(order) * order.num_lanes
 
 
-def window_order(num_rows: int, order: Order, seed: int, epoch: int, window: int, share: Share = WHOLE) -> np.ndarray:
+def window_order(
+    num_rows: int,
+    order: Order,
+    seed: int,
+    epoch: int,
+    window: int,
+    share: Share = WHOLE,
+    lengths: Lengths | None = None,
+) -> np.ndarray:
     """List the sequence positions of one window of an epoch, the lanes of a share interleaved.
 
     A window needs no other window, and a lane no other lane, which is what lets a cursor seek and workers share.
+
+    Args:
+        lengths: As for `epoch_order`.
 
     Shapes:
         returns: (rows of the share in the window,), int64.
@@ -89,6 +115,10 @@ def window_order(num_rows: int, order: Order, seed: int, epoch: int, window: int
     first = window * _window_rows(order)
     longest = min(lane_rows(num_rows, order.num_lanes, 0) - first, _window_rows(order))
     table = np.empty((len(lanes), longest), np.int64)
+    slabs = None
+    if lengths is not None and order.bucket:
+        slab_rows = -(-order.bucket // order.num_lanes)
+        slabs = _slabs(longest, slab_rows, _shuffle(-(-longest // slab_rows), seed, "order", epoch, "slabs", window))
     for place, lane in enumerate(lanes):
         size = lane_rows(num_rows, order.num_lanes, lane)
         rows = min(size - first, longest)
@@ -99,11 +129,40 @@ def window_order(num_rows: int, order: Order, seed: int, epoch: int, window: int
             ]
         np.multiply(shuffled, order.num_lanes, out=table[place, :rows])
         table[place, :rows] += lane
+        if lengths is not None and slabs is not None and rows:
+            table[place, :rows] = table[place, _by_length(lengths(table[place, :rows]), slabs, slab_rows)]
     start = window_start(order, window)
     stop = min(start + longest * order.num_lanes, num_rows)
     own = share.before(stop, order.num_lanes) - share.before(start, order.num_lanes)
     # Lanes differ by at most one row, so whatever the shorter ones lack stands at the very end of the transpose.
     return table.T.reshape(-1)[:own]
+
+
+def _slabs(num_rows: int, slab_rows: int, turn: np.ndarray) -> np.ndarray:
+    """List the ranks by length of a lane's rows in the order of an epoch: slabs of consecutive ranks, in turn."""
+    ranks = (turn[:, None] * slab_rows + np.arange(slab_rows)).reshape(-1)
+    return ranks[ranks < num_rows]
+
+
+def _by_length(lengths: np.ndarray, slabs: np.ndarray, slab_rows: int) -> np.ndarray:
+    """Order a lane's rows of a window so that those at one place have similar lengths in all lanes.
+
+    Args:
+        lengths: Of the rows, as they were shuffled (n,).
+        slabs: Rank by length of what stands at each place of the longest lane, n of them or one more.
+
+    Shapes:
+        returns: (n,), which of the shuffled rows stands at each place.
+    """
+    num_rows = len(lengths)
+    ascending = np.argsort(lengths, kind="stable")
+    # within a few slabs rows go back to the order that they were shuffled into, so buckets are others in every epoch
+    mixed = ascending[np.lexsort((ascending, np.arange(num_rows) // (MIXED_SLABS * slab_rows)))]
+    ranks = slabs[:num_rows]
+    if len(slabs) > num_rows:  # a shorter lane lacks what stands last
+        ranks = ranks - (ranks > slabs[-1])
+    found: np.ndarray = mixed[ranks]
+    return found
 
 
 def partners(num_rows: int, num_lanes: int) -> np.ndarray:

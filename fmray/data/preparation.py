@@ -6,7 +6,7 @@ a work item, and who runs them where is not known here.
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from fmray.data.scan import WorkItem
 from fmray.data.scratch import is_local
 from fmray.data.sides import another_split, merge, refuse_gaps, refuse_one_class, refuse_weightless
 from fmray.data.target import learn_target, merge_target
+from fmray.data.windows import Counted, count_windows, write_windows
 from fmray.errors import DataError
 from fmray.events import Note, Report
 from fmray.records import SPLITS, Json, Part, Prepared, Split, Target
@@ -35,6 +36,8 @@ SCRATCH_BYTES = 84
 """What a row takes beside the lanes while it is prepared: hashes, side and place in its bucket."""
 UNLIKELY_ROWS = 30
 """So many rows that differ do not come to one side by chance."""
+ROUND_ITEMS = 256
+"""Work items whose counts are held before they are added up."""
 SHOWN = 5
 """Classes that an error names."""
 OFFSET_BYTES = 8
@@ -130,6 +133,9 @@ class Preparation:
             target, kept = self._sample(sample, target, kept)
             rows["sampled"] = sum(target.sampled)
             notes.append(about_rates(target))
+        if recipe.context:
+            target, kept, about = self._count_windows(steps, target, rows)
+            notes.append(about)
         told = [*self._read_as(rows, _reasons(found)), *notes]
         for text in told:
             self.report(Note(text))
@@ -148,7 +154,7 @@ class Preparation:
             test_identity=fingerprint(recipe.definition.to_json(), test_ids, rows["test"]),
             slices=levels,
             weighted=recipe.dataset.data.weight is not None,
-            grouped=recipe.dataset.data.group is not None,
+            grouped=recipe.dataset.data.group is not None or recipe.context > 0,
             notes=(*told, *gaps, *self._idle_labels(found), *_about(repeats, rows)),
             split=recipe.definition.to_json(),
             raw=recipe.schema,
@@ -339,6 +345,22 @@ class Preparation:
         lanes = [(sum(by_class), val, test) for by_class, (_, val, test) in zip(found, kept, strict=True)]
         return replace(target, sampled=sampled), lanes
 
+    def _count_windows(
+        self, steps: Pipeline, target: Target, rows: Mapping[str, int]
+    ) -> tuple[Target, list[tuple[int, int, int]], str]:
+        """Count the windows of each item, and learn from training tokens how often each id occurs."""
+        tokens: Any = 0
+        counts: list[tuple[int, int, int]] = []
+        for start in range(0, len(self.items), ROUND_ITEMS):
+            own = self._own[start : start + ROUND_ITEMS]
+            found: list[Counted] = self.run("count windows", count_windows, (self.recipe, steps), own)
+            tokens = tokens + sum(part.tokens for part in found)
+            counts += [part.windows for part in found]
+        texts = sum(rows[split] for split in SPLITS)
+        text = f"{texts:,} texts are cut into {sum(map(sum, counts)):,} windows of up to {self.recipe.context} tokens"
+        text += "; task.language_model.context says how long they are"
+        return replace(target, counts=tuple(tokens.tolist())), counts, text
+
     def _write(
         self,
         counts: Sequence[tuple[int, int, int]],
@@ -354,7 +376,8 @@ class Preparation:
         for item, count in zip(self.items, counts, strict=True):
             own.append((item, dict(begin)))
             begin = {split: begin[split] + number for split, number in zip(SPLITS, count, strict=True)}
-        written: list[Written] = self.run("write lanes", write_item, (self.recipe, steps, target, levels), own)
+        write = write_windows if self.recipe.context else write_item
+        written: list[Written] = self.run("write lanes", write, (self.recipe, steps, target, levels), own)
         self._refuse_unseen(written)
         parts: dict[Split, list[Part]] = {split: [] for split in SPLITS}
         for (_, starts), done in zip(own, written, strict=True):

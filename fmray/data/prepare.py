@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from fmray.catalogue import STEPS
 from fmray.data.arrow_frames import raw_schema
+from fmray.data.cut import context_of
 from fmray.data.duplicates import num_buckets
 from fmray.data.folders import NOT_READ
 from fmray.data.folds import Fold
@@ -69,11 +70,12 @@ def prepare(
     _refuse_slices(dataset, job.evaluate.slices)
     definition = define(dataset, job.split, store, job.name)
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
+    context = context_of(task)
     code = code_digest(__name__, *(STEPS.module(step.name) for step in job.prepared_steps))
     key = fingerprint(
         KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],
         task.name, job.train.order.num_lanes, job.evaluate.slices, code,
-        *([fold] if fold else []),
+        *([fold] if fold else []), *([context] if context else []),
     )  # fmt: skip
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:
@@ -85,7 +87,7 @@ def prepare(
             recipe = Recipe(
                 dataset, definition, schema=schema, task=task.name, slices=job.evaluate.slices,
                 num_lanes=job.train.order.num_lanes, num_buckets=num_buckets(dataset.num_rows), folder=draft.folder,
-                fold=fold,
+                fold=fold, context=context,
             )  # fmt: skip
             for folder in (recipe.scratch, recipe.quarantine):
                 if is_local(folder):

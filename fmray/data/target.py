@@ -50,6 +50,8 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
         if pa.types.is_time(kind) or pa.types.is_duration(kind) or pa.types.is_null(kind):
             text = "Accepted: numbers, text, dates, true and false."
             raise SpecError(f"column '{name}' holds {kind}. {text}", "data.target")
+    if task.name in TASKS and codec_for(task.name).from_inputs:
+        return _of_text(dataset, data, task)
     listed = [name for name in data.target if is_list_of_labels(dataset.schema.field(name).type)]
     if listed or task.name in OF_LISTS:
         return _of_lists(dataset, data, task=task, listed=listed)
@@ -72,6 +74,23 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
 
 def _is_of_numbers(task: Ref) -> bool:
     return task.name in TASKS and codec_for(task.name).kind == codec_for("regression").kind
+
+
+def _of_text(dataset: Dataset, data: Data, task: Ref) -> Ref:
+    """Give the objective of a column of text that is its own target.
+
+    Raises:
+        SpecError: If it is another column, or several, or a key of the job goes with classes.
+    """
+    name = data.target[0]
+    kind = dataset.schema.field(name).type
+    if len(data.target) > 1 or not pa.types.is_string(kind):
+        held = f"column '{name}' holds {kind}" if len(data.target) == 1 else f"given {', '.join(data.target)}"
+        raise SpecError(f"{task.name} foretells one column of text, {held}. Name one of text.", "data.target")
+    for key in ("sample", "positive", "labels"):
+        if getattr(data, key):
+            raise SpecError(f"goes with classes, and {task.name} has none. Leave it out.", f"data.{key}")
+    return task
 
 
 def _of_lists(dataset: Dataset, data: Data, task: Ref, listed: list[str]) -> Ref:

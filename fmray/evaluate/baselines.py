@@ -1,6 +1,5 @@
 """Answer without looking at a row: what any model must beat."""
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from fmray.data.lanes import Lanes
@@ -20,11 +19,10 @@ def dummy(prepared: Prepared, split: Split, path: str, params: Json | None = Non
     target = prepared.target
     names = output_names(prepared)
     codec = codec_of(target)
-    answer = codec.constant()
     settings: Json = {}
     if codec.settles:
         _, held = Lanes(prepared, "val").sample()
-        output = np.tile(answer, (len(held["target"]), 1))
+        output = codec.constant_for(held["target"])
         settings = codec.settle(output, held["target"], held.get("weight"), params or {})
     columns = ["target", "row_id", *(["weight"] if prepared.weighted else []), *(["group"] if prepared.grouped else [])]
     columns += [f"slice_{name}" for name in prepared.slices]
@@ -32,8 +30,8 @@ def dummy(prepared: Prepared, split: Split, path: str, params: Json | None = Non
     with to_write(path) as here:
         writer = None
         for arrays in Lanes(prepared, split).sequence(CHUNK_ROWS, columns):
-            num_answers = len(entries_of({"target": arrays["target"]})["target"])
-            said = by_row(np.tile(answer, (num_answers, 1)), arrays["target"])
+            answers = codec.constant_for(entries_of({"target": arrays["target"]})["target"])
+            said = by_row(answers, arrays["target"])
             outputs = codec.table_columns(said, settings)
             table = as_table(arrays, outputs, prepared)
             writer = writer or pq.ParquetWriter(here, table.schema, write_page_checksum=True)

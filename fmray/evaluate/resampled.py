@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fmray.metrics.language import NATS_PER_TOKEN, nats
 from fmray.metrics.metric import Metric
 from fmray.metrics.probability import BRIER, LOG_LOSS, brier_scores, log_losses
 from fmray.metrics.ranking import Ranking, auc_and_pulls
@@ -126,6 +127,7 @@ _ROWS: dict[object, tuple[Rows, Callable[[Array, Array, Array], Array]]] = {
     RMSE.value: (_squares, _root),
     R2.value: (_squares, _explained),
     TOKEN_LOG_LOSS.value: (token_log_losses, _mean),
+    NATS_PER_TOKEN.value: (nats, _mean),
 }
 
 

@@ -28,7 +28,7 @@ from fmray.registry import Trust
 from fmray.schema import DENSE
 from fmray.store.files import TEMPORARY
 from fmray.store.plain import write_text
-from fmray.tasks.task import Task
+from fmray.tasks.task import Batch, Task
 from fmray.train.blocks import as_floats
 from fmray.train.combine import LEAST_PROBABILITY
 from fmray.train.population import Population
@@ -81,7 +81,8 @@ class Program(nn.Module):
         return torch.stack(weighted).sum(0)
 
     def _word(self, member: nn.Module, x: Tensor) -> Tensor:
-        return self.task.predict(member(x=x).unsqueeze(0))[0]
+        batch = Batch({"x": x}, x[:, 0], None, x[:, 0])  # there are neither targets nor positions
+        return self.task.predict(member(x=x).unsqueeze(0), batch)[0]
 
     def _logistic(self, said: Sequence[Tensor]) -> Tensor:
         groups = list(self.ensemble.params.get("groups", range(len(said))))

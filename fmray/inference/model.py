@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmray.data.contents import stored_as
+from fmray.data.cut import block_to_cut, context_of, cut
 from fmray.data.scan import is_list_of_labels
 from fmray.data.target import class_values
 from fmray.errors import DataError, FmrayError
 from fmray.inference.rows import Reader, Slice, Unseen, as_trained
-from fmray.ragged import Array, Ragged, by_row, joined
+from fmray.ragged import Array, Blocks, Ragged, by_row, joined, values_of
 from fmray.records import Target
 from fmray.registry import Trust, trust_given
 from fmray.schema import Schema
@@ -168,24 +169,39 @@ class SavedModel:
         try:
             for part in self.reader.slices(table, reasons, unseen):
                 rows = slice(part.start, part.start + len(part.faults))
-                parts.append(self._by_row(self.predictor(dict(part.x)), part))
+                parts.append(self._outputs(part))
                 faulty[rows] = part.faults
         except (FmrayError, OSError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # polars panics outside of Exception where a learned state is none
             text = f"{type(error).__name__}: {error!s:.300}"
             raise DataError(f"{self.folder}: the model fails on these rows ({text}). Copy its folder again.") from error
-        said = joined(parts) if parts else self._by_row(np.zeros((0, self.codec.num_outputs)), None)
-        return Predicted(said, faulty, reasons)
+        return Predicted(joined(parts) if parts else self._no_outputs(), faulty, reasons)
 
-    def _by_row(self, said: np.ndarray, part: Slice | None) -> Array:
-        """Give outputs row by row; where tokens have one each, rows hold as many as they have tokens."""
+    def _outputs(self, part: Slice) -> Array:
+        """Give the outputs of rows; where tokens have one each, rows hold as many as they have tokens."""
+        rows = dict(part.x)
         if not self.codec.by_entry:
-            return said
-        if part is None:
-            return Ragged.of_lengths(said, np.zeros(0, np.int64))
-        blocks = next(iter(part.x.values())).arrays.values()
-        return by_row(said, next(values for values in blocks if isinstance(values, Ragged)))
+            return self.predictor(rows)
+        blocks = next(iter(rows.values())).arrays
+        tokens = next(values for values in blocks.values() if isinstance(values, Ragged))
+        if not tokens.lengths.any():
+            return by_row(values_of(self._no_outputs()), tokens)
+        if self.codec.from_inputs:
+            rows = {name: self._windows(own) for name, own in rows.items()}
+        return by_row(self.predictor(rows), tokens)
+
+    def _windows(self, rows: Blocks) -> Blocks:
+        """Cut texts as those of training were."""
+        block = block_to_cut(self.saved.prepared.schema)
+        others = {name: values for name, values in rows.arrays.items() if name != block}
+        return Blocks(cut(rows.arrays[block], context_of(self.saved.task)).arrays(block, others))
+
+    def _no_outputs(self) -> Array:
+        """Give the outputs of no row."""
+        width = 1 if self.codec.from_inputs else self.codec.num_outputs
+        said = np.zeros((0, width))
+        return Ragged.of_lengths(said, np.zeros(0, np.int64)) if self.codec.by_entry else said
 
     def as_table(self, said: Array, is_null: np.ndarray) -> pa.Table:
         """Lay outputs (N, C) or (N, T) out in columns named for people; rows that are null (N,) have none."""

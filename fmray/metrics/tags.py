@@ -5,40 +5,17 @@ intervals go by groups of tokens, see `fmray.ragged.entries_of`.
 Shape legend: T tokens of all rows, C tags.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from fmray.metrics.exact import Exact, RowSums, Terms, ratio
 from fmray.metrics.metric import Metric
 from fmray.metrics.probability import log_losses
+from fmray.metrics.quotient import quotient
 from fmray.targets.classes import predicted
 from fmray.targets.tags import OUTSIDE
 
 KIND = "tags"
-Counts = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""(output (T, C), target (T, 2)) -> what each token adds above and below the line (T,), float64 each."""
-
-
-def _quotient(name: str, counts: Counts, *, higher_is_better: bool = True, is_bounded: bool = True) -> Metric:
-    def terms(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> Terms:
-        above, below = counts(output, target)
-        return {"above": (w * above, None, 1), "below": (w * below, None, 1)}
-
-    def of(sums: Exact) -> float:
-        return ratio(sums["above"][0], sums["below"][0])
-
-    def pull(sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Linearise the quotient: Cochran, "Sampling Techniques", 1977, chapter 6."""
-        above, below = counts(output, target)
-        return np.asarray(w * (above - of(sums) * below) / float(sums["below"][0]))
-
-    sums = RowSums(terms, of, pull)
-
-    def value(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
-        return sums.value(sums.partial(output, target, weight))
-
-    return Metric(name, higher_is_better, KIND, value, sums=sums, is_bounded=is_bounded)
 
 
 def _right(output: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -58,8 +35,8 @@ def _log_loss(output: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nd
     return token_log_losses(output, target), np.ones(len(target))
 
 
-TOKEN_ACCURACY = _quotient("token_accuracy", _accuracy)
-TOKEN_LOG_LOSS = _quotient("token_log_loss", _log_loss, higher_is_better=False, is_bounded=False)
+TOKEN_ACCURACY = quotient("token_accuracy", KIND, _accuracy)
+TOKEN_LOG_LOSS = quotient("token_log_loss", KIND, _log_loss, higher_is_better=False, is_bounded=False)
 
 
 def f1_of(tag: str, index: int) -> Metric:
@@ -70,7 +47,7 @@ def f1_of(tag: str, index: int) -> Metric:
         actual = target[:, 0] == index
         return 2.0 * (said & actual), said.astype(np.float64) + actual
 
-    return _quotient(f"f1[{tag}]", counts)
+    return quotient(f"f1[{tag}]", KIND, counts)
 
 
 def entity_f1(classes: Sequence[str], only: str = "") -> Metric:
@@ -108,7 +85,7 @@ def entity_f1(classes: Sequence[str], only: str = "") -> Metric:
         right = (actual >= 0) & (said == actual) & (said_ends == ends)
         return 2.0 * right, (said >= 0).astype(np.float64) + (actual >= 0)
 
-    return _quotient(f"entity_f1[{only}]" if only else "entity_f1", counts)
+    return quotient(f"entity_f1[{only}]" if only else "entity_f1", KIND, counts)
 
 
 ENTITY_F1 = entity_f1((OUTSIDE,))

@@ -11,7 +11,7 @@ from typing import Any
 
 from fmray.catalogue import ESTIMATORS, LINEAR_MODELS, MODELS, STEPS
 from fmray.spec.explain import dotted
-from fmray.spec.inputs import lacking
+from fmray.spec.inputs import MAKERS, lacking
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.promotion import Promote
@@ -50,6 +50,7 @@ def without_effect(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         *_in_train(job),
         *_in_task(job),
         *_in_model(job),
+        *_in_order(job),
         *_in_judging(job),
         *_in_promotion(job),
         *_in_run(job),
@@ -231,6 +232,15 @@ def _in_model(job: Job) -> list[Refusal]:
         for kind in model.needs
         if kind not in made
     ]
+
+
+def _in_order(job: Job) -> list[Refusal]:
+    """Refuse buckets of similar lengths where all rows are equally long."""
+    known = all(step.name in STEPS for step in job.prepared_steps)
+    ragged = any(STEPS.params(step.name).makes in MAKERS for step in job.prepared_steps if known)
+    if not job.train.order.bucket or ragged or not known:
+        return []
+    return [(("train", "order", "bucket"), "has no effect where no step makes tokens. Add one, or leave it out.")]
 
 
 def _in_judging(job: Job) -> list[Refusal]:

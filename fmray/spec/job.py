@@ -77,9 +77,12 @@ class Job:
         """Give the resolved job as plain values, as a job file would spell it, ranges included."""
         left_out = {"ranges"} if self.ranges else {"ranges", "search"}
         value = ADAPTER.dump_python(self, mode="json", exclude=left_out)
-        for section, key, default in LATER:
-            if value[section][key] == default:
-                del value[section][key]
+        for *sections, key, default in LATER:
+            section = value
+            for name in sections:
+                section = section[name]
+            if section[key] == default:
+                del section[key]
         return put(value, {keys: found.to_json() for keys, found in self.ranges.items()})
 
     def at(self, values: Values) -> "Job":
@@ -112,7 +115,8 @@ class Job:
         return replace(ADAPTER.validate_python(plain), ranges=ranges)
 
 
-LATER: tuple[tuple[str, str, Any], ...] = (
+LATER: tuple[tuple[Any, ...], ...] = (
+    ("train", "order", "bucket", 0),
     ("train", "groups", []),
     ("train", "phases", {}),
     ("train", "start", None),

@@ -268,11 +268,14 @@ class Order:
         chunk_rows: Consecutive rows of a lane that are read together.
         window_chunks: Chunks whose rows are shuffled together; a lane with fewer is shuffled whole.
         num_lanes: Lanes per split (V).
+        bucket: Rows of similar length that stand side by side in a window, so that batches of so many rows have little
+            padding; 0 shuffles without regard to lengths. Goes with blocks of tokens.
     """
 
     chunk_rows: Annotated[Whole, Field(ge=1)] = 1024
     window_chunks: Annotated[Whole, Field(ge=1)] = 64
     num_lanes: Annotated[Whole, Field(ge=1)] = 64
+    bucket: Annotated[Whole, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)

@@ -53,6 +53,7 @@ class Learning(Protocol):
         error: What an ensemble's squared error is called: "brier" of probabilities, "mse" of numbers.
         by_entry: Whether a row has a target for each of its entries, as a tag for each token. Its targets are ragged in
             the lanes; what is scored is the entry, see `fmray.ragged.entries_of`.
+        from_inputs: Whether targets are made of prepared inputs, as the next token is of a text.
         linear_model: The model of the baseline "linear".
     """
 
@@ -63,6 +64,7 @@ class Learning(Protocol):
     error: ClassVar[str]
     settles: ClassVar[bool]
     by_entry: ClassVar[bool]
+    from_inputs: ClassVar[bool]
     linear_model: ClassVar[str]
 
     @classmethod
@@ -161,6 +163,10 @@ class Codec(Learning, Protocol):
 
     def constant(self) -> np.ndarray:
         """Answer without looking at a row (O,): what any model must beat."""
+        ...
+
+    def constant_for(self, target: np.ndarray) -> np.ndarray:
+        """Give that answer for each of these targets (N, O), as models' outputs are given."""
         ...
 
     def settle(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, params: Json) -> Json:

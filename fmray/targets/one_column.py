@@ -1,5 +1,7 @@
 """Lay out targets whose outputs are all there is to a prediction: a column each, nothing to choose on validation."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -28,6 +30,6 @@ class OneColumnPerOutput(OneTargetPerRow):
         """Say nothing: there are none."""
         return ""
 
-    def table_columns(self, output: np.ndarray, settings: Json) -> dict[str, pa.Array]:
+    def table_columns(self, output: Any, settings: Json) -> dict[str, pa.Array]:
         """Give one column of numbers per output."""
         return {name: pa.array(column) for name, column in zip(self.columns, output.T, strict=True)}

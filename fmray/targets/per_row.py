@@ -10,12 +10,21 @@ class OneTargetPerRow:
     """Hold what codecs of such targets share; see `fmray.targets.codec.Codec`."""
 
     by_entry: ClassVar[bool] = False
+    from_inputs: ClassVar[bool] = False
     linear_model: ClassVar[str] = "linear"
 
     @classmethod
     def missing(cls, frame: pl.DataFrame) -> np.ndarray:
         """Tell rows in which a target is null (N,), bool."""
         return frame.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
+
+    def constant(self) -> np.ndarray:
+        """Answer without looking at a row (O,)."""
+        raise NotImplementedError
+
+    def constant_for(self, target: np.ndarray) -> np.ndarray:
+        """Give that answer for each target (N, O)."""
+        return np.tile(self.constant(), (len(target), 1))
 
     @classmethod
     def true_class(cls, target: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ class Tags:
     error: ClassVar[str] = "brier"
     settles: ClassVar[bool] = False
     by_entry: ClassVar[bool] = True
+    from_inputs: ClassVar[bool] = False
     linear_model: ClassVar[str] = "token_linear"
 
     def __init__(self, target: Target) -> None:
@@ -154,6 +155,10 @@ class Tags:
     def constant(self) -> np.ndarray:
         """Answer with the training shares of the tags."""
         return np.asarray(self.target.counts) / sum(self.target.counts)
+
+    def constant_for(self, target: np.ndarray) -> np.ndarray:
+        """Give that answer for each token (T, C)."""
+        return np.tile(self.constant(), (len(target), 1))
 
     def settle(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, params: Json) -> Json:
         """Choose nothing."""

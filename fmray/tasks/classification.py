@@ -78,7 +78,7 @@ class Classification:
             nll_KB = (1 - smoothing) * nll_KB - smoothing * log_p_KBC.mean(-1)
         return Losses(nll_KB, self._weight(batch))
 
-    def predict(self, output: Tensor) -> Tensor:
+    def predict(self, output: Tensor, batch: Batch) -> Tensor:
         """Turn logits (K, B, C) into probabilities, as of rows in which classes have their true shares.
 
         A perceptron's sum to 1 as well, but rank only.

@@ -52,7 +52,7 @@ class Gan:
         target = batch.target if batch.target.dim() == 2 else batch.target[:, None]
         return Losses(F.softplus(-score(target)) + F.softplus(score(points)), batch.weight)
 
-    def predict(self, output: Tensor) -> Tensor:
+    def predict(self, output: Tensor, batch: Batch) -> Tensor:
         """Turn points (K, B, T) into target units."""
         return output.double() * self.scale_T.to(output.device) + self.mean_T.to(output.device)
 

@@ -49,7 +49,7 @@ class MultiLabel:
         loss_KBC = F.binary_cross_entropy_with_logits(logits_KBC.float(), target_KBC, reduction="none")
         return Losses(loss_KBC.mean(-1), batch.weight)
 
-    def predict(self, output: Tensor) -> Tensor:
+    def predict(self, output: Tensor, batch: Batch) -> Tensor:
         """Turn logits (K, B, C) into a probability per label, which need not sum to 1."""
         return output.double().sigmoid()
 

@@ -62,7 +62,7 @@ class Regression:
             loss = torch.where(size <= delta, 0.5 * size.square(), delta * (size - 0.5 * delta))
         return Losses(loss.squeeze(-1) if self.num_outputs == 1 else loss.mean(-1), batch.weight)
 
-    def predict(self, output: Tensor) -> Tensor:
+    def predict(self, output: Tensor, batch: Batch) -> Tensor:
         """Turn outputs (K, B, T) into numbers in target units."""
         return output.double() * self.scale_T.to(output.device) + self.mean_T.to(output.device)
 

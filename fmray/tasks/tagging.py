@@ -11,6 +11,7 @@ from torch import Tensor
 from fmray.errors import SpecError, TrainError
 from fmray.records import Target
 from fmray.spec.components import tasks as declared
+from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Losses, Model, Task, per_member
 
 WHERE = "task.tagging"
@@ -30,7 +31,7 @@ class Tagging:
     packable: ClassVar[tuple[str, ...]] = declared.Tagging.packable
 
     def __init__(self, target: Target, members: Sequence[declared.Tagging] = (declared.Tagging(),)) -> None:
-        self.num_outputs = len(target.classes)
+        self.num_outputs = codec_of(target).num_outputs
         smoothing = [params.label_smoothing for params in members]
         self.smoothing_K11 = per_member(smoothing)[..., None] if any(smoothing) else None
 
@@ -44,8 +45,8 @@ class Tagging:
         expected = (*batch.target.shape, self.num_outputs)
         if tuple(logits_KBLC.shape[1:]) != expected:
             given = f"gave outputs of shape {tuple(logits_KBLC.shape[1:])} for {len(batch)} rows"
-            tokens = f"{batch.target.shape[1]} tokens and {self.num_outputs} tags"
-            raise TrainError(f"{given} of {tokens}. Give one number per token and tag: {expected}.", "model")
+            tokens = f"{batch.target.shape[1]} tokens and {self.num_outputs} classes"
+            raise TrainError(f"{given} of {tokens}. Give one number per token and class: {expected}.", "model")
         there_BL = batch.target >= 0
         log_p_KBLC = logits_KBLC.float().log_softmax(-1)
         tag_KBL1 = batch.target.clamp_min(0).expand(len(logits_KBLC), -1, -1)[..., None]
@@ -58,7 +59,7 @@ class Tagging:
         weight_B = tokens_B.to(mean_KB.dtype)
         return Losses(mean_KB, weight_B if batch.weight is None else weight_B * batch.weight)
 
-    def predict(self, output: Tensor) -> Tensor:
+    def predict(self, output: Tensor, batch: Batch) -> Tensor:
         """Turn logits (K, B, L, C) into probabilities."""
         return output.double().softmax(-1)
 
@@ -68,11 +69,11 @@ class Tagging:
         Raises:
             SpecError: In any case.
         """
-        raise SpecError("predicts a tag for each token, which networks alone learn. Take tagger.", WHERE)
+        raise SpecError("predicts something of each token, which networks alone learn. Take one.", WHERE)
 
     def select(self, keep: Tensor) -> Task:
         """Give the task of the members at these positions."""
-        chosen = object.__new__(Tagging)
+        chosen = object.__new__(type(self))
         chosen.num_outputs = self.num_outputs
         chosen.smoothing_K11 = None if self.smoothing_K11 is None else self.smoothing_K11[keep]
         return chosen

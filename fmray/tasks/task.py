@@ -148,7 +148,7 @@ class Task(Protocol):
         """Give each member's loss on each row."""
         ...
 
-    def predict(self, output: Tensor) -> Tensor:
+    def predict(self, output: Tensor, batch: Batch) -> Tensor:
         """Turn outputs (K, B, O) into probabilities (K, B, C) or numbers in target units (K, B, T).
 
         Outputs of tokens (K, B, L, O) stay so: (K, B, L, C).

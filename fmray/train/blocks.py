@@ -14,9 +14,12 @@ from torch import Tensor
 
 from fmray.ragged import Array, Blocks, Ragged
 from fmray.schema import PIXEL, Block
+from fmray.tasks.task import Batch
 
 MULTIPLE = 8
 """Lengths of padded rows are multiples of it, so that few shapes occur and none is odd."""
+NO_TARGET = -1
+"""Stands in the padding of targets."""
 Held = Union[Tensor, "RaggedTensor"]
 
 
@@ -111,6 +114,8 @@ def as_floats(x: Tensor) -> Tensor:
     return x.float().mul_(PIXEL) if x.dtype == torch.uint8 else x
 
 
-def inputs_of_rows(rows: Blocks, blocks: Mapping[str, Block], device: torch.device | str) -> dict[str, Tensor]:
-    """Give the inputs of prepared rows."""
-    return inputs_of({name: held(values, device) for name, values in rows.arrays.items()}, blocks)
+def batch_of_rows(rows: Blocks, blocks: Mapping[str, Block], device: torch.device | str) -> Batch:
+    """Give prepared rows as a batch to predict; its targets are those among the rows, or meaningless."""
+    tensors = {name: held(values, device) for name, values in rows.arrays.items()}
+    target = tensors["target"].padded(NO_TARGET) if "target" in tensors else torch.zeros(len(rows))
+    return Batch(inputs_of(tensors, blocks), target, None, torch.arange(len(rows)))

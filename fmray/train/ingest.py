@@ -15,19 +15,19 @@ from torch import Tensor
 
 from fmray.data.hashing import sample_of
 from fmray.data.lanes import PARTNER, Lanes
-from fmray.data.order import WHOLE, Share, epoch_order, num_windows, partners, window_start
+from fmray.data.order import WHOLE, Share, num_windows, partners, window_start
 from fmray.errors import DataError
 from fmray.ragged import Array, Arrays, Ragged, entries_of
-from fmray.records import Prepared, Split
+from fmray.records import SPLITS, Prepared, Split
 from fmray.spec.sections import Order, Train
 from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Places
-from fmray.train.blocks import Held, RaggedTensor, held, inputs_of, joined
+from fmray.train.blocks import NO_TARGET, Held, RaggedTensor, held, inputs_of, joined
 from fmray.train.device import free_bytes
 
 EVALUATION_ROWS = 8192
-NO_TARGET = -1
-"""Stands in the padding of targets."""
+EVALUATION_ENTRIES = 1 << 15
+"""Tokens that are predicted at a time, padding included, where each has an output."""
 
 
 class Source(Protocol):
@@ -86,6 +86,8 @@ class Rows:
         self._source = source or self.lanes
         self._target = prepared.target
         self._row_bytes = prepared.row_bytes
+        self.chunk_rows = chunk_rows(prepared, EVALUATION_ROWS)
+        self.entries_per_row = entries_per_row(prepared)
         self._kept: dict[str, Array] = {}
         self._places: dict[tuple[int, int], Places] = {}
         self.home = self._home(memory_bytes)
@@ -132,8 +134,13 @@ class Rows:
             yield from self.batches(order, seed, epoch=epoch, batch_rows=batch_rows, first_step=step)
             epoch, step = epoch + 1, 0
 
-    def in_sequence(self, chunk_rows: int = EVALUATION_ROWS) -> Iterator[Batch]:
-        """Give every row, or every row of the share, exactly once, in sequence order."""
+    def in_sequence(self, chunk_rows: int = 0) -> Iterator[Batch]:
+        """Give every row, or every row of the share, exactly once, in sequence order.
+
+        Args:
+            chunk_rows: At a time; by default so many that outputs fit into little memory.
+        """
+        chunk_rows = chunk_rows or self.chunk_rows
         if self._whole is None:
             for arrays in self.lanes.sequence(chunk_rows, self.columns, self.share):
                 yield self._batch(self._tensors(arrays, self.device), torch.from_numpy(arrays["position"]))
@@ -205,11 +212,11 @@ class Rows:
 
     def _order(self, order: Order, seed: int, epoch: int) -> np.ndarray:
         """Give the order of an epoch, and have the next one's worked out on the side."""
-        key = (self.num_rows, order, seed, epoch, self.share)
+        key = (order, seed, epoch, self.share)
         known, future = self._next
-        positions = future.result() if future is not None and known == key else epoch_order(*key)
-        following = (self.num_rows, order, seed, epoch + 1, self.share)
-        self._next = (following, self._aside.submit(epoch_order, *following))
+        positions = future.result() if future is not None and known == key else self.lanes.order(*key)
+        following = (order, seed, epoch + 1, self.share)
+        self._next = (following, self._aside.submit(self.lanes.order, *following))
         return positions
 
     def _partners(self, order: Order) -> Tensor:
@@ -309,8 +316,9 @@ class Sample:
         self._kept = sample_of(ids, rows.num_rows, most)
         self._positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[self._kept]
 
-    def in_sequence(self, chunk_rows: int = EVALUATION_ROWS) -> Iterator[Batch]:
+    def in_sequence(self) -> Iterator[Batch]:
         """Give every row of the sample exactly once."""
+        chunk_rows = self._rows.chunk_rows
         for start in range(0, len(self._positions), chunk_rows):
             yield self._rows.at(self._positions[start : start + chunk_rows])
 
@@ -351,6 +359,21 @@ class Steps:
     def of_epoch(self, epoch: int) -> int:
         """Count the steps of an epoch; the last one may have fewer."""
         return min(self.per_epoch, self.total - epoch * self.per_epoch)
+
+
+def chunk_rows(prepared: Prepared, most: int) -> int:
+    """Give how many rows are predicted at a time: fewer than `most` where each token has an output."""
+    if not codec_of(prepared.target).by_entry:
+        return most
+    longest = max((longest for _, longest in prepared.entries.values()), default=1)
+    return max(1, min(most, EVALUATION_ENTRIES // max(longest, 1)))
+
+
+def entries_per_row(prepared: Prepared) -> float:
+    """Give how many outputs a row has, on average."""
+    if not codec_of(prepared.target).by_entry:
+        return 1.0
+    return max(total for total, _ in prepared.entries.values()) / max(1, sum(map(prepared.num_rows, SPLITS)))
 
 
 def num_steps(num_rows: int, batch_rows: int) -> int:

@@ -185,7 +185,7 @@ def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callabl
             loss, weight = losses.sums()
             sums[0] += loss.cpu()
             sums[1] += weight if isinstance(weight, float) else weight.cpu()
-            take(batch, by_entry(pack.task.predict(output), batch).cpu().numpy())
+            take(batch, by_entry(pack.task.predict(output, batch), batch).cpu().numpy())
             beat()
     sums = group.all_reduce(sums.to(pack.device)).cpu()
     return sums[0] / sums[1]

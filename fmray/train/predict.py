@@ -23,10 +23,11 @@ from fmray.store.places import files_of
 from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Task, by_entry, task_of
 from fmray.train.artefacts import TENSORS, read_tensors
-from fmray.train.blocks import inputs_of_rows
+from fmray.train.blocks import batch_of_rows
 from fmray.train.combine import combine_outputs
 from fmray.train.estimators import Fitted, load_estimator
 from fmray.train.failures import kind_of
+from fmray.train.ingest import chunk_rows
 from fmray.train.layout import ModuleLayout
 from fmray.train.population import Blueprint, Population, enter
 
@@ -101,7 +102,7 @@ class _SplitPredictor:
         for first in range(start, stop, CHUNK_ROWS):
             rows = np.arange(first, min(first + CHUNK_ROWS, stop))
             arrays = lanes.take(rows)
-            own = Blocks({name: arrays[name] for name in lanes.inputs})
+            own = Blocks({name: arrays[name] for name in columns_to_predict(prepared)})
             said = predictor(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
             outputs = codec_of(prepared.target).table_columns(by_row(said, arrays["target"]), self.ensemble.params)
             yield as_table(arrays, outputs, prepared)
@@ -136,6 +137,8 @@ class Predictor:
         self.populations: list[Population | Fitted]
         self.sources = [own.fingerprint for own in rows]
         self._blocks = {own.fingerprint: own.schema.blocks for own in rows}
+        by_entry = codec_of(prepared.target).by_entry
+        self._most_rows = chunk_rows(prepared, CHUNK_ROWS) if by_entry else 0
         self.populations = [load_member(m, own, self.task, device) for m, own in zip(members, rows, strict=True)]
         if ensemble.combine == "soup":
             networks = [one for one in self.populations if isinstance(one, Population)]
@@ -156,7 +159,8 @@ class Predictor:
         rows = Blocks({DENSE: x}) if isinstance(x, np.ndarray) else x
         given = rows if isinstance(rows, dict) else dict.fromkeys(self.sources, rows)
         num_rows = len(next(iter(given.values())))
-        step = max(1024, CHUNK_ROWS // len(self.populations))  # all members' words on these rows are held at once
+        # all members' outputs of these rows are held at once
+        step = self._most_rows or max(1024, CHUNK_ROWS // len(self.populations))
         cuts = range(0, num_rows, step)
         parts = ({name: v[slice(start, start + step)] for name, v in given.items()} for start in cuts)
         return np.concatenate([self._say_in_parts(part) for part in parts])
@@ -173,17 +177,15 @@ class Predictor:
         return np.concatenate([self._say_in_parts(part) for part in halves])
 
     def _say(self, x: dict[str, Blocks]) -> np.ndarray:
-        batches = {
-            name: Batch(
-                inputs_of_rows(v, self._blocks[name], self.device), torch.zeros(len(v)), None, torch.arange(len(v))
-            )
-            for name, v in x.items()
-        }
+        batches = {name: batch_of_rows(v, self._blocks[name], self.device) for name, v in x.items()}
         who = zip(self.populations, self.sources, strict=False)  # a soup is one of several
         with torch.no_grad():
-            outputs = [(self.task.predict(population(batches[source])), batches[source]) for population, source in who]
-            said = [by_entry(output, batch)[0].cpu().numpy() for output, batch in outputs]
+            said = [self._output(population, batches[source]) for population, source in who]
         return combine_outputs(self.ensemble, np.stack(said))
+
+    def _output(self, population: Population | Fitted, batch: Batch) -> np.ndarray:
+        """Give the predictions of one member (n, O)."""
+        return by_entry(self.task.predict(population(batch), batch), batch)[0].cpu().numpy()
 
 
 def inputs_of(members: Sequence[Member], prepared: Prepared, split: Split, rows: np.ndarray) -> Inputs:
@@ -194,15 +196,20 @@ def inputs_of(members: Sequence[Member], prepared: Prepared, split: Split, rows:
     """
     used = {own.fingerprint: own for own in map(prepared.for_member, members)}
     if used.keys() <= {prepared.fingerprint}:
-        return Blocks(Lanes(prepared, split).take(rows, prepared.schema.lane_columns))
+        return Blocks(Lanes(prepared, split).take(rows, columns_to_predict(prepared)))
     ids = Lanes(prepared, split).take(rows, ["row_id"])["row_id"]
     found = {}
     for name, own in used.items():
-        arrays = Lanes(own, split).take(rows, ["row_id", *own.schema.lane_columns])
+        arrays = Lanes(own, split).take(rows, ["row_id", *columns_to_predict(own)])
         if not np.array_equal(arrays.pop("row_id"), ids):
             raise DataError(f"{own.root} holds the rows of {split} in another sequence. Run with --fresh.", "predict")
         found[name] = Blocks(arrays)
     return found
+
+
+def columns_to_predict(prepared: Prepared) -> list[str]:
+    """Name the columns of the lanes that predictions are made from: inputs, and the target where it is made of them."""
+    return [*prepared.schema.lane_columns, *["target"] * codec_of(prepared.target).from_inputs]
 
 
 def soup(populations: Sequence[Population], weights: Sequence[float]) -> Population:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from fmray.data.lanes import Lanes
-from fmray.data.order import Share, num_windows, window_order, window_start
+from fmray.data.order import Share, num_windows, window_start
 from fmray.data.session import quiet
 from fmray.events import Note, Report, ignore
 from fmray.ragged import Arrays, empty_rows, flattened, restored
@@ -162,9 +162,7 @@ class Windows:
         epochs, window = divmod(self.first_window + place, self.num_windows)
         part_of = self.share.parts(self.num_parts)[part]
         epoch = self.first_epoch + epochs
-        positions = window_order(
-            self.lanes.num_rows, self.order, seed=self.seed, epoch=epoch, window=window, share=part_of
-        )
+        positions = self.lanes.window(self.order, self.seed, epoch, window, part_of)
         return self.lanes.paired(positions, self.columns, part_of, slice(None))
 
     def join(self, window: int, parts: Sequence[Arrays]) -> Arrays:

@@ -59,7 +59,7 @@ def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -
             return 1
     widths = [width for width in WIDTHS if width < len(plans)] + [min(len(plans), WIDTHS[-1])]
     if exact:
-        per_member = 4 * (first.population.flat.shape[1] * 6 + len(batch) * activations(first))
+        per_member = 4 * (first.population.flat.shape[1] * 6 + len(batch) * activations(first) * rows.entries_per_row)
         return max([width for width in widths if width * per_member <= CACHE_BYTES], default=1)
     steps = _trial_steps(first, rows, len(plans), sum(widths))
     seconds = {width: _step_seconds([build(plans[:width])], batch, steps) / width for width in widths}
@@ -98,7 +98,7 @@ def choose(plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, 
     """
     most = torch.get_num_threads()
     one = build(plans[:1])
-    work = 6.0 * one.population.flat.numel() * one.train.batch_rows  # of a step of one member
+    work = 6.0 * one.population.flat.numel() * one.train.batch_rows * rows.entries_per_row  # of a step of one member
 
     def threads(width: int, lanes: int = 1) -> int:
         return most // lanes if run.threads != "auto" or work * width >= THREADED_WORK else 1

@@ -1,11 +1,11 @@
 """Declare the parameters of models."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from fmray.spec.components.base import Flag, Image, Params, Real, Whole
+from fmray.spec.components.base import Flag, Image, Params, Real, Whole, conflict
 
 Units = Annotated[Whole, Field(ge=1)]
 
@@ -52,6 +52,25 @@ class Tagger(Params):
     depth: Units = Field(2, description="Number of hidden layers.")
     reach: Units = Field(1, description="Tokens on either side that a layer sees.")
     dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Share of units dropped in training.")
+
+
+class Decoder(Params):
+    """Predict each token from itself and those before it, by a causal Transformer."""
+
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+
+    width: Units = Field(128, description="Numbers per token; a multiple of twice the heads.")
+    depth: Units = Field(4, description="Number of layers.")
+    heads: Units = Field(4, description="Heads of attention per layer.")
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Share of numbers dropped in training.")
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        if self.width % (2 * self.heads):
+            text = f"{self.width} with {self.heads} heads. Give a multiple of {2 * self.heads}."
+            raise conflict("width", text)
+        return self
 
 
 class Perceptron(Linear):

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fmray.spec.components.base import Params, Real, Text, conflict
+from fmray.spec.components.base import Params, Real, Text, Whole, conflict
 
 Smoothing = Annotated[Real, Field(ge=0, lt=1)]
 Weight = Annotated[Real, Field(gt=0)]
@@ -53,6 +53,17 @@ class Tagging(Params):
     target: ClassVar[str] = "tags"
 
     label_smoothing: Smoothing = Field(0.0, description="Share of the target spread over all tags.")
+
+
+class LanguageModel(Tagging):
+    """Predict each token of a text from those before it; the target is the column of text itself."""
+
+    target: ClassVar[str] = "next"
+
+    label_smoothing: Smoothing = Field(0.0, description="Share of the target spread over all tokens.")
+    context: Annotated[Whole, Field(ge=1)] = Field(
+        128, description="Tokens of a window; a longer text is cut into several, which stay on its side of the split."
+    )
 
 
 class Regression(Params):

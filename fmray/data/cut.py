@@ -1,0 +1,83 @@
+"""Cut rows of tokens into windows, each of which is a row of the lanes that foretells its tokens one by one.
+
+The input at each token is the token before it, 0 before the first of a row; so every token is predicted exactly once,
+and none from itself. A window that is not a row's first begins with the last token of the window before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fmray.catalogue import TASKS
+from fmray.errors import SpecError
+from fmray.ragged import Arrays, Ragged
+from fmray.schema import Schema
+from fmray.spec.ref import Ref
+from fmray.targets.codec import codec_for
+
+START = 0
+"""Input before the first token of a row: the id of padding, which no token has."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Hold the windows of some rows, one row behind the other.
+
+    Args:
+        row: Which row each window is of (n,).
+        part: Its number in the row (n,), from 0.
+        inputs: The tokens before, as long as `target`.
+        target: The tokens of each window.
+    """
+
+    row: np.ndarray
+    part: np.ndarray
+    inputs: Ragged
+    target: Ragged
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def arrays(self, block: str, others: Mapping[str, np.ndarray]) -> Arrays:
+        """Give inputs of a model and targets by name; what else a row has, each of its windows has."""
+        return {
+            **{name: values[self.row] for name, values in others.items()},
+            block: self.inputs,
+            "target": self.target,
+        }
+
+
+def cut(tokens: Ragged, context: int) -> Windows:
+    """Cut each row into windows of `context` tokens, the last of which may be shorter; without tokens it has none."""
+    own = tokens.compact()
+    num_windows = -(-own.lengths // context)
+    row = np.repeat(np.arange(len(own)), num_windows)
+    part = np.arange(len(row)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+    starts = own.starts[row] + part * context
+    lengths = np.minimum(context, own.lengths[row] - part * context)
+    before = np.empty_like(own.values)
+    before[1:] = own.values[:-1]
+    before[own.starts[own.lengths > 0]] = START
+    return Windows(row, part, Ragged(before, starts, lengths), Ragged(own.values, starts, lengths))
+
+
+def context_of(task: Ref) -> int:
+    """Give the tokens of a window, 0 where the task leaves rows whole."""
+    if task.name not in TASKS or not codec_for(task.name).from_inputs:
+        return 0
+    return int(TASKS.read(task.name, task.params).context)
+
+
+def block_to_cut(schema: Schema) -> str:
+    """Name the block of tokens.
+
+    Raises:
+        SpecError: If there is none, or several.
+    """
+    blocks = [block.name for block in schema.blocks.values() if block.kind == "tokens"]
+    if len(blocks) != 1:
+        found = f"steps make {', '.join(blocks)}" if blocks else "no step makes tokens"
+        text = f"language_model reads one block of tokens, and {found}. Add tokenize, for one column."
+        raise SpecError(text, "steps")
+    return blocks[0]

@@ -1,0 +1,73 @@
+"""Take rows of text to the lanes as windows of tokens; see `fmray.data.cut`.
+
+How many windows an item has is known only once its texts are tokens, and where a window stands in its split depends on
+all items before; so items are tokenized twice, once to count and once to write.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fmray.data.apply import Going, Written, beside_of, file_order, inputs_of, write_parts
+from fmray.data.cut import Windows, block_to_cut, cut
+from fmray.data.hashing import part_ids
+from fmray.data.identify import Recipe
+from fmray.data.pipeline import Pipeline
+from fmray.data.scan import WorkItem
+from fmray.data.split import TRAIN
+from fmray.ragged import Arrays
+from fmray.records import SPLITS, Split, Target
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Say what windows an item has.
+
+    Args:
+        windows: Of train, val and test.
+        tokens: How often each id stands in train (V,).
+    """
+
+    windows: tuple[int, int, int]
+    tokens: np.ndarray
+
+
+def count_windows(recipe: Recipe, pipeline: Pipeline, item: WorkItem) -> Counted:
+    """Count the windows of an item, and its training tokens."""
+    going = Going.of(recipe, item)
+    windows, _ = _windows(going, recipe, pipeline)
+    sides = going.sides[windows.row]
+    train, val, test = np.bincount(sides, minlength=len(SPLITS)).tolist()
+    width = pipeline.schema.blocks[block_to_cut(pipeline.schema)].width
+    tokens = windows.target[sides == TRAIN].compact().values
+    return Counted((train, val, test), np.bincount(tokens, minlength=width))
+
+
+def write_windows(
+    recipe: Recipe,
+    pipeline: Pipeline,
+    target: Target,
+    levels: Mapping[str, Sequence[str]],
+    item: WorkItem,
+    starts: Mapping[Split, int],
+) -> Written:
+    """Write the windows of an item; see `fmray.data.apply.write_item`.
+
+    Windows of a row have identities of their own; their group is that of the row, or else the row.
+    """
+    going = Going.of(recipe, item)
+    windows, others = _windows(going, recipe, pipeline)
+    order, counts = file_order(going.sides[windows.row], starts, recipe.num_lanes)
+    beside = beside_of(recipe, going, levels)
+    beside.setdefault("group", np.ascontiguousarray(going.ids[:, 0]))
+    arrays = windows.arrays(block_to_cut(pipeline.schema), {**others, **beside})
+    arrays["row_id"] = part_ids(going.ids[windows.row], windows.part)
+    ordered = {name: values[order] for name, values in arrays.items()}
+    return write_parts(recipe, item, going, arrays=ordered, counts=counts, unseen={})
+
+
+def _windows(going: Going, recipe: Recipe, pipeline: Pipeline) -> tuple[Windows, Arrays]:
+    """Give the windows of rows, and other inputs that the rows have."""
+    inputs = inputs_of(going, recipe, pipeline, np.arange(len(going.ids)))
+    return cut(inputs.pop(block_to_cut(pipeline.schema)), recipe.context), inputs

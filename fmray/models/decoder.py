@@ -1,0 +1,105 @@
+"""Predict the next token by a causal Transformer.
+
+Shape legend: B rows, L tokens of the longest row, V ids, H numbers per token, A heads.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fmray.models import layers
+from fmray.models.tagger import token_blocks
+from fmray.schema import Schema
+from fmray.spec.components import models as declared
+
+SPREAD = 0.02
+ROTARY_BASE = 10_000.0
+
+
+class Decoder(nn.Module):
+    """Map each token and those before it to an output per id: layers of causal self-attention and hidden units.
+
+    Layers normalise what they read and add to it. Places are told by rotation, so texts may be of any length; the
+    outputs are products with the embeddings of the ids.
+
+    Args:
+        schema, num_outputs: Fix V.
+        params: As `fmray.spec.components.models.Decoder` declares them.
+
+    Shapes:
+        inputs: ids (B, L) of one block of tokens.
+        returns: (B, L, V).
+
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Xiong et al., "On Layer Normalization in the
+    Transformer Architecture", ICML 2020 (pre-norm); Su et al., "RoFormer", 2021 (rotation).
+    """
+
+    reads: ClassVar[tuple[str, ...]] = declared.Decoder.reads
+    needs: ClassVar[tuple[str, ...]] = declared.Decoder.needs
+
+    def __init__(self, schema: Schema, num_outputs: int, params: declared.Decoder = declared.Decoder()) -> None:
+        super().__init__()
+        self.block = token_blocks(schema)[0]
+        self.embedding = nn.Embedding(num_outputs, params.width)
+        self.layers = nn.ModuleList(Layer(params) for _ in range(params.depth))
+        self.norm = nn.LayerNorm(params.width)
+        self.dropout = layers.Dropout(params.dropout)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                deep = name.endswith(("output.weight", "shrink.weight"))
+                nn.init.normal_(parameter, std=SPREAD / (math.sqrt(2 * params.depth) if deep else 1))
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Give the outputs."""
+        h = self.dropout(self.embedding(inputs[self.block]))
+        for layer in self.layers:
+            h = layer(h)
+        return F.linear(self.norm(h), self.embedding.weight)
+
+
+class Layer(nn.Module):
+    """Add causal self-attention, then hidden units, to what stands at each token (B, L, H)."""
+
+    def __init__(self, params: declared.Decoder) -> None:
+        super().__init__()
+        width = params.width
+        self.heads = params.heads
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.attend = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.grow = nn.Linear(width, 4 * width)
+        self.shrink = nn.Linear(4 * width, width)
+        self.dropouts = nn.ModuleList([layers.Dropout(params.dropout), layers.Dropout(params.dropout)])
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Give what stands at each token then."""
+        h = h + self.dropouts[0](self.output(self._attention(self.norms[0](h))))
+        added: Tensor = h + self.dropouts[1](self.shrink(F.gelu(self.grow(self.norms[1](h)))))
+        return added
+
+    def _attention(self, h: Tensor) -> Tensor:
+        # padding stands behind all tokens of a row, and nothing looks ahead: it needs no mask
+        query, key, value = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        found = F.scaled_dot_product_attention(rotated(query), rotated(key), value, is_causal=True)
+        return found.transpose(1, 2).flatten(2)
+
+
+def rotated(x: Tensor) -> Tensor:
+    """Rotate pairs of numbers by angles that grow with the place, so that products tell how far apart places are.
+
+    Shapes:
+        x, returns: (B, A, L, E), E even.
+    """
+    half = x.shape[-1] // 2
+    speeds = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * speeds
+    cos = angles.cos().to(x.dtype)
+    sin = angles.sin().to(x.dtype)
+    first = x[..., :half]
+    second = x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
