@@ -157,13 +157,14 @@ class Estimators:
         if len(rows):
             self.state.best_buffers = {"rounds": torch.tensor([self.estimator.rounds])}
 
-    def at_best(self) -> "Estimators":
-        """Give it as it was at its best, to predict with; it learns no more."""
+    @contextmanager
+    def at_best(self) -> Iterator["Estimators"]:
+        """Be as it was at its best, to predict with; it learns no more."""
         self.estimator.close()
         self._weight_sum = None
         self.population = Fitted(self.estimator, self._best_rounds)
         self.state.alive = torch.arange(1)
-        return self
+        yield self
 
     def artefact(self, member: int) -> tuple[str, bytes, str]:
         """Give the kind, the content and the digest of the file that it leaves, at its best."""

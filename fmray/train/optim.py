@@ -19,7 +19,10 @@ from fmray.spec.components.optimizers import PACKABLE
 from fmray.spec.components.optimizers import Optimizer as Declared
 from fmray.spec.ref import Ref
 from fmray.train.groups import WHOLE, Columns
-from fmray.train.population import Population
+from fmray.train.population import LARGE, Population
+
+PIECE = 1 << 20
+"""Columns that are stepped at a time, of a member that is large."""
 
 
 class Optimizer:
@@ -75,10 +78,13 @@ class Optimizer:
                 flat_KC.mul_(1 - lr_KC * self._decay_KC)
             elif self._decays:
                 grad_KC.addcmul_(flat_KC, self._decay_KC)
-            self._inner.step()
-            flat_KC.addcmul_(self._shadow, lr_KC)
+            if self._pieces is not None:
+                self._pieces.step(flat_KC, grad_KC, lr_KC)
+            else:
+                self._inner.step()
+                flat_KC.addcmul_(self._shadow, lr_KC)
+                self._shadow.zero_()
             columns.put(flat_KC, population.flat)
-            self._shadow.zero_()
             population.write_back()
 
     def select(self, keep: Tensor, population: Population) -> None:
@@ -91,27 +97,92 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Give everything the optimizer remembers: (K, P) moments, and counters of no dimension."""
+        if self._pieces is not None:
+            return dict(self._pieces.memory)
         return {name: value for name, value in self._inner.state.get(self._shadow, {}).items() if value is not None}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Remember what `state` gave; the tensors are taken over."""
         if state:
             counters = self._shadow.device if "fused" in self._options else "cpu"  # where torch itself keeps them
-            self._inner.state[self._shadow] = {k: v if v.dim() else v.to(counters) for k, v in state.items()}
+            known = {k: v if v.dim() else v.to(counters) for k, v in state.items()}
+            if self._pieces is not None:
+                self._pieces.memory = known
+            else:
+                self._inner.state[self._shadow] = known
 
     def _open(self, population: Population) -> None:
         own = self.columns.weight_decay
         self._decay_KC = self.decay_K1 if own is None else torch.where(own.isnan(), self.decay_K1, own)
         self._decays = bool((self._decay_KC != 0).any())
         flat_KC = self.columns.of(population.flat)
-        self._shadow = torch.zeros_like(flat_KC, memory_format=torch.contiguous_format)
+        by_pieces = self.columns.is_whole and len(flat_KC) == 1 and flat_KC.shape[1] >= LARGE
+        like = flat_KC[:, :PIECE] if by_pieces else flat_KC
+        self._shadow = torch.zeros_like(like, memory_format=torch.contiguous_format)
         # a torch optimizer needs a dense gradient: that of some columns is copied at every step
         self._grad_KC = population.grad if self.columns.is_whole else torch.zeros_like(self._shadow)
-        self._shadow.grad = self._grad_KC
+        self._shadow.grad = self._grad_KC[:, : self._shadow.shape[1]]
         try:
             self._inner = self._build([self._shadow], **self._options)
         except (TypeError, ValueError) as error:
             raise SpecError(f"{error}. Parameters given: {self._options}.", "train.optimizer") from error
+        self._pieces = _Pieces(self._inner, self._shadow, flat_KC.shape[1]) if by_pieces else None
+
+
+class _Pieces:
+    """Step a large member some columns after others, so that the shadow need not be as large as the member.
+
+    Updates are element-wise, so the numbers are those of one step of all columns.
+
+    Args:
+        inner: Steps a shadow.
+        shadow: As wide as a piece (1, C).
+        num_columns: Of the member (P).
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer, shadow: Tensor, num_columns: int) -> None:
+        self._inner = inner
+        self._shadow = shadow
+        repeats = -(-num_columns // shadow.shape[1])
+        self.memory = {
+            name: value.repeat(1, repeats)[:, :num_columns].contiguous() if value.dim() else value
+            for name, value in inner.state.get(shadow, {}).items()  # what an optimizer remembers from the start on
+        }
+
+    def step(self, flat_1P: Tensor, grad_1P: Tensor, lr_1P: Tensor | float) -> None:
+        """Move all columns."""
+        before = {name: value.clone() for name, value in self.memory.items() if not value.dim()}
+        moments = {name: value for name, value in self.memory.items() if value.dim()}
+        num_columns = flat_1P.shape[1]
+        for start in range(0, num_columns, self._shadow.shape[1]):
+            some = slice(start, min(start + self._shadow.shape[1], num_columns))
+            shadow = self._shadow[:, : some.stop - start].zero_()
+            shadow.grad = grad_1P[:, some]
+            known = {name: value.clone() for name, value in before.items()}
+            known |= {name: value[:, some] for name, value in moments.items()}
+            self._inner.param_groups[0]["params"] = [shadow]
+            self._inner.state.clear()
+            if known:
+                self._inner.state[shadow] = known
+            self._inner.step()
+            self._remember(self._inner.state[shadow], some, known, flat_1P)
+            lr = lr_1P[:, some] if isinstance(lr_1P, Tensor) and lr_1P.shape[1] > 1 else lr_1P
+            flat_1P[:, some].addcmul_(shadow, torch.as_tensor(lr, dtype=flat_1P.dtype))
+        self._inner.state.clear()
+
+    def _remember(
+        self, found: Mapping[str, Tensor | None], some: slice, known: Mapping[str, Tensor], flat_1P: Tensor
+    ) -> None:
+        """Keep what the optimizer remembers of some columns; what it changed in place is kept already."""
+        for name, value in found.items():
+            if value is None or (value.dim() and known.get(name) is value):
+                continue
+            if not value.dim():
+                self.memory[name] = value
+                continue
+            if name not in self.memory:
+                self.memory[name] = torch.zeros_like(flat_1P)
+            self.memory[name][:, some] = value
 
 
 class Optimizers:

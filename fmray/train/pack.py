@@ -3,6 +3,7 @@
 Members never touch each other: dropping some changes nothing for the others.
 """
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -222,24 +223,21 @@ class Pack:
     def keep_best(self, rows: Tensor) -> None:
         """Remember the present parameters of the members at these rows (n,) as their best."""
         members = self.state.alive[rows]
-        self.state.best[members] = self.population.flat.detach()[rows]
+        flat = self.population.flat.detach()
+        for row, member in zip(rows.tolist(), members.tolist(), strict=True):  # no copy of all beside
+            self.state.best[member].copy_(flat[row])
         for name, value in self.population.buffers.items():
             self.state.best_buffers[name][members] = value[rows]
 
-    def at_best(self) -> "Pack":
-        """Give a pack of all members as they were at their best, to predict with."""
+    @contextmanager
+    def at_best(self) -> Iterator["Pack"]:
+        """Be a pack of all members as they were at their best, to predict with; no tensor is copied."""
         state = self.state
-        every = Pack(
-            self.plans,
-            self._schema,
-            target=self._target,
-            train=self.train,
-            higher_is_better=self.sign > 0,
-            device=self.device,
-            fresh=False,
-        )
-        every.population.load(state.best.to(self.device), {k: v.to(self.device) for k, v in state.best_buffers.items()})
-        return every
+        every = copy.copy(self)
+        every.task = task_of(self.plans[0].task.name, self._target, [plan.task.params for plan in self.plans])
+        buffers = {name: value.to(self.device) for name, value in state.best_buffers.items()}
+        with self.population.showing(state.best.to(self.device), buffers, [plan.seed for plan in self.plans]):
+            yield every
 
     def artefact(self, member: int) -> tuple[str, bytes, str]:
         """Give the kind, the content and the digest of the file that a member leaves."""

@@ -8,7 +8,8 @@ Shape legend: K members, P parameters per member, B rows, O outputs.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,8 @@ from fmray.train.failures import user_frames
 from fmray.train.layout import Held, ModuleLayout, Shape
 
 Entry = Literal["native", "solo", "vmap"]
+LARGE = 1 << 22
+"""Parameters of a member from which on memory counts more than the time to save it."""
 
 
 @dataclass(frozen=True)
@@ -225,11 +228,15 @@ class Population:
 
     def zero_grad(self) -> None:
         """Forget the gradients of the step before."""
-        for leaf in self.leaves.values():
-            leaf.grad = None
+        if self._adds_up:
+            self.grad.zero_()
+        for name, leaf in self.leaves.items():
+            leaf.grad = self._adds_up.get(name)
 
     def gather_grad(self) -> None:
         """Bring what backward left at each parameter together in `grad`."""
+        if self._adds_up:
+            return  # it was added up there
         rows = len(self.flat)
         grads = [leaf.grad for leaf in self.leaves.values()]
         whole = [
@@ -273,8 +280,28 @@ class Population:
         self.buffers = dict(buffers)
         self.reduced = flat.new_zeros(flat.numel() + 2 * len(flat) + 1)
         self.grad = self.reduced[: flat.numel()].view_as(flat)
+        self._bind()
+
+    @contextmanager
+    def showing(self, flat: Tensor, buffers: Mapping[str, Tensor], seeds: Sequence[int]) -> Iterator[None]:
+        """Hold other parameters (M, P) and buffers (M, ...) for a while, to predict with; nothing is copied."""
+        own = self.flat, self.buffers, self.seeds
+        self.flat = flat
+        self.buffers = dict(buffers)
+        self.seeds = list(seeds)
+        self._bind()
+        try:
+            yield
+        finally:
+            self.flat, self.buffers, self.seeds = own
+            self._bind()
+
+    def _bind(self) -> None:
+        """Let modules see the flat rows and buffers."""
+        self._adds_up: dict[str, Tensor] = {}
         self.leaves: dict[str, Tensor] = {}
         self._rounded: list[tuple[Tensor, Tensor]] = []
+        flat = self.flat
         if not len(flat):
             return  # every member has finished; nobody computes any more
         parameters = dict(self.module.named_parameters())
@@ -288,6 +315,10 @@ class Population:
             self.leaves[held.name] = leaf
             if held.dtype != self.flat.dtype:
                 self._rounded.append((leaf, values))
+        if alone and flat.numel() >= LARGE and not self._rounded and self.grad.shape == flat.shape:
+            # a second copy of a large gradient would cost more than adding to a cleared one
+            views = {held.name: self.grad[:, self.layout.places[held.name]] for held in self.layout.trained}
+            self._adds_up = {name: view.view(self.leaves[name].shape) for name, view in views.items()}
         if self.entry != "vmap":
             for held in self.layout.frozen:
                 parameters[held.name].data = self.buffers[held.name].view(self._shape_seen(held))

@@ -32,10 +32,10 @@ def what_members_say(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
         returns: (M, n, C or T), float32, an entry per token where tokens have targets; empty on all workers but the
             first.
     """
-    every = pack.at_best()
     ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
     kept = sample_of(ids, rows.num_rows)
-    predictions, _ = outputs(every, rows, group, kept=kept)
+    with pack.at_best() as every:
+        predictions, _ = outputs(every, rows, group, kept=kept)
     positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
     target = rows.lanes.load(["target"], rows.share)["target"]
     if isinstance(target, Ragged):

@@ -56,9 +56,8 @@ def ours() -> None:
         rows = Batch({"x": x}, torch.ones(ROWS, 1), None, torch.arange(ROWS), Places.counted(0, ROWS))
         train_step(pack, rows, 1.0)
     pack.keep_best(torch.arange(1))
-    every = pack.at_best()
-    every.population.prepare_step(0, None)
-    with torch.no_grad():
+    with pack.at_best() as every, torch.no_grad():
+        every.population.prepare_step(0, None)
         every.population(rows)
     tensors = pack.member_tensors(0)
     assert sum(tensor.numel() for tensor in tensors.values()) > 1e8

@@ -141,7 +141,7 @@ def test_the_state_kept_is_the_best_on_validation_and_patience_is_obeyed(trainin
     fresh.population.load(pack.state.best, pack.state.best_buffers)
     predictions, _ = outputs(fresh, training.rows("val"))
     found = predictions[0][:, 0] if predictions.shape[2] == 1 else predictions[0]
-    assert training.metric.value(found, training.rows("val").targets(), None) == pytest.approx(scores[best])
+    assert training.metric.value(found, training.rows("val").scored()["target"], None) == pytest.approx(scores[best])
 
 
 def test_a_plateau_lowers_the_rate_of_the_member_that_stands_still(training):
@@ -244,7 +244,8 @@ def test_epochs_are_scored_on_the_sample_they_are_given(training):
     said, _ = outputs(pack, training.rows("val"))
     positions = torch.cat([batch.rows for batch in sample.in_sequence()]).numpy()
     output = said[0, positions]
-    expected = training.metric.value(output[:, 0] if output.shape[1] == 1 else output, sample.targets(), None)
+    target = sample.scored()["target"]
+    expected = training.metric.value(output[:, 0] if output.shape[1] == 1 else output, target, None)
     assert score == pytest.approx(expected, rel=1e-6)  # sums in float32, in batches of other sizes
     last = [entry["value"] for entry in pack.state.history if entry["metric"] == training.metric.name][-1]
     assert last == score

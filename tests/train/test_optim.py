@@ -7,6 +7,7 @@ import torch
 from fmray.errors import SpecError
 from fmray.schema import Column, Schema
 from fmray.spec.sections import Train
+from fmray.tasks.task import Batch, Places
 from fmray.train.loop import fit
 from fmray.train.optim import Optimizer, clip
 from fmray.train.population import Blueprint, enter
@@ -54,6 +55,36 @@ def test_each_member_moves_as_torch_would_move_it_alone(case, decay):
             oracle.step()
         optimizer.step(pop, 1.0)
     torch.testing.assert_close(pop.flat, torch.stack([p.detach() for p in plain]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", list(TORCH))
+def test_a_large_member_is_stepped_by_pieces_to_the_same_bits(case, monkeypatch):
+    """Its shadow is a piece wide, and its gradient is added up where it is read; what it remembers is of one form."""
+    _, options = TORCH[case]
+    members = [{"lr": 0.01, "weight_decay": 0.1, **options}]
+    found = []
+    for large in (False, True):
+        monkeypatch.setattr("fmray.train.optim.LARGE", 1 if large else 1 << 40)
+        monkeypatch.setattr("fmray.train.population.LARGE", 1 if large else 1 << 40)
+        monkeypatch.setattr("fmray.train.optim.PIECE", 16)
+        pop = population(1)
+        optimizer = Optimizer(NAMES[case], members, pop)
+        for step in range(4):
+            if step == 2:  # a restored one goes on as if nothing had happened
+                state = {name: value.clone() for name, value in optimizer.state().items()}
+                optimizer = Optimizer(NAMES[case], members, pop)
+                optimizer.load(state)
+            pop.zero_grad()
+            pop.prepare_step(step, Places.counted(0, 7))
+            batch = Batch({"x": gradient(step, (7, 5))}, torch.zeros(7), None, torch.arange(7))
+            torch.autograd.backward([pop(batch).square().sum()])
+            pop.gather_grad()
+            optimizer.step(pop, 0.5)
+        found.append((pop.flat.clone(), optimizer.state()))
+    (flat, state), (by_pieces, its_state) = found
+    assert torch.equal(flat, by_pieces)
+    assert state.keys() == its_state.keys()
+    assert all(torch.equal(value, its_state[name]) for name, value in state.items())
 
 
 @pytest.mark.parametrize("case", list(TORCH))
