@@ -126,8 +126,8 @@ class Louder:
         plain = self.inner.loss(model, batch, phase)
         return Losses(plain.loss * self.factor, plain.weight)
 
-    def predict(self, output):
-        return self.inner.predict(output)
+    def predict(self, output, batch):
+        return self.inner.predict(output, batch)
 
     def select(self, keep):
         return self

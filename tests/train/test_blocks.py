@@ -21,7 +21,7 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Order
 from fmray.store import Store
 from fmray.tasks.task import Batch
-from fmray.train.blocks import RaggedTensor, as_floats, inputs_of_rows
+from fmray.train.blocks import RaggedTensor, as_floats, batch_of_rows
 from fmray.train.ingest import Rows
 from fmray.train.population import Blueprint, enter
 from fmray.train.stream import Pieces, Windows
@@ -175,7 +175,7 @@ def test_ragged_rows_are_chosen_assigned_and_written_as_arrays_are():
     index = random.integers(0, 20, 50)
     assert rows_of(rows[index]) == [plain[i] for i in index]
     assert rows_of(Ragged.from_arrow(rows[index].to_arrow()[10:30])) == [plain[i] for i in index[10:30]]
-    made = Ragged.empty(20, rows.dtype)
+    made = Ragged.empty(20, rows.values)
     for some in np.array_split(random.permutation(20), 3):
         made[some] = rows[some]
     assert rows_of(made) == plain
@@ -197,7 +197,7 @@ def text_batch(num_rows=9):
             "tokens": Ragged.of_lengths(random.integers(2, 50, lengths.sum()).astype(np.int32), lengths),
         }
     )
-    inputs = inputs_of_rows(rows, TEXTS.blocks, "cpu")
+    inputs = batch_of_rows(rows, TEXTS.blocks, "cpu").inputs
     return Batch(inputs, torch.from_numpy(random.integers(0, 2, num_rows)), None, torch.arange(num_rows))
 
 

@@ -69,7 +69,7 @@ def test_every_row_is_evaluated_once_by_one_worker(prepared, memory):
     for rank in range(3):
         rows = Rows(prepared, "val", "cpu", memory, Share(rank, 3))
         own = [batch.rows for batch in rows.in_sequence(10)]
-        assert sum(map(len, own)) == Share(rank, 3).before(rows.num_rows, rows.lanes.num_lanes) == len(rows.targets())
+        assert sum(map(len, own)) == Share(rank, 3).before(rows.num_rows, rows.lanes.num_lanes) == len(rows.scored()["target"])
         found += own
     assert torch.cat(found).sort().values.tolist() == list(range(rows.num_rows))
 
@@ -87,7 +87,7 @@ def test_a_sample_is_of_the_same_rows_for_any_number_of_workers(prepared, memory
         sample = Rows(prepared, "val", "cpu", memory, Share(rank, size)).sample(40)
         own = list(sample.in_sequence(7))
         positions = torch.cat([batch.rows for batch in own]).numpy()
-        np.testing.assert_array_equal(sample.targets(), targets[positions])
+        np.testing.assert_array_equal(sample.scored()["target"], targets[positions])
         scaled = torch.cat([batch.target for batch in own]).numpy()[:, 0]
         np.testing.assert_allclose(np.corrcoef(scaled, targets[positions])[0, 1], 1)
         found += positions.tolist()

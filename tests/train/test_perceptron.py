@@ -19,7 +19,7 @@ ORDER_SEED, CLASSES = 11, 3
 def by_hand(training, weight, bias, lr, epochs):
     """Give the weights after: on a mistake, w_right += lr x and w_guess -= lr x; a tie is a mistake."""
     rows = training.rows()
-    x, y = rows.lanes.load(["x"])["x"], rows.targets()
+    x, y = rows.lanes.load(["x"])["x"], rows.scored()["target"]
     weight, bias, lr = weight.copy(), bias.copy(), np.float32(lr)
     mistakes = 0
     for epoch in range(epochs):

@@ -46,7 +46,7 @@ def test_after_sampling_the_mean_probability_is_the_true_base_rate(tmp_path, sam
     fit(pack, Rows(prepared, "train", "cpu"), Rows(prepared, "val", "cpu"), metric, 11)
     said = outputs(pack, test)[0][0, :, 1]
 
-    truth, counts = test.targets(), prepared.target.counts
+    truth, counts = test.scored()["target"], prepared.target.counts
     share = np.mean(truth)
     # The test rows vary, and so does what was learned: from the rarer class's rows, doubly so where others were left out.
     error = np.sqrt(share * (1 - share) * (1 / len(truth) + 2 / sum(counts)))
