@@ -175,7 +175,7 @@ def test_ragged_rows_are_chosen_assigned_and_written_as_arrays_are():
     index = random.integers(0, 20, 50)
     assert rows_of(rows[index]) == [plain[i] for i in index]
     assert rows_of(Ragged.from_arrow(rows[index].to_arrow()[10:30])) == [plain[i] for i in index[10:30]]
-    made = Ragged.empty(20, rows.dtype)
+    made = Ragged.empty(20, rows.values)
     for some in np.array_split(random.permutation(20), 3):
         made[some] = rows[some]
     assert rows_of(made) == plain
