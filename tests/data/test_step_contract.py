@@ -237,13 +237,21 @@ def test_every_step_has_a_case():
 
 
 def test_auto_leaves_nothing_that_a_model_cannot_read():
-    photos, step = (
-        STEPS.build("decode_image", params={"columns": ["photo"], "size": [3, 2]}),
-        STEPS.build("auto", params={}),
-    )
-    decoded = fitted(photos, [rows()])
-    learned = step.learn(step.fit(photos.apply(rows(), decoded.state), decoded.schema), decoded.schema)
+    schema, states = SCHEMA, []
+    first = [("decode_image", {"columns": ["photo"], "size": [3, 2]}), ("tokenize_words", {"columns": "said"})]
+    steps = [STEPS.build(name, params=params) for name, params in [*first, ("auto", {})]]
+
+    def upto(frame, number):
+        for step, state in zip(steps[:number], states, strict=False):
+            frame = step.apply(frame, state)
+        return frame
+
+    for number, step in enumerate(steps):
+        learned = step.learn(step.fit(upto(rows(), number), schema), schema)
+        schema = learned.schema
+        states.append(learned.state)
+    assert list(schema.blocks) == ["x", "tokens"]
     for frame in (rows(), strange()):
-        inputs = block(step.apply(photos.apply(frame, decoded.state), learned.state), learned.schema)
-        assert inputs.shape == (frame.height, learned.schema.width)
+        inputs = block(upto(frame, len(steps)), schema)
+        assert inputs.shape == (frame.height, schema.width)
         assert np.isfinite(inputs).all()
