@@ -1,5 +1,6 @@
 """Lists of words become ids, one per word, by what training rows hold."""
 
+import itertools
 import json
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_learning_in_any_grouping_is_learning_at_once(cuts):
     made = step(parts=["whole", "suffix2", "shape"])
     whole = learned(made, frame(LISTS))
     bounds = [0, *cuts, len(LISTS)]
-    parts = [made.fit(frame(LISTS)[a:b], SCHEMA) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [made.fit(frame(LISTS)[a:b], SCHEMA) for a, b in itertools.pairwise(bounds)]
     for order in (parts, parts[::-1]):
         merged = order[0]
         for part in order[1:]:

@@ -1,5 +1,7 @@
 """Metrics of tags equal scikit-learn's and seqeval's, add up over parts, and their intervals are those of rows."""
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn import metrics as oracle
@@ -119,7 +121,7 @@ def test_parts_of_whole_rows_add_up_exactly(name):
     weight = np.repeat(np.random.default_rng(0).exponential(size=60), np.bincount(group.astype(int)))
     metric = find_metric(name, TARGET)
     cuts = np.searchsorted(group, [0, 1, 17, 17, 44, 60])
-    parts = [slice(*pair) for pair in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [slice(*pair) for pair in itertools.pairwise(cuts)]
     whole = metric.sums.partial(p, target, weight)
     sums = [metric.sums.partial(p[part], target[part], weight[part]) for part in parts]
     assert metric.sums.merge(sums[::-1]) == whole

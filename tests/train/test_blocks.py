@@ -10,10 +10,10 @@ import torch
 from fmray.data.lanes import Lanes
 from fmray.data.order import Share
 from fmray.data.prepare import prepare
-from fmray.ragged import Blocks, Ragged, flattened, restored
 from fmray.data.scan import scan
 from fmray.errors import SpecError
 from fmray.models import layers
+from fmray.ragged import Blocks, Ragged, flattened, restored
 from fmray.records import Prepared
 from fmray.schema import Column, Schema
 from fmray.spec.job import Job
