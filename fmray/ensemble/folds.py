@@ -6,6 +6,7 @@ never saw it speaks; on new rows the mean of all of them does.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from fmray.data.lanes import Lanes
 from fmray.ensemble.candidates import Candidates, able, half_of, outputs_of
 from fmray.errors import TrainError
 from fmray.metrics.metric import Metric, reasons_of
-from fmray.ragged import Array, by_row, empty_rows, values_of
+from fmray.ragged import by_row, empty_rows, values_of
 from fmray.records import Ensemble, Json, Member, Prepared
 from fmray.spec.ref import Ref
 
@@ -70,7 +71,7 @@ def oof_outputs(
     num_folds = len(configuration)
     known = lanes.take(rows, ["target", "row_id", *["group"] * prepared.grouped])
     fold = folds_of(known["row_id"], known.get("group"), num_folds, Fold.of(0, num_folds, seed).salt)
-    found: Array | None = None
+    found: Any = None
     for number, member in enumerate(configuration):
         own = np.flatnonzero(fold == number)
         if len(own):

@@ -189,6 +189,22 @@ def test_a_column_of_lists_that_no_step_names_is_refused_by_name(tmp_path):
     assert preview(job(tmp_path, ["auto"], ignore=["said"])).inputs.width > 0
 
 
+STORED = [
+    pa.array([["a", "b"], ["b"]] * 40, pa.large_list(pa.large_string())),
+    pa.array([["a", "b"], ["b"]] * 40, pa.list_view(pa.string())),
+    pa.array([["a", "b"], ["b"]] * 40, pa.list_(pa.string_view())),
+    pa.ListArray.from_arrays(pa.array(range(81), pa.int32()), pa.array(["a", "b"] * 40).dictionary_encode()),
+]
+
+
+@pytest.mark.parametrize("stored", STORED, ids=[str(values.type) for values in STORED])
+def test_lists_of_text_are_words_however_they_are_stored(tmp_path, stored):
+    asked = job(tmp_path, [{"tokenize_words": {"columns": "said"}}, "auto"])
+    rows = pq.read_table(tmp_path / "rows.parquet")
+    pq.write_table(rows.set_column(0, "said", stored), tmp_path / "rows.parquet")
+    assert {column.name: column.kind for column in preview(asked).columns.columns}["said"] == "words"
+
+
 @pytest.mark.slow
 def test_lists_of_words_are_inputs_of_other_tasks_too(tmp_path):
     from fmray.workflow import run
