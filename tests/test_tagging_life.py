@@ -20,10 +20,12 @@ from fmray.evaluate.table import read
 from fmray.inference.export import export
 from fmray.inference.model import open_model
 from fmray.inference.predict import predict
+from fmray.promote import promote
 from fmray.promote.evidence import compare, sealed_table
 from fmray.records import Member, Predictions, Run
 from fmray.report.card import Card, read_card
 from fmray.spec.job import Job
+from fmray.spec.promotion import Promote
 from fmray.store import Store
 from fmray.workflow import execute
 
@@ -350,6 +352,21 @@ def test_two_runs_are_compared_token_by_token(done, folder, store):
     assert np.array_equal(found.others["rival"].target, shuffled.target)
     alone = read(sealed(other))
     assert sorted(found.others["rival"].output[:, 0].round(6)) == pytest.approx(sorted(alone.output[:, 0]), abs=2e-6)
+
+
+def test_a_better_run_is_promoted_by_the_rows_of_its_test_set(folder, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    profile = {"rigour": {"profile": "standard"}, "evaluate": {"baselines": ["dummy"]}}
+    weak, strong = (
+        execute(job_of(folder, train={"epochs": epochs, "seeds": 1}, **profile), store) for epochs in (3, 10)
+    )
+    rule = Promote(evidence="sealed", horizon=2)
+    assert promote(weak, store, rule).verdict == "promoted"
+    assert promote(strong, store, rule).verdict == "promoted"
+    (path,) = (tmp_path / "store").rglob("sealed/0*.json")
+    judged = json.loads(path.read_text())
+    assert judged["num_rows"] == sealed(strong).num_rows
+    assert judged["champion"]["p"] < 0.05
 
 
 @pytest.mark.cluster

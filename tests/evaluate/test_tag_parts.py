@@ -1,5 +1,6 @@
 """Judge tables in which rows have a tag per token: part by part as at once, and by rows, never by tokens alone."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,21 +11,26 @@ from sklearn.metrics import accuracy_score, log_loss
 
 import fmray.evaluate.parts as module
 from fmray.data.session import run_here
+from fmray.evaluate.facts import Facts
 from fmray.evaluate.intervals import interval, paired
 from fmray.evaluate.parts import Board
 from fmray.evaluate.resampled import scorer_of
 from fmray.evaluate.score import _Result
 from fmray.evaluate.selection import corrected
-from fmray.evaluate.table import read
+from fmray.evaluate.table import Table, read
 from fmray.metrics.find import find_metric
 from fmray.ragged import Ragged
 from fmray.records import Predictions, Target
+from fmray.rigour.gates.degenerate_output import shapes_and_degenerate_output
+from fmray.rigour.gates.gate import Evidence
 from fmray.rigour.recompute import recompute
+from fmray.spec.sections import Rigour
 from fmray.targets.codec import codec_of
 
 TARGET = Target(("y",), "tags", ("B-X", "I-X", "O"), counts=(3, 3, 9), rows=9)
 NAMES = ("entity_f1", "token_accuracy", "token_log_loss", "f1[O]")
 NUM_ROWS = 300
+EMPTY = Evidence(scores=None, facts={}, shown=None, num_classes=3, members=(), chosen=(), model="", health=())
 
 
 def ragged(seed):
@@ -109,7 +115,20 @@ def test_rows_are_counted_as_rows_and_shown_whole(part_rows, tmp_path, monkeypat
 def test_a_row_of_another_id_is_noticed(tmp_path):
     board = board_of(tmp_path)
     other = partial(lambda start, stop: np.zeros((stop - start, 2), np.uint64))
-    assert module.count(Board(**{**vars(board), "expected_ids": other}), run_here).facts.num_other == NUM_ROWS
+    assert module.count(replace(board, expected_ids=other), run_here).facts.num_other == NUM_ROWS
+
+
+def test_hits_of_tokens_are_shares_of_tokens(tmp_path):
+    """Answers that are right as often as they are sure were squashed by nothing, however many a row has."""
+    tags, said = np.arange(4000) % 3, np.random.default_rng(0).integers(0, 3, 4000)
+    said = np.where(np.random.default_rng(1).random(4000) < 0.25, tags, said)  # half of them are right
+    output = np.where(np.arange(3) == said[:, None], 0.48, 0.26)
+    target = np.stack([tags, np.arange(4000) % 10], 1)
+    ids = np.repeat(np.arange(800, dtype=np.uint64).reshape(-1, 2), 10, 0)
+    facts = Facts.of(Table(ids, output, target, None, None, {}), ids[::10], codec_of(TARGET))
+    assert facts.num_rows == 400
+    evidence = replace(EMPTY, facts={"val": facts})
+    assert shapes_and_degenerate_output(evidence, Rigour()).status == "pass"
 
 
 def test_scores_of_tokens_are_computed_a_second_way(tmp_path):
