@@ -14,6 +14,11 @@ from fmray.spec.load import load_job
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 NAMES = [path.stem for path in JOBS]
+TASKS = {
+    **dict.fromkeys(("bike_sharing", "california_housing", "california_search"), "regression"),
+    "ud_english_tags": "tagging",
+}
+"""Job -> its task, where that is not classification."""
 
 
 @pytest.fixture
@@ -49,6 +54,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "quickstart",
         "sms_spam",
         "sms_spam_tokens",
+        "ud_english_tags",
     ]
 
 
@@ -74,9 +80,7 @@ def test_a_job_fits_its_data_without_a_doubt(real, name):
     job, _ = real(name)
     seen = preview(job)
     assert seen.inputs is not None
-    assert seen.task.name == (
-        "regression" if name in ("bike_sharing", "california_housing", "california_search") else "classification"
-    )
+    assert seen.task.name == TASKS.get(name, "classification")
     assert not any("cannot settle" in note for note in seen.notes)
 
 
@@ -128,3 +132,14 @@ def test_houses_without_a_count_of_bedrooms_are_kept(real):
     notes = " ".join(preview(job).notes)
     assert "missing values of 'total_bedrooms'" in notes
     assert job.data.max_quarantine < 0.05
+
+
+def test_a_treebank_has_a_part_of_speech_for_each_word_of_the_published_split(real):
+    job, folder = real("ud_english_tags")
+    words, tags = (column(folder, name) for name in ("tokens", "upos"))
+    assert [len(row) for row in words] == [len(row) for row in tags]
+    assert job.split.column == "split"
+    assert set(column(folder, "split")) == {"train", "dev", "test"}
+    seen = preview(job)
+    assert list(seen.inputs.blocks) == ["tokens", "suffix3", "suffix2", "prefix2", "shape"]
+    assert len(seen.target.classes) > 10

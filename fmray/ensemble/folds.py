@@ -6,6 +6,7 @@ never saw it speaks; on new rows the mean of all of them does.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from fmray.data.lanes import Lanes
 from fmray.ensemble.candidates import Candidates, able, half_of, outputs_of
 from fmray.errors import TrainError
 from fmray.metrics.metric import Metric, reasons_of
+from fmray.ragged import by_row, empty_rows, values_of
 from fmray.records import Ensemble, Json, Member, Prepared
 from fmray.spec.ref import Ref
 
@@ -58,7 +60,7 @@ def oof_outputs(
         rows: Positions in the training sequence (N,).
 
     Shapes:
-        returns: (N, C or T), float64.
+        returns: (N, C or T), float64, an entry for each target where rows have several.
 
     Raises:
         DataError: If the tensors of a member do not load.
@@ -67,18 +69,19 @@ def oof_outputs(
     """
     lanes = Lanes(prepared, "train")
     num_folds = len(configuration)
-    known = lanes.take(rows, ["row_id", *["group"] * prepared.grouped])
+    known = lanes.take(rows, ["target", "row_id", *["group"] * prepared.grouped])
     fold = folds_of(known["row_id"], known.get("group"), num_folds, Fold.of(0, num_folds, seed).salt)
-    found: np.ndarray | None = None
+    found: Any = None
     for number, member in enumerate(configuration):
         own = np.flatnonzero(fold == number)
         if len(own):
             said = outputs_of(member, prepared, split="train", rows=rows[own], task=task, device=device)
-            found = np.empty((len(rows), said.shape[1])) if found is None else found
-            found[own] = said
+            by_fold = by_row(said, known["target"][own])
+            found = empty_rows(len(rows), by_fold) if found is None else found
+            found[own] = by_fold
     if found is None:
         raise TrainError("no training row is left. See the row accounting.", "train.folds")
-    return found
+    return values_of(found)
 
 
 def oof_candidates(

@@ -12,6 +12,8 @@ from fmray.targets.codec import codec_named
 
 CLASSES_ONLY = {"adaboost": None, "bagging": "hard", "stacking": "logistic", "vote": None}
 """Methods that need classes: of any kind, or of one."""
+ONE_PER_ROW = ("adaboost",)
+"""Methods that weigh rows by whether their class was found, so that a row must have one."""
 
 
 def vote(candidates: Candidates, params: declared.Vote = declared.Vote()) -> Ensemble:
@@ -47,8 +49,11 @@ def refuse_numbers(name: str, params: Mapping[str, Any], kind: str) -> None:
         kind: What is predicted.
 
     Raises:
-        SpecError: If the method needs classes and numbers are predicted.
+        SpecError: If the method needs classes and numbers are predicted, or a class per row and rows have several.
     """
+    if name in ONE_PER_ROW and codec_named(kind).by_entry:
+        text = f"{name} needs a class per row, and rows have several {codec_named(kind).noun}s."
+        raise SpecError(f"{text} Take average or greedy.", "ensemble")
     if name not in CLASSES_ONLY or codec_named(kind).names_classes:
         return
     needed = CLASSES_ONLY[name]

@@ -226,8 +226,10 @@ def _count_part(board: Board, step: int, start: int, stop: int) -> First:
     ids = board.expected_ids(
         min(start, board.num_expected), board.num_expected if last else min(stop, board.num_expected)
     )
-    facts = Facts.of(model, ids, codec_of(board.target))
-    return First(counts, apart, facts, model.some(np.arange(-start % step, len(model), step)))
+    codec = codec_of(board.target)
+    facts = Facts.of(model, ids, codec)
+    place = start + np.cumsum(codec.opens_row(model.target)) - 1  # of the row, all of whose targets are shown or none
+    return First(counts, apart, facts, model.some(np.flatnonzero(place % step == 0)))
 
 
 def _pulls(board: Board, slopes: Slopes, start: int, stop: int) -> Iterator[tuple[Key, np.ndarray, np.ndarray | None]]:

@@ -20,6 +20,7 @@ from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
 from fmray.records import Interval, Predictions, Prepared, Scores, Split
 from fmray.spec.sections import Evaluate
+from fmray.targets.codec import codec_of
 
 FEWEST_ROWS = 30
 """Slices with fewer rows are counted, not scored."""
@@ -73,6 +74,7 @@ def score(
     versus = {name: ours.versus(name, evaluate.level) for name in evaluate.baselines}
     shown = ours.first.shown
     num_rows = ours.board.num_rows
+    num_shown = int(codec_of(prepared.target).opens_row(shown.target).sum())
     scores = Scores(
         primary=primary,
         higher_is_better=found[0].higher_is_better,
@@ -83,7 +85,7 @@ def score(
         slices=ours.slices(prepared),
         looks=looks,
         figures=figures(shown, prepared.target, evaluate.level)
-        | ({} if len(shown) == num_rows else {"rows": {"drawn": len(shown), "of": num_rows}}),
+        | ({} if num_shown == num_rows else {"rows": {"drawn": num_shown, "of": num_rows}}),
         extra={
             "level": evaluate.level,
             "p_values": {name: p for name, (_, p) in versus.items()},

@@ -59,7 +59,7 @@ class Evidence:
         said = {"challenger": self.challenger, **self.others}
         return {
             "rows": self.rows,
-            "num_rows": len(self.challenger),
+            "num_rows": len(np.unique(self.challenger.row_id, axis=0)),  # each of which may have several targets
             "left_out": self.left_out,
             "predictions": {name: digest(table.output) for name, table in said.items()},
         }

@@ -222,6 +222,9 @@ def _results(card: Card) -> list[Figure]:
     if "labels" in tables:
         found = [(name, Interval(**value)) for name, value in tables["labels"]["f1"].items()]
         made.append(plots.intervals("F1", found, title="F1 per label", caption=tables["labels"]["note"]))
+    if "entities" in tables:
+        found = [(name, Interval(**value)) for name, value in tables["entities"]["f1"].items()]
+        made.append(plots.intervals("F1", found, title="F1 per type of entity", caption=tables["entities"]["note"]))
     for table in tables.get("residuals", []):
         made += plots.residuals(table)
     if rows := tables.get("rows"):

@@ -1,6 +1,6 @@
 """Compute a metric a second way, by scikit-learn, so that our own arithmetic is not its only witness."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,8 @@ def recompute(name: str, table: Table, positive: int) -> float | None:
     }
     if name in numbers:
         return float(numbers[name](target, output, sample_weight=weight))
+    if name in _OF_TOKENS:
+        return float(_OF_TOKENS[name](table))
     if table.target.ndim == 2:
         return _of_labels(name, table)
     said = output.argmax(1)
@@ -44,6 +46,16 @@ def recompute(name: str, table: Table, positive: int) -> float | None:
     }
     compute: Callable[[], float] | None = classes.get(name)
     return None if compute is None else float(compute())
+
+
+_OF_TOKENS: Mapping[str, Callable[[Table], float]] = {
+    "token_accuracy": lambda table: oracle.accuracy_score(
+        table.target[:, 0], table.output.argmax(1), sample_weight=table.weight
+    ),
+    "token_log_loss": lambda table: oracle.log_loss(
+        table.target[:, 0], table.output, sample_weight=table.weight, labels=range(table.output.shape[1])
+    ),
+}
 
 
 def _of_labels(name: str, table: Table) -> float | None:

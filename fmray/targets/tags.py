@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fmray import moments
 from fmray.errors import DataError
@@ -236,7 +237,8 @@ class Tags:
 
     def columns_for_people(self, said: Ragged, is_null: np.ndarray, values: pa.Array, settings: Json) -> list[pa.Array]:
         """Give the most probable tag of each token, and all probabilities of each, in the order of the tags."""
-        own = said.compact()
+        # Arrow gives the entries of a null row to the row before it, so it must have none
+        own = Ragged(said.values, said.starts, np.where(is_null, 0, said.lengths)).compact()
         ends = pa.array(np.r_[own.starts, len(own.values)].astype(np.int32), mask=np.r_[is_null, False])
         best = values.take(pa.array(own.values.argmax(1)))
         flat = pa.array(np.ascontiguousarray(own.values).reshape(-1))
@@ -246,7 +248,7 @@ class Tags:
     def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> Ragged:
         """Give the probabilities back; a row without a prediction has no entries."""
         column = columns[1].combine_chunks()
-        lengths = pa.compute.list_value_length(column).fill_null(0).to_numpy()
+        lengths = pc.list_value_length(column).fill_null(0).to_numpy()
         numbers = column.flatten().flatten().to_numpy()
         return Ragged.of_lengths(numbers.reshape(-1, self.num_outputs), lengths)
 

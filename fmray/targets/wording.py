@@ -29,7 +29,8 @@ def lacking_classes(target: Target, held: Mapping[str, Json], split: Split, noun
     if not missing:
         return f"it has {spell_rows(own['rows'])}"
     shown = "; ".join(count_class(target, held, name, noun) for name in missing[:MOST_SHOWN])
-    more = f"; and {len(missing) - MOST_SHOWN} more {noun}es" if len(missing) > MOST_SHOWN else ""
+    nouns = f"{noun}{'es' if noun.endswith('s') else 's'}"
+    more = f"; and {len(missing) - MOST_SHOWN} more {nouns}" if len(missing) > MOST_SHOWN else ""
     counted = " of a weight above 0" if weighted else ""
     return f"none of its {spell_rows(own['rows'])}{counted} is of {shown}{more}"
 

@@ -27,6 +27,7 @@ SCHEMA = Schema(
         Column("pixels", "vector", 3),
         Column("raw", "bytes", 2),
         Column("photo", "image"),
+        Column("said", "words"),
     )
 )
 PARAMS = {
@@ -48,6 +49,10 @@ PARAMS = {
         {"columns": ["city", "price"], "kind": kind, "vocabulary": 300, "block": "text"}
         for kind in ("words", "bpe", "characters", "bytes")
     ],
+    "tokenize_words": [
+        {"columns": "said", "min_count": 1},
+        {"columns": ["said"], "parts": ["suffix2", "prefix1", "shape"], "vocabulary": 5, "lowercase": False},
+    ],
 }
 CASES = [(name, params) for name in STEPS for params in PARAMS[name]]
 
@@ -59,6 +64,9 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 PHOTOS = [png(np.random.default_rng(i).integers(0, 256, (5, 4, 3), np.uint8)) for i in range(4)]
+
+
+SAID = [None, [], ["Oslo"], ["the", "Cat", None], ["the", "cat", "sat"], ["Ünïcode", "ﬁne", "", "a1-b"]]
 
 
 def rows(num_rows: int = 300, seed: int = 0) -> pl.DataFrame:
@@ -77,6 +85,7 @@ def rows(num_rows: int = 300, seed: int = 0) -> pl.DataFrame:
             "pixels": pl.Series(random.normal(size=(num_rows, 3)).astype(np.float32)),
             "raw": pl.Series(random.integers(0, 256, (num_rows, 2)).astype(np.uint8)),
             "photo": [PHOTOS[i] for i in random.integers(0, len(PHOTOS), num_rows)],
+            "said": pl.Series([SAID[i] for i in random.integers(0, len(SAID), num_rows)], dtype=pl.List(pl.String)),
         }
     )
 
@@ -94,6 +103,7 @@ def strange() -> pl.DataFrame:
             "pixels": pl.Series(np.full((3, 3), 1e6, np.float32)),
             "raw": pl.Series(np.zeros((3, 2), np.uint8)),
             "photo": [png(np.zeros((1, 1, 4), np.uint8)), png(np.ones((9, 1), bool)), png(np.ones((2, 2), np.uint16))],
+            "said": pl.Series([["never", "seen"], None, [None]], dtype=pl.List(pl.String)),
         }
     )
 
@@ -227,13 +237,21 @@ def test_every_step_has_a_case():
 
 
 def test_auto_leaves_nothing_that_a_model_cannot_read():
-    photos, step = (
-        STEPS.build("decode_image", params={"columns": ["photo"], "size": [3, 2]}),
-        STEPS.build("auto", params={}),
-    )
-    decoded = fitted(photos, [rows()])
-    learned = step.learn(step.fit(photos.apply(rows(), decoded.state), decoded.schema), decoded.schema)
+    schema, states = SCHEMA, []
+    first = [("decode_image", {"columns": ["photo"], "size": [3, 2]}), ("tokenize_words", {"columns": "said"})]
+    steps = [STEPS.build(name, params=params) for name, params in [*first, ("auto", {})]]
+
+    def upto(frame, number):
+        for step, state in zip(steps[:number], states, strict=False):
+            frame = step.apply(frame, state)
+        return frame
+
+    for number, step in enumerate(steps):
+        learned = step.learn(step.fit(upto(rows(), number), schema), schema)
+        schema = learned.schema
+        states.append(learned.state)
+    assert list(schema.blocks) == ["x", "tokens"]
     for frame in (rows(), strange()):
-        inputs = block(step.apply(photos.apply(frame, decoded.state), learned.state), learned.schema)
-        assert inputs.shape == (frame.height, learned.schema.width)
+        inputs = block(upto(frame, len(steps)), schema)
+        assert inputs.shape == (frame.height, schema.width)
         assert np.isfinite(inputs).all()

@@ -29,9 +29,10 @@ def _squashed(facts: Facts) -> Finding | None:
     limit = math.e / (math.e + len(facts.low) - 1)
     if facts.surest > limit + 1e-6:
         return None
-    hits = facts.hits / facts.num_rows
-    error = math.sqrt(max(hits * (1 - hits), 1 / facts.num_rows) / facts.num_rows)
-    if hits - facts.sureness / facts.num_rows > max(0.1, 5 * error):
+    answers = max(int(facts.actual.sum()), 1)  # one per row, or per token
+    hits = facts.hits / answers
+    error = math.sqrt(max(hits * (1 - hits), 1 / answers) / answers)
+    if hits - facts.sureness / answers > max(0.1, 5 * error):
         return Finding(
             "fail",
             f"no probability exceeds {limit:.3f} while {hits:.0%} of answers are right: "

@@ -34,13 +34,13 @@ def _recomputed(evidence: Evidence) -> Finding:
     value = scores.test[scores.primary].value
     if again is None:
         return Finding(
-            "pass", f"{len(table):,} test rows scored once; there is no second way to compute {scores.primary}."
+            "pass", f"{num_rows:,} test rows scored once; there is no second way to compute {scores.primary}."
         )
     if not math.isclose(again, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE) and not (
         math.isnan(again) and math.isnan(value)
     ):
         return Finding("fail", f"{scores.primary} is {value!r}, computed a second way {again!r}.")
-    return Finding("pass", f"{len(table):,} test rows scored once; {scores.primary} agrees with a second computation.")
+    return Finding("pass", f"{num_rows:,} test rows scored once; {scores.primary} agrees with a second computation.")
 
 
 GATE = Gate("evaluation complete", "result", {}, evaluation_complete)

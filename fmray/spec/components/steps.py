@@ -223,16 +223,14 @@ class Tokenize(Params):
 
 
 class TokenizeWords(Params):
-    """Turn lists of words into token ids, one per word, by a vocabulary learned from training rows.
-
-    Each part makes a block of its own: whole words make `tokens`, the others one that is called as they are.
-    """
+    """Turn lists of words into token ids, one per word, by a vocabulary learned from training rows."""
 
     makes: ClassVar[str] = "tokens"
 
     columns: Columns = Field(description="Lists of words; with several columns, each becomes blocks of its own.")
     parts: Annotated[Sequence[WordPart], Field(min_length=1)] = Field(
-        ("whole",), description="Of a word: whole, shape (Xx of Paris), prefixN and suffixN of N letters, e.g. suffix3."
+        ("whole",),
+        description="Of a word, each a block of its own: whole, shape (Xx of Paris), prefixN and suffixN of N letters.",
     )
     vocabulary: Annotated[Whole, Field(ge=3)] = Field(
         20_000, description="Most ids of a part, with 0 for padding and 1 for what is unknown."

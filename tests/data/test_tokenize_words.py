@@ -1,0 +1,215 @@
+"""Lists of words become ids, one per word, by what training rows hold."""
+
+import itertools
+import json
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fmray.data.preview import preview
+from fmray.data.tokenize_words import TokenizeWords
+from fmray.errors import SpecError
+from fmray.inference.model import open_model
+from fmray.schema import Column, Schema
+from fmray.spec.components import steps as declared
+from fmray.spec.load import job_from
+
+SCHEMA = Schema((Column("said", "words"), Column("n", "number")))
+TWO = Schema((Column("said", "words"), Column("heard", "words")))
+LISTS = [["The", "cat", "saw", "the", "dog"], None, [], ["a", "dog", None, "barks"], ["the", "cat"]]
+
+
+def frame(lists, **others):
+    named = {name: pl.Series(given, dtype=pl.List(pl.String)) for name, given in {"said": lists, **others}.items()}
+    return pl.DataFrame({**named, "n": np.arange(float(len(lists)))})
+
+
+def step(**params):
+    return TokenizeWords(declared.TokenizeWords(**{"columns": "said", "min_count": 1, **params}))
+
+
+def learned(made, rows, schema=SCHEMA):
+    return made.learn(made.fit(rows, schema), schema)
+
+
+def vocabulary(lists, part="whole", **params):
+    return learned(step(parts=[part], **params), frame(lists)).state["vocabularies"][part]
+
+
+def ids(made, lists, given):
+    return made.apply(frame(given), learned(made, frame(lists)).state)["said"].to_list()
+
+
+def test_the_most_frequent_words_come_first_and_equally_frequent_ones_by_spelling():
+    assert vocabulary(LISTS) == ["the", "cat", "dog", "a", "barks", "saw"]
+
+
+def test_words_that_training_rows_hold_too_rarely_have_no_id_of_their_own():
+    assert vocabulary(LISTS, min_count=2) == ["the", "cat", "dog"]
+    assert vocabulary(LISTS, min_count=3) == ["the"]
+
+
+def test_ids_are_as_many_as_the_vocabulary_may_hold_with_two_for_padding_and_the_unknown():
+    found = learned(step(vocabulary=4), frame(LISTS))
+    assert found.state["vocabularies"]["whole"] == ["the", "cat"]
+    assert found.schema.columns[0].width == 4
+
+
+def test_a_row_has_an_id_per_word_whatever_it_holds():
+    assert ids(step(), LISTS, LISTS) == [[2, 3, 7, 2, 4], [], [], [5, 4, 1, 6], [2, 3]]
+
+
+def test_words_never_seen_and_missing_words_are_unknown():
+    assert ids(step(min_count=2), LISTS, [["zebra", "cat", None], [None], ["barks"]]) == [[1, 3, 1], [1], [1]]
+
+
+@pytest.mark.parametrize("lists", [[], [None], [[]], [[None]]])
+def test_training_rows_without_a_word_make_no_vocabulary(lists):
+    made = step(parts=["whole", "shape"])
+    found = learned(made, frame(lists))
+    assert found.state["vocabularies"] == {"whole": [], "shape": []}
+    assert made.apply(frame([["a"], None]), found.state)["said"].to_list() == [[1], []]
+
+
+PARTS = [
+    ("suffix3", ["Running", "ran", "no"], ["ing", "no", "ran"]),
+    ("prefix2", ["Running", "ran", "X"], ["ra", "ru", "x"]),
+    ("shape", ["Paris", "NATO", "covid-19", "x", "X", "d", "Ünïcode", "3.14", "?!"], None),
+    ("whole", ["ﬁne", "FINE", "①"], ["fine", "1"]),  # compatibility forms are the letters they stand for
+    ("suffix1", ["漢字", "字"], ["字"]),
+]
+
+
+@pytest.mark.parametrize(("part", "words", "expected"), PARTS)
+def test_a_part_of_a_word_is_what_its_name_says(part, words, expected):
+    expected = expected or ["x", "X", "Xx", "?!", "d.d", "x-d"]
+    found = vocabulary([words], part)
+    assert sorted(found) == sorted(expected)
+
+
+def test_capital_letters_are_kept_where_the_job_says_so():
+    assert vocabulary([["Rome", "rome"]], lowercase=False) == ["Rome", "rome"]
+    assert vocabulary([["Rome", "rome"]]) == ["rome"]
+    assert vocabulary([["Rome", "rome"]], "prefix1", lowercase=False) == ["R", "r"]
+
+
+def test_a_part_is_counted_as_often_as_words_have_it():
+    assert vocabulary([["sing", "sing", "ring", "seal", "seal"]], "suffix3", min_count=3) == ["ing"]
+
+
+@pytest.mark.parametrize("cuts", [[1], [2, 2], [1, 2, 3, 4]])
+def test_learning_in_any_grouping_is_learning_at_once(cuts):
+    made = step(parts=["whole", "suffix2", "shape"])
+    whole = learned(made, frame(LISTS))
+    bounds = [0, *cuts, len(LISTS)]
+    parts = [made.fit(frame(LISTS)[a:b], SCHEMA) for a, b in itertools.pairwise(bounds)]
+    for order in (parts, parts[::-1]):
+        merged = order[0]
+        for part in order[1:]:
+            merged = made.merge(merged, part)
+        assert made.learn(merged, SCHEMA) == whole
+    tree = made.merge(parts[-1], parts[0]) if len(parts) == 2 else None
+    assert tree is None or made.learn(tree, SCHEMA) == whole
+
+
+def test_what_was_learned_survives_as_json():
+    made = step(parts=["whole", "suffix2"])
+    found = learned(made, frame(LISTS))
+    state = json.loads(json.dumps(found.state))
+    assert state == found.state
+    assert made.apply(frame(LISTS), state).equals(made.apply(frame(LISTS), found.state))
+
+
+@pytest.mark.parametrize(
+    ("params", "blocks"),
+    [
+        ({}, ["tokens"]),
+        ({"parts": ["whole", "shape"]}, ["tokens", "shape"]),
+        ({"parts": ["suffix3"]}, ["suffix3"]),
+        ({"block": "text", "parts": ["whole", "suffix3"]}, ["text", "suffix3"]),
+    ],
+)
+def test_blocks_of_one_column_are_called_as_their_parts(params, blocks):
+    assert list(learned(step(**params), frame(LISTS)).schema.blocks)[1:] == blocks
+
+
+@pytest.mark.parametrize("block", [None, "text"])
+def test_blocks_of_several_columns_bear_the_columns_names(block):
+    made = step(columns=["said", "heard"], parts=["whole", "shape"], block=block)
+    rows = frame(LISTS, heard=LISTS[::-1])
+    found = learned(made, rows, TWO)
+    own = block or "tokens"
+    assert list(found.schema.blocks) == [f"{own}_said", f"shape_{own}_said", f"{own}_heard", f"shape_{own}_heard"]
+    assert made.apply(rows, found.state).columns == ["said", "heard", "n", "said.shape", "heard.shape"]
+
+
+def test_columns_share_one_vocabulary():
+    made = step(columns=["said", "heard"])
+    rows = frame([["a", "b"]], heard=[["b"]])
+    assert learned(made, rows, TWO).state["vocabularies"]["whole"] == ["b", "a"]
+
+
+def test_the_column_of_words_is_gone_where_no_block_is_of_whole_words():
+    made = step(parts=["shape"])
+    assert made.apply(frame(LISTS), learned(made, frame(LISTS)).state).columns == ["n", "said.shape"]
+
+
+def test_the_note_says_how_many_words_have_no_id_of_their_own():
+    (note,) = learned(step(min_count=2), frame(LISTS)).notes
+    assert "block 'tokens' of 'said': 2.2 words per row, by 5 ids; 30.0% of training words" in note
+
+
+def test_parts_are_named_once_and_by_a_known_name():
+    assert "names a part twice" in declared.TokenizeWords.problems({"columns": "a", "parts": ["shape", "shape"]})[0][1]
+    assert declared.TokenizeWords.problems({"columns": "a", "parts": ["suffix"]})[0][0] == "parts"
+    assert declared.TokenizeWords.problems({"columns": "a", "parts": ["suffix9", "prefix1"]}) == []
+
+
+def test_text_is_no_list_of_words():
+    with pytest.raises(SpecError, match="column 'said' holds text. Accepted: words"):
+        step().fit(pl.DataFrame({"said": ["a b"]}), Schema((Column("said", "text"),)))
+
+
+def job(folder, steps, model="linear", **data):
+    folder.mkdir(exist_ok=True)
+    lists = [["a", "b"], ["b"]] * 40
+    rows = {"said": pa.array(lists, pa.list_(pa.string())), "n": np.arange(80.0), "y": ["no", "yes"] * 40}
+    pq.write_table(pa.table(rows), folder / "rows.parquet")
+    asked = {"name": "w", "data": {"path": "rows.parquet", "target": "y", **data}, "steps": steps, "model": model}
+    asked |= {"train": {"epochs": 8, "batch_rows": 8, "optimizer": {"adam": {"lr": 0.05}}}, "split": {"test": 0.3}}
+    return job_from({**asked, "run": {"workers": 0, "prepare": "local"}, "rigour": {"profile": "draft"}}, folder)
+
+
+def test_a_column_of_lists_that_no_step_names_is_refused_by_name(tmp_path):
+    with pytest.raises(SpecError, match=r"column 'said' holds list<.*: string>\..*Lists of words are read by tokenize"):
+        preview(job(tmp_path, ["auto"]))
+    assert preview(job(tmp_path, ["auto"], ignore=["said"])).inputs.width > 0
+
+
+STORED = [
+    pa.array([["a", "b"], ["b"]] * 40, pa.large_list(pa.large_string())),
+    pa.array([["a", "b"], ["b"]] * 40, pa.list_view(pa.string())),
+    pa.array([["a", "b"], ["b"]] * 40, pa.list_(pa.string_view())),
+    pa.ListArray.from_arrays(pa.array(range(81), pa.int32()), pa.array(["a", "b"] * 40).dictionary_encode()),
+]
+
+
+@pytest.mark.parametrize("stored", STORED, ids=[str(values.type) for values in STORED])
+def test_lists_of_text_are_words_however_they_are_stored(tmp_path, stored):
+    asked = job(tmp_path, [{"tokenize_words": {"columns": "said"}}, "auto"])
+    rows = pq.read_table(tmp_path / "rows.parquet")
+    pq.write_table(rows.set_column(0, "said", stored), tmp_path / "rows.parquet")
+    assert {column.name: column.kind for column in preview(asked).columns.columns}["said"] == "words"
+
+
+@pytest.mark.slow
+def test_lists_of_words_are_inputs_of_other_tasks_too(tmp_path):
+    from fmray.workflow import run
+
+    asked = job(tmp_path, [{"tokenize_words": {"columns": "said"}}, "auto"], "bag_of_embeddings")
+    done = run(asked, str(tmp_path / "store"))
+    table = pa.table({"said": pa.array([["a", "b"], ["b"]], pa.list_(pa.string())), "n": [1.0, 2.0]})
+    assert open_model(done.root).predict(table)["prediction"].to_pylist() == ["no", "yes"]
