@@ -16,6 +16,7 @@ JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 NAMES = [path.stem for path in JOBS]
 TASKS = {
     **dict.fromkeys(("bike_sharing", "california_housing", "california_search"), "regression"),
+    "tiny_shakespeare": "language_model",
     "ud_english_tags": "tagging",
 }
 """Job -> its task, where that is not classification."""
@@ -54,6 +55,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "quickstart",
         "sms_spam",
         "sms_spam_tokens",
+        "tiny_shakespeare",
         "ud_english_tags",
     ]
 

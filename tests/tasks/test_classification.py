@@ -59,15 +59,17 @@ def test_probabilities_after_sampling_are_those_that_bayes_gives_under_the_true_
     joint = likelihood * np.array([0.6, 0.3, 0.1])
     expected = joint / joint.sum(-1, keepdims=True)
     np.testing.assert_allclose(
-        task_of("classification", SAMPLED, [{}, {}]).predict(given).numpy(), expected, rtol=1e-12
+        task_of("classification", SAMPLED, [{}, {}]).predict(given, None).numpy(), expected, rtol=1e-12
     )
     chosen = task_of("classification", SAMPLED, [{}, {}]).select(torch.tensor([1]))
-    np.testing.assert_allclose(chosen.predict(given[1:]).numpy(), expected[1:], rtol=1e-12)
+    np.testing.assert_allclose(chosen.predict(given[1:], None).numpy(), expected[1:], rtol=1e-12)
 
 
 def test_sampling_every_class_alike_shifts_nothing():
     alike = replace(TARGET, sampled=(120, 60, 20))
-    torch.testing.assert_close(Classification(alike).predict(logits()), Classification(TARGET).predict(logits()))
+    torch.testing.assert_close(
+        Classification(alike).predict(logits(), None), Classification(TARGET).predict(logits(), None)
+    )
 
 
 def test_row_weights_and_class_weights_multiply(batch):
@@ -157,12 +159,14 @@ def test_perceptrons_with_their_own_class_weights_do_not_see_each_other(batch):
 
 def test_predictions_of_a_perceptron_rank_classes_as_its_scores_do():
     given = logits() * 5
-    ranked = task_of("classification", TARGET, [PERCEPTRON]).predict(given)
+    ranked = task_of("classification", TARGET, [PERCEPTRON]).predict(given, None)
     assert torch.equal(ranked.argsort(-1), given.argsort(-1))
 
 
 def test_probabilities_sum_to_one():
-    assert torch.allclose(Classification(TARGET).predict(logits()).sum(-1), torch.ones(1, 17, dtype=torch.float64))
+    assert torch.allclose(
+        Classification(TARGET).predict(logits(), None).sum(-1), torch.ones(1, 17, dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 17, 1), (1, 17, 2), (1, 17, 4)])

@@ -28,7 +28,7 @@ def test_the_loss_is_the_mean_over_labels_of_binary_cross_entropy():
 
 def test_probabilities_are_of_each_label_for_itself():
     logits = torch.tensor([[[0.0, 100.0, -100.0]]])
-    assert MultiLabel(TARGET).predict(logits).tolist() == [[[0.5, 1.0, pytest.approx(0.0, abs=1e-40)]]]
+    assert MultiLabel(TARGET).predict(logits, None).tolist() == [[[0.5, 1.0, pytest.approx(0.0, abs=1e-40)]]]
 
 
 def test_another_number_of_outputs_is_refused():

@@ -48,7 +48,7 @@ def test_members_differ_in_delta_only():
 def test_predictions_come_back_in_target_units():
     given = torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])
     expected = torch.tensor([[[10.0, -0.5], [8.0, -1.0]]], dtype=torch.float64)
-    assert torch.equal(Regression(TWO).predict(given), expected)
+    assert torch.equal(Regression(TWO).predict(given, None), expected)
 
 
 def test_a_column_against_a_row_is_refused_and_not_broadcast():

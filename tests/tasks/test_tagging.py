@@ -119,14 +119,14 @@ def test_outputs_per_token_are_refused_where_a_row_has_one_class():
 
 
 def test_predictions_are_probabilities_of_each_token_for_itself():
-    found = task_of("tagging", TARGET, [{}, {}]).predict(logits())
+    found = task_of("tagging", TARGET, [{}, {}]).predict(logits(), None)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, logits().double().softmax(-1))
 
 
 def test_predictions_lie_token_behind_token_as_the_targets_of_rows_do():
     rows = batch(16)
-    found = by_entry(task_of("tagging", TARGET, [{}, {}]).predict(logits(width=16)), rows)
+    found = by_entry(task_of("tagging", TARGET, [{}, {}]).predict(logits(width=16), rows), rows)
     expected = torch.cat([logits()[:, row, :length] for row, length in enumerate(LENGTHS)], 1).double().softmax(-1)
     torch.testing.assert_close(found, expected)
     one_per_row = torch.rand(2, 6, 3)

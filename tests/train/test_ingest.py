@@ -69,7 +69,11 @@ def test_every_row_is_evaluated_once_by_one_worker(prepared, memory):
     for rank in range(3):
         rows = Rows(prepared, "val", "cpu", memory, Share(rank, 3))
         own = [batch.rows for batch in rows.in_sequence(10)]
-        assert sum(map(len, own)) == Share(rank, 3).before(rows.num_rows, rows.lanes.num_lanes) == len(rows.scored()["target"])
+        assert (
+            sum(map(len, own))
+            == Share(rank, 3).before(rows.num_rows, rows.lanes.num_lanes)
+            == len(rows.scored()["target"])
+        )
         found += own
     assert torch.cat(found).sort().values.tolist() == list(range(rows.num_rows))
 
