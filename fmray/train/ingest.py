@@ -318,9 +318,9 @@ class Sample:
         self._kept = sample_of(ids, rows.num_rows, most)
         self._positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[self._kept]
 
-    def in_sequence(self) -> Iterator[Batch]:
-        """Give every row of the sample exactly once."""
-        chunk_rows = self._rows.chunk_rows
+    def in_sequence(self, chunk_rows: int = 0) -> Iterator[Batch]:
+        """Give every row of the sample exactly once; see `Rows.in_sequence`."""
+        chunk_rows = chunk_rows or self._rows.chunk_rows
         for start in range(0, len(self._positions), chunk_rows):
             yield self._rows.at(self._positions[start : start + chunk_rows])
 
