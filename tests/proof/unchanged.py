@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 
 import fmray
 from fmray.data.lanes import Lanes
-from fmray.data.order import epoch_order
 from fmray.records import Prepared
 from fmray.spec.load import load_job
 
@@ -75,7 +74,7 @@ def _first_batches(prepared: Prepared, job: Any) -> list[str]:
     size = job.train.batch_rows
     if not isinstance(size, int):  # searched
         size = 256
-    order = epoch_order(prepared.num_rows("train"), job.train.order, job.train.seed, 0)
+    order = Lanes(prepared, "train").order(job.train.order, job.train.seed, 0)
     ids = Lanes(prepared, "train").load(["row_id"])["row_id"]
     return [_digest(ids[order[start : start + size]]) for start in range(0, FIRST_BATCHES * size, size)]
 
