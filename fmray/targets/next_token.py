@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fmray.ragged import Ragged
 from fmray.records import Json, Split, Target
@@ -156,7 +157,8 @@ class NextToken(OneColumnPerOutput):
 
     def columns_for_people(self, said: Ragged, is_null: np.ndarray, values: pa.Array, settings: Json) -> list[pa.Array]:
         """Give the mean of -ln p over the tokens of each text, their number, and p of each."""
-        own = said.compact()
+        # Arrow gives the entries of a null row to the row before it, so it must have none
+        own = Ragged(said.values, said.starts, np.where(is_null, 0, said.lengths)).compact()
         row = np.repeat(np.arange(len(own)), own.lengths)
         nats = np.bincount(row, -np.log(np.maximum(own.values[:, 0], SMALLEST)), len(own))
         empty = is_null | (own.lengths == 0)
@@ -168,7 +170,7 @@ class NextToken(OneColumnPerOutput):
     def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> Ragged:
         """Give the probabilities back; a row without a prediction has no entries."""
         column = columns[2].combine_chunks()
-        lengths = pa.compute.list_value_length(column).fill_null(0).to_numpy()
+        lengths = pc.list_value_length(column).fill_null(0).to_numpy()
         return Ragged.of_lengths(column.flatten().to_numpy()[:, None], lengths)
 
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:
