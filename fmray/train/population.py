@@ -8,6 +8,7 @@ Shape legend: K members, P parameters per member, B rows, O outputs.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -348,18 +349,22 @@ class Population:
     def _vmapped(
         self, leaves: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        keys = [dropout.keys for dropout in self._active]
+        active = self._active if self.module.training else []  # before the first step there are no keys yet
+        keys = [dropout.keys for dropout in active]
 
         def one(own: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: Sequence[Tensor]) -> Tensor:
-            for dropout, key in zip(self._active, keys, strict=True):
+            for dropout, key in zip(active, keys, strict=True):
                 dropout.keys = key
             output: Tensor = functional_call(self.module, (dict(own), dict(state)), kwargs=dict(inputs))
             return output
 
         try:
-            outputs: Tensor = vmap(one)(dict(leaves), dict(buffers), keys)
+            with warnings.catch_warnings():
+                # an operation that torch does member by member, as attention on CPUs, is as fast as in one piece here
+                warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented")
+                outputs: Tensor = vmap(one)(dict(leaves), dict(buffers), keys)
         finally:
-            for dropout, key in zip(self._active, keys, strict=True):
+            for dropout, key in zip(active, keys, strict=True):
                 dropout.keys = key
         return outputs
 
