@@ -65,6 +65,11 @@ IDLE = {
     },
 }
 CONTRADICTIONS = {
+    "model: tagger sees the tokens behind each, which language_model is to foretell. Take decoder.": {
+        "task": "language_model",
+        "steps": [{"tokenize": {"columns": "target"}}],
+        "model": "tagger",
+    },
     "data.sample: nothing given. Give one of over, under, rates.": {"data": {"sample": {}}},
     "data.sample: over and rates given. Give one of over, under, rates.": {
         "data": {"sample": {"over": 1, "rates": {"a": 2}}}
@@ -142,6 +147,10 @@ FINE = [
     {**PERCEPTRON, "train": {"seeds": {"n": 3, "order": True}}, "rigour": {"prefer": "simple"}},
     {"train": {"folds": {"strict": True}}, "steps": ["standardise", "noise"]},
     {"train": {"folds": 2}, "steps": []},
+    *(
+        {"task": "language_model", "steps": [{"tokenize": {"columns": "target"}}], "model": model}
+        for model in ("decoder", "token_linear")
+    ),
     *(
         {"train": {"order": {"bucket": 8}}, "steps": [step], "model": "bag_of_embeddings"}
         for step in ({"tokenize": {"columns": "a"}}, {"tokenize_words": {"columns": "a"}})
