@@ -185,7 +185,7 @@ class Lanes:
         piece_rows = max(1, PIECE_BYTES // self._row_bytes())
         rows_per_window = window_start(order, 1)
         for window in range(first_row // rows_per_window, num_windows(self.num_rows, order)):
-            positions = self.window(order, seed, epoch, window, share)
+            positions = self.window(order, seed, epoch, window=window, share=share)
             begin = window * rows_per_window
             skipped = share.before(max(first_row, begin), self.num_lanes) - share.before(begin, self.num_lanes)
             for start in range(skipped, len(positions), piece_rows):
@@ -193,12 +193,13 @@ class Lanes:
 
     def order(self, order: Order, seed: int, epoch: int, share: Share = WHOLE) -> np.ndarray:
         """List the positions of the rows of a share in the order of an epoch; see `data.order.epoch_order`."""
-        return epoch_order(self.num_rows, order, seed, epoch, share, self._lengths_for(order))
+        lengths = self._lengths_for(order)
+        return epoch_order(self.num_rows, order, seed, epoch, share=share, lengths=lengths)
 
     def window(self, order: Order, seed: int, epoch: int, window: int, share: Share = WHOLE) -> np.ndarray:
         """List the positions of the rows of a share in one window; see `data.order.window_order`."""
         lengths = self._lengths_for(order)
-        return window_order(self.num_rows, order, seed, epoch, window, share=share, lengths=lengths)
+        return window_order(self.num_rows, order, seed, epoch, window=window, share=share, lengths=lengths)
 
     def _lengths_for(self, order: Order) -> Lengths | None:
         """Give what tells the lengths of rows, where these decide about the order."""

@@ -124,8 +124,7 @@ class Preparation:
         repeats = self._repeats()
         rows = self._account(found, repeats)
         refuse_weightless(held, rows, recipe.dataset.data, self._another_split)
-        for text in gaps if recipe.fold is None else ():
-            self.report(Note(text))
+        self._tell(gaps if recipe.fold is None else ())
         target, with_nulls, notes = self._learn(steps, [f.summary for f in found], held)
         levels = merge_levels((f.levels for f in found), recipe.slices)
         kept = self._kept(found, repeats)
@@ -137,8 +136,7 @@ class Preparation:
             target, kept, about = self._count_windows(steps, target, rows)
             notes.append(about)
         told = [*self._read_as(rows, _reasons(found)), *notes]
-        for text in told:
-            self.report(Note(text))
+        self._tell(told)
         overlap = self._overlap(found, repeats)
         parts, test_ids, entries, files = self._write(kept, steps, target, levels)
         return Prepared(
@@ -167,6 +165,10 @@ class Preparation:
                 for f in recipe.dataset.files
             ),
         )
+
+    def _tell(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            self.report(Note(text))
 
     @property
     def _own(self) -> list[tuple[WorkItem]]:

@@ -6,7 +6,7 @@ around it or a column that came later. So data may grow, widen and move, and no 
 
 import datetime
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -43,6 +43,7 @@ class Definition:
         salt: As the job gave it.
         hash_version: Of `fmray.data.hashing`.
         own: Columns hashed instead for rows without a group, each of which is one of its own; none refuses them.
+        sides: For "given", the side of values that do not name one, as pairs.
     """
 
     by: Literal["hash", "time", "given"]
@@ -54,6 +55,12 @@ class Definition:
     salt: int
     hash_version: str = HASH_VERSION
     own: tuple[str, ...] = ()
+    sides: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def side_of(self) -> dict[str, int]:
+        """Give the side that each value of the given column stands for."""
+        return {**GIVEN, **{value: GIVEN[side] for value, side in self.sides}}
 
     def reads(self) -> tuple[str, ...]:
         """Name the columns that `assign` needs."""
@@ -63,15 +70,15 @@ class Definition:
     def to_json(self) -> Json:
         """Give the definition as plain values."""
         plain = {**asdict(self), "columns": list(self.columns), "cuts": list(self.cuts), "own": list(self.own)}
-        if not self.own:  # the name of a test set covers these values, and must stay what it was
-            del plain["own"]
-        return plain
+        plain["sides"] = dict(self.sides)
+        # the name of a test set covers these values, and must stay what it was
+        return {name: value for name, value in plain.items() if value or name not in ("own", "sides")}
 
     @classmethod
     def from_json(cls, value: Json) -> "Definition":
         """Read back what `to_json` gave."""
         tuples: Json = {name: tuple(value[name]) for name in ("columns", "cuts", "own") if name in value}
-        return cls(**{**value, **tuples})
+        return cls(**{**value, **tuples, "sides": tuple(value.get("sides", {}).items())})
 
 
 def define(dataset: Dataset, split: Split, store: Store, job_name: str, *, seen: Sequence[str] = ()) -> Definition:
@@ -136,7 +143,7 @@ def _request(dataset: Dataset, split: Split) -> Json:
     """Give all that a user says about the division; two equal requests never conflict."""
     asked: Json = {"by": split.by, "salt": split.salt, "val": split.val, "test": split.test}
     if split.by == "given":
-        asked |= {"column": split.column}
+        asked |= {"column": split.column, **({"sides": dict(split.sides)} if split.sides else {})}
     if split.by == "time":
         asked |= {"time": dataset.data.time, "val_from": split.val_from, "test_from": split.test_from}
     else:
@@ -205,13 +212,28 @@ def _by_column(dataset: Dataset, split: Split, seen: Sequence[str]) -> Definitio
     for item in work_items(dataset):
         found = _spelled(read_item(dataset, item, [split.column]).column(0)).value_counts().to_pylist()
         counts.update({entry["values"]: entry["counts"] for entry in found})
-    _refuse_sides(split.column, counts)
-    sides = {GIVEN[value] for value in counts if value is not None}
+    meant = Definition("given", (), split.column, val=0.0, test=0.0, cuts=(), salt=0, sides=_meant(split, counts))
+    _refuse_sides(meant, counts)
+    sides = {meant.side_of[value] for value in counts if value is not None}
     if missing := [name for name, side in (("train", TRAIN), ("test", TEST)) if side not in sides]:
         raise DataError(f"column '{split.column}' names no {missing[0]} rows: {dict(counts)}.", "split.column")
     val = 0.0 if VAL in sides else split.val
     columns = _hashed(dataset, seen, but=[split.column])
-    return Definition("given", columns, column=split.column, val=val, test=0.0, cuts=(), salt=split.salt)
+    return replace(meant, columns=columns, val=val, salt=split.salt)
+
+
+def _meant(split: Split, counts: Collection[str | None]) -> tuple[tuple[str, str], ...]:
+    """Give the sides that the job gives to values, as these are spelled in the data.
+
+    Raises:
+        SpecError: If there is no such value.
+    """
+    meant = {value.strip().lower(): side for value, side in split.sides.items()}
+    for value in meant:
+        if value not in counts:
+            known = [name for name in counts if name is not None]
+            raise SpecError(f"no row has '{value}' in '{split.column}'. {nearest(value, known)}", "split.sides")
+    return tuple(sorted(meant.items()))
 
 
 def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -220,12 +242,14 @@ def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
 
 
-def _refuse_sides(column: str, counts: Counter[str | None]) -> None:
-    if strange := {value: count for value, count in counts.most_common() if value not in GIVEN}:
+def _refuse_sides(definition: Definition, counts: Counter[str | None]) -> None:
+    known = definition.side_of
+    if strange := {value: count for value, count in counts.most_common() if value not in known}:
         named = [(repr(value) if value is not None else "no value", count) for value, count in strange.items()]
         shown = ", ".join(f"{value} in {count:,} rows" for value, count in named[:10])
         more = f" and {len(named) - 10:,} other values" if len(named) > 10 else ""
-        raise DataError(f"column '{column}' has {shown}{more}. Accepted: {', '.join(GIVEN)}.", "split.column")
+        text = f"column '{definition.column}' has {shown}{more}. Accepted: {', '.join(known)}"
+        raise DataError(f"{text}; split.sides gives a side to others.", "split.column")
 
 
 def _by_time(dataset: Dataset, split: Split) -> Definition:
@@ -329,9 +353,10 @@ def _given(definition: Definition, table: pa.Table, null_values: NullValues) -> 
     spelled = _spelled(table.column(definition.column)).combine_chunks().dictionary_encode()
     spelled = spelled.combine_chunks() if isinstance(spelled, pa.ChunkedArray) else spelled
     levels = spelled.dictionary.to_pylist()
-    if spelled.null_count or not set(levels) <= set(GIVEN):
-        _refuse_sides(definition.column, Counter(spelled.to_pylist()))
-    sides: np.ndarray = np.array([GIVEN[level] for level in levels], np.int8)[spelled.indices.to_numpy()]
+    known = definition.side_of
+    if spelled.null_count or not set(levels) <= set(known):
+        _refuse_sides(definition, Counter(spelled.to_pylist()))
+    sides: np.ndarray = np.array([known[level] for level in levels], np.int8)[spelled.indices.to_numpy()]
     if definition.val:
         sides[(sides == TRAIN) & (_place(definition, table, null_values) < definition.val)] = VAL
     return sides

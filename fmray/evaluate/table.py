@@ -81,7 +81,9 @@ def read(predictions: Predictions, start: int = 0, stop: int | None = None) -> T
         "target": _columns(table, [name for name in names if name.startswith("target")]),
         **{name: table[name].to_numpy() for name in ("weight", "group", *slices) if name in names},
     }
-    output = _columns(table, list(predictions.outputs))
+    # of many classes, tables of earlier versions have a column for each
+    outputs = [name for name in predictions.outputs if name in names]
+    output = _columns(table, outputs or [name for name in names if name.startswith("p_")])
     entries = entries_of(found)
     return Table(
         row_id=entries["row_id"],

@@ -150,11 +150,14 @@ class SavedModel:
         Raises:
             DataError: If a column is missing or holds another kind of value.
         """
-        rows = table if isinstance(table, pa.Table) else _from_pandas(table, self.input_types)
-        zone = self.saved.data.time_zone
-        trained = as_trained(rows, self.input_schema.columns, self.input_types, time_zone=zone)
-        predicted = self.predict_rows(trained, Unseen())
+        predicted = self.outputs(table if isinstance(table, pa.Table) else _from_pandas(table, self.input_types))
         return self.as_table(predicted.said, predicted.faulty > 0)
+
+    def outputs(self, table: pa.Table) -> "Predicted":
+        """Give the outputs of rows as they are read; see `predict`."""
+        zone = self.saved.data.time_zone
+        trained = as_trained(table, self.input_schema.columns, self.input_types, time_zone=zone)
+        return self.predict_rows(trained, Unseen())
 
     def predict_rows(self, table: pa.Table, unseen: Unseen) -> "Predicted":
         """Give the outputs of rows, and why some have none.

@@ -146,7 +146,7 @@ def predict_item(work: Work, item: WorkItem) -> None:
     unseen = Unseen()
     with _whole_file(work.part(item.index)) as sink:
         writer: pq.ParquetWriter | None = None
-        num_rows = max(LEAST_ROWS, min(WRITE_ROWS, WRITE_BYTES // (8 * len(model.output_names))))
+        num_rows = max(LEAST_ROWS, min(WRITE_ROWS, WRITE_BYTES // (8 * model.codec.num_outputs)))
         for start in range(0, max(1, table.num_rows), num_rows):
             predicted = model.predict_rows(rows.slice(start, num_rows), unseen)
             reasons = pa.array([None, *predicted.reasons[1:]], pa.string()).take(pa.array(predicted.faulty))

@@ -92,7 +92,7 @@ class Layer(nn.Module):
 
     def _attention(self, h: Tensor) -> Tensor:
         # padding stands behind all tokens of a row, and nothing looks ahead: it needs no mask
-        query, key, value = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute((2, 0, 3, 1, 4))
         found = F.scaled_dot_product_attention(rotated(query), rotated(key), value, is_causal=True)
         return found.transpose(1, 2).flatten(2)
 

@@ -271,8 +271,8 @@ def _say(
 
 
 def _speak(model: SavedModel, table: pa.Table) -> tuple[Array, np.ndarray]:
-    said = model.predict(table)
-    return codec_of(model.target).outputs_of(said.columns), said.column(0).is_valid().to_numpy()
+    predicted = model.outputs(table)
+    return codec_of(model.target).as_in_tables(predicted.said, model.saved.ensemble.params), predicted.faulty == 0
 
 
 def _as_ours(output: np.ndarray, theirs: Target, ours: Target) -> np.ndarray:

@@ -67,6 +67,7 @@ def _in_split(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
     said = {key for key, given in (value.get("split") or {}).items() if given != getattr(plain, key)}
     for key, by in (
         ("column", ("given",)),
+        ("sides", ("given",)),
         ("val_from", ("time",)),
         ("test_from", ("time",)),
         ("salt", ("hash", "group", "given")),

@@ -24,6 +24,7 @@ def lacking(model: str, kinds: Sequence[str], needed: str = "") -> str:
     if not ragged:
         return f"model {model} reads {what}, and no step makes it. Keep columns of numbers, or choose another model."
     steps = " or ".join(f"{MAKERS[kind]}, e.g. steps: [{{{MAKERS[kind]}: {{columns: TEXT}}}}]" for kind in ragged)
+    steps += ", or tokenize_words for lists of words" if "tokens" in ragged else ""
     return f"model {model} reads {what}, and no step makes {'them' if needed == 'tokens' else 'it'}. Add {steps}."
 
 

@@ -116,6 +116,7 @@ class Job:
 
 
 LATER: tuple[tuple[Any, ...], ...] = (
+    ("split", "sides", {}),
     ("train", "order", "bucket", 0),
     ("train", "groups", []),
     ("train", "phases", {}),

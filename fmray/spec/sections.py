@@ -145,6 +145,8 @@ class Split:
             `data.time`); "given" by `column`, whose values are train, val or validation, test.
         val, test: Shares of all rows; with "given" and no val rows, val is a share of train.
         column: The given split column.
+        sides: For "given", what values of the column stand for, where they say something else: `{val: test}` takes a
+            published validation set as the test set.
         val_from, test_from: ISO times at which val and test begin, for "time"; otherwise cut by share.
         salt: Another salt is another split.
         redefine: Replace the split definition recorded under this job's name, which retires its test set.
@@ -154,6 +156,7 @@ class Split:
     val: Share = 0.1
     test: Share = 0.2
     column: str | None = None
+    sides: Mapping[Text, Literal["train", "val", "test"]] = Field(default_factory=dict)
     val_from: str | None = None
     test_from: str | None = None
     salt: Whole = 0

@@ -20,10 +20,14 @@ from fmray.registry import nearest
 from fmray.schema import NULL_WORDS
 from fmray.spec.sections import Data
 from fmray.targets.codec import Decisions, Partial
-from fmray.targets.one_column import OneColumnPerOutput
+from fmray.targets.one_column import OneColumnPerOutput, fixed_lists
 from fmray.targets.wording import lacking_classes, rare_classes
 
 MOST_CLASSES = 10_000
+MANY_CLASSES = 256
+"""Classes from which on tables hold one list of probabilities per row in place of a column for each."""
+NUM_TOP = 10
+"""Classes that predictions of so many name, the most probable ones."""
 SHOWN = 5
 
 
@@ -40,7 +44,8 @@ class Class(OneColumnPerOutput):
     def __init__(self, target: Target) -> None:
         self.target = target
         self.num_outputs = len(target.classes)
-        self.columns = tuple(f"p_{place}" for place in range(self.num_outputs))
+        self.has_many = self.num_outputs > MANY_CLASSES
+        self.columns = ("p",) if self.has_many else tuple(f"p_{place}" for place in range(self.num_outputs))
         self.is_binary = self.num_outputs == 2
         self.metrics = BINARY_METRICS if self.is_binary else METRICS
         self.figures = ("confusion", "calibration", *(("roc",) if self.is_binary else ()))
@@ -130,6 +135,10 @@ class Class(OneColumnPerOutput):
         """Count the rows of each class."""
         return np.bincount(target, minlength=self.num_outputs)
 
+    def table_columns(self, output: Any, settings: Json) -> dict[str, pa.Array]:
+        """Give one column per class, or one list of all where there are many."""
+        return {"p": fixed_lists(output)} if self.has_many else super().table_columns(output, settings)
+
     def target_columns(self, target: np.ndarray) -> dict[str, pa.Array]:
         """Give what is true."""
         return {"target": pa.array(target)}
@@ -181,20 +190,26 @@ class Class(OneColumnPerOutput):
         return f"{len(self.target.classes)} classes{positive}"
 
     def names_for_people(self) -> tuple[str, ...]:
-        """Name `prediction`, and `p_<class>` for each class."""
+        """Name `prediction`, and `p_<class>` for each class; of many classes `top` and `p_top`."""
+        if self.has_many:
+            return ("prediction", "top", "p_top")
         return ("prediction", *(f"p_{name}" for name in self.target.classes))
 
     def columns_for_people(
         self, said: np.ndarray, is_null: np.ndarray, values: pa.Array, settings: Json
     ) -> list[pa.Array]:
-        """Give the most probable class as a value of the target column, and all probabilities."""
+        """Give the most probable class as a value of the target column, and all probabilities.
+
+        Of many classes, give the ten most probable ones and their probabilities, the highest first.
+        """
         mask = is_null if is_null.any() else None
         best = pa.array(said.argmax(1).astype(np.int32), mask=mask)
-        return [values.take(best), *(pa.array(column, mask=mask) for column in said.T)]
-
-    def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
-        """Give the probabilities back."""
-        return np.stack([column.to_numpy() for column in columns[1:]], 1)
+        if not self.has_many:
+            return [values.take(best), *(pa.array(column, mask=mask) for column in said.T)]
+        top = top_of(said, NUM_TOP)
+        lists = (values.take(pa.array(top.reshape(-1))), pa.array(np.take_along_axis(said, top, 1).reshape(-1)))
+        null = None if mask is None else pa.array(mask)
+        return [values.take(best), *(pa.FixedSizeListArray.from_arrays(part, NUM_TOP, mask=null) for part in lists)]
 
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:
         """Lay probabilities out in these classes; one that the other model does not know has no chance."""
@@ -226,6 +241,15 @@ def predicted(output: np.ndarray) -> np.ndarray:
     if output.shape[1] == 2:  # several times faster than argmax
         return np.asarray(output[:, 1] > output[:, 0], np.int64)
     return np.asarray(output.argmax(1))
+
+
+def top_of(output: np.ndarray, number: int) -> np.ndarray:
+    """Give the classes with the largest outputs of each row (N, number), the largest first, of equal ones the first."""
+    some = np.argpartition(-output, number - 1, axis=1)[:, :number]
+    least = np.take_along_axis(output, some, 1).min(1, keepdims=True)
+    # among equals argpartition takes any: rank all that are not below the least taken
+    ranked = np.where(output >= least, output, -np.inf)
+    return np.argsort(-ranked, axis=1, kind="stable")[:, :number]
 
 
 def variants(classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ Shape legend: N rows, or entries of rows that have several targets each, C class
 outputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -252,8 +252,8 @@ class Codec(Learning, Protocol):
         """
         ...
 
-    def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> Array:
-        """Give the outputs back from what `columns_for_people` gave, NaN or no entry where a row has none."""
+    def as_in_tables(self, said: Any, settings: Json) -> Any:
+        """Give outputs, as models give them, as tables of predictions hold them: with what is decided behind them."""
         ...
 
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:

@@ -7,7 +7,7 @@ Shape legend: N rows, C labels.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from fmray.records import Json, Split, Target
 from fmray.spec.sections import Data
 from fmray.targets.classes import variants
 from fmray.targets.codec import Decisions, Partial
+from fmray.targets.one_column import fixed_lists
 from fmray.targets.per_row import OneTargetPerRow
 from fmray.targets.wording import lacking_classes, rare_classes
 
@@ -182,13 +183,13 @@ class Labels(OneTargetPerRow):
         """Give probabilities and what is decided, a list of C each."""
         decided = self._decided(output, settings)
         return {
-            "p": _fixed_lists(output),
-            "decided": _fixed_lists(decided),
+            "p": fixed_lists(output),
+            "decided": fixed_lists(decided),
         }
 
     def target_columns(self, target: np.ndarray) -> dict[str, pa.Array]:
         """Give the true labels, a list of C."""
-        return {"target": _fixed_lists(target)}
+        return {"target": fixed_lists(target)}
 
     def fits(self, settings: Json) -> bool:
         """Tell whether there is a threshold per label."""
@@ -272,10 +273,9 @@ class Labels(OneTargetPerRow):
         lists = pa.ListArray.from_arrays(offsets, values.take(pa.array(label)))
         return [lists, *(pa.array(column, mask=mask) for column in said.T)]
 
-    def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
-        """Give the probabilities back."""
-        p = np.stack([column.to_numpy() for column in columns[1:]], 1)
-        return np.concatenate([p, self.encode(pl.DataFrame({"prediction": columns[0]}))], 1)
+    def as_in_tables(self, said: np.ndarray, settings: Json) -> np.ndarray:
+        """Give probabilities with what is decided behind them (N, 2 C)."""
+        return np.concatenate([said, self._decided(said, settings)], 1)
 
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:
         """Lay probabilities out in these labels; one that the other model does not know has no chance."""
@@ -301,10 +301,6 @@ class Labels(OneTargetPerRow):
     def _decided(self, output: np.ndarray, settings: Json) -> np.ndarray:
         """Give 1 where a label is predicted (N, C), uint8."""
         return np.asarray(output > np.asarray(settings.get(THRESHOLDS, HALF)), np.uint8)
-
-
-def _fixed_lists(values: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
 
 
 def split_output(output: np.ndarray, target: np.ndarray) -> np.ndarray:

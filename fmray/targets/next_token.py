@@ -5,13 +5,12 @@ What is scored is the token, as with tags: outputs are the probability of the to
 Shape legend: T tokens of all rows, V ids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fmray.ragged import Ragged
 from fmray.records import Json, Split, Target
@@ -166,12 +165,6 @@ class NextToken(OneColumnPerOutput):
         ends = pa.array(np.r_[own.starts, len(own.values)].astype(np.int32), mask=np.r_[is_null, False])
         lists = pa.ListArray.from_arrays(ends, pa.array(own.values[:, 0]))
         return [pa.array(mean, mask=empty), pa.array(own.lengths, mask=is_null), lists]
-
-    def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> Ragged:
-        """Give the probabilities back; a row without a prediction has no entries."""
-        column = columns[2].combine_chunks()
-        lengths = pc.list_value_length(column).fill_null(0).to_numpy()
-        return Ragged.of_lengths(column.flatten().to_numpy()[:, None], lengths)
 
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:
         """Give the probabilities as they are."""

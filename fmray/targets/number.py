@@ -168,10 +168,6 @@ class Number(OneColumnPerOutput):
         mask = is_null if is_null.any() else None
         return [pa.array(column, mask=mask) for column in said.T]
 
-    def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
-        """Give the numbers back."""
-        return np.stack([column.to_numpy() for column in columns], 1)
-
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:
         """Give the numbers as metrics take them: (N,) of one column."""
         return output[:, 0] if output.shape[1] == 1 else output

@@ -9,6 +9,11 @@ from fmray.records import Json
 from fmray.targets.per_row import OneTargetPerRow
 
 
+def fixed_lists(values: np.ndarray) -> pa.Array:
+    """Give numbers (N, C) as a column of lists of C."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+
+
 class OneColumnPerOutput(OneTargetPerRow):
     """Hold what codecs of such targets share; see `fmray.targets.codec.Codec`."""
 

@@ -13,7 +13,6 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fmray import moments
 from fmray.errors import DataError
@@ -245,12 +244,9 @@ class Tags:
         numbers = pa.FixedSizeListArray.from_arrays(flat, self.num_outputs)
         return [pa.ListArray.from_arrays(ends, column) for column in (best, numbers)]
 
-    def outputs_of(self, columns: Sequence[pa.ChunkedArray]) -> Ragged:
-        """Give the probabilities back; a row without a prediction has no entries."""
-        column = columns[1].combine_chunks()
-        lengths = pc.list_value_length(column).fill_null(0).to_numpy()
-        numbers = column.flatten().flatten().to_numpy()
-        return Ragged.of_lengths(numbers.reshape(-1, self.num_outputs), lengths)
+    def as_in_tables(self, said: Ragged, settings: Json) -> Ragged:
+        """Give outputs as tables of predictions hold them."""
+        return said
 
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:
         """Lay probabilities out in these tags; one that the other model does not know has no chance."""

@@ -26,6 +26,8 @@ from fmray.train.blocks import NO_TARGET, Held, RaggedTensor, held, inputs_of, j
 from fmray.train.device import free_bytes
 
 EVALUATION_ROWS = 8192
+MANY_OUTPUTS = 256
+"""Outputs of a row from which on fewer rows are predicted at a time."""
 EVALUATION_ENTRIES = 1 << 15
 """Tokens that are predicted at a time, padding included, where each has an output."""
 
@@ -316,9 +318,9 @@ class Sample:
         self._kept = sample_of(ids, rows.num_rows, most)
         self._positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[self._kept]
 
-    def in_sequence(self) -> Iterator[Batch]:
-        """Give every row of the sample exactly once."""
-        chunk_rows = self._rows.chunk_rows
+    def in_sequence(self, chunk_rows: int = 0) -> Iterator[Batch]:
+        """Give every row of the sample exactly once; see `Rows.in_sequence`."""
+        chunk_rows = chunk_rows or self._rows.chunk_rows
         for start in range(0, len(self._positions), chunk_rows):
             yield self._rows.at(self._positions[start : start + chunk_rows])
 
@@ -362,9 +364,10 @@ class Steps:
 
 
 def chunk_rows(prepared: Prepared, most: int) -> int:
-    """Give how many rows are predicted at a time: fewer than `most` where each token has an output."""
-    if not codec_of(prepared.target).by_entry:
-        return most
+    """Give how many rows are predicted at a time: fewer than `most` where rows have many outputs, or each token has."""
+    codec = codec_of(prepared.target)
+    if not codec.by_entry:
+        return max(1, min(most, most * MANY_OUTPUTS // codec.num_outputs))
     longest = max((longest for _, longest in prepared.entries.values()), default=1)
     return max(1, min(most, EVALUATION_ENTRIES // max(longest, 1)))
 

@@ -99,8 +99,9 @@ class _SplitPredictor:
         prepared = self.prepared
         lanes = Lanes(self.prepared, self.split)
         predictor = Predictor(self.members, self.ensemble, prepared=prepared, task=self.task, device=self.device)
-        for first in range(start, stop, CHUNK_ROWS):
-            rows = np.arange(first, min(first + CHUNK_ROWS, stop))
+        step = chunk_rows(prepared, CHUNK_ROWS)
+        for first in range(start, stop, step):
+            rows = np.arange(first, min(first + step, stop))
             arrays = lanes.take(rows)
             own = Blocks({name: arrays[name] for name in columns_to_predict(prepared)})
             said = predictor(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
@@ -137,8 +138,7 @@ class Predictor:
         self.populations: list[Population | Fitted]
         self.sources = [own.fingerprint for own in rows]
         self._blocks = {own.fingerprint: own.schema.blocks for own in rows}
-        by_entry = codec_of(prepared.target).by_entry
-        self._most_rows = chunk_rows(prepared, CHUNK_ROWS) if by_entry else 0
+        self._most_rows = chunk_rows(prepared, CHUNK_ROWS)
         self.populations = [load_member(m, own, self.task, device) for m, own in zip(members, rows, strict=True)]
         if ensemble.combine == "soup":
             networks = [one for one in self.populations if isinstance(one, Population)]
@@ -160,7 +160,7 @@ class Predictor:
         given = rows if isinstance(rows, dict) else dict.fromkeys(self.sources, rows)
         num_rows = len(next(iter(given.values())))
         # all members' outputs of these rows are held at once
-        step = self._most_rows or max(1024, CHUNK_ROWS // len(self.populations))
+        step = min(self._most_rows, max(1024, CHUNK_ROWS // len(self.populations)))
         cuts = range(0, num_rows, step)
         parts = ({name: v[slice(start, start + step)] for name, v in given.items()} for start in cuts)
         return np.concatenate([self._say_in_parts(part) for part in parts])

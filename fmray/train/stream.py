@@ -162,7 +162,7 @@ class Windows:
         epochs, window = divmod(self.first_window + place, self.num_windows)
         part_of = self.share.parts(self.num_parts)[part]
         epoch = self.first_epoch + epochs
-        positions = self.lanes.window(self.order, self.seed, epoch, window, part_of)
+        positions = self.lanes.window(self.order, self.seed, epoch, window=window, share=part_of)
         return self.lanes.paired(positions, self.columns, part_of, slice(None))
 
     def join(self, window: int, parts: Sequence[Arrays]) -> Arrays:

@@ -23,7 +23,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fmray.data.apply import _inputs
+from fmray.data.apply import Going, inputs_of
 from fmray.data.arrow_frames import raw_schema
 from fmray.data.identify import Recipe, summarise
 from fmray.data.lanes import write_part
@@ -94,7 +94,9 @@ def fit_only(recipe: Recipe, pipeline: Pipeline, item):
 def write_only(recipe: Recipe, pipeline: Pipeline, item):
     """Change and write all rows of an item."""
     table = read_item(recipe.dataset, item)
-    inputs = _inputs(table, recipe, pipeline, np.ones(table.num_rows, np.int64), np.arange(table.num_rows))
+    places = np.arange(table.num_rows)
+    ones = np.ones(table.num_rows, np.int64)
+    inputs = inputs_of(Going(table, ones, ones, ids=np.zeros((len(ones), 2)), places=places), recipe, pipeline, places)
     write_part(f"{recipe.folder}/{item.index}.arrow", {**inputs, "target": table.column("y").to_numpy()})
 
 

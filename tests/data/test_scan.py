@@ -329,7 +329,6 @@ def test_a_column_that_cannot_play_its_part_is_answered_with_what_there_is(write
         ({"time": "s"}, r"data.time: column 's' holds string. Accepted: timestamp, date or a number."),
         ({"key": "v"}, r"data.key: column 'v' holds fixed_size_list.* Accepted: one value per row."),
         ({"ignore": ["l"]}, r"column 'st' holds struct<.* Add it to data.ignore."),
-        ({"ignore": ["st"]}, r"column 'l' holds list<.* Accepted: lists of numbers of one length."),
     ],
 )
 def test_a_type_that_nobody_can_read_is_refused_by_name(write, section, message):

@@ -141,6 +141,24 @@ def test_rows_without_a_time_are_on_no_side(store, write):
     assert {n for n, side in found.items() if side == EXCLUDED} == set(range(0, NUM, 10))
 
 
+def test_a_job_says_what_other_values_of_a_given_column_stand_for(store, write):
+    """A published validation set is the test set, and validation is cut from train; the definition is kept."""
+    published = np.array(["train", "Dev ", "spare"])[np.arange(NUM) % 3]
+    folder = write("a.parquet", {**people(), "split": published})
+    split = Split(by="given", column="split", sides={"dev": "test", "Spare": "train"}, val=0.2)
+    found = sides(folder, store, split)
+    side = np.array([found[n] for n in range(NUM)])
+    assert set(side[published == "Dev "]) == {TEST}
+    assert set(side[published != "Dev "]) == {TRAIN, VAL}
+    assert sides(folder, store, split) == found
+    with pytest.raises(SpecError, match="this job asks for .*sides"):
+        sides(folder, store, replace(split, sides={"dev": "val", "spare": "test"}))
+    with pytest.raises(SpecError, match=r"split.sides: no row has 'devv' in 'split'. Did you mean 'dev'"):
+        sides(folder, store, replace(split, sides={"devv": "test", "spare": "train"}), name="other")
+    with pytest.raises(DataError, match=r"has 'spare' in .*split.sides gives a side to others"):
+        sides(folder, store, replace(split, sides={"dev": "test"}), name="third")
+
+
 def test_a_given_column_is_obeyed_and_a_missing_val_is_cut_from_train(store, write):
     table = people()
     table["split"] = np.where(np.arange(NUM) % 4 == 0, " Test", "TRAIN")

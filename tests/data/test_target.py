@@ -190,9 +190,9 @@ def test_labels_name_values_of_any_type_as_classes_are_named(values, labels, exp
 def test_what_means_missing_is_unlabelled_in_labels_and_numbers():
     table = pa.table({"y": ["a", "?", None, "n/a"]})
     data = section(null_values=["?"], labels={"n/a": "?"})
-    assert unlabelled(table, data).tolist() == [False, True, True, True]
+    assert unlabelled(table, data, "classification").tolist() == [False, True, True, True]
     numbers = section(null_values=[-1], labels={"1": "yes"})
-    assert unlabelled(pa.table({"y": [1, -1]}), numbers).tolist() == [False, True]
+    assert unlabelled(pa.table({"y": [1, -1]}), numbers, "regression").tolist() == [False, True]
 
 
 def test_labels_that_occur_are_told_from_those_that_do_not():

@@ -84,16 +84,15 @@ def test_thresholds_follow_the_rule(rule):
         assert thresholds == [0.3] * 3
 
 
-def test_predictions_are_lists_of_labels_and_come_back():
+def test_predictions_are_lists_of_labels_and_stand_in_tables_beside_their_probabilities():
     found = codec()
     output = np.array([[0.9, 0.1, 0.6], [0.2, 0.2, 0.2], [0.0, 1.0, 0.0]])
     settings = {THRESHOLDS: [0.5, 0.5, 0.55]}
     columns = found.columns_for_people(output, np.array([False, False, True]), pa.array(["a", "b", "c"]), settings)
     assert columns[0].to_pylist() == [["a", "c"], [], None]
-    table = pa.table(columns, names=list(found.names_for_people()))
-    back = found.outputs_of(list(table.columns))
-    assert back[:2].tolist() == [[0.9, 0.1, 0.6, 1, 0, 1], [0.2, 0.2, 0.2, 0, 0, 0]]
-    assert found.as_ours(back, found.target)[:2].tolist() == back[:2].tolist()
+    held = found.as_in_tables(output, settings)
+    assert held[:2].tolist() == [[0.9, 0.1, 0.6, 1, 0, 1], [0.2, 0.2, 0.2, 0, 0, 0]]
+    assert found.as_ours(held, found.target).tolist() == held.tolist()
 
 
 def test_a_side_is_tried_with_what_it_holds():

@@ -107,7 +107,7 @@ def test_a_row_without_tokens_neither_counts_nor_breaks_the_loss():
 
 @pytest.mark.parametrize("shape", [(1, 6, 3), (1, 6, 8, 4), (1, 6, 7, 3)])
 def test_another_shape_of_outputs_is_refused_with_the_one_that_fits(shape):
-    with pytest.raises(TrainError, match=r"for 6 rows of 8 tokens and 3 tags.*per token and tag: \(6, 8, 3\)\."):
+    with pytest.raises(TrainError, match=r"for 6 rows of 8 tokens and 3 classes.*per token and class: \(6, 8, 3\)\."):
         task_of("tagging", TARGET, [{}]).loss(lambda _: torch.zeros(shape), batch(), "model")
 
 
@@ -142,5 +142,5 @@ def test_targets_of_rows_are_padded_with_what_no_tag_is():
 
 
 def test_trees_are_refused():
-    with pytest.raises(SpecError, match=r"task\.tagging: predicts a tag for each token.*Take tagger\."):
+    with pytest.raises(SpecError, match=r"task\.tagging: predicts something of each token.*Take one\."):
         task_of("tagging", TARGET, [{}]).objective(0)

@@ -185,7 +185,7 @@ def linear(training, num_epochs, lr):
     weight = bootstrap_weights(torch.from_numpy(found["row_id"].view(np.int64)), [4])[0].numpy()
     pack.population.prepare_step(0, None)
     whole = Batch({"x": torch.from_numpy(found["x"])}, torch.zeros(len(weight)), None, torch.arange(len(weight)))
-    return pack.task.predict(pack.population(whole))[0].detach().numpy(), found["x"], found["target"], weight
+    return pack.task.predict(pack.population(whole), whole)[0].detach().numpy(), found["x"], found["target"], weight
 
 
 def test_a_bootstrap_fit_of_numbers_is_weighted_least_squares(numbers):
