@@ -320,6 +320,27 @@ def test_a_model_of_rows_is_refused_where_tokens_are_foretold(folder, tmp_path):
         execute(job_of(folder, model="mlp"), Store(str(tmp_path)))
 
 
+def test_a_row_with_an_infinite_number_has_no_prediction_and_gives_none_to_its_neighbour(tmp_path, store):
+    table = texts(150, 4)
+    table = table.append_column("n", pa.array(np.linspace(-1, 1, 150)))
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data/a.parquet")
+    steps = [*job_of(tmp_path).to_json()["steps"], "standardise"]
+    train = {"steps": 10, "validate_every": 10, "seeds": 1}
+    run = execute(job_of(tmp_path / "data", name="numbers", steps=steps, train=train), store)
+    model = open_model(run.root)
+    sound = model.predict(table).to_pylist()
+    n = np.linspace(-1, 1, 150)
+    n[20:40:3] = np.inf
+    found = model.predict(table.set_column(3, "n", pa.array(n))).to_pylist()
+    for place, (row, other) in enumerate(zip(found, sound, strict=True)):
+        if np.isinf(n[place]):
+            assert row == {"nats_per_token": None, "tokens": None, "p": None}
+        else:
+            assert row["tokens"] == len(row["p"]) == other["tokens"]
+            assert row["p"] == pytest.approx(other["p"], rel=1e-5)
+
+
 ENSEMBLES = {
     "greedy": {"greedy": {"bags": 2, "keep": "always"}},
     "mean": {"stacking": {"keep": "always"}},

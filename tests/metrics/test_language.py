@@ -10,9 +10,11 @@ from torch.nn import functional as F
 from fmray.errors import SpecError
 from fmray.evaluate.intervals import interval, squares, standard_error
 from fmray.evaluate.resampled import Sums, scorer_of
+from fmray.evaluate.table import Table
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import fold_of
 from fmray.records import Target
+from fmray.rigour.recompute import recompute
 
 TARGET = Target(("y",), "next", counts=(0, 2, 3, 4, 5, 6), rows=9)
 METRIC = find_metric("nats_per_token", TARGET)
@@ -128,6 +130,15 @@ def test_many_members_are_scored_under_many_weights_as_the_metric_scores_each():
 def test_float32_outputs_give_the_same_number():
     p, target, _ = said(dtype=np.float32)
     assert METRIC.value(p, target, None) == pytest.approx(METRIC.value(p.astype(np.float64), target, None), rel=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_it_is_computed_a_second_way(weighted):
+    p, target, group = said()
+    p[3] = 0
+    weight = np.random.default_rng(2).exponential(size=len(p)) if weighted else None
+    table = Table(np.zeros((len(p), 2), np.uint64), p, target=target, weight=weight, group=group, slices={})
+    assert recompute("nats_per_token", table, -1) == pytest.approx(METRIC.value(p, target, weight), rel=1e-9)
 
 
 def test_it_scores_nothing_but_tokens():
