@@ -4,6 +4,7 @@ Shape legend: B rows, L tokens of the longest row, V ids, H numbers per token, A
 """
 
 import math
+import warnings
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,8 @@ from fmray.models.tagger import token_blocks
 from fmray.schema import Schema
 from fmray.spec.components import models as declared
 
+# Members of a pack attend one after the other on CPUs, which is as fast as together: nobody needs to hear of it.
+warnings.filterwarnings("ignore", "There is a performance drop .*_scaled_dot_product", UserWarning)
 SPREAD = 0.02
 ROTARY_BASE = 10_000.0
 

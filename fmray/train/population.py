@@ -8,7 +8,6 @@ Shape legend: K members, P parameters per member, B rows, O outputs.
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -359,10 +358,7 @@ class Population:
             return output
 
         try:
-            with warnings.catch_warnings():
-                # an operation that torch does member by member, as attention on CPUs, is as fast as in one piece here
-                warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented")
-                outputs: Tensor = vmap(one)(dict(leaves), dict(buffers), keys)
+            outputs: Tensor = vmap(one)(dict(leaves), dict(buffers), keys)
         finally:
             for dropout, key in zip(active, keys, strict=True):
                 dropout.keys = key
