@@ -99,8 +99,7 @@ def write_item(
     places = going.places[rows[order]]
     if isinstance(encoded, Ragged):
         _refuse_other_lengths(inputs, encoded[rows[order]], recipe=recipe, item=item, places=places)
-    if DENSE in inputs:
-        _refuse_infinite(inputs[DENSE], pipeline.schema, recipe=recipe, item=item, places=places)
+    refuse_infinite(inputs, pipeline.schema, recipe=recipe, item=item, places=places)
     beside = {"target": encoded, "row_id": going.ids, **beside_of(recipe, going, levels)}
     arrays = {**inputs, **{name: values[rows[order]] for name, values in beside.items()}}
     unseen = _unseen(recipe, item, table=going.table, unknown=codec_of(target).unknown(encoded), places=going.places)
@@ -222,7 +221,13 @@ def beside_of(recipe: Recipe, going: Going, levels: Mapping[str, Sequence[str]])
     return found
 
 
-def _refuse_infinite(x: np.ndarray, schema: Schema, recipe: Recipe, item: WorkItem, places: np.ndarray) -> None:
+def refuse_infinite(inputs: Arrays, schema: Schema, recipe: Recipe, item: WorkItem, places: np.ndarray) -> None:
+    """Refuse rows that hold a number after the steps which is not finite.
+
+    Raises:
+        DataError: Naming the column and the first such row, by its place in the item.
+    """
+    x = inputs.get(DENSE, np.zeros(0))
     if np.isfinite(x).all():
         return
     row, place = np.argwhere(~np.isfinite(x))[0].tolist()

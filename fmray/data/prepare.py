@@ -68,9 +68,9 @@ def prepare(
         ClusterError: If Ray fails.
     """
     _refuse_slices(dataset, job.evaluate.slices)
-    definition = define(dataset, job.split, store, job.name)
-    asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
     context = context_of(task)
+    definition = define(dataset, job.split, store, job.name, seen=job.data.target if context else ())
+    asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
     code = code_digest(__name__, *(STEPS.module(step.name) for step in job.prepared_steps))
     key = fingerprint(
         KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],

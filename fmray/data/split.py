@@ -81,8 +81,11 @@ class Definition:
         return cls(**{**value, **tuples, "sides": tuple(value.get("sides", {}).items())})
 
 
-def define(dataset: Dataset, split: Split, store: Store, job_name: str) -> Definition:
+def define(dataset: Dataset, split: Split, store: Store, job_name: str, *, seen: Sequence[str] = ()) -> Definition:
     """Read the definition recorded under the job's name, or make and record the first one.
+
+    Args:
+        seen: Targets that a model sees, as the text whose tokens it foretells: rows may differ in nothing else.
 
     Raises:
         SpecError: If the job asks for another split than the recorded one, and not to redefine it.
@@ -92,7 +95,7 @@ def define(dataset: Dataset, split: Split, store: Store, job_name: str) -> Defin
     if split.redefine or not store.exists(path):
         with store.lease(store.path("splits", job_name)):  # of two first runs one defines, the other reads
             if split.redefine or not store.exists(path):
-                return _record(dataset, split, store, path)
+                return _record(dataset, split, seen, store=store, path=path)
     record = store.read_json(path)
     asked = _request(dataset, split)
     if record["asked"] != asked:
@@ -103,7 +106,7 @@ def define(dataset: Dataset, split: Split, store: Store, job_name: str) -> Defin
             "split",
         )
     definition = Definition.from_json(record["definition"])
-    own = _own(dataset, split)
+    own = _own(dataset, split, seen)
     if own and not definition.own:  # rows that have a group stay where they are
         definition = replace(definition, own=own)
         store.write_json(path, {**record, "definition": definition.to_json()})
@@ -112,18 +115,18 @@ def define(dataset: Dataset, split: Split, store: Store, job_name: str) -> Defin
     return definition
 
 
-def _own(dataset: Dataset, split: Split) -> tuple[str, ...]:
+def _own(dataset: Dataset, split: Split, seen: Sequence[str]) -> tuple[str, ...]:
     """Name what divides rows without a group, where each of them is its own."""
     data = dataset.data
     if data.group is None or data.group_nulls != "own" or split.by == "time":
         return ()
     but = [data.group, *([split.column] if split.column else [])]
-    return _hashed(replace(dataset, data=replace(data, group=None)), but)
+    return _hashed(replace(dataset, data=replace(data, group=None)), seen, but)
 
 
-def _record(dataset: Dataset, split: Split, store: Store, path: str) -> Definition:
+def _record(dataset: Dataset, split: Split, seen: Sequence[str], store: Store, path: str) -> Definition:
     asked = _request(dataset, split)
-    definition = replace(_make(dataset, split), own=_own(dataset, split))
+    definition = replace(_make(dataset, split, seen), own=_own(dataset, split, seen))
     history: list[Json] = []
     if store.exists(path):
         replaced = store.read_json(path)
@@ -169,7 +172,7 @@ def _refuse_unreadable(definition: Definition, dataset: Dataset, job_name: str) 
         )
 
 
-def _make(dataset: Dataset, split: Split) -> Definition:
+def _make(dataset: Dataset, split: Split, seen: Sequence[str]) -> Definition:
     if split.val + split.test >= 1:
         raise SpecError(
             f"val {split.val:g} and test {split.test:g} leave nothing to train on. Make their sum < 1.", "split"
@@ -177,27 +180,29 @@ def _make(dataset: Dataset, split: Split) -> Definition:
     if split.by == "time":
         return _by_time(dataset, split)
     if split.by == "given":
-        return _by_column(dataset, split)
+        return _by_column(dataset, split, seen)
     if split.by == "group" and dataset.data.group is None:
         raise SpecError("'group' needs a column. Set data.group.", "split.by")
-    return Definition("hash", _hashed(dataset), column="", val=split.val, test=split.test, cuts=(), salt=split.salt)
+    return Definition(
+        "hash", _hashed(dataset, seen), column="", val=split.val, test=split.test, cuts=(), salt=split.salt
+    )
 
 
-def _hashed(dataset: Dataset, but: Sequence[str] = ()) -> tuple[str, ...]:
+def _hashed(dataset: Dataset, seen: Sequence[str], but: Sequence[str] = ()) -> tuple[str, ...]:
     """Name what makes rows belong together: the group, else the key, else all that a model may see."""
     data = dataset.data
     if data.group is not None:
         return (data.group,)
     if data.key:
         return tuple(sorted(data.key))
-    left_out = {*data.target, *data.ignore, data.time, data.weight, *but}
+    left_out = {*data.target, *data.ignore, data.time, data.weight, *but} - set(seen)
     columns = tuple(sorted(name for name in dataset.schema.names if name not in left_out))
     if not columns:
         raise SpecError(f"no column is left to divide rows by in {dataset.schema.names}. Set data.key.", "split.by")
     return columns
 
 
-def _by_column(dataset: Dataset, split: Split) -> Definition:
+def _by_column(dataset: Dataset, split: Split, seen: Sequence[str]) -> Definition:
     if split.column is None:
         raise SpecError("'given' needs the column that says train, val or test. Set split.column.", "split.by")
     if split.column not in dataset.schema.names:
@@ -213,7 +218,7 @@ def _by_column(dataset: Dataset, split: Split) -> Definition:
     if missing := [name for name, side in (("train", TRAIN), ("test", TEST)) if side not in sides]:
         raise DataError(f"column '{split.column}' names no {missing[0]} rows: {dict(counts)}.", "split.column")
     val = 0.0 if VAL in sides else split.val
-    columns = _hashed(dataset, but=[split.column])
+    columns = _hashed(dataset, seen, but=[split.column])
     return replace(meant, columns=columns, val=val, salt=split.salt)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmray.data.apply import Going, Written, beside_of, file_order, inputs_of, write_parts
+from fmray.data.apply import Going, Written, beside_of, file_order, inputs_of, refuse_infinite, write_parts
 from fmray.data.cut import Windows, block_to_cut, cut
 from fmray.data.hashing import part_ids
 from fmray.data.identify import Recipe
@@ -55,9 +55,13 @@ def write_windows(
     """Write the windows of an item; see `fmray.data.apply.write_item`.
 
     Windows of a row have identities of their own; their group is that of the row, or else the row.
+
+    Raises:
+        DataError: If a value is not a finite number after the steps.
     """
     going = Going.of(recipe, item)
     windows, others = _windows(going, recipe, pipeline)
+    refuse_infinite(others, pipeline.schema, recipe=recipe, item=item, places=going.places)
     order, counts = file_order(going.sides[windows.row], starts, recipe.num_lanes)
     beside = beside_of(recipe, going, levels)
     beside.setdefault("group", np.ascontiguousarray(going.ids[:, 0]))

@@ -13,7 +13,7 @@ KIND = "next"
 
 def nats(output: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Give -ln p of each token (T,), of which p is the output (T,) or (T, 1)."""
-    p = output.reshape(len(output), -1)[:, 0].astype(np.float64)
+    p = output.reshape(len(output)).astype(np.float64)
     found: np.ndarray = -np.log(np.maximum(p, SMALLEST))
     return found
 

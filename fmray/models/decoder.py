@@ -4,17 +4,21 @@ Shape legend: B rows, L tokens of the longest row, V ids, H numbers per token, A
 """
 
 import math
+import warnings
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fmray.errors import SpecError
 from fmray.models import layers
 from fmray.models.tagger import token_blocks
 from fmray.schema import Schema
 from fmray.spec.components import models as declared
 
+# Members of a pack attend one after the other on CPUs, which is as fast as together: nobody needs to hear of it.
+warnings.filterwarnings("ignore", "There is a performance drop .*_scaled_dot_product", UserWarning)
 SPREAD = 0.02
 ROTARY_BASE = 10_000.0
 
@@ -26,8 +30,11 @@ class Decoder(nn.Module):
     outputs are products with the embeddings of the ids.
 
     Args:
-        schema, num_outputs: Fix V.
+        schema, num_outputs: Fix V, which must be the number of ids.
         params: As `fmray.spec.components.models.Decoder` declares them.
+
+    Raises:
+        SpecError: If what is predicted is no id.
 
     Shapes:
         inputs: ids (B, L) of one block of tokens.
@@ -43,6 +50,10 @@ class Decoder(nn.Module):
     def __init__(self, schema: Schema, num_outputs: int, params: declared.Decoder = declared.Decoder()) -> None:
         super().__init__()
         self.block = token_blocks(schema)[0]
+        if num_outputs != schema.blocks[self.block].width:
+            ids = schema.blocks[self.block].width
+            text = f"decoder gives an output for each of {ids} ids, and {num_outputs} are asked for. Take tagger."
+            raise SpecError(text, "model")
         self.embedding = nn.Embedding(num_outputs, params.width)
         self.layers = nn.ModuleList(Layer(params) for _ in range(params.depth))
         self.norm = nn.LayerNorm(params.width)

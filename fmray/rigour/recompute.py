@@ -7,6 +7,7 @@ import numpy as np
 from sklearn import metrics as oracle
 
 from fmray.evaluate.table import Table
+from fmray.metrics.language import SMALLEST
 from fmray.targets.labels import split_output
 
 
@@ -55,7 +56,15 @@ _OF_TOKENS: Mapping[str, Callable[[Table], float]] = {
     "token_log_loss": lambda table: oracle.log_loss(
         table.target[:, 0], table.output, sample_weight=table.weight, labels=range(table.output.shape[1])
     ),
+    "nats_per_token": lambda table: _nats_per_token(table),
 }
+
+
+def _nats_per_token(table: Table) -> float:
+    """Give the log loss of the event that the token is there, which it always is."""
+    p = np.maximum(table.output.reshape(-1, 1), SMALLEST)
+    found: float = oracle.log_loss(np.ones(len(p)), np.c_[1 - p, p], sample_weight=table.weight, labels=[0, 1])
+    return found
 
 
 def _of_labels(name: str, table: Table) -> float | None:

@@ -209,6 +209,9 @@ def _in_task(job: Job) -> list[Refusal]:
         if job.train.folds is not None or job.ensemble.name not in ("auto", "single"):
             text = "points of several generators are not averaged. Give ensemble: single."
             found.append((("ensemble",), text))
+    if task == "language_model" and job.model.name in MODELS and MODELS.params(job.model.name).looks_ahead:
+        text = f"{job.model.name} sees the tokens behind each, which language_model is to foretell. Take decoder."
+        found.append((("model",), text))
     loss = job.task.params.get("loss")
     if job.model.name == "perceptron":
         if ":" not in task and loss != "perceptron":

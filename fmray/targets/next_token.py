@@ -156,7 +156,8 @@ class NextToken(OneColumnPerOutput):
 
     def columns_for_people(self, said: Ragged, is_null: np.ndarray, values: pa.Array, settings: Json) -> list[pa.Array]:
         """Give the mean of -ln p over the tokens of each text, their number, and p of each."""
-        own = said.compact()
+        # Arrow gives the entries of a null row to the row before it, so it must have none
+        own = Ragged(said.values, said.starts, np.where(is_null, 0, said.lengths)).compact()
         row = np.repeat(np.arange(len(own)), own.lengths)
         nats = np.bincount(row, -np.log(np.maximum(own.values[:, 0], SMALLEST)), len(own))
         empty = is_null | (own.lengths == 0)

@@ -24,6 +24,7 @@ class LanguageModel(Tagging):
         members: Parameters of each member.
     """
 
+    where: ClassVar[str] = "task.language_model"
     packable: ClassVar[tuple[str, ...]] = declared.LanguageModel.packable
 
     def __init__(self, target: Target, members: Sequence[declared.LanguageModel] = (declared.LanguageModel(),)) -> None:

@@ -14,8 +14,6 @@ from fmray.spec.components import tasks as declared
 from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Losses, Model, Task, per_member
 
-WHERE = "task.tagging"
-
 
 class Tagging:
     """Minimise cross-entropy, averaged over tokens: a row counts as many times as it has tokens.
@@ -27,6 +25,7 @@ class Tagging:
         members: Parameters of each member.
     """
 
+    where: ClassVar[str] = "task.tagging"
     phases: ClassVar[tuple[str, ...]] = ("model",)
     packable: ClassVar[tuple[str, ...]] = declared.Tagging.packable
 
@@ -69,7 +68,7 @@ class Tagging:
         Raises:
             SpecError: In any case.
         """
-        raise SpecError("predicts something of each token, which networks alone learn. Take one.", WHERE)
+        raise SpecError("predicts something of each token, which networks alone learn. Take one.", self.where)
 
     def select(self, keep: Tensor) -> Task:
         """Give the task of the members at these positions."""

@@ -348,10 +348,11 @@ class Population:
     def _vmapped(
         self, leaves: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        keys = [dropout.keys for dropout in self._active]
+        active = self._active if self.module.training else []  # before the first step there are no keys yet
+        keys = [dropout.keys for dropout in active]
 
         def one(own: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: Sequence[Tensor]) -> Tensor:
-            for dropout, key in zip(self._active, keys, strict=True):
+            for dropout, key in zip(active, keys, strict=True):
                 dropout.keys = key
             output: Tensor = functional_call(self.module, (dict(own), dict(state)), kwargs=dict(inputs))
             return output
@@ -359,7 +360,7 @@ class Population:
         try:
             outputs: Tensor = vmap(one)(dict(leaves), dict(buffers), keys)
         finally:
-            for dropout, key in zip(self._active, keys, strict=True):
+            for dropout, key in zip(active, keys, strict=True):
                 dropout.keys = key
         return outputs
 

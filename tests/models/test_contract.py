@@ -11,8 +11,14 @@ from fmray.train.population import Blueprint, enter, packs
 
 SCHEMA = Schema((Column("first", "number"), Column("pixels", "vector", 255)))  # 16 x 16, for models of images
 TOKENS = Schema((Column("words", "tokens", 20, block="tokens"), Column("words.shape", "tokens", 9, block="shape")))
-OF_TOKENS = {"tagger": {"embedding": 8, "width": 16}, "token_linear": {}}
+OF_TOKENS = {
+    "tagger": {"embedding": 8, "width": 16},
+    "token_linear": {},
+    "decoder": {"width": 16, "depth": 2, "heads": 2},
+}
 """Models that give an output per token."""
+OF_IDS = {"decoder": 20}
+"""Models that give an output per id of the first block."""
 READERS_OF_TEXT = {"bag_of_embeddings"}  # tests/train/test_blocks.py runs them
 EVERY = [name for name in MODELS if name != "logistic" and name not in READERS_OF_TEXT]  # logistic is linear
 LENGTHS = [3, 1, 8, 0, 5, 2, 7, 1, 4, 6, 3]
@@ -47,20 +53,20 @@ def blueprints(name, members, **params):
 
 
 def entered(name, members, num_outputs=2, **params):
-    return enter(blueprints(name, members, **params), schema_of(name), num_outputs)
+    return enter(blueprints(name, members, **params), schema_of(name), OF_IDS.get(name, num_outputs))
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_outputs_have_one_row_per_row_and_one_column_per_output(name):
     tokens = [8] if name in OF_TOKENS else []
-    assert entered(name, 3, 4)(batch(name)).shape == (3, 11, *tokens, 4)
+    assert entered(name, 3, 4)(batch(name)).shape == (3, 11, *tokens, OF_IDS.get(name, 4))
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_member_starts_the_same_alone_and_in_company(name):
     together = entered(name, 3)
     for place, blueprint in enumerate(blueprints(name, 3)):
-        alone = enter([blueprint], schema_of(name), 2)
+        alone = enter([blueprint], schema_of(name), OF_IDS.get(name, 2))
         assert torch.equal(alone.flat[0], together.flat[place])
         torch.testing.assert_close(alone(batch(name))[0], together(batch(name))[place])
 
@@ -94,7 +100,7 @@ def test_every_parameter_gets_a_gradient(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_members_can_be_packed_natively_or_by_vmap(name):
-    assert packs(blueprints(name, 1)[0], schema_of(name), 2, inputs(name)) == ""
+    assert packs(blueprints(name, 1)[0], schema_of(name), OF_IDS.get(name, 2), inputs(name)) == ""
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if isinstance(MODELS.find(name), PopulationNative)])

@@ -26,6 +26,7 @@ IDLE = {
     "train.steps: all members train for as many steps. Give one value.": {"train": {"steps": {"choice": [10, 20]}}},
     "train.steps: has no effect on model lightgbm": {"train": {"steps": 30}, "model": "lightgbm"},
     "train.seeds.order: has no effect with one seed": {"train": {"seeds": {"order": True}}},
+    "train.order.bucket: has no effect where no step makes tokens. Add one": {"train": {"order": {"bucket": 32}}},
     "train.folds.strict: has no effect without steps": {"train": {"folds": {"strict": True}}, "steps": ["noise"]},
     "task.regression.delta: has no effect with loss: mse. It goes with huber.": {"task": {"regression": {"delta": 2}}},
     "task.auto.delta: has no effect with loss: mse": {"task": {"auto": {"delta": 2}}},
@@ -64,6 +65,11 @@ IDLE = {
     },
 }
 CONTRADICTIONS = {
+    "model: tagger sees the tokens behind each, which language_model is to foretell. Take decoder.": {
+        "task": "language_model",
+        "steps": [{"tokenize": {"columns": "target"}}],
+        "model": "tagger",
+    },
     "data.sample: nothing given. Give one of over, under, rates.": {"data": {"sample": {}}},
     "data.sample: over and rates given. Give one of over, under, rates.": {
         "data": {"sample": {"over": 1, "rates": {"a": 2}}}
@@ -141,6 +147,15 @@ FINE = [
     {**PERCEPTRON, "train": {"seeds": {"n": 3, "order": True}}, "rigour": {"prefer": "simple"}},
     {"train": {"folds": {"strict": True}}, "steps": ["standardise", "noise"]},
     {"train": {"folds": 2}, "steps": []},
+    *(
+        {"task": "language_model", "steps": [{"tokenize": {"columns": "target"}}], "model": model}
+        for model in ("decoder", "token_linear")
+    ),
+    *(
+        {"train": {"order": {"bucket": 8}}, "steps": [step], "model": "bag_of_embeddings"}
+        for step in ({"tokenize": {"columns": "a"}}, {"tokenize_words": {"columns": "a"}})
+    ),
+    {"train": {"order": {"bucket": 8}}, "steps": [{"tfidf": {"columns": "a"}}], "model": "linear"},
     {"model": "perceptron", "task": {"auto": {"loss": "perceptron"}}},
     {"model": "mlp", "task": {"classification": {"loss": "perceptron"}}},
     {"task": {"classification": {"loss": "cross_entropy", "label_smoothing": 0.1}}},

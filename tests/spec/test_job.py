@@ -38,6 +38,19 @@ def test_a_job_written_as_json_and_read_is_the_same(sections):
     assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
 
 
+def test_a_job_without_buckets_reads_as_it_always_did():
+    plain = job_from(SMALL).to_json()
+    assert plain["train"]["order"] == {"chunk_rows": 1024, "window_chunks": 64, "num_lanes": 64}
+    assert job_from({**SMALL, "train": {"order": {"bucket": 0}}}).to_json() == plain
+
+
+def test_a_job_with_buckets_says_so():
+    steps = [{"tokenize": {"columns": "text"}}]
+    asked = job_from({**SMALL, "steps": steps, "model": "bag_of_embeddings", "train": {"order": {"bucket": 32}}})
+    assert asked.to_json()["train"]["order"]["bucket"] == 32
+    assert Job.from_json(asked.to_json()) == asked
+
+
 def test_a_job_does_not_change():
     job = job_from(SMALL)
     with pytest.raises(FrozenInstanceError):

@@ -1,5 +1,7 @@
 """Check that rows of different lengths reach a model the same, whoever reads them, from wherever, however padded."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -69,9 +71,9 @@ def prepared(tmp_path_factory) -> Prepared:
     return prepared_texts(tmp_path_factory.mktemp("texts"))
 
 
-def batches(prepared, rank, size, first_step=0, **options):
+def batches(prepared, rank, size, first_step=0, order=ORDER, **options):
     rows = Rows(prepared, "train", "cpu", share=Share(rank, size), **options)
-    return list(rows.batches(ORDER, 7, 1, 32, first_step))
+    return list(rows.batches(order, 7, 1, 32, first_step))
 
 
 def lists(inputs, name):
@@ -118,6 +120,48 @@ def test_memory_and_stream_give_equal_batches_from_any_step_on(prepared, first_s
         for one, other in zip(kept, streamed, strict=True):
             assert all(torch.equal(one.inputs[name], other.inputs[name]) for name in one.inputs)
             assert torch.equal(one.target, other.target)
+
+
+@pytest.mark.parametrize("memory", [None, 0], ids=["memory", "streaming"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_buckets_hold_rows_of_similar_length_for_any_number_of_workers(prepared, size, memory):
+    order = replace(ORDER, bucket=5, window_chunks=30)
+    whole = batches(prepared, 0, 1, order=order)
+    for step in (0, 2):
+        shares = [batches(prepared, rank, size, step, order=order, memory_bytes=memory) for rank in range(size)]
+        for batch, *parts in zip(whole[step:], *shares, strict=True):
+            places = torch.cat([part.places.values for part in parts]).argsort()
+            assert torch.equal(torch.cat([part.rows for part in parts])[places], batch.rows)
+            found = [row for part in parts for row in lists(part.inputs, "tokens_answer")]
+            assert [found[i] for i in places] == lists(batch.inputs, "tokens_answer")
+    lanes = Lanes(prepared, "train")
+    spread, plain = (
+        lanes.lengths(lanes.order(asked, 7, 1))[:150].reshape(-1, 5).std(1).mean() for asked in (order, ORDER)
+    )
+    assert spread < 0.6 * plain
+
+
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_buckets_come_through_ray_as_they_are_in_memory(prepared, num_parts):
+    lanes = Lanes(prepared, "train")
+    order = replace(ORDER, bucket=10)
+    plan = Windows(
+        lanes,
+        ("tokens_answer",),
+        share=Share(1, 2),
+        order=order,
+        seed=1,
+        first_epoch=2,
+        first_window=0,
+        epochs=1,
+        num_parts=num_parts,
+    )
+    found = [
+        plan.join(window, [plan.read(num_parts * window + part) for part in range(num_parts)])["row"]
+        for window in range(plan.num_windows)
+    ]
+    assert np.array_equal(np.concatenate(found), lanes.order(order, 1, 2, Share(1, 2)))
+    assert len(found) > 1
 
 
 def test_rows_that_travel_through_ray_are_the_rows_of_the_files(prepared):

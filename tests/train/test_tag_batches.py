@@ -17,7 +17,8 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, Train
 from fmray.store import Store
-from fmray.train.ingest import NO_TARGET, Rows
+from fmray.train import ingest
+from fmray.train.ingest import EVALUATION_ROWS, NO_TARGET, Rows
 from fmray.train.loop import evaluate, outputs
 from fmray.train.pack import Pack, Plan
 
@@ -140,6 +141,29 @@ def test_some_rows_are_predicted_with_all_their_tokens(prepared):
     assert np.array_equal(some[0], values_of(whole[kept]))
     none, _ = outputs(pack, rows, kept=np.zeros(rows.num_rows, bool))
     assert none.shape == (2, 0, 3)
+
+
+@pytest.mark.parametrize("memory", [None, 0], ids=["memory", "streaming"])
+def test_few_rows_are_predicted_at_a_time_where_they_have_many_tokens(prepared, memory, monkeypatch):
+    pack, metric = pack_of(prepared), find_metric("token_accuracy", prepared.target)
+    whole = evaluate(pack, Rows(prepared, "val", "cpu", memory_bytes=memory), metric)
+    longest = prepared.entries["tokens"][1]
+    for entries, expected in ((3 * longest + 1, 3), (longest - 1, 1), (1 << 30, EVALUATION_ROWS)):
+        monkeypatch.setattr(ingest, "EVALUATION_ENTRIES", entries)
+        rows = Rows(prepared, "val", "cpu", memory_bytes=memory)
+        sizes = [len(batch) for batch in rows.in_sequence()]
+        assert rows.chunk_rows == expected
+        assert sizes == [min(expected, rows.num_rows - start) for start in range(0, rows.num_rows, expected)]
+        scores, losses = evaluate(pack, rows, metric)
+        assert scores == whole[0]
+        torch.testing.assert_close(losses, whole[1], rtol=1e-6, atol=0)
+
+
+def test_a_row_counts_as_many_outputs_as_it_has_tokens(prepared):
+    num_rows = sum(prepared.num_rows(split) for split in ("train", "val", "test"))
+    found = Rows(prepared, "train", "cpu").entries_per_row
+    assert found == pytest.approx(prepared.entries["tokens"][0] / num_rows)
+    assert 1 < found < prepared.entries["tokens"][1]
 
 
 def test_entries_stand_beside_what_their_rows_have():

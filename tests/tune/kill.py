@@ -1,6 +1,7 @@
 """Train, be killed at a chosen instant, go on, and compare with the training nobody interrupted.
 
-Run as `python kill.py FOLDER NUM_KILLS [RANKS [steps]]`; prints one JSON object. With `steps` the job counts steps. Each training is a forked child, so that
+Run as `python kill.py FOLDER NUM_KILLS [RANKS [steps|windows]]`; prints one JSON object. With `steps` the job counts
+steps; with `windows` so does a language model of windows of texts, in buckets. Each training is a forked child, so that
 starting costs nothing; a child kills itself with SIGKILL at its n-th call of fsync or rename, or the parent kills it
 after some time. With RANKS the loop runs on that many processes joined by gloo, below a driver that holds the lease;
 then any rank may be killed, or the driver, whose orphaned ranks train on until they see that the lease is another's.
@@ -70,9 +71,31 @@ def write_data(folder: Path) -> Job:
     return Job.from_json({**JOB, "data": {"path": str(folder / "data"), "target": "y"}})
 
 
+def write_texts(folder: Path) -> Job:
+    """Write texts of 0 to 40 letters, and give the job of a language model that counts steps."""
+    source = np.random.default_rng(3)
+    texts = ["".join(source.choice(list("abcab"), size)) for size in source.integers(0, 41, 300)]
+    (folder / "data").mkdir(parents=True)
+    pq.write_table(pa.table({"text": texts, "id": np.arange(300)}), folder / "data/a.parquet", row_group_size=70)
+    order = {**JOB["train"]["order"], "bucket": 10}
+    budget = {"epochs": 20, "steps": 43, "validate_every": 4}  # passes and epochs begin at different steps
+    changed = {
+        "data": {"path": str(folder / "data"), "target": "text", "key": "id"},
+        "task": {"language_model": {"context": 8}},
+        "steps": [{"tokenize": {"columns": "text", "kind": "characters"}}],
+        "model": {"decoder": {"width": 8, "depth": 1, "heads": 2, "dropout": 0.3}},
+        "train": {**JOB["train"], **budget, "batch_rows": 50, "order": order},
+    }
+    return Job.from_json({**JOB, **changed})
+
+
+def task_of(job: Job) -> Ref:
+    return Ref("classification") if job.task.name == "auto" else job.task
+
+
 def prepared_rows(job: Job, folder: Path) -> Prepared:
     store = Store(str(folder / "prepared"))
-    return prepare(scan(job.data, ".", store), job, Ref("classification"), store)
+    return prepare(scan(job.data, ".", store), job, task_of(job), store)
 
 
 def warm_up() -> None:
@@ -143,9 +166,8 @@ def train(job: Job, folder: Path, name: str, die_at: int | None, ranks: Ranks) -
     else:
         calls = _count_durable(die_at)
         _record_rows(folder / f"{name}.steps")
-    metric = find_metric("roc_auc", prepared.target)
-    task = Ref("classification")
-    done = sweep(job, plans_of(job, task), prepared, metric, Store(str(folder / f"store-{name}")))
+    metric = find_metric("roc_auc" if job.task.name == "auto" else "nats_per_token", prepared.target)
+    done = sweep(job, plans_of(job, task_of(job)), prepared, metric, Store(str(folder / f"store-{name}")))
     result = [{k: v for k, v in m.to_json().items() if k != "root"} for m in done.members]
     calls = [int((folder / f"{name}.calls").read_text())] if ranks.size else calls
     (folder / f"{name}.json").write_text(json.dumps({"members": result, "calls": calls[0]}))
@@ -204,9 +226,9 @@ def seen(folder: Path, name: str) -> dict[str, str]:
     return {f"{line[0]} {line[1]}": line[2] for line in lines if len(line) == 3 and len(line[2]) == 64}
 
 
-def main(folder: Path, num_kills: int, size: int, counts_steps: bool) -> None:
-    job = write_data(folder)
-    if counts_steps:  # passes and epochs begin at different steps
+def main(folder: Path, num_kills: int, size: int, kind: str) -> None:
+    job = write_texts(folder) if kind == "windows" else write_data(folder)
+    if kind == "steps":  # passes and epochs begin at different steps
         job = replace(job, train=replace(job.train, epochs=20, steps=43, validate_every=4))
     warm_up()
     child(lambda: prepared_rows(job, folder) and None)
@@ -241,4 +263,4 @@ def main(folder: Path, num_kills: int, size: int, counts_steps: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int([*sys.argv, 0][3]), counts_steps=sys.argv[4:] == ["steps"])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int([*sys.argv, 0][3]), "".join(sys.argv[4:5]))

@@ -51,6 +51,8 @@ class Params(BaseModel):
     """Of a model: kinds of blocks that it reads; one of them must be there."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Of a model: kinds of blocks that it cannot do without."""
+    looks_ahead: ClassVar[bool] = False
+    """Of a model of tokens: whether what it says of a token depends on those behind it."""
     makes: ClassVar[str] = "x"
     """Of a step: kind of block that it makes."""
 

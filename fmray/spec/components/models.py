@@ -46,6 +46,7 @@ class Tagger(Params):
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
     packable: ClassVar[tuple[str, ...]] = ("dropout",)
+    looks_ahead: ClassVar[bool] = True
 
     embedding: Units = Field(64, description="Numbers per embedding; each block of tokens has embeddings of its own.")
     width: Units = Field(128, description="Units per hidden layer.")
