@@ -70,7 +70,7 @@ def test_a_perceptron_of_separable_rows_makes_no_mistake_in_the_end(classes):
     first, second = scores.topk(2).values.T
     apart = first - second > 1
     rows._whole = {"x": rows._whole["x"][apart], "target": scores.argmax(1)[apart]}
-    rows.num_rows = int(apart.sum())
+    rows.num_rows = rows.lanes.num_rows = int(apart.sum())
     fit(pack, rows, classes.rows("val"), classes.metric, ORDER_SEED)
     losses = [entry["value"] for entry in pack.state.history if entry["metric"] == "train_loss"]
     assert losses[0] > 0
