@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-import scipy.special
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -179,6 +178,8 @@ class Mixup:
     """
 
     def __init__(self, schema: Schema, params: declared.Mixup = declared.Mixup()) -> None:
+        import scipy.special  # takes half a second, which predicting need not spend
+
         # interpolated quantiles: exact to one part in CELLS, and far cheaper than inverting the integral per row
         shares = np.linspace(0, 1, CELLS + 1)
         self.quantiles = torch.from_numpy(scipy.special.betaincinv(params.alpha, params.alpha, shares))
