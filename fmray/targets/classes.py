@@ -213,11 +213,7 @@ class Class(OneColumnPerOutput):
 
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:
         """Lay probabilities out in these classes; one that the other model does not know has no chance."""
-        laid = np.zeros((len(output), self.num_outputs))
-        for place, name in enumerate(self.target.classes):
-            if name in theirs.classes:
-                laid[:, place] = output[:, theirs.classes.index(name)]
-        return laid
+        return laid_out(output, self.target, theirs)
 
     def misfits(self) -> dict[str, bool]:
         """Check that there are classes, each once, and counts of them."""
@@ -241,6 +237,15 @@ def predicted(output: np.ndarray) -> np.ndarray:
     if output.shape[1] == 2:  # several times faster than argmax
         return np.asarray(output[:, 1] > output[:, 0], np.int64)
     return np.asarray(output.argmax(1))
+
+
+def laid_out(output: np.ndarray, ours: Target, theirs: Target) -> np.ndarray:
+    """Lay the probabilities of a model of other classes out in ours (N, C); a class that it does not know has none."""
+    laid = np.zeros((len(output), len(ours.classes)))
+    for place, name in enumerate(ours.classes):
+        if name in theirs.classes:
+            laid[:, place] = output[:, theirs.classes.index(name)]
+    return laid
 
 
 def top_of(output: np.ndarray, number: int) -> np.ndarray:

@@ -8,7 +8,7 @@ Shape legend: N rows, T tokens of all rows, C tags.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -19,8 +19,9 @@ from fmray.errors import DataError
 from fmray.ragged import Ragged
 from fmray.records import Json, Split, Target
 from fmray.spec.sections import Data
-from fmray.targets.classes import predicted, variants
+from fmray.targets.classes import laid_out, predicted, variants
 from fmray.targets.codec import Decisions, Partial
+from fmray.targets.one_column import OneColumnPerOutput
 from fmray.targets.wording import lacking_classes, rare_classes
 
 MOST_TAGS = 1000
@@ -28,7 +29,7 @@ OUTSIDE = "O"
 """Tag of tokens outside of all entities, where tags mark entities."""
 
 
-class Tags:
+class Tags(OneColumnPerOutput):
     """Encode the tag of each token by its index; see `fmray.targets.codec.Codec`."""
 
     kind: ClassVar[str] = "tags"
@@ -38,7 +39,6 @@ class Tags:
     error: ClassVar[str] = "brier"
     settles: ClassVar[bool] = False
     by_entry: ClassVar[bool] = True
-    from_inputs: ClassVar[bool] = False
     linear_model: ClassVar[str] = "token_linear"
 
     def __init__(self, target: Target) -> None:
@@ -156,33 +156,13 @@ class Tags:
         """Answer with the training shares of the tags."""
         return np.asarray(self.target.counts) / sum(self.target.counts)
 
-    def constant_for(self, target: np.ndarray) -> np.ndarray:
-        """Give that answer for each token (T, C)."""
-        return np.tile(self.constant(), (len(target), 1))
-
-    def settle(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, params: Json) -> Json:
-        """Choose nothing."""
-        return {}
-
-    def fits(self, settings: Json) -> bool:
-        """Tell that there is nothing to fit."""
-        return True
-
-    def about_settings(self, settings: Json) -> str:
-        """Say nothing: there are none."""
-        return ""
-
-    def table_columns(self, output: Ragged, settings: Json) -> dict[str, pa.Array]:
+    def table_columns(self, output: Any, settings: Json) -> dict[str, pa.Array]:
         """Give a list per row of a list of C probabilities per token."""
         return {"p": output.to_arrow()}
 
     def target_columns(self, target: Ragged) -> dict[str, pa.Array]:
         """Give a list of tags per row."""
         return {"target": target.to_arrow()}
-
-    def probabilities(self, output: np.ndarray) -> np.ndarray:
-        """Give the outputs."""
-        return output
 
     def counts(self, target: np.ndarray) -> np.ndarray:
         """Count the tokens of each tag."""
@@ -244,17 +224,9 @@ class Tags:
         numbers = pa.FixedSizeListArray.from_arrays(flat, self.num_outputs)
         return [pa.ListArray.from_arrays(ends, column) for column in (best, numbers)]
 
-    def as_in_tables(self, said: Ragged, settings: Json) -> Ragged:
-        """Give outputs as tables of predictions hold them."""
-        return said
-
     def as_ours(self, output: np.ndarray, theirs: Target) -> np.ndarray:
         """Lay probabilities out in these tags; one that the other model does not know has no chance."""
-        laid = np.zeros((len(output), self.num_outputs))
-        for place, name in enumerate(self.target.classes):
-            if name in theirs.classes:
-                laid[:, place] = output[:, theirs.classes.index(name)]
-        return laid
+        return laid_out(output, self.target, theirs)
 
     def misfits(self) -> dict[str, bool]:
         """Check that there are tags, each once, and counts of them."""
