@@ -20,7 +20,7 @@ from fmray.stages.training import search_of, train_linear, with_variants
 from fmray.store import Store, redact
 from fmray.track.address import address_of
 from fmray.track.registry import Registry
-from fmray.tune.members import train_members
+from fmray.tune.search import train_members
 from fmray.tune.space import num_members
 
 

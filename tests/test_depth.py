@@ -31,7 +31,7 @@ def frames(monkeypatch) -> list[str]:
             found.append("train/loop.py:fit")
         return fit(*given, **named)
 
-    monkeypatch.setattr("fmray.tune.trial.fit", noted)
+    monkeypatch.setattr("fmray.tune.train_trials.fit", noted)
     return found
 
 

@@ -31,7 +31,7 @@ Predict = Callable[[Ensemble], np.ndarray]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Hold the members an ensemble may take, and what each says on the rows it is chosen by.
+    """Hold the members an ensemble may take, and what each predicts for the rows it is chosen by.
 
     Args:
         members: Those with a score on validation and tensors that are kept.
@@ -76,7 +76,7 @@ class Candidates:
         )
 
     def combined(self, ensemble: Ensemble) -> np.ndarray:
-        """Give what an ensemble of these members says (N, C or T).
+        """Give the predictions of an ensemble of these members (N, C or T).
 
         Raises:
             TrainError: If it averages parameters and there are none at hand.
@@ -128,8 +128,8 @@ class Candidates:
         scale = np.where(scale > 0, scale, 1.0)
         for start in range(0, rows, BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
-            said, true = codec.columns_of(self.outputs[:, block], self.target[block])
-            error = (said - true) / scale
+            predictions, true = codec.columns_of(self.outputs[:, block], self.target[block])
+            error = (predictions - true) / scale
             error = (error * np.sqrt(weights[block])[:, None]).reshape(num, -1)
             gram += error @ error.T
         gram /= weights.sum()
@@ -159,13 +159,13 @@ def candidates_of(
     task: Ref,
     metric: Metric,
     device: str = "cpu",
-    says: Callable[[Sequence[int]], np.ndarray] | None = None,
+    predictions_of: Callable[[Sequence[int]], np.ndarray] | None = None,
 ) -> Candidates:
     """Let members predict validation, or on a sample of it where it is large.
 
     Args:
-        says: Indices of members -> what they said on these rows when they were trained (M, N, C or T); None lets them
-            predict anew.
+        predictions_of: Indices of members -> their predictions for these rows, made when they were trained
+            (M, N, C or T); None lets them predict anew.
 
     Raises:
         TrainError: If no member can predict.
@@ -183,12 +183,12 @@ def candidates_of(
         named = [by_index[index] for index in ensemble.members]
         return ensemble_outputs(ensemble, named, prepared, rows=rows, task=task, device=device)
 
-    if says is None:
+    if predictions_of is None:
         outputs = np.stack(
             [outputs_of(member, prepared, split="val", rows=rows, task=task, device=device) for member in chosen]
         )
     else:
-        outputs = says([member.index for member in chosen])
+        outputs = predictions_of([member.index for member in chosen])
     group = found.get("group")
     half = half_of(found["row_id"], group)
     return Candidates(
@@ -206,7 +206,7 @@ def candidates_of(
 def ensemble_outputs(
     ensemble: Ensemble, members: Sequence[Member], prepared: Prepared, rows: np.ndarray, task: Ref, device: str
 ) -> np.ndarray:
-    """Give what an ensemble says on the rows at some positions of validation (N, C or T).
+    """Give the predictions of an ensemble for the rows at some positions of validation (N, C or T).
 
     Args:
         members: Those that the ensemble names, in its order.
@@ -218,7 +218,7 @@ def ensemble_outputs(
 def outputs_of(
     member: Member, prepared: Prepared, split: Split, rows: np.ndarray, task: Ref, device: str
 ) -> np.ndarray:
-    """Give what one member says on the rows at some positions of a split (N, C or T).
+    """Give the predictions of one member for the rows at some positions of a split (N, C or T).
 
     Raises:
         DataError: If its tensors do not load.

@@ -16,8 +16,8 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.targets.codec import codec_of
 
-Says = Callable[[Sequence[int]], np.ndarray]
-"""Indices of members -> what they say on the sample of validation rows (M, n, C or T)."""
+PredictionsOf = Callable[[Sequence[int]], np.ndarray]
+"""Indices of members -> their predictions for the sample of validation rows (M, n, C or T)."""
 CHOOSY = ("greedy", "stacking")
 """Methods that weigh members, so they may be given every one that is kept."""
 
@@ -30,14 +30,14 @@ def combine(
     metric: Metric,
     gain: Gain,
     device: str,
-    says: Says | None = None,
+    predictions_of: PredictionsOf | None = None,
 ) -> Ensemble:
-    """Choose who speaks, and how words become one, on validation.
+    """Choose the members of the ensemble, and how their predictions are combined, on validation.
 
     Args:
         prepared: The rows that members learned from.
         gain: Compares two outputs on the same rows.
-        says: What members said when they were trained; None lets them predict anew.
+        predictions_of: Reads predictions made when members were trained; None lets them predict anew.
 
     Raises:
         TrainError: If no member can predict.
@@ -56,7 +56,11 @@ def combine(
             whole,
         )
     else:
-        found = choose(*named, candidates_of(pool, prepared, task=task, metric=metric, device=device, says=says), gain)
+        found = choose(
+            *named,
+            candidates_of(pool, prepared, task=task, metric=metric, device=device, predictions_of=predictions_of),
+            gain,
+        )
     by_index = {member.index: member for member in pool}
     chosen = [by_index[index] for index in found.members]
     found = settled(found, chosen, prepared=prepared, task=task, device=device)

@@ -53,7 +53,7 @@ def configurations(members: Sequence[Member], num_folds: int) -> tuple[Configura
 def oof_outputs(
     configuration: Configuration, seed: int, prepared: Prepared, rows: np.ndarray, task: Ref, device: str = "cpu"
 ) -> np.ndarray:
-    """Give what a configuration says on training rows, each by the member that was kept from it.
+    """Give the predictions of a configuration for training rows, each by the member that was not trained on it.
 
     Args:
         seed: As given to `fold_rows`.
@@ -75,8 +75,8 @@ def oof_outputs(
     for number, member in enumerate(configuration):
         own = np.flatnonzero(fold == number)
         if len(own):
-            said = outputs_of(member, prepared, split="train", rows=rows[own], task=task, device=device)
-            by_fold = by_row(said, known["target"][own])
+            predictions = outputs_of(member, prepared, split="train", rows=rows[own], task=task, device=device)
+            by_fold = by_row(predictions, known["target"][own])
             found = empty_rows(len(rows), by_fold) if found is None else found
             found[own] = by_fold
     if found is None:

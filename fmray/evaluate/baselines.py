@@ -31,8 +31,8 @@ def dummy(prepared: Prepared, split: Split, path: str, params: Json | None = Non
         writer = None
         for arrays in Lanes(prepared, split).sequence(CHUNK_ROWS, columns):
             answers = codec.constant_for(entries_of({"target": arrays["target"]})["target"])
-            said = by_row(answers, arrays["target"])
-            outputs = codec.table_columns(said, settings)
+            predictions = by_row(answers, arrays["target"])
+            outputs = codec.table_columns(predictions, settings)
             table = as_table(arrays, outputs, prepared)
             writer = writer or pq.ParquetWriter(here, table.schema, write_page_checksum=True)
             writer.write_table(table)

@@ -103,12 +103,12 @@ def decomposed(
     """
     w = weights_of(len(target), weight) / weights_of(len(target), weight).sum()
     a = np.full(len(outputs), 1 / len(outputs)) if shares is None else np.asarray(shares, np.float64)
-    said_CMN, true_CN = _columns(kind, outputs, target)
-    together = a @ said_CMN  # (C, N)
+    predicted_CMN, true_CN = _columns(kind, outputs, target)
+    together = a @ predicted_CMN  # (C, N)
     per_column = np.array(
         [
-            [a @ ((said - true) ** 2 @ w), a @ ((said - mean) ** 2 @ w), (mean - true) ** 2 @ w]
-            for said, true, mean in zip(said_CMN, true_CN, together, strict=True)
+            [a @ ((predictions - true) ** 2 @ w), a @ ((predictions - mean) ** 2 @ w), (mean - true) ** 2 @ w]
+            for predictions, true, mean in zip(predicted_CMN, true_CN, together, strict=True)
         ]
     )
     mean_member, ambiguity, ensemble = (
@@ -119,9 +119,9 @@ def decomposed(
 
 def disagreement(outputs: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """Give the share of rows where two members name different classes (M, M)."""
-    said = np.stack([predicted(output) for output in outputs])
-    w = weights_of(said.shape[1], weight)
-    return np.asarray(np.stack([(said != one) @ w for one in said]) / w.sum())
+    predictions = np.stack([predicted(output) for output in outputs])
+    w = weights_of(predictions.shape[1], weight)
+    return np.asarray(np.stack([(predictions != one) @ w for one in predictions]) / w.sum())
 
 
 def correlation(
@@ -129,19 +129,19 @@ def correlation(
 ) -> np.ndarray:
     """Give the correlation of two members' errors (M, M), averaged over targets; NaN where errors are constant."""
     w = weights_of(len(target), weight) / weights_of(len(target), weight).sum()
-    said_CMN, true_CN = _columns(kind, outputs, target)
+    predicted_CMN, true_CN = _columns(kind, outputs, target)
     found = []
-    for said, true in zip(said_CMN, true_CN, strict=True):
-        errors = said - true
+    for predictions, true in zip(predicted_CMN, true_CN, strict=True):
+        errors = predictions - true
         errors = errors - (errors @ w)[:, None]
         scale = np.sqrt(errors**2 @ w)
-        scale = np.where(scale > 1e-12 * np.abs(said - true).max(), scale, np.nan)
+        scale = np.where(scale > 1e-12 * np.abs(predictions - true).max(), scale, np.nan)
         found.append((errors * w) @ errors.T / np.outer(scale, scale))
     return np.asarray(np.mean(found, 0))
 
 
 def _columns(kind: str, outputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give what was said (C, M, N) and what is true (C, N), column by column."""
+    """Give what was predictions (C, M, N) and what is true (C, N), column by column."""
     codec = codec_named(kind)
     said_MNC, true_NC = codec.columns_of(np.asarray(outputs, np.float64), np.asarray(target))
     # of two classes that exclude each other, one says all

@@ -46,9 +46,9 @@ def _calibration(table: Table, target: Target, level: float) -> Json:
         hit = table.target == place
         of = f"class '{target.classes[place]}'"
     else:
-        said = predicted(table.output)
-        p = table.output[np.arange(len(table)), said]
-        hit = said == table.target
+        predictions = predicted(table.output)
+        p = table.output[np.arange(len(table)), predictions]
+        hit = predictions == table.target
         of = "the predicted class"
     order = np.argsort(p, kind="stable")
     bins = []

@@ -23,7 +23,7 @@ def combine_members(context: Context, trained: Sweep) -> Ensemble:
     """Combine members as the job asks, by what they predict on validation."""
     gain = partial(_gain, context)
     asked = (context.job, trained.members, context.prepared, context.task, context.metric, gain, context.device)
-    ensemble = combine(*asked, trained.says if trained.said else None)
+    ensemble = combine(*asked, trained.predictions_of if trained.predictions else None)
     context.journal.note(
         f"{ensemble.name}: {ensemble.reason}, {context.metric.name} {ensemble.val_score:.4f} on validation"
     )

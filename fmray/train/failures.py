@@ -59,7 +59,7 @@ _SPEAKERS = tuple(
         "stages/training.py",
         "report/journal.py",
         "track/live.py",
-        "tune/trial.py",
+        "tune/train_trials.py",
         "tune/search_progress.py",
         "tune/sweep.py",
         "progress.py",

@@ -8,8 +8,7 @@ Shape legend: K members, B rows, P parameters per member.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -21,6 +20,7 @@ from fmray.failures import DEVICE_MEMORY, MEMORY
 from fmray.metrics.metric import Metric, fold_of
 from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch, by_entry
+from fmray.train.decision import Decide, Decision
 from fmray.train.estimators import Estimators
 from fmray.train.failures import kind_of, one_line
 from fmray.train.group import ALONE, Group
@@ -35,23 +35,6 @@ from fmray.train.step import precision_of, train_step
 log = logging.getLogger("fmray")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Say who trains no further.
-
-    Args:
-        dropped: Member -> reason.
-        waits: The others must not go on either before more is known; their training is left as it stands.
-    """
-
-    dropped: Mapping[int, str] = field(default_factory=dict)
-    waits: bool = False
-
-
-Judge = Callable[[int, dict[int, float]], Verdict]
-"""(epochs finished, member -> best score so far, higher for better) -> who goes on; equal questions, equal answers."""
-
-
 def fit(
     pack: Learner,
     train_rows: Rows,
@@ -61,7 +44,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     report: Report = ignore,
     group: Group = ALONE,
-    judge: Judge | None = None,
+    decide: Decide | None = None,
 ) -> bool:
     """Train until every member has finished or must wait; the best states lie in the pack.
 
@@ -75,7 +58,7 @@ def fit(
         checkpoints: Where states go, on the first worker; None keeps none.
         report: Gets one event per epoch.
         group: The workers that train together.
-        judge: Asked on the first worker after every epoch, and once more by a training that continues there.
+        decide: Called on the first worker after every epoch, and once more by a training that continues there.
 
     Returns:
         Whether every member has finished.
@@ -86,7 +69,7 @@ def fit(
     train = pack.train
     steps = Steps.of(train, train_rows.num_rows)
     batches = train_rows.endless(train.order, order_seed, train.batch_rows, first_step=pack.state.global_step)
-    waits = _ask(pack, judge, group) if pack.state.epoch and not pack.state.step else False
+    waits = _stop_members(pack, decide, group) if pack.state.epoch and not pack.state.step else False
     saved = 0.0
     while _continues(pack) and not waits:
         started = time.perf_counter()
@@ -99,7 +82,7 @@ def fit(
         seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric, group)
-            waits = _ask(pack, judge, group)
+            waits = _stop_members(pack, decide, group)
         passes = missing / (steps.per_pass if isinstance(pack, Pack) else of_epoch)
         speed = passes * train_rows.num_rows / max(seconds, 1e-9)
         seconds = time.perf_counter() - started + saved
@@ -175,11 +158,11 @@ def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = 
 
 
 def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callable[[Batch, np.ndarray], None]) -> Tensor:
-    """Predict all rows in sequence, hand on what was predicted of which rows, and give the losses (K,)."""
+    """Predict all rows in sequence, pass each batch with its predictions to `take`, and return the losses (K,)."""
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
     pack.population.prepare_step(0, None)
     with torch.no_grad(), precision_of(pack):
-        for batch, output in _said(pack, rows):
+        for batch, output in _forward(pack, rows):
             model = pack.population if len(pack.task.phases) > 1 else lambda _: output  # noqa: B023
             losses = pack.task.loss(model, batch, pack.task.phases[0])
             loss, weight = losses.sums()
@@ -191,8 +174,8 @@ def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callabl
     return sums[0] / sums[1]
 
 
-def _said(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor]]:
-    """Give rows in sequence with their outputs, so many at a time as memory holds."""
+def _forward(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor]]:
+    """Give batches of rows in sequence with their outputs, as large as memory allows."""
     for batch in rows.in_sequence():
         first = 0
         while first < len(batch):
@@ -217,7 +200,7 @@ def run_epoch(
 ) -> dict[str, float]:
     """Train on the batches of the current epoch, from the state's step on.
 
-    Gives the seconds that went into waiting for batches, and into checkpoints.
+    Returns the seconds spent waiting for batches, and writing checkpoints.
 
     Args:
         batches: Those of the training from the state's step on.
@@ -254,26 +237,26 @@ def _grow_epoch(pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, g
     return pack.run_epoch(rows, due, partial(_save, pack, checkpoints, group), group)
 
 
-def _ask(pack: Learner, judge: Judge | None, group: Group) -> bool:
-    """Drop the members that a judge sends home, and say whether the others must wait."""
-    if judge is None or not len(pack):
+def _stop_members(pack: Learner, decide: Decide | None, group: Group) -> bool:
+    """Drop the members that stop here, and return whether the others must wait."""
+    if decide is None or not len(pack):
         return False
     state = pack.state
-    verdict = None
+    on_first = None
     if group.is_first:
         best = state.best_score[state.alive].tolist()
         indices = [pack.plans[member].index for member in state.alive.tolist()]
-        verdict = judge(state.epoch, dict(zip(indices, best, strict=True)))
-    told: Verdict = group.broadcast(verdict)
+        on_first = decide(state.epoch, dict(zip(indices, best, strict=True)))
+    decision: Decision = group.broadcast(on_first)
     rows = {pack.plans[member].index: row for row, member in enumerate(state.alive.tolist())}
-    reasons = {rows[index]: reason for index, reason in told.dropped.items() if index in rows}
+    reasons = {rows[index]: reason for index, reason in decision.dropped.items() if index in rows}
     if reasons:
         pack.drop(list(reasons), "stopped", list(reasons.values()))
-    return told.waits and len(pack) > 0
+    return decision.waits and len(pack) > 0
 
 
 def _save(pack: Learner, checkpoints: Checkpoints | None, group: Group) -> float:
-    """Write the state, with what every worker would draw next, and give the seconds it took."""
+    """Write the state, with the random state of every worker, and return the seconds it took."""
     started = time.perf_counter()
     state = pack.snapshot()
     drawn = group.all_gather(generators(pack.device))
@@ -284,7 +267,7 @@ def _save(pack: Learner, checkpoints: Checkpoints | None, group: Group) -> float
 
 
 def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group: Group) -> None:
-    """Score on validation, keep what is best, stop whom patience has left; then the next epoch may begin."""
+    """Score on validation, keep the best states, and stop members by early stopping."""
     state = pack.state
     with pack.averaged():
         scores, val_loss = evaluate(pack, val_rows, metric, group)
@@ -301,11 +284,11 @@ def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group:
         ]
     state.loss_sum.zero_()
     state.weight_sum.zero_()
-    _judge_epoch(pack, signed, better)
+    _stop_early(pack, signed, better)
 
 
 def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
-    """Keep the states of members that got better; say which did (K,)."""
+    """Keep the states of members that improved; return which did (K,)."""
     state = pack.state
     stop = pack.train.early_stop
     alive = pack.state.alive
@@ -318,7 +301,7 @@ def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
     return better
 
 
-def _judge_epoch(pack: Learner, scores: Tensor, better: Tensor) -> None:
+def _stop_early(pack: Learner, scores: Tensor, better: Tensor) -> None:
     """Update plateaus and patience; `scores` (K,) are higher for better."""
     state = pack.state
     stop = pack.train.early_stop

@@ -104,8 +104,10 @@ class _SplitPredictor:
             rows = np.arange(first, min(first + step, stop))
             arrays = lanes.take(rows)
             own = Blocks({name: arrays[name] for name in columns_to_predict(prepared)})
-            said = predictor(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
-            outputs = codec_of(prepared.target).table_columns(by_row(said, arrays["target"]), self.ensemble.params)
+            predictions = predictor(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
+            outputs = codec_of(prepared.target).table_columns(
+                by_row(predictions, arrays["target"]), self.ensemble.params
+            )
             yield as_table(arrays, outputs, prepared)
 
 
@@ -180,8 +182,8 @@ class Predictor:
         batches = {name: batch_of_rows(v, self._blocks[name], self.device) for name, v in x.items()}
         who = zip(self.populations, self.sources, strict=False)  # a soup is one of several
         with torch.no_grad():
-            said = [self._output(population, batches[source]) for population, source in who]
-        return combine_outputs(self.ensemble, np.stack(said))
+            predictions = [self._output(population, batches[source]) for population, source in who]
+        return combine_outputs(self.ensemble, np.stack(predictions))
 
     def _output(self, population: Population | Fitted, batch: Batch) -> np.ndarray:
         """Give the predictions of one member (n, O)."""

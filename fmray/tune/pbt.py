@@ -1,8 +1,10 @@
-"""Search by population based training: members that fall behind go on from the state of one that leads.
+"""Search by population based training: members that fall behind continue from the state of one that leads.
 
-Ray Tune decides who does, and pauses and restarts trials, each of which carries one member. What passes from member to
-member is a checkpoint that says who left it. Whoever goes on from it keeps its own name and seed, and has the
-parameters that Ray Tune gave it, never those of who left it.
+Ray Tune decides which, and pauses and restarts trials, each of which trains one member. Weights, optimizer, epoch,
+history and best state pass from one member to the other, with the lineage of the weights. Name, seed and parameters
+never do, wherever they are held: in columns of the optimizer, the task, or buffers of the model.
+
+Source: Jaderberg et al., "Population Based Training of Neural Networks", 2017.
 """
 
 import json
@@ -12,45 +14,234 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from fmray.data.session import living_nodes, session
 from fmray.errors import DataError, FmrayError
 from fmray.events import Epoch, Event, Exploit, Note, Place, Report, ignore
-from fmray.records import Json
+from fmray.metrics.metric import Metric
+from fmray.records import Json, Prepared
+from fmray.seeding import derive, stream
+from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.ranges import Keys, Range
-from fmray.store import Store
+from fmray.spec.ref import Ref
+from fmray.store import Store, read_atomic_folder, write_atomic_folder
+from fmray.train.decision import Decision
 from fmray.train.group import ALONE
 from fmray.train.ingest import Rows, Steps
+from fmray.train.loop import fit
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
+from fmray.train.pack import Pack
+from fmray.train.state import State
 from fmray.train.workers import Worker
 from fmray.tune.executors import DIED, QUIET, set_up_trial
-from fmray.tune.heir import Cohort, Left, mutations, train_member, within
+from fmray.tune.faults import fault_of
+from fmray.tune.outcomes import abandon, finish_trial, is_finished, write_pack
+from fmray.tune.plans import LINEAGE, searched_plans
 from fmray.tune.slots import num_slots, resources
-from fmray.tune.trial import Training, Trial, fault_of
+from fmray.tune.space import trial_groups
+from fmray.tune.train_trials import build_networks
+from fmray.tune.trial import Trial, TrialContext
 
 QUANTILE = 0.25
-"""Share of the population that goes on from others, and that others go on from."""
+"""Share of the population that continues from others, and that others continue from."""
 KEPT = 4
-"""Checkpoints kept per member: others may still have to go on from one that is not its newest."""
+"""Checkpoints kept per member: others may still continue from one that is not its newest."""
 PLACING = {**QUIET, "TUNE_GLOBAL_CHECKPOINT_S": "2"}
-"""Here Ray Tune does restore what it remembers of itself: who has whose state, and which parameters."""
+"""Here Ray Tune restores its own state: which member has whose weights, and which parameters."""
 log = logging.getLogger("fmray")
+Lineage = tuple[Json, ...]
+"""({epoch, from, params}, ...), oldest first: whose weights these were before, and with what they went on."""
 
 
 @dataclass(frozen=True)
-class Evolution:
+class MemberCheckpoint:
+    """Hold the state of a member at the end of an interval.
+
+    Args:
+        state: Of its pack, which has no other member.
+        member: Whose state it is.
+        model: What it trained.
+        epoch: At whose end it was compared; a member that failed trains no more, but is still compared.
+        lineage: Of its weights.
+    """
+
+    state: State
+    member: int
+    model: Ref
+    epoch: int
+    lineage: Lineage = ()
+
+    def write(self, folder: str) -> None:
+        """Write it to a folder."""
+        model = [self.model.name, dict(self.model.params)]
+        about = {"member": self.member, "model": model, "epoch": self.epoch, "lineage": list(self.lineage)}
+        write_atomic_folder(folder, self.state.to_files(), about)
+
+    @classmethod
+    def read(cls, folder: str) -> "MemberCheckpoint":
+        """Read back what `write` wrote.
+
+        Raises:
+            DataError: If it is not whole.
+        """
+        about, files = read_atomic_folder(folder)
+        name, params = about["model"]
+        state = State.from_files(files)
+        lineage = tuple(about["lineage"])
+        return cls(state, about["member"], Ref(name, params), about["epoch"], lineage=lineage)
+
+    def lineage_for(self, member: int, params: Json) -> Lineage:
+        """Give the lineage of these weights once a member continues from them."""
+        if member == self.member:
+            return self.lineage
+        return (*self.lineage, {"epoch": self.state.epoch, "from": self.member, "params": params})
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Plan the members of a population, whose parameters change as it trains.
+
+    Args:
+        job: With its ranges.
+        task: The objective, decided.
+        prepared: The rows all learn from.
+    """
+
+    job: Job
+    task: Ref
+    prepared: Prepared
+
+    @property
+    def first(self) -> list[Json]:
+        """Give the parameters each member begins with, by dotted path."""
+        return [{dotted(keys): v for keys, v in values.items()} for values in trial_groups(self.job)[0].members]
+
+    @property
+    def interval(self) -> int:
+        """Give the epochs between two comparisons."""
+        return self.job.search.interval_in(self.job.train.num_epochs)
+
+    def trial(self, index: int, params: Json, lineage: Lineage = ()) -> Trial:
+        """Plan the trial of one member.
+
+        Args:
+            params: It has now.
+        """
+        values = {keys: params[dotted(keys)] for keys in self.job.ranges}
+        plan = searched_plans(self.job, self.task, structural={}, members=[values], first=index)[0]
+        if lineage:
+            words = ", ".join(f"epoch {step['epoch']} from member {step['from']}" for step in lineage)
+            plan = replace(plan, params={**plan.params, LINEAGE: words})
+        return Trial(
+            index, 0, job=self.job.at(values), plans=(plan,), prepared=self.prepared, total=self.job.search.members
+        )
+
+
+def mutations(ranges: Mapping[Keys, Range], seed: int) -> Json:
+    """Give how Ray Tune may change each parameter: among its options, or scaled or drawn anew if it is a number."""
+    return {
+        dotted(keys): list(found.options) or partial(_draw, found, stream(seed, "pbt", dotted(keys)))
+        for keys, found in ranges.items()
+    }
+
+
+def within(ranges: Mapping[Keys, Range], params: Json) -> Json:
+    """Clip parameters that were scaled to their ranges."""
+    corners = {dotted(keys): found.corners for keys, found in ranges.items() if not found.options}
+    limited = {name: min(max(params[name], low), high) for name, (low, high) in corners.items()}
+    return {**params, **limited}
+
+
+def exploit(pack: Pack, checkpoint: MemberCheckpoint) -> None:
+    """Let the member of an untrained pack continue from a checkpoint of another member, or its own."""
+    own = pack.plans[0]
+    state = checkpoint.state
+    history = [{**event, "member": own.index} for event in state.history]
+    pack.adopt(replace(state, history=history), [checkpoint.model])
+    if checkpoint.member != own.index:
+        torch.manual_seed(derive(own.seed, "draws", state.epoch))  # or both would draw the same from here on
+
+
+def train_member(
+    context: TrialContext,
+    trial: Trial,
+    rows: tuple[Rows, Rows],
+    device: torch.device,
+    report: Report,
+    save: Callable[[MemberCheckpoint, Json], None],
+    interval: int,
+    checkpoint: MemberCheckpoint | None = None,
+    lineage: Lineage = (),
+) -> None:
+    """Train a member to its end, and write its outcome.
+
+    Args:
+        rows: To learn from, and to choose by.
+        report: Gets its events.
+        save: Gets a checkpoint after every interval, with {"score", "epoch"}; may never return.
+        checkpoint: What it continues from.
+        lineage: Of its weights.
+    """
+    pack = build_networks(context, trial, trial.plans, device)
+    metric = context.metric_of(trial)
+    last = trial.job.train.num_epochs
+    scored_rows = rows[1].sample(trial.job.evaluate.val_rows)
+    if checkpoint is not None:
+        exploit(pack, checkpoint)
+    epoch = 0 if checkpoint is None else checkpoint.epoch
+    while True:
+        until = min((epoch // interval + 1) * interval, last)
+        order_seed = derive(trial.job.train.seed, "order")
+        ended = fit(
+            pack,
+            rows[0],
+            scored_rows,
+            metric,
+            order_seed=order_seed,
+            report=report,
+            decide=partial(_wait, until, last),
+        )
+        failed = any(end["status"] == "failed" for end in pack.state.ends.values())
+        if ended and (not failed or until == last):  # one that failed may be given the state of another
+            break
+        epoch = until
+        own = MemberCheckpoint(pack.snapshot(), trial.number, model=trial.plans[0].model, epoch=epoch, lineage=lineage)
+        save(own, {"score": -math.inf if failed else _score(pack, metric), "epoch": until})
+    write_pack(context, trial, pack, rows[1])
+    finish_trial(context, trial, [0])
+
+
+def _wait(until: int, last: int, epoch: int, scores: Mapping[int, float]) -> Decision:
+    """Pause a training at the end of an interval."""
+    return Decision(waits=until <= epoch < last)
+
+
+def _score(pack: Pack, metric: Metric) -> float:
+    """Give the score of the newest epoch, higher for better; the best epoch may be long past."""
+    values = [event["value"] for event in pack.state.history if event["metric"] == metric.name]
+    score = pack.sign * values[-1] if values else -math.inf
+    return -math.inf if math.isnan(score) else score
+
+
+def _draw(found: Range, source: np.random.Generator) -> Any:
+    return found.at(float(source.random()))
+
+
+@dataclass(frozen=True)
+class PopulationBasedSearch:
     """Run a search by population based training.
 
     Args:
-        cohort: Who takes part.
+        cohort: The members.
         report: Gets events.
         key: Names the sweep.
     """
@@ -59,49 +250,49 @@ class Evolution:
     report: Report
     key: str
 
-    def train(self, training: Training) -> list[Trial]:
-        """Train every member, and give their trials.
+    def train(self, context: TrialContext) -> list[Trial]:
+        """Train every member, and return their trials.
 
         Raises:
             ClusterError: If so many at a time do not fit, or Ray fails.
-            FmrayError: Whatever training raises but cannot count as an outcome.
+            FmrayError: Whatever training raises that is not recorded as an outcome.
         """
         trials = [self.cohort.trial(index, params) for index, params in enumerate(self.cohort.first)]
-        if not all(training.is_finished(trial) for trial in trials):
+        if not all(is_finished(context, trial) for trial in trials):
             with session():
-                self._over_ray(training)
+                self._train_on_ray(context)
         for trial in trials:
-            if not training.is_finished(trial):
-                training.give_up(trial, DIED)
+            if not is_finished(context, trial):
+                abandon(context, trial, DIED)
         return trials
 
-    def _over_ray(self, training: Training) -> None:
+    def _train_on_ray(self, context: TrialContext) -> None:
         import ray
 
         run = self.cohort.job.run
-        store = training.store
+        store = context.store
         members = self.cohort.job.search.members
         slots = min(num_slots(living_nodes(), run), members)
         needed = resources(living_nodes(), slots, run.gpu)
         turns = f"{members} members take turns on {slots} workers over Ray Tune (run.workers: {run.workers})"
         self.report(Note(f"{turns}, and are compared every {self.cohort.interval} epochs"))
-        shared = placed_here(_SharedState).remote(ray.cloudpickle.dumps((training, self.cohort, list(sys.path))))
+        shared = placed_here(_SharedState).remote(ray.cloudpickle.dumps((context, self.cohort, list(sys.path))))
         os.environ.update(PLACING)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         with every(POLL_SECONDS, partial(deliver, shared, self.report)), warnings.catch_warnings(action="ignore"):
-            for left in range(run.max_failures, -1, -1):
-                given_up = self._tuner(shared, needed, store).fit().num_errors
-                if not given_up or not left:
+            for remaining in range(run.max_failures, -1, -1):
+                lost = self._tuner(shared, needed, store).fit().num_errors
+                if not lost or not remaining:
                     break
-                # Ray Tune gives up members whose worker died before they ran, as one does that is to be used again.
-                self.report(Note(f"{given_up} members lost their workers, and go on"))
+                # Ray Tune does not restart members whose worker died before they ran, as one does that is reused.
+                self.report(Note(f"{lost} members lost their workers, and are started again"))
         refused = ray.get(shared.refusal.remote())
         store.remove(store.path("ray", self.key))
         if refused is not None:
             raise pickle.loads(refused)
 
     def _tuner(self, shared: Any, needed: Json, store: Store) -> Any:
-        """Give a search that begins, or the one that was begun."""
+        """Give a new search, or the one that was begun."""
         from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
@@ -127,21 +318,21 @@ class Evolution:
 
 
 def scheduler(job: Job) -> Any:
-    """Give what decides in Ray Tune who goes on from whom, and with which parameters."""
+    """Give the scheduler of Ray Tune, which decides which member continues from which, and with which parameters."""
     from ray.tune.experiment import Trial
     from ray.tune.schedulers import PopulationBasedTraining
 
-    class Turns(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no types
+    class LeastTrainedFirst(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no types
         def choose_trial_to_run(self, tune_controller: Any) -> Any:
-            """Let those run that are behind by their own account.
+            """Run the member that has trained the fewest epochs itself.
 
-            Ray Tune takes the epoch of the state they were given; then a bad member may go on from the same state of a
-            better one for ever, which never gets its turn.
+            Ray Tune counts the epochs of the state a member was given; then a bad member may continue from the same
+            state of a better one again and again, and the better one never runs.
             """
             waiting = [trial for trial in tune_controller.get_trials() if trial.status in (Trial.PENDING, Trial.PAUSED)]
             return min(waiting, key=lambda trial: trial.last_result.get("epoch", 0), default=None)
 
-    return Turns(
+    return LeastTrainedFirst(
         time_attr="epoch",
         metric="score",
         mode="max",
@@ -154,7 +345,7 @@ def scheduler(job: Job) -> Any:
 
 
 class _SharedState(Mailbox):
-    """Hand out what all members share; lives in an actor."""
+    """Give members what all of them share; lives in an actor."""
 
     def __init__(self, common: bytes) -> None:
         super().__init__()
@@ -175,56 +366,55 @@ def _train_member(config: Json, shared: Any) -> None:
             _train(int(tune.get_context().get_trial_name()), config["member"], shared)
         except FmrayError as error:
             ray.get(shared.refuse.remote(pickle.dumps(error)))
-    tune.report({"score": -math.inf, "epoch": 0, "done": True})  # nobody reads it: who is done is compared no more
+    tune.report({"score": -math.inf, "epoch": 0, "done": True})  # not used: a member that is done is compared no more
 
 
 def _train(index: int, given: Json, shared: Any) -> None:
-    """Train a member from what its trial is given, and leave its outcome, unless it has one.
+    """Train a member from what its trial is given, and write its outcome, unless it has one.
 
     Args:
-        given: Its parameters, beside an index that may be another's.
+        given: Its parameters, and an index that may be another member's.
     """
     import ray
     from ray import tune
 
-    training, cohort, device, rows = _opened(ray.get(shared.common.remote()))
+    context, cohort, device, rows = _opened(ray.get(shared.common.remote()))
     params = {name: value for name, value in given.items() if name != "index"}
-    left = _found(tune.get_checkpoint())
-    lineage = () if left is None else left.heir(index, params)
+    checkpoint = _read_checkpoint(tune.get_checkpoint())
+    lineage = () if checkpoint is None else checkpoint.lineage_for(index, params)
     trial = cohort.trial(index, params, lineage)
-    if training.is_finished(trial):
+    if is_finished(context, trial):
         return
-    if left is not None and left.member != index:
+    if checkpoint is not None and checkpoint.member != index:
         step = lineage[-1]
         shared.put.remote(
             Exploit(index, step["epoch"], source=step["from"], params=step["params"], lineage=list(lineage))
         )
-    place = Place(training.role, index, trials=trial.total)
-    report = partial(_tell, shared, place)
-    hand_in = partial(_hand_in, training)
+    place = Place(context.role, index, trials=trial.total)
+    report = partial(_put_with_place, shared, place)
     try:
         train_member(
-            training,
+            context,
             trial,
             rows=rows,
             device=device,
             report=report,
-            hand_in=hand_in,
+            save=partial(_save_to_tune, context),
             interval=cohort.interval,
-            left=left,
+            checkpoint=checkpoint,
             lineage=lineage,
         )
     except BaseException as error:
         why = fault_of(error, trial.plans, f"stacks/member-{index:05d}.txt", shared.put.remote)
         if why is None:
             raise
-        training.give_up(trial, why["reason"])
+        abandon(context, trial, why["reason"])
 
 
 @lru_cache(maxsize=1)
-def _opened(common: bytes) -> tuple[Training, Cohort, torch.device, tuple[Rows, Rows]]:
-    """Open what members share; a worker carries many of them, one after the other."""
-    training, cohort, path = pickle.loads(common)
+def _opened(common: bytes) -> tuple[TrialContext, Cohort, torch.device, tuple[Rows, Rows]]:
+    """Open what members share; a worker trains many of them, one after the other."""
+    context, cohort, path = pickle.loads(common)
     begin(path)
     job = cohort.job.at({})
     prepared = cohort.prepared
@@ -232,32 +422,32 @@ def _opened(common: bytes) -> tuple[Training, Cohort, torch.device, tuple[Rows, 
     worker = Worker(ALONE, device, ignore, job.run)
     passes = Steps.of(job.train, prepared.num_rows("train")).num_passes
     train_rows = worker.rows(prepared, "train", passes, job.live_steps, order=job.train.order)
-    return training, cohort, device, (train_rows, worker.rows(prepared, "val", job.train.num_epochs))
+    return context, cohort, device, (train_rows, worker.rows(prepared, "val", job.train.num_epochs))
 
 
-def _found(checkpoint: Any) -> Left | None:
-    """Read what a trial is to go on from; if that is gone, it starts anew, and will soon be behind the others."""
+def _read_checkpoint(checkpoint: Any) -> MemberCheckpoint | None:
+    """Read what a trial continues from; if that is gone, it starts anew, and soon continues from another member."""
     if checkpoint is None:
         return None
     try:
         with checkpoint.as_directory() as folder:
-            return Left.read(folder)
+            return MemberCheckpoint.read(folder)
     except (DataError, OSError) as error:
         log.warning("checkpoint %s is unusable, its member starts anew: %s", checkpoint.path, error)
         return None
 
 
-def _hand_in(training: Training, left: Left, standing: Json) -> None:
+def _save_to_tune(context: TrialContext, checkpoint: MemberCheckpoint, standing: Json) -> None:
     from ray import tune
 
-    training.fence.check()
+    context.fence.check()
     with TemporaryDirectory() as folder:
-        left.write(folder)
+        checkpoint.write(folder)
         tune.report(standing, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def _is_whole(store: Store, home: str) -> bool:
-    """Tell whether all is there that Ray Tune needs to go on: a kill may have cut its newest copy short."""
+    """Tell whether Ray Tune can restore the search: a kill may have cut its newest copy short."""
     import ray
 
     read = {"experiment_state-": json.loads, "basic-variant-state-": ray.cloudpickle.loads}
@@ -265,7 +455,7 @@ def _is_whole(store: Store, home: str) -> bool:
         for prefix, check in read.items():
             check(store.read_bytes(f"{home}/{max(name for name in _names(store, home) if name.startswith(prefix))}"))
     except (ValueError, EOFError, pickle.UnpicklingError, DataError) as error:
-        log.warning("what Ray Tune remembers is unusable, members that have not finished start anew: %s", error)
+        log.warning("the saved state of Ray Tune is unusable, members that have not finished start anew: %s", error)
         return False
     return True
 
@@ -279,9 +469,9 @@ def _explored(ranges: Mapping[Keys, Range], config: Json) -> Json:
 
 
 def _name(trial: Any) -> str:
-    """Name a trial after its member once and for all: what its configuration says is another's after an exploit."""
+    """Name a trial after its member at the start: after an exploit its configuration holds another member's index."""
     return f"{trial.config['member']['index']:05d}"
 
 
-def _tell(shared: Any, place: Place, event: Event) -> None:
+def _put_with_place(shared: Any, place: Place, event: Event) -> None:
     shared.put.remote(replace(event, place=place) if isinstance(event, Epoch) else event)

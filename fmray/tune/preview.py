@@ -3,7 +3,7 @@
 from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
-from fmray.tune.rungs import expected_epochs, rungs_of
+from fmray.tune.halving import expected_epochs, rungs_of
 from fmray.tune.space import trial_groups
 
 

@@ -1,6 +1,6 @@
 """Propose trials, from a list or by what earlier ones came to.
 
-A proposal is written down before it is tried, so a search that is restarted tries the same, none twice, none lost.
+A proposal is written before it is tried, so a search that is restarted tries each of them exactly once.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,9 @@ from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.ranges import Keys, Range
+from fmray.tune.outcomes import best_score
 from fmray.tune.space import TrialGroup, num_structures, packable_draws, shares
-from fmray.tune.trial import Training, Trial
+from fmray.tune.trial import Trial, TrialContext
 
 Build = Callable[[int, TrialGroup, int], Trial]
 """(number of the trial, its group, index of its first member) -> the trial."""
@@ -24,14 +25,14 @@ LOG = "proposals.jsonl"
 
 
 class Proposals(Protocol):
-    """Say what is to be tried next."""
+    """Propose what is tried next."""
 
     def ask(self) -> Trial | None:
         """Give the next trial, or None if nothing is left to try."""
         ...
 
     def tell(self, trial: Trial) -> None:
-        """Hear that a trial is finished."""
+        """Take note that a trial is finished."""
         ...
 
 
@@ -46,28 +47,28 @@ class Listed:
         return self._left.pop(0) if self._left else None
 
     def tell(self, trial: Trial) -> None:
-        """Learn nothing."""
+        """Ignore it."""
 
 
 class Learning:
-    """Propose structures by Optuna's TPE; each carries its share of the members.
+    """Propose structures by Optuna's TPE; each has its share of the members.
 
-    What is proposed depends on the job, the results heard so far and the place in the sequence, on nothing else.
+    A proposal is a function of the job, the results so far and its place in the sequence.
 
     Args:
         job: With its ranges.
         build: Makes trials.
-        training: Knows where proposals are written, and what trials came to.
+        context: Where proposals and outcomes of trials are written.
 
     Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011 (TPE).
     """
 
-    def __init__(self, job: Job, build: Build, training: Training) -> None:
+    def __init__(self, job: Job, build: Build, context: TrialContext) -> None:
         self._job = job
         self._build = build
-        self._training = training
-        self._store = training.store
-        self._path = f"{training.home}/{LOG}"
+        self._context = context
+        self._store = context.store
+        self._path = f"{context.home}/{LOG}"
         self._structural, self._packable = split_ranges(job)
         self._shares = shares(job.search.members, num_structures(job, job.search.members))
         self._firsts = [sum(self._shares[:place]) for place in range(len(self._shares))]
@@ -92,7 +93,7 @@ class Learning:
             self._store.append(self._path, event := {"trial": number, "drawn": drawn})
             self._written.append(event)
         self._asked += 1
-        return self._build(number, self._lot(number, self._written[number]["drawn"]), self._firsts[number])
+        return self._build(number, self._group(number, self._written[number]["drawn"]), self._firsts[number])
 
     def _refuse_lost(self, number: int) -> None:
         """Make sure that a trial without a proposal has not been tried.
@@ -100,19 +101,19 @@ class Learning:
         Raises:
             DataError: If its proposal was written down, and is gone.
         """
-        if self._store.exists(self._training.folder(number)):
+        if self._store.exists(self._context.folder(number)):
             raise DataError(
                 f"{self._path} is damaged: the proposal of trial {number} is gone, which was tried. Restore it, or "
-                f"remove {self._training.home} to have the search begun anew."
+                f"remove {self._context.home} to have the search begun anew."
             )
 
     def tell(self, trial: Trial) -> None:
         """Learn from the best score of a trial."""
-        if (score := self._training.best(trial)) is not None:
+        if (score := best_score(self._context, trial)) is not None:
             drawn = self._written[trial.number]["drawn"]
             self._study.add_trial(optuna.create_trial(params=drawn, distributions=self._kinds, value=score))
 
-    def _lot(self, number: int, drawn: Json) -> TrialGroup:
+    def _group(self, number: int, drawn: Json) -> TrialGroup:
         if drawn not in self._structures:
             self._structures.append(drawn)
         values: dict[Keys, Any] = {

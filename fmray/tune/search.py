@@ -1,7 +1,7 @@
-"""Search the ranges of a job: draw or propose trials, place them, judge their members against each other.
+"""Search the ranges of a job: draw or propose trials, train them, and stop members that do worse than others.
 
-What is tried, what it came to and who was stopped when is written down as it happens, so a search that was killed goes
-on, and one that is finished can be extended.
+What is tried, its outcome, and which members were stopped when are written as it happens, so a search that was killed
+continues, and one that is finished can be extended.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from fmray.catalogue import ESTIMATORS
+from fmray.catalogue import ENSEMBLES, ESTIMATORS
 from fmray.data.session import living_nodes, session
 from fmray.errors import SpecError, TrainError
 from fmray.events import Note, Report, ignore
@@ -23,29 +23,30 @@ from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.failures import is_of_user, kind_of
 from fmray.train.ingest import Steps
+from fmray.train.pack import Plan
 from fmray.train.population import num_parameters
 from fmray.train.warm import Start
+from fmray.tune.boost import boost
 from fmray.tune.executors import train_here, train_on_ray
-from fmray.tune.heir import Cohort
-from fmray.tune.pbt import Evolution
-from fmray.tune.plans import job_at, searched_plans
+from fmray.tune.faults import fault_of
+from fmray.tune.halving import Rules, Stopper, Table, expected_epochs, rungs_of
+from fmray.tune.outcomes import read_outcome
+from fmray.tune.pbt import Cohort, PopulationBasedSearch
+from fmray.tune.plans import Prepare, final_plans, job_at, plans_of, resampled, searched_plans, trials_of
 from fmray.tune.proposals import Learning, Listed, Proposals
-from fmray.tune.referee import Referee, Rules
-from fmray.tune.resample import Prepare, final_plans, trials_of
-from fmray.tune.rungs import Table, expected_epochs, rungs_of
 from fmray.tune.search_progress import SearchProgress
 from fmray.tune.slots import num_slots
 from fmray.tune.space import TrialGroup, trial_groups
-from fmray.tune.sweep import Sweep, described, key_of, recorded
-from fmray.tune.trial import Role, Training, Trial, fault_of
+from fmray.tune.sweep import Sweep, Workers, described, key_of, recorded, sweep, sweep_trials
+from fmray.tune.trial import Role, Trial, TrialContext
 
 CUT = "cut.json"
 FEWEST_PER_TRIAL = 8
 """Members below which a group is not cut for the sake of an idle worker."""
-Place = Callable[[Proposals], list[Trial]]
-"""Trains what is proposed, and gives the trials that wait."""
+Execute = Callable[[Proposals], list[Trial]]
+"""Trains what is proposed, and returns the trials that wait."""
 WORK_HERE = 5e11
-"""Floating-point operations up to which this process is done before Ray and its workers would have started."""
+"""Floating-point operations up to which this process is faster than starting Ray and its workers."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Search:
 
     Args:
         job: With its ranges.
-        task: The objective, decided.
+        task: The objective; never `auto`.
         prepare: Gives the rows of each structure, and of each strict fold.
         metric: The primary one.
         attempt: Sets a repeated search apart from the first.
@@ -72,7 +73,7 @@ class Search:
     starts: Sequence[Start] = ()
 
     def search(self) -> Sweep:
-        """Try what the ranges allow, or read back what came of it.
+        """Search the ranges, or read back a search that is finished.
 
         Raises:
             TrainError: If no member could be trained.
@@ -80,27 +81,28 @@ class Search:
         """
         job = self.job
         before = self._without_more().search() if self.job.search.more else None
-        asked = replace(job, train=replace(job.train, seeds=Seeds()))  # seeds and finalists come after the search
-        who = [asked.to_json()[name] for name in ("model", "task", "steps", "train")]
-        key = self._key(asked, [*who, replace(job.search, finalists=1)], "member")
+        searched = replace(job, train=replace(job.train, seeds=Seeds()))  # seeds and finalists come after the search
+        who = [searched.to_json()[name] for name in ("model", "task", "steps", "train")]
+        key = self._key(searched, [*who, replace(job.search, finalists=1)], "member")
         members = job.search.more or sum(len(group.members) for group in trial_groups(job))
         expected = expected_epochs(members, job.train.num_epochs, rungs_of(job), job.search.eta)
-        told = replace(
+        reporting = replace(
             self,
             report=SearchProgress(self.report, self.metric, members=members, expected=expected, rungs=rungs_of(job)),
         )
         with recorded(
             key, self.metric, self.store, role="member", report=self.report, tolerant=True, isolates=True
         ) as record:
-            if record.training is not None and job.search.by == "pbt":
+            context = record.context
+            if context is not None and job.search.by == "pbt":
                 cohort = Cohort(job, self.task, self.prepare(job.at({})))
-                record.trials = Evolution(cohort, told.report, key).train(record.training)
-            elif record.training is not None:
-                course = _Course.of(told, record.training, key, before)
-                todo: Proposals = course.proposals
-                while waiting := course.train(todo):
-                    todo = course.released(waiting)
-                record.trials, record.rungs = course.ended()
+                record.trials = PopulationBasedSearch(cohort, reporting.report, key).train(context)
+            elif context is not None:
+                rounds = _Rounds.of(reporting, context, key, before)
+                proposals: Proposals = rounds.proposals
+                while waiting := rounds.execute(proposals):
+                    proposals = rounds.after_rung(waiting)
+                record.trials, record.rungs = rounds.results()
         found = record.sweep()
         return before.joined(found) if before else found
 
@@ -124,15 +126,15 @@ class Search:
         with recorded(
             key, self.metric, self.store, role="finalist", report=self.report, tolerant=False, isolates=True
         ) as record:
-            if record.training is not None:
+            if record.context is not None:
                 record.trials = trials
                 slots = self.slots(sum(len(trial.plans) for trial in trials))
-                place = self.placing(record.training, rules=Rules(), before={}, slots=slots, name=key)
-                place(Listed(trials))
+                execute = self.executor(record.context, rules=Rules(), before={}, slots=slots, name=key)
+                execute(Listed(trials))
         return record.sweep()
 
-    def placing(self, training: Training, rules: Rules, before: Table, slots: int, name: str) -> Place:
-        """Give what trains proposed trials, and gives those that wait.
+    def executor(self, context: TrialContext, rules: Rules, before: Table, slots: int, name: str) -> Execute:
+        """Give what trains proposed trials, and returns those that wait.
 
         Args:
             slots: Trials at a time over Ray Tune; 0 for one after the other in this process.
@@ -141,9 +143,9 @@ class Search:
         report = self.report
         if slots:
             return partial(
-                train_on_ray, training, rules=rules, before=before, run=run, report=report, slots=slots, name=name
+                train_on_ray, context, rules=rules, before=before, run=run, report=report, slots=slots, name=name
             )
-        return partial(train_here, training, rules=rules, before=before, run=run, report=report)
+        return partial(train_here, context, rules=rules, before=before, run=run, report=report)
 
     def slots(self, members: int) -> int:
         """Give how many trials train at a time, 0 for one after the other in this process, and say why."""
@@ -152,7 +154,7 @@ class Search:
             slots, rule = 0, "run.workers: 0"
         elif run.workers == "auto" and not os.environ.get("RAY_ADDRESS") and (work := self._work(members)) <= WORK_HERE:
             slots = 0
-            rule = f"at most {work:.0e} operations, which are done before workers would have started"
+            rule = f"at most {work:.0e} operations, which is faster than starting workers"
         else:
             with session():
                 slots = num_slots(living_nodes(), run)
@@ -162,7 +164,7 @@ class Search:
         return slots
 
     def groups(self) -> list[TrialGroup]:
-        """Draw what is to be tried, without what an earlier search has tried that this one extends."""
+        """Draw what is tried, without what was tried by an earlier search that this one extends."""
         tried = len(trial_groups(self._without_more().job)) if self.job.search.more else 0
         return trial_groups(self.job)[tried:]
 
@@ -188,16 +190,16 @@ class Search:
             number, group.structure, job=concrete, plans=plans, prepared=self.prepare(self.job.at({})), fault=fault
         )
 
-    def trials(self, training: Training, slots: int, first: int) -> list[Trial]:
-        """List what is to be tried, cut so that no worker is idle; exactly as drawn where runs must be repeatable.
+    def trials(self, context: TrialContext, slots: int, first: int) -> list[Trial]:
+        """List what is tried, cut so that no worker is idle; exactly as drawn with `run.deterministic`.
 
-        The cut is written down: a search that goes on elsewhere, with more workers or fewer, finds its trials again.
+        The cut is written: a search that continues elsewhere, with more workers or fewer, finds its trials again.
 
         Args:
             first: Index of the first member.
         """
         store = self.store
-        path = f"{training.home}/{CUT}"
+        path = f"{context.home}/{CUT}"
         groups = self.groups()
         if not store.exists(path):
             pieces = 1 if self.job.run.deterministic else max(1, slots // len(groups))
@@ -212,9 +214,9 @@ class Search:
     def _without_more(self) -> "Search":
         return replace(self, job=replace(self.job, search=replace(self.job.search, more=0)))
 
-    def _key(self, asked: Job, who: object, role: Role) -> str:
+    def _key(self, job: Job, who: object, role: Role) -> str:
         return key_of(
-            asked,
+            job,
             who,
             prepared=self.prepare(self.job.at({})),
             metric=self.metric,
@@ -224,7 +226,7 @@ class Search:
         )
 
     def _work(self, members: int) -> float:
-        """Estimate the floating-point operations of so many members: all have the largest model, and nobody stops."""
+        """Estimate the floating-point operations of so many members, if all had the largest model and none stopped."""
         most = 0.0
         for group in self.groups():
             concrete = self.job.at({**group.structural, **group.members[0]})
@@ -240,27 +242,77 @@ class Search:
         return most * members
 
 
-@dataclass(frozen=True)
-class _Course:
-    """Train everything that is proposed, members judged against each other.
+def train_members(search: Search, prepared: Prepared, workers: Workers, device: str) -> Sweep:
+    """Train all members a job asks for: by search, by seeds, by folds and bags, or one boosted after the other.
+
+    Members of a search come first, then those of them that were trained again.
 
     Args:
-        proposals: What is to be tried.
-        rules: By which members are judged.
-        compared: How members of the search that this one extends compared.
-        train: Trains what is proposed, and gives the trials that wait.
+        search: Of the job, which may have no ranges.
+        prepared: Rows of the job with the first value of each range.
+        workers: On how many a pack trains, where nothing is searched.
+        device: Where members predict in this process between rounds of boosting.
+
+    Raises:
+        TrainError: If no member could be trained.
+    """
+    job = search.job
+    store = search.store
+    if job.ranges:
+        found = search.search()
+        if job.train.seeds.n == 1 and job.train.folds is None and job.ensemble.name != "bagging":
+            return found
+        return found.joined(search.finals(found))
+
+    def train(plan: Plan) -> Sweep:
+        return sweep(
+            job,
+            [plan],
+            prepared=prepared,
+            metric=search.metric,
+            store=store,
+            workers=workers,
+            attempt=search.attempt,
+            report=search.report,
+        )
+
+    plans = plans_of(job, search.task)
+    if search.starts:
+        plans = [replace(plan, start=search.starts[plan.index % len(search.starts)]) for plan in plans]
+    if job.ensemble.name == "adaboost":
+        return boost(
+            plans,
+            prepared,
+            store=store,
+            train=train,
+            params=ENSEMBLES.read("adaboost", job.ensemble.params),
+            device=device,
+        )
+    trials = trials_of(job, resampled(job, plans), search.prepare)
+    return sweep_trials(trials, search.metric, store, workers, attempt=search.attempt, report=search.report)
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """Train everything that is proposed, in rounds: members that wait at a rung continue in the next one.
+
+    Args:
+        proposals: What is tried.
+        rules: When members stop.
+        compared: Scores at each rung of the search that this one extends.
+        execute: Trains what is proposed, and returns the trials that wait.
     """
 
     search: Search
-    training: Training
-    proposals: "_Listening"
+    context: TrialContext
+    proposals: "_Recorded"
     rules: Rules
     compared: Table
-    train: Place
+    execute: Execute
 
     @classmethod
-    def of(cls, search: Search, training: Training, key: str, before: Sweep | None) -> "_Course":
-        """Decide what is proposed, how members are judged and where they train.
+    def of(cls, search: Search, context: TrialContext, key: str, before: Sweep | None) -> "_Rounds":
+        """Decide what is proposed, when members stop and where they train.
 
         Args:
             key: Of the sweep.
@@ -273,51 +325,51 @@ class _Course:
         if learns and job.run.deterministic:
             slots = min(slots, 1)
         first = len(before.members) if before else 0
-        proposals = Learning(job, search.trial, training) if learns else Listed(search.trials(training, slots, first))
+        proposals = Learning(job, search.trial, context) if learns else Listed(search.trials(context, slots, first))
         compared = before.rungs if before else {}
-        place = search.placing(training, rules=rules, before=compared, slots=slots, name=key)
-        return cls(search, training, proposals=_Listening(proposals), rules=rules, compared=compared, train=place)
+        execute = search.executor(context, rules=rules, before=compared, slots=slots, name=key)
+        return cls(search, context, proposals=_Recorded(proposals), rules=rules, compared=compared, execute=execute)
 
-    def released(self, waiting: Sequence[Trial]) -> Proposals:
-        """Judge those who wait by what all of their rung came to, and give them to be trained on.
+    def after_rung(self, waiting: Sequence[Trial]) -> Proposals:
+        """Decide which of the waiting members stop, and propose the trials of the others again.
 
         Raises:
-            TrainError: If nobody is left to wait for.
+            TrainError: If no rung is left that they could wait at.
         """
-        if not self._referee(self.rules).close():
+        if not self._stopper(self.rules).decide_waiting():
             names = ", ".join(str(trial.number) for trial in waiting)
-            raise TrainError(f"trials {names} wait for nobody. This is a bug of fmray.", "search")
+            raise TrainError(f"trials {names} wait at no rung. This is a bug of fmray.", "search")
         return Listed([replace(trial, waited=True) for trial in waiting])
 
-    def ended(self) -> tuple[list[Trial], Table]:
-        """Give the trials, and the scores of members where they were compared.
+    def results(self) -> tuple[list[Trial], Table]:
+        """Give the trials, and the scores of members at each rung.
 
         Raises:
-            DataError: If judgements of a pack are missing, also of one that a process before this one finished.
+            DataError: If decisions about a pack are missing, also of one that an earlier process finished.
         """
-        trials = self.proposals.heard
-        referee = self._referee(self.rules) if self.rules.rungs else None
-        for trial in trials if referee else []:
-            for number, pack in enumerate(self.training.outcome(trial.number)):
+        trials = self.proposals.trials
+        stopper = self._stopper(self.rules) if self.rules.rungs else None
+        for trial in trials if stopper else []:
+            for number, pack in enumerate(read_outcome(self.context, trial.number)):
                 trained = [member["epochs"] for member in pack["members"] if member["status"] != "failed"]
-                if referee and pack["said"]:
-                    referee.require(f"{trial.number}.{number}", max(trained, default=0))
-        return trials, self._referee(Rules.of(self.search.job, waits=False)).table()
+                if stopper and pack["said"]:
+                    stopper.require(f"{trial.number}.{number}", max(trained, default=0))
+        return trials, self._stopper(Rules.of(self.search.job, waits=False)).table()
 
-    def _referee(self, rules: Rules) -> Referee:
-        return Referee(self.search.store, self.training.home, rules, self.compared)
+    def _stopper(self, rules: Rules) -> Stopper:
+        return Stopper(self.search.store, self.context.home, rules, self.compared)
 
 
-class _Listening:
-    """Pass proposals on, and remember them."""
+class _Recorded:
+    """Pass proposals on, and keep a list of them."""
 
     def __init__(self, proposals: Proposals) -> None:
         self._proposals = proposals
-        self.heard = list[Trial]()
+        self.trials = list[Trial]()
 
     def ask(self) -> Trial | None:
         trial = self._proposals.ask()
-        self.heard += [trial] if trial is not None else []
+        self.trials += [trial] if trial is not None else []
         return trial
 
     def tell(self, trial: Trial) -> None:

@@ -26,7 +26,7 @@ Truth = dict[str, np.ndarray]
 
 
 def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ensemble: Ensemble) -> SearchAccount:
-    """Bring together what a page says of a search, on the sample of validation rows that all members spoke of."""
+    """Bring together what a page says of a search, on the sample of validation rows that all members predicted."""
     searched = [member for member in trained.members if member.role == "member"]
     best = ranked(searched, metric.higher_is_better)[:KEPT]
     _, truth = Lanes(prepared, "val").sample()
@@ -50,8 +50,8 @@ def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ens
     )
 
 
-def _flat(said: np.ndarray) -> np.ndarray:
-    return said[..., 0] if said.shape[-1] == 1 else said
+def _flat(predictions: np.ndarray) -> np.ndarray:
+    return predictions[..., 0] if predictions.shape[-1] == 1 else predictions
 
 
 def _epochs(job: Job, member: Member) -> int:
@@ -70,15 +70,17 @@ def _rung(trained: Sweep, epoch: int) -> Json:
 
 
 def _leader(trained: Sweep, member: Member, truth: Truth, metric: Metric, job: Job) -> Json:
-    said = _flat(trained.says([member.index])[0]).astype(np.float64)
-    found = interval(metric, (said, truth["target"], truth.get("weight")), truth.get("group"), job.evaluate.level)
+    predictions = _flat(trained.predictions_of([member.index])[0]).astype(np.float64)
+    found = interval(
+        metric, (predictions, truth["target"], truth.get("weight")), truth.get("group"), job.evaluate.level
+    )
     return {"member": member.index, "score": member.val_score, "low": found.low, "high": found.high}
 
 
 def _selection(trained: Sweep, best: Sequence[Member], truth: Truth, metric: Metric, job: Job) -> Json:
-    said = _flat(trained.says([member.index for member in best]))
+    predictions = _flat(trained.predictions_of([member.index for member in best]))
     rest = (truth["target"], truth.get("weight"), truth.get("group"))
-    found = corrected(metric, said, *rest, seed=derive(job.train.seed, "selection"), level=job.evaluate.level)
+    found = corrected(metric, predictions, *rest, seed=derive(job.train.seed, "selection"), level=job.evaluate.level)
     return {**found.to_json(), "winner": best[found.winner].index}
 
 
@@ -109,7 +111,7 @@ def _diversity(trained: Sweep, ensemble: Ensemble, truth: Truth, metric: Metric)
     total = sum(weight for weight, _ in heavy)
     shares = [weight / total for weight, _ in heavy]
     members = [member for _, member in heavy]
-    said = _flat(trained.says(members)).astype(np.float64)
+    predictions = _flat(trained.predictions_of(members)).astype(np.float64)
     return diversity(
-        metric.kind, members, outputs=said, target=truth["target"], weight=truth.get("weight"), shares=shares
+        metric.kind, members, outputs=predictions, target=truth["target"], weight=truth.get("weight"), shares=shares
     ).to_json()

@@ -1,7 +1,7 @@
 """Train the members a job asks for, and keep them as one record.
 
-A plain training is a sweep of one trial. A killed sweep goes on from the newest state of each pack; a finished one is
-read back.
+A plain training is a sweep of one trial. A killed sweep continues from the newest state of each pack; a finished one
+is read back.
 """
 
 import time
@@ -24,8 +24,10 @@ from fmray.store.copies import copy_file
 from fmray.train.artefacts import file_of
 from fmray.train.pack import Plan
 from fmray.train.workers import train
-from fmray.tune.rungs import Table
-from fmray.tune.trial import Role, Training, Trial
+from fmray.tune.halving import Table
+from fmray.tune.outcomes import is_finished, read_outcome
+from fmray.tune.train_trials import train_trials
+from fmray.tune.trial import Role, Trial, TrialContext
 
 Workers = int | tuple[int, int]
 KIND = "members"
@@ -35,7 +37,7 @@ KEPT = 50
 
 @dataclass(frozen=True)
 class Sweep:
-    """Hold what a sweep gave.
+    """Hold the results of a sweep.
 
     Args:
         key: Fingerprint of its record.
@@ -43,9 +45,9 @@ class Sweep:
         health: Numeric events of the training.
         widths: Members per pack.
         reused: Whether it was read back rather than trained.
-        said: Files with what members say on a sample of validation, and whose rows they hold.
+        predictions: Files with predictions on a sample of validation rows, and the members whose they are.
         rungs: Epoch -> member -> score, higher for better, where members were compared.
-        seconds: That its training took.
+        seconds: How long its training took.
     """
 
     key: str
@@ -53,7 +55,7 @@ class Sweep:
     health: tuple[Json, ...]
     widths: tuple[int, ...]
     reused: bool
-    said: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    predictions: tuple[tuple[str, tuple[int, ...]], ...] = ()
     rungs: Table = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -69,8 +71,8 @@ class Sweep:
             raise TrainError(text, "train")
         return found[0]
 
-    def says(self, members: Sequence[int]) -> np.ndarray:
-        """Give what members say on the sample of validation rows.
+    def predictions_of(self, members: Sequence[int]) -> np.ndarray:
+        """Read the predictions of members on the sample of validation rows.
 
         Args:
             members: Their indices.
@@ -78,7 +80,7 @@ class Sweep:
         Shapes:
             returns: (M, n, C or T), float32.
         """
-        places = {index: (path, row) for path, indices in self.said for row, index in enumerate(indices)}
+        places = {index: (path, row) for path, indices in self.predictions for row, index in enumerate(indices)}
         paths = sorted({places[index][0] for index in members})
         require_whole(paths)
         files = {path: load(path) for path in paths}
@@ -91,7 +93,7 @@ class Sweep:
             members=self.members + more.members,
             health=self.health + more.health,
             widths=self.widths + more.widths,
-            said=self.said + more.said,
+            predictions=self.predictions + more.predictions,
             rungs={**self.rungs, **more.rungs},
             seconds=self.seconds + more.seconds,
         )
@@ -149,16 +151,16 @@ def sweep_trials(
     )
     isolates = sum(len(trial.plans) for trial in trials) > 1
     with recorded(key, metric, store, role=role, report=report, tolerant=False, isolates=isolates) as record:
-        if (training := record.training) is not None:
+        if (context := record.context) is not None:
             record.trials = trials
             train(
-                partial(training.train, trials),
+                partial(train_trials, context, trials),
                 first.job,
                 workers=workers,
                 name=key,
                 store=store,
                 report=report,
-                halve=partial(_halve, training, trials),
+                halve=partial(_halve, context, trials),
             )
     return record.sweep()
 
@@ -168,26 +170,26 @@ def described(trials: Sequence[Trial]) -> list[object]:
     return [(trial.prepared.fingerprint, *map(vars, trial.plans)) for trial in trials]
 
 
-def _halve(training: Training, trials: Sequence[Trial]) -> int | None:
+def _halve(context: TrialContext, trials: Sequence[Trial]) -> int | None:
     """Halve the micro-batches of the trial that was in training."""
-    trial = next((trial for trial in trials if not training.is_finished(trial)), None)
-    return None if trial is None else training.micro_batches(trial).halve()
+    trial = next((trial for trial in trials if not is_finished(context, trial)), None)
+    return None if trial is None else context.micro_batches(trial).halve()
 
 
 def key_of(job: Job, who: object, prepared: Prepared, metric: Metric, attempt: str, role: Role, code: str) -> str:
-    """Name the record of a sweep by all that decides what comes of it.
+    """Name the record of a sweep by everything that its results depend on.
 
     Args:
         who: Describes the members.
         code: Name of the module that trains them.
     """
     scored = (metric.name, job.evaluate.val_rows)
-    asked = (job.train, job.live_steps, who, prepared.fingerprint, scored, attempt, role)
-    return fingerprint(KIND, *asked, job.run.deterministic, code_digest(code, *_modules(job, metric)))
+    inputs = (job.train, job.live_steps, who, prepared.fingerprint, scored, attempt, role)
+    return fingerprint(KIND, *inputs, job.run.deterministic, code_digest(code, *_modules(job, metric)))
 
 
 def _modules(job: Job, metric: Metric) -> list[str]:
-    """Name the modules of what members consist of, learn by and are compared by."""
+    """Name the modules that members consist of, are trained by and are compared by."""
     train = job.train
     tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # whichever it will be
     used = [
@@ -197,8 +199,8 @@ def _modules(job: Job, metric: Metric) -> list[str]:
         *(TASKS.module(name) for name in tasks),
         *(LIVE.module(step.name) for step in job.live_steps),
     ]
-    asked = job.evaluate.primary or metric.name
-    return [*used, METRICS.module(asked)] if asked in METRICS or ":" in asked else used
+    primary = job.evaluate.primary or metric.name
+    return [*used, METRICS.module(primary)] if primary in METRICS or ":" in primary else used
 
 
 @dataclass
@@ -206,14 +208,14 @@ class Recording:
     """Hold the record of a sweep while it is made, or as it was read back.
 
     Args:
-        training: Trains what the sweep consists of; None if that was done before.
+        context: What its trials share; None if the sweep was finished before.
         manifest: Of the record; empty until it is complete.
-        trials, rungs: What was trained, and how members compared, set by whoever trains.
+        trials, rungs: What was trained, and the scores at each rung; set inside the `with` block.
     """
 
     key: str
     report: Report
-    training: Training | None
+    context: TrialContext | None
     manifest: Json = field(default_factory=dict)
     trials: Sequence[Trial] = ()
     rungs: Table = field(default_factory=dict)
@@ -239,8 +241,8 @@ class Recording:
             members,
             health=tuple(manifest["health"]),
             widths=tuple(manifest["widths"]),
-            reused=self.training is None,
-            said=tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest["said"]),
+            reused=self.context is None,
+            predictions=tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest["said"]),
             rungs={int(epoch): {int(m): s for m, s in scores.items()} for epoch, scores in manifest["rungs"].items()},
             seconds=manifest["seconds"],
         )
@@ -250,10 +252,10 @@ class Recording:
 def recorded(
     key: str, metric: Metric, store: Store, role: Role, report: Report, *, tolerant: bool, isolates: bool
 ) -> Iterator[Recording]:
-    """Read a sweep back, or keep what is trained inside a `with` block as its record.
+    """Read a sweep back, or write what is trained inside a `with` block as its record.
 
     Args:
-        tolerant, isolates: As for `Training`.
+        tolerant, isolates: As for `TrialContext`.
 
     Raises:
         TrainError: If code failed and no member is left.
@@ -266,29 +268,29 @@ def recorded(
         home = store.path("checkpoints", key)
         started = time.perf_counter()
         with store.lease(home) as lease:
-            training = Training(
+            context = TrialContext(
                 metric.name, store, home=home, role=role, fence=lease.fence, tolerant=tolerant, isolates=isolates
             )
-            recording = Recording(key, report, training)
+            recording = Recording(key, report, context)
             yield recording
-            _refuse_all_failed(training, recording.trials)
-            facts = _assemble(training, recording.trials, metric=metric, folder=draft.folder, rungs=recording.rungs)
+            _refuse_all_failed(context, recording.trials)
+            facts = _assemble(context, recording.trials, metric=metric, folder=draft.folder, rungs=recording.rungs)
             recording.manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
         store.remove(home)
 
 
-def _refuse_all_failed(training: Training, trials: Sequence[Trial]) -> None:
-    """End a sweep of which code failed and nothing is left; its outcome is forgotten, so the next run tries again.
+def _refuse_all_failed(context: TrialContext, trials: Sequence[Trial]) -> None:
+    """End a sweep if all of its members failed by their code; its outcome is removed, so the next run tries again.
 
     Raises:
         FmrayError: The error that all members met, or one that lists them.
     """
-    packs = [pack for trial in trials for pack in training.outcome(trial.number)]
+    packs = [pack for trial in trials for pack in read_outcome(context, trial.number)]
     members = [Member.from_json(member) for pack in packs for member in pack["members"]]
     errors = {int(index): name for pack in packs for index, name in pack.get("errors", {}).items()}
     if errors and all(member.status == "failed" for member in members):
         for trial in trials:
-            training.store.remove(training.folder(trial.number))
+            context.store.remove(context.folder(trial.number))
         raise _none_left(members, errors)
 
 
@@ -308,31 +310,31 @@ def _none_left(members: Sequence[Member], errors: Mapping[int, str]) -> FmrayErr
     return TrainError(f"{text}{f' Others: {reasons_of(others)}.' if others else ''}{where}", "train")
 
 
-def _assemble(training: Training, trials: Sequence[Trial], metric: Metric, folder: str, rungs: Table) -> Json:
-    """Bring together what trials left: records of all members, tensors of those that are kept, and what all say."""
-    packs = [(trial, place, pack) for trial in trials for place, pack in enumerate(training.outcome(trial.number))]
+def _assemble(context: TrialContext, trials: Sequence[Trial], metric: Metric, folder: str, rungs: Table) -> Json:
+    """Collect the outcomes of trials: records and predictions of all members, tensors of those that are kept."""
+    packs = [(trial, place, pack) for trial in trials for place, pack in enumerate(read_outcome(context, trial.number))]
     members = [Member.from_json(member) for _, _, pack in packs for member in pack["members"]]
     order = [member.index for member in ranked(members, metric.higher_is_better)]
-    chosen = set(order[:KEPT]) if training.tolerant else {member.index for member in members}
-    said = []
+    chosen = set(order[:KEPT]) if context.tolerant else {member.index for member in members}
+    predictions = []
     for trial, place, pack in packs:
         _verify_pack(pack, chosen)
         if pack["said"]:
             name = f"said-{trial.number:05d}-{place:05d}.npy"
             copy_file(pack["said"], f"{folder}/{name}")
-            said.append([name, [member["index"] for member in pack["members"] if member["root"]]])
+            predictions.append([name, [member["index"] for member in pack["members"] if member["root"]]])
     stored = [_stored(member, folder, rungs, member.index in chosen) for member in members]
     return {
         "members": [member.to_json() for member in sorted(stored, key=lambda member: member.index)],
         "health": [event for _, _, pack in packs for event in pack["health"]],
         "widths": [pack["width"] for _, _, pack in packs],
-        "said": said,
+        "said": predictions,
         "rungs": {str(epoch): {str(m): score for m, score in scores.items()} for epoch, scores in rungs.items()},
     }
 
 
 def _verify_pack(pack: Json, chosen: set[int]) -> None:
-    """Make sure that the files of a pack which are kept are those that it left."""
+    """Make sure that the files of a pack which are kept are those that were written."""
     left = [Member.from_json(member) for member in pack["members"]]
     unkept = {f"{member.index:05d}/{file_of(member)}" for member in left if member.index not in chosen}
     if pack["said"]:

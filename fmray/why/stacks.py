@@ -18,7 +18,7 @@ MARK, SECONDS = "fmray-why ", 20.0
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 _RANK = re.compile(r"rank-(\d+)\.txt$")
-_CENTRES = ("fmray/train/loop.py", "fmray/tune/trial.py", "fmray/train/", "fmray/workflow.py", "fmray/")
+_CENTRES = ("fmray/train/loop.py", "fmray/tune/train_trials.py", "fmray/train/", "fmray/workflow.py", "fmray/")
 """What the thread that trains has on its stack, and no other has."""
 _ASIDE = ("fmray/store/lease.py", "fmray/train/mailbox.py", "fmray/train/stacks.py", "fmray/track/")
 

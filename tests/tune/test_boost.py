@@ -26,8 +26,7 @@ from fmray.store import Store
 from fmray.train.combine import combine_outputs
 from fmray.train.rowweights import fold_of
 from fmray.tune.boost import boost
-from fmray.tune.plans import plans_of
-from fmray.tune.resample import resampled
+from fmray.tune.plans import plans_of, resampled
 from fmray.tune.sweep import sweep
 
 TASK = Ref("classification")

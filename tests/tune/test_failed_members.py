@@ -17,9 +17,8 @@ from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.single_rows import smallest_part
 from fmray.tune import trial
-from fmray.tune.members import train_members
 from fmray.tune.plans import plans_of
-from fmray.tune.search import Search
+from fmray.tune.search import Search, train_members
 from fmray.tune.sweep import sweep
 
 TASK = Ref("classification")
@@ -147,7 +146,7 @@ def test_a_seed_whose_constructor_fails_leaves_its_pack_to_the_others(rows, stor
     assert "this seed does not work" in lost.reason
     assert [m.seed for m in found.members] == [m.seed for m in whole.members]
     left = [m.index for m in found.members if m is not lost]
-    assert found.says(left).shape[0] == 2
+    assert found.predictions_of(left).shape[0] == 2
 
 
 def test_members_on_folds_are_left_out_one_by_one(rows, store):

@@ -13,7 +13,7 @@ import pytest
 from tune.pbt_kill import EPOCHS, INTERVAL, LONG, MEMBERS
 
 from fmray.records import Member
-from fmray.tune.heir import LINEAGE
+from fmray.tune.plans import LINEAGE
 
 SCRIPT = Path(__file__).with_name("pbt_kill.py")
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

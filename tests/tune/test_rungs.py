@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from tune.reference import LATE_BLOOMER, at_random, curves, halve_in_packs, halve_together
 
-from fmray.tune.rungs import expected_epochs, rung_epochs, survivors
+from fmray.tune.halving import expected_epochs, rung_epochs, survivors
 
 EPOCHS, ETA = 27, 3
 RUNGS = rung_epochs(EPOCHS, ETA)

@@ -15,8 +15,8 @@ from fmray.metrics.metric import ranked
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
+from fmray.tune.halving import rung_epochs
 from fmray.tune.proposals import Listed
-from fmray.tune.rungs import rung_epochs
 from fmray.tune.search import Search
 
 TASK = Ref("classification")
@@ -119,7 +119,7 @@ def test_what_members_say_is_kept_and_scores_as_their_records_do(search, found, 
 
     target = Lanes(rows[1], "val").load(["target"])["target"]
     best = ranked(found.members, search.metric.higher_is_better)[:5]
-    said = found.says([member.index for member in best])
+    said = found.predictions_of([member.index for member in best])
     assert said.shape == (5, len(target), 2)
     scores = [search.metric.value(values.astype(np.float64), target, None) for values in said]
     assert scores == pytest.approx([member.val_score for member in best], abs=1e-6)

@@ -6,8 +6,7 @@ import torch
 from fmray.errors import SpecError
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
-from fmray.tune.plans import plans_of
-from fmray.tune.resample import bagging_plans, fold_plans, resampled, trials_of
+from fmray.tune.plans import bagging_plans, fold_plans, plans_of, resampled, trials_of
 
 JOB = {"name": "j", "data": {"path": "x", "target": "y"}, "train": {"seeds": 2}}
 

@@ -1,0 +1,28 @@
+"""Tell which errors of members are recorded as their outcome, and which end the sweep."""
+
+from collections.abc import Sequence
+
+from fmray.errors import SpecError, TrainError
+from fmray.events import Report
+from fmray.failures import DEVICE_MEMORY, LEFT_OUT, MEMORY
+from fmray.records import Json
+from fmray.train.failures import CodeError, failure, is_of_user, kind_of, one_line
+from fmray.train.pack import Plan
+from fmray.train.workers import code_error
+from fmray.tune.trial import spelled
+
+
+def fault_of(error: BaseException, plans: Sequence[Plan], path: str, report: Report) -> Json | None:
+    """Describe an error of members, {"reason", "class" of the error}, and report it; None if it ends the sweep.
+
+    Args:
+        path: Where in the run's directory the traceback goes.
+    """
+    about = f"{spelled(plans)}: "
+    if isinstance(error, SpecError | TrainError) and not isinstance(error, CodeError):
+        report(failure(kind_of(error), f"{about}{one_line(error)}", LEFT_OUT))
+        return {"reason": str(error), "class": type(error).__name__}
+    if is_of_user(error) or kind_of(error) in (MEMORY, DEVICE_MEMORY):
+        found = code_error(error, path, report=report, action=LEFT_OUT, about=about)
+        return {"reason": found.said, "class": TrainError.__name__}
+    return None

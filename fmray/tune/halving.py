@@ -1,0 +1,233 @@
+"""Stop members that do worse than others, by asynchronous successive halving.
+
+A rung is an epoch at which members are compared by their best score so far; each member is compared there once. There
+is one table of rungs for all packs. A decision is written before anyone acts on it, so a pack that was killed and asks
+again gets the same answer, and a sweep that is restarted keeps the comparisons it made.
+
+Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020 (first at arXiv, 2018).
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fmray.errors import DataError
+from fmray.records import Json
+from fmray.spec.job import Job
+from fmray.store import Store
+from fmray.train.decision import Decision
+
+LOG = "judgements.jsonl"
+NUM_RUNGS = 3
+"""Number of rungs that `first_rung: auto` leaves room for."""
+Scores = Mapping[int, float]
+"""Member -> score, higher for better."""
+Table = Mapping[int, Scores]
+"""Epoch of a rung -> the scores there."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Say when members stop.
+
+    Args:
+        rungs: Epochs at which members are compared.
+        eta: One of so many goes on.
+        waits: Members that reach a rung wait for all others, so that the order of arrival does not matter.
+        exact: Budgets, too, are checked only when all wait.
+        epochs: Epochs to spend on all members together, or None.
+        seconds: Time after which every member stops, or None.
+    """
+
+    rungs: tuple[int, ...] = ()
+    eta: int = 3
+    waits: bool = False
+    exact: bool = False
+    epochs: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, job: Job, waits: bool) -> "Rules":
+        """Read the rules of a job's search."""
+        search = job.search
+        exact = job.run.deterministic
+        return cls(rungs_of(job), search.eta, waits, exact=exact, epochs=search.epochs, seconds=search.time)
+
+    def applies_at(self, epoch: int) -> bool:
+        """Tell whether anything is decided after this epoch."""
+        return epoch in self.rungs or self.epochs is not None or self.seconds is not None
+
+
+class Stopper:
+    """Decide which members of a sweep stop.
+
+    Args:
+        store, home: Where decisions are written.
+        rules: When members stop.
+        before: Scores at each rung of the members of a sweep that this one extends.
+    """
+
+    def __init__(self, store: Store, home: str, rules: Rules, before: Table) -> None:
+        self.rules = rules
+        self._store = store
+        self._path = f"{home}/{LOG}"
+        self._scores: dict[int, dict[int, float]] = defaultdict(dict, {k: dict(v) for k, v in before.items()})
+        self._decided: dict[tuple[str, int], Json] = {}
+        self._of_waiting: dict[int, dict[int, str]] = {}
+        self._latest: dict[str, int] = defaultdict(int)
+        self.spent = 0  # epochs of members that were decided about
+        self._seconds_before = 0.0
+        self._opened = time.monotonic()
+        for event in store.events(self._path):
+            self._remember(event)
+            self._seconds_before = float(event["seconds"])
+
+    def decide(self, pack: str, epoch: int, scores: Mapping[int, float]) -> Decision:
+        """Decide which members of a pack stop after an epoch.
+
+        Args:
+            pack: Names it within the sweep.
+            scores: Member -> best score so far, higher for better.
+        """
+        if not self.rules.applies_at(epoch):
+            return Decision()
+        self.require(pack, epoch - 1)
+        if (pack, epoch) not in self._decided:
+            reached = {"pack": pack, "epoch": epoch, "scores": {str(m): s for m, s in scores.items()}}
+            self._remember(reached)
+            self._write({**reached, "dropped": self._dropped(epoch, list(scores))})
+        decided = self._decided[pack, epoch]
+        if decided["dropped"] is not None:
+            return Decision({int(member): reason for member, reason in decided["dropped"].items()})
+        known = self._of_waiting.get(epoch)
+        if known is None:
+            return Decision(waits=True)
+        return Decision({member: known[member] for member in scores if member in known})
+
+    def require(self, pack: str, epoch: int) -> None:
+        """Make sure that every decision about a pack up to an epoch is still there.
+
+        Raises:
+            DataError: If decisions that it was trained by are gone.
+        """
+        for rung in self.rules.rungs:
+            if rung <= epoch and (pack, rung) not in self._decided:
+                raise DataError(
+                    f"{self._path} is damaged: what was decided about pack {pack} at epoch {rung} is gone. "
+                    "Restore it, or remove its folder to have the search trained anew."
+                )
+
+    def decide_waiting(self) -> bool:
+        """Decide about the members that wait at the first open rung; return whether there were any.
+
+        To be called when no pack trains: then all members that will ever reach that rung have reached it.
+        """
+        for epoch in self.rules.rungs:
+            waiting = [
+                int(member)
+                for (_, at), decided in self._decided.items()
+                if at == epoch and decided["dropped"] is None
+                for member in decided["scores"]
+            ]
+            if waiting and epoch not in self._of_waiting:
+                reasons = self._at_rung(epoch, waiting) if not self.exhausted else self._all(waiting)
+                self._write({"closed": epoch, "dropped": reasons})
+                return True
+        return False
+
+    @property
+    def exhausted(self) -> str:
+        """Say which budget is spent; empty if none is."""
+        rules = self.rules
+        seconds = self._seconds
+        if rules.epochs is not None and self.spent >= rules.epochs:
+            return f"search.epochs: {self.spent} of {rules.epochs} are spent"
+        if rules.seconds is not None and seconds >= rules.seconds:
+            return f"search.time: {seconds:.0f} of {rules.seconds:.0f} seconds are over"
+        return ""
+
+    def table(self) -> dict[int, dict[int, float]]:
+        """Give the scores at each rung."""
+        return {epoch: dict(scores) for epoch, scores in self._scores.items() if epoch in self.rules.rungs}
+
+    def _dropped(self, epoch: int, members: list[int]) -> Json | None:
+        """Give the members that stop, or None if all have to wait."""
+        if self.exhausted and not self.rules.exact:
+            return self._all(members)
+        if epoch not in self.rules.rungs:
+            return {}
+        return None if self.rules.waits else self._at_rung(epoch, members)
+
+    def _all(self, members: list[int]) -> Json:
+        return dict.fromkeys(map(str, members), self.exhausted)
+
+    def _at_rung(self, epoch: int, members: list[int]) -> Json:
+        scores = self._scores[epoch]
+        eta = self.rules.eta
+        reason = f"not among the best 1/{eta} of {len(scores)} members at epoch {epoch}"
+        remaining = survivors(scores, members, eta)
+        return {str(member): reason for member in members if member not in remaining}
+
+    @property
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._opened
+
+    def _write(self, event: Json) -> None:
+        event = {**event, "seconds": round(self._seconds, 3)}
+        self._store.append(self._path, event)
+        self._remember(event)
+
+    def _remember(self, event: Json) -> None:
+        if "closed" in event:
+            self._of_waiting[event["closed"]] = {int(m): reason for m, reason in event["dropped"].items()}
+            return
+        pack = event["pack"]
+        epoch = event["epoch"]
+        if (pack, epoch) not in self._decided:
+            self.spent += len(event["scores"]) * (epoch - self._latest[pack])
+            self._latest[pack] = epoch
+        self._decided[pack, epoch] = {"dropped": None, **event}
+        self._scores[epoch] |= {int(m): float(score) for m, score in event["scores"].items()}
+
+
+def rungs_of(job: Job) -> tuple[int, ...]:
+    """Give the epochs at which a job compares members to stop some; none if no member is stopped."""
+    search = job.search
+    if not job.ranges or search.stop == "none" or search.by == "pbt":
+        return ()
+    return rung_epochs(job.train.num_epochs, search.eta, None if search.first_rung == "auto" else search.first_rung)
+
+
+def rung_epochs(epochs: int, eta: int, first: int | None = None) -> tuple[int, ...]:
+    """Give the epochs at which members are compared: the first, and eta times as many each time, before the last."""
+    epoch = first or max(1, -(-epochs // eta**NUM_RUNGS))
+    found = []
+    while epoch < epochs:
+        found.append(epoch)
+        epoch *= eta
+    return tuple(found)
+
+
+def survivors(scores: Scores, arrived: Sequence[int], eta: int) -> set[int]:
+    """Give the members that go on: those of the arrived that are among the best 1/eta of all with a score here, or one.
+
+    Of equal scores, that of the member with the smaller index is the better one.
+
+    Args:
+        scores: Of all members that have reached the rung, those that arrived included.
+    """
+    ranked = sorted(scores, key=lambda member: (-scores[member], member))
+    return set(ranked[: max(1, len(ranked) // eta)]) & set(arrived)
+
+
+def expected_epochs(members: int, epochs: int, rungs: Sequence[int], eta: int) -> int:
+    """Count the epochs that members are trained for in all, if none stops for another reason."""
+    total = 0
+    alive = members
+    before = 0
+    for epoch in (*rungs, epochs):
+        total += alive * (epoch - before)
+        alive = max(1, alive // eta)
+        before = epoch
+    return total

@@ -1,0 +1,231 @@
+"""Write and read what trials came to: tensors, predictions on a sample of validation, and last the members' records.
+
+A pack whose record is there is never trained again, so a trial may be killed at any instant and continued by another
+process. Only a process that holds the lease writes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from fmray.data.hashing import sample_of
+from fmray.ragged import Ragged
+from fmray.records import HISTORY, Json, Member
+from fmray.store.copies import to_write
+from fmray.store.manifest import measure
+from fmray.train.artefacts import FILES, file_of
+from fmray.train.group import ALONE, Group
+from fmray.train.ingest import Rows
+from fmray.train.learner import Learner
+from fmray.train.loop import outputs
+from fmray.train.pack import Plan
+from fmray.tune.trial import Trial, TrialContext
+
+Status = Literal["finished", "stopped", "failed"]
+Reasons = Mapping[int, Json]
+"""Index of a member that was not trained to its end -> {"reason", "class" of the error}."""
+RESULT, PREDICTIONS = "result.json", "val.npy"
+NONE: Reasons = MappingProxyType({})
+
+
+def is_finished(context: TrialContext, trial: Trial) -> bool:
+    """Tell whether the outcome of a trial is complete."""
+    return context.store.exists(f"{context.folder(trial.number)}/{RESULT}")
+
+
+def read_outcome(context: TrialContext, number: int) -> list[Json]:
+    """Read what the packs of a finished trial came to: members, health, width, file of predictions, errors."""
+    found = context.store.read_json(f"{context.folder(number)}/{RESULT}")
+    homes = [f"{context.folder(number)}/{pack:05d}" for pack in found["packs"]]
+    packs = [_with_whole_paths(context.store.read_json(f"{home}/{RESULT}"), home) for home in homes]
+    return [*packs, *([found["lost"]] if found["lost"] else [])]
+
+
+def read_pack(context: TrialContext, trial: Trial, number: int) -> Json | None:
+    """Read what a pack came to; None if it is not finished."""
+    path = f"{context.pack_folder(trial, number)}/{RESULT}"
+    return context.store.read_json(path) if context.store.exists(path) else None
+
+
+def best_score(context: TrialContext, trial: Trial) -> float | None:
+    """Give the best score of a finished trial, higher for better; None if no member has one."""
+    sign = 1 if context.metric_of(trial).higher_is_better else -1
+    found = [member["val_score"] for pack in read_outcome(context, trial.number) for member in pack["members"]]
+    return max((sign * score for score in found if score is not None), default=None)
+
+
+def finish_trial(context: TrialContext, trial: Trial, packs: Sequence[int], lost: Json | None = None) -> None:
+    """Complete the outcome of a trial.
+
+    Args:
+        packs: Numbers of the packs that have an outcome.
+        lost: Outcome of the members that are in none of them; see `outcome_of_untrained`.
+    """
+    context.fence.check()
+    context.store.write_json(f"{context.folder(trial.number)}/{RESULT}", {"packs": list(packs), "lost": lost})
+
+
+def abandon(context: TrialContext, trial: Trial, reason: str, status: Status = "failed", error: str = "") -> None:
+    """Record that the members of a trial were not trained to their end, and why; finished packs are kept.
+
+    Args:
+        error: Class of the error, if code or parameters were at fault.
+    """
+    numbered = ((number, read_pack(context, trial, number)) for number in range(len(trial.plans)))
+    packs = {number: pack for number, pack in numbered if pack is not None}
+    done = {member["index"] for pack in packs.values() for member in pack["members"]}
+    left = [plan for plan in trial.plans if plan.index not in done]
+    reasons = {plan.index: {"reason": reason, "class": error} for plan in left}
+    lost = outcome_of_untrained(context, trial, left, reasons, status=status) if left else None
+    finish_trial(context, trial, list(packs), lost)
+
+
+def write_pack(
+    context: TrialContext,
+    trial: Trial,
+    pack: Learner,
+    val_rows: Rows,
+    number: int = 0,
+    group: Group = ALONE,
+    lost: Reasons = NONE,
+) -> None:
+    """Write the outcome of a pack that is trained: tensors, predictions on validation, and last the records.
+
+    Args:
+        number: Of the pack in its trial.
+        lost: Members of the trial that were left out of the pack.
+    """
+    predictions = _predictions_on_sample(pack, val_rows, group)
+    if not group.is_first:
+        return
+    context.fence.check()
+    folder = context.pack_folder(trial, number)
+    with to_write(f"{folder}/{PREDICTIONS}") as path:
+        np.save(path, predictions, allow_pickle=False)
+    members = [
+        _write_member(context, trial, pack, place=place, number=number, predictions=predictions[place])
+        for place in range(len(pack.plans))
+    ]
+    left_out = [plan for plan in trial.plans if plan.index in lost]
+    others = outcome_of_untrained(context, trial, left_out, lost)
+    made = [PREDICTIONS, *(f"{member.index:05d}/{file_of(member)}" for member in members)]
+    result = {
+        "files": measure(folder, made),
+        "members": [*(_with_relative_root(member, folder) for member in members), *others["members"]],
+        "health": pack.state.health,
+        "width": len(pack.plans),
+        "said": PREDICTIONS,
+        "errors": others["errors"],
+    }
+    context.store.write_json(f"{folder}/{RESULT}", result)
+    context.store.remove(f"{folder}/states")
+
+
+def write_failed_pack(context: TrialContext, trial: Trial, number: int, plans: Sequence[Plan], lost: Reasons) -> None:
+    """Write the outcome of a pack of which no member could be trained."""
+    shown = outcome_of_untrained(context, trial, plans, lost)
+    context.store.write_json(f"{context.pack_folder(trial, number)}/{RESULT}", shown)
+
+
+def outcome_of_untrained(
+    context: TrialContext, trial: Trial, plans: Sequence[Plan], reasons: Reasons, status: Status = "failed"
+) -> Json:
+    """Describe members that were not trained to their end, as the outcome of a pack."""
+    members = [_untrained(context, trial, plan, status=status, reason=reasons[plan.index]["reason"]) for plan in plans]
+    errors = {str(plan.index): reasons[plan.index]["class"] for plan in plans if reasons[plan.index]["class"]}
+    shown = [member.to_json() for member in members]
+    return {"members": shown, "health": [], "width": len(shown), "said": "", "errors": errors}
+
+
+def _untrained(context: TrialContext, trial: Trial, plan: Plan, status: Status, reason: str) -> Member:
+    return Member(
+        index=plan.index,
+        model={"name": plan.model.name, "params": dict(plan.model.params)},
+        params=dict(plan.params),
+        seed=plan.seed,
+        root="",
+        status=status,
+        best_epoch=0,
+        epochs=0,
+        val_score=None,
+        tensor_hash="",
+        reason=reason,
+        role=context.role,
+        structure=trial.structure,
+        prepared="" if trial.fault else trial.prepared.fingerprint,
+    )
+
+
+def _write_member(
+    context: TrialContext, trial: Trial, pack: Learner, place: int, number: int, predictions: np.ndarray
+) -> Member:
+    plan = pack.plans[place]
+    state = pack.state
+    home = f"{context.pack_folder(trial, number)}/{plan.index:05d}"
+    kind, data, digest = pack.artefact(place)
+    with to_write(f"{home}/{FILES[kind]}") as path, open(path, "wb") as file:
+        file.write(data)
+    end: dict[str, Any] = state.ends.get(str(place), {"status": "finished", "reason": "", "epochs": state.epoch})
+    if not torch.isfinite(state.best_score[place]) and end["status"] != "failed":
+        end = {**end, "status": "failed", "reason": _why_unscored(context.metric, predictions)}
+    score = float(state.best_score[place]) * pack.sign
+    member = _untrained(context, trial, plan, status="failed", reason=end["reason"])
+    return replace(
+        member,
+        root=home,
+        status=end["status"],
+        best_epoch=int(state.best_epoch[place]),
+        epochs=end["epochs"],
+        val_score=score if end["status"] != "failed" and torch.isfinite(state.best_score[place]) else None,
+        tensor_hash=digest,
+        artefact=kind,
+        history=tuple({name: e[name] for name in HISTORY} for e in state.history if e["member"] == plan.index),
+        pack=number,
+    )
+
+
+def _why_unscored(metric: str, predictions: np.ndarray) -> str:
+    """Say why a member that was trained has no score on validation."""
+    finite = np.isfinite(predictions)
+    if finite.all():
+        return f"{metric} is not defined on its validation rows: see how many of each class, or which values, they have"
+    return f"its predictions on validation are not finite in {len(predictions) - finite.all(-1).sum()} rows"
+
+
+def _predictions_on_sample(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
+    """Predict with every member at its best, on a sample of validation rows in their sequence.
+
+    Which rows are in the sample depends on their ids alone, so members of any pack, on any workers, predict the same.
+
+    Shapes:
+        returns: (M, n, C or T), float32, an entry per token where tokens have targets; empty on all workers but the
+            first.
+    """
+    ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
+    kept = sample_of(ids, rows.num_rows)
+    with pack.at_best() as every:
+        predictions, _ = outputs(every, rows, group, kept=kept)
+    positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
+    target = rows.lanes.load(["target"], rows.share)["target"]
+    if isinstance(target, Ragged):
+        positions = np.repeat(positions, target.lengths[kept])
+    parts = group.all_gather((positions, predictions.astype(np.float32)))
+    if not group.is_first:
+        return np.zeros(0, np.float32)
+    order = np.argsort(np.concatenate([positions for positions, _ in parts]), kind="stable")
+    return np.concatenate([values for _, values in parts], axis=1)[:, order]
+
+
+def _with_relative_root(member: Member, home: str) -> Json:
+    """Name a member's folder relative to its pack's: a store may be moved."""
+    return {**member.to_json(), "root": member.root.removeprefix(f"{home}/")}
+
+
+def _with_whole_paths(pack: Json, home: str) -> Json:
+    members = [{**member, "root": f"{home}/{member['root']}" if member["root"] else ""} for member in pack["members"]]
+    predictions = f"{home}/{pack['said']}" if pack["said"] else ""
+    return {**pack, "folder": home, "members": members, "said": predictions}

@@ -1,0 +1,395 @@
+"""Train the members of trials, in one pack per trial or in several where that is faster.
+
+A pack continues from its newest state, and one that has an outcome is not trained again; see `tune.outcomes`. It goes
+on in smaller steps where memory does not suffice, and without the members whose code fails.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from fmray.errors import DataError, SpecError, TrainError
+from fmray.events import Epoch, Event, PackStarted, Place, Report, Resumed, ignore
+from fmray.failures import LEFT_OUT
+from fmray.records import Json
+from fmray.seeding import derive
+from fmray.train.device import circumstances, release
+from fmray.train.failures import ShortOfMemoryError, failure, kind_of
+from fmray.train.ingest import Rows, Sample, Steps
+from fmray.train.learner import Learner, build_learner, build_pack, is_estimator
+from fmray.train.loop import fit
+from fmray.train.pack import Pack, Plan
+from fmray.train.single_rows import refuse_single_rows
+from fmray.train.state import Checkpoints
+from fmray.train.step import train_step
+from fmray.train.workers import Worker
+from fmray.tune.concurrent import run_concurrently
+from fmray.tune.faults import fault_of
+from fmray.tune.outcomes import (
+    Reasons,
+    abandon,
+    finish_trial,
+    is_finished,
+    read_pack,
+    write_failed_pack,
+    write_pack,
+)
+from fmray.tune.trial import Decide, Trial, TrialContext, spelled
+from fmray.tune.width import Layout, choose
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+LOST = "lost.json"
+
+
+@dataclass(frozen=True)
+class _PackTask:
+    """Hold what a worker trains as one pack: some members of a trial, on these rows.
+
+    Args:
+        place: Which pack of which trial it is, as every event says.
+        scored_rows: The validation rows that epochs are scored on: all, or a sample of them.
+        decide: Decides which members stop.
+        lost: Members that were left out.
+    """
+
+    context: TrialContext
+    worker: Worker
+    trial: Trial
+    plans: Sequence[Plan]
+    train_rows: Rows
+    val_rows: Rows
+    scored_rows: Rows | Sample
+    place: Place
+    decide: Decide | None
+    lost: Reasons = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        """Number of the pack in its trial."""
+        return self.place.pack
+
+    @property
+    def folder(self) -> str:
+        """Folder of the pack."""
+        return self.context.pack_folder(self.trial, self.number)
+
+
+def train_trials(context: TrialContext, trials: Sequence[Trial], worker: Worker, decide: Decide | None = None) -> bool:
+    """Train trials one after the other, on any number of workers; return whether all are finished, or some wait.
+
+    The first worker writes.
+
+    Args:
+        decide: Decides which members stop.
+
+    Raises:
+        SpecError, TrainError: If one cannot be trained, unless the context records that as its outcome.
+    """
+    waits = False
+    for trial in trials:
+        if worker.group.broadcast(is_finished(context, trial)):
+            continue
+        if trial.fault is not None:
+            if worker.group.is_first:
+                abandon(context, trial, trial.fault["reason"], error=trial.fault["class"])
+            continue
+        try:
+            finished = _train_packs(context, trial, worker, decide)
+        except (SpecError, TrainError) as error:
+            if not context.tolerant or worker.group.size > 1:
+                raise
+            worker.report(failure(kind_of(error), f"{spelled(trial.plans)}: {error}", LEFT_OUT))
+            abandon(context, trial, str(error))
+            continue
+        if not all(finished):
+            waits = True
+        elif worker.group.is_first:
+            finish_trial(context, trial, list(range(len(finished))))
+    return not waits
+
+
+def build_networks(
+    context: TrialContext, trial: Trial, plans: Sequence[Plan], device: torch.device, fresh: bool = True
+) -> Pack:
+    """Build a pack of networks of a trial, untrained; see `Pack` for `fresh`."""
+    better = context.metric_of(trial).higher_is_better
+    return build_pack(plans, trial.job, prepared=trial.prepared, better=better, device=device, fresh=fresh)
+
+
+def _train_packs(context: TrialContext, trial: Trial, worker: Worker, decide: Decide | None) -> list[bool]:
+    """Train the packs of a trial, side by side where its layout says so; return which are finished."""
+    layout, tasks = _divided(context, trial, worker, decide)
+    before = torch.get_num_threads()
+    torch.set_num_threads(layout.threads)
+    try:
+        if layout.lanes == 1:
+            return list(map(_train_pack, tasks))
+        return run_concurrently([partial(_train_pack, task) for task in tasks], layout.lanes, tasks[0].train_rows.close)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _divided(
+    context: TrialContext, trial: Trial, worker: Worker, decide: Decide | None
+) -> tuple[Layout, list[_PackTask]]:
+    """Divide a trial into packs, and open the rows that all of them read."""
+    job = trial.job
+    identified = any(plan.rows for plan in trial.plans)
+    passes = Steps.of(job.train, trial.prepared.num_rows("train")).num_passes
+    train_rows = worker.rows(
+        trial.prepared, "train", passes, job.live_steps, order=job.train.order, identified=identified
+    )
+    val_rows = worker.rows(trial.prepared, "val", job.train.num_epochs)
+    scored_rows = worker.sample(val_rows, job.evaluate.val_rows)
+    layout = _layout(context, trial, worker, train_rows)
+    packs = [trial.plans[first : first + layout.width] for first in range(0, len(trial.plans), layout.width)]
+    if layout.lanes > 1:
+        lock = threading.Lock()
+        worker = replace(worker, report=_locked(worker.report, lock))
+        decide = None if decide is None else _locked(decide, lock)
+    places = [
+        Place(context.role, trial.number, trials=trial.total, pack=number, packs=len(packs))
+        for number in range(len(packs))
+    ]
+    return layout, [
+        _PackTask(
+            context,
+            worker,
+            trial,
+            plans=plans,
+            train_rows=train_rows,
+            val_rows=val_rows,
+            scored_rows=scored_rows,
+            place=place,
+            decide=decide,
+        )
+        for plans, place in zip(packs, places, strict=True)
+    ]
+
+
+def _train_pack(task: _PackTask) -> bool:
+    """Train a pack from its newest state to its end, and write its outcome; return whether it is finished, or waits.
+
+    Raises:
+        FmrayError: If code fails, unless the context records that; or if memory does not suffice for a step on one row.
+    """
+    context = task.context
+    trial = task.trial
+    group = task.worker.group
+    if group.broadcast(read_pack(context, trial, task.number) is not None):
+        return True
+    path = f"{task.folder}/{LOST}"
+    # which members are left out is kept: states of the others have no place for them
+    lost = _read_lost(task, path) if context.isolates else {}
+    while remaining := [plan for plan in task.plans if plan.index not in lost]:
+        attempt = replace(task, plans=remaining, lost=lost)
+        try:
+            return _train_attempt(attempt)
+        except BaseException as error:
+            more = _lost_by(error, attempt)
+            if more is None:
+                raise
+        if more:
+            lost = lost | more
+            context.fence.check()
+            # in this order: a process killed in between begins the whole pack anew
+            context.store.remove(f"{task.folder}/states")
+            context.store.write_json(path, {str(index): why for index, why in lost.items()})
+        release(task.worker.device)
+    write_failed_pack(context, trial, task.number, plans=task.plans, lost=lost)
+    return True
+
+
+def _train_attempt(task: _PackTask) -> bool:
+    """Train a pack from its newest state until it is finished, waits or fails."""
+    context = task.context
+    train = task.trial.job.train
+    group = task.worker.group
+    names = ("order", task.plans[0].index) if train.seeds.order else ("order",)
+    pack, checkpoints = _built_or_restored(task)
+    finished = fit(
+        pack,
+        task.train_rows,
+        task.scored_rows,
+        context.metric_of(task.trial),
+        order_seed=derive(train.seed, *names),
+        checkpoints=checkpoints if group.is_first else None,
+        report=partial(_report_with_place, task.worker.report, task.place),
+        group=group,
+        decide=None if task.decide is None else partial(task.decide, f"{task.trial.number}.{task.number}"),
+    )
+    if finished:
+        write_pack(context, task.trial, pack, val_rows=task.val_rows, number=task.number, group=group, lost=task.lost)
+    return finished
+
+
+def _built_or_restored(task: _PackTask) -> tuple[Learner, Checkpoints]:
+    """Build a pack, restored from its newest state if there is one, and give where its states are written."""
+    context = task.context
+    worker = task.worker
+    group = worker.group
+    asked = task.trial.job.train.accumulate
+    micro_batches = context.micro_batches(task.trial)
+    trial = _in_micro_batches(task.trial, group.broadcast(micro_batches.number() if group.is_first else None))
+    parts = trial.job.train.accumulate
+    now = circumstances(group.size, worker.device) | {"accumulate": parts}
+    checkpoints = Checkpoints(
+        context.store,
+        f"{task.folder}/states",
+        trial.job.run.checkpoint_seconds,
+        context.fence.check,
+        circumstances=now,
+    )
+    newest = group.broadcast(checkpoints.newest() if group.is_first else None)
+    better = context.metric_of(trial).higher_is_better
+    pack = build_learner(
+        task.plans, trial.job, trial.prepared, better=better, device=worker.device, fresh=newest is None
+    )
+    if newest is not None:
+        name, before = newest
+        state = checkpoints.read(name)
+        same = "exact" if before == now else "same batches"
+        if before.get("accumulate", asked) != parts:
+            same = f"changed (micro-batch, step {state.global_step})"
+        if not (trial.waited and before == now):
+            worker.report(Resumed(state.epoch, state.step, same, task.place, changed=_differences(before, now)))
+        pack.restore(state, group.rank)
+        return pack, checkpoints
+    worker.report(PackStarted(task.place))
+    if parts != asked:
+        changed = f"accumulate {asked} -> {parts}"
+        worker.report(Resumed(0, 0, "changed (micro-batch, step 0)", task.place, changed=changed))
+    if group.size == 1 and isinstance(pack, Pack):
+        refuse_single_rows(pack, list(task.plans), task.train_rows)
+    return pack, checkpoints
+
+
+def _read_lost(task: _PackTask, path: str) -> dict[int, Json]:
+    store = task.context.store
+    found = store.read_json(path) if store.exists(path) else {}
+    return {int(index): why for index, why in found.items()}
+
+
+def _lost_by(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
+    """Say which members a pack loses by an error: none if smaller steps are tried; None if the error ends the sweep.
+
+    Raises:
+        TrainError: If memory does not suffice for a step on one row, unless that is an outcome.
+    """
+    if not isinstance(error, ShortOfMemoryError):
+        return _lost_members(error, task)
+    try:
+        task.context.micro_batches(task.trial).halve_together(task.worker, error)
+    except TrainError as short:
+        if (found := _lost_members(short, task)) is None:
+            raise
+        return found
+    return {}
+
+
+def _lost_members(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
+    if not task.context.isolates or task.worker.group.size > 1:
+        return None
+    path = f"stacks/member-{task.trial.number:05d}-{task.number:05d}.txt"
+    why = fault_of(error, task.plans, path, task.worker.report)
+    if why is None:
+        return None
+    alone = {}
+    if len(task.plans) > 1:
+        alone = _faults_alone(task.context, task.trial, task.plans, worker=task.worker, rows=task.train_rows)
+    return alone or {plan.index: why for plan in task.plans}
+
+
+def _faults_alone(
+    context: TrialContext, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows
+) -> dict[int, Json]:
+    """Find the members of a pack that cannot be built, or make no step, each alone."""
+    found: dict[int, Json] = {}
+    for plan in plans:
+        try:
+            one = build_networks(context, trial, [plan], worker.device)
+            train_step(one, next(rows.batches(one.train.order, 0, 0, one.train.batch_rows)), 1.0)
+        except BaseException as error:
+            fault = fault_of(error, [plan], "stacks/member.txt", ignore)
+            if fault is None:
+                raise
+            found[plan.index] = fault
+    return found
+
+
+def _layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> Layout:
+    """Decide how the members train together; what was chosen for a structure is read back, with the cores there are."""
+    path = f"{context.home}/width-{trial.structure:05d}.json"
+    chosen = None
+    if worker.group.is_first:
+        if not context.store.exists(path):
+            if context.store.list(context.pack_folder(trial, 0)):
+                raise DataError(
+                    f"{path} is missing, and packs of that width are there already. Restore it, or remove "
+                    f"{context.home} to have them trained anew."
+                )
+            alike = trial.plans[:1] if trial.job.train.seeds.order else trial.plans  # in the order of their rows
+            context.store.write_json(path, asdict(_chosen_layout(context, trial, alike, worker=worker, rows=rows)))
+        chosen = context.store.read_json(path)
+    found = Layout(**worker.group.broadcast(chosen))
+    most = torch.get_num_threads()
+    threads = min(found.threads, most)
+    return replace(found, threads=threads, lanes=max(1, min(found.lanes, most // threads)))
+
+
+def _chosen_layout(context: TrialContext, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows) -> Layout:
+    """Choose among as many members as memory holds on a whole batch."""
+    if is_estimator(plans[0]):
+        return Layout(1, torch.get_num_threads())
+
+    def build(plans: Sequence[Plan]) -> Pack:
+        # how long a step takes does not depend on what members were initialised to
+        return build_networks(context, trial, plans, worker.device, fresh=False)
+
+    while True:
+        try:
+            return choose(plans, build, rows, trial.job.run, alone=worker.group.size == 1)
+        except ShortOfMemoryError:
+            plans = plans[: max(1, len(plans) // 2)]
+        except BaseException as error:
+            # which members fail is found out where they are trained, each alone if nobody can be timed
+            if isinstance(error, SpecError | TrainError) or not context.isolates:
+                raise
+            if fault_of(error, plans, "", ignore) is None:
+                raise
+            faulty = _faults_alone(context, trial, plans, worker=worker, rows=rows)
+            sound = [plan for plan in plans if plan.index not in faulty]
+            if not 0 < len(sound) < len(plans):
+                return Layout(1, 1)
+            plans = sound
+        release(worker.device)
+
+
+def _in_micro_batches(trial: Trial, number: int) -> Trial:
+    train = replace(trial.job.train, accumulate=number)
+    return replace(trial, job=replace(trial.job, train=train))
+
+
+def _differences(before: Json, now: Json) -> str:
+    changed = [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+    return ", ".join(changed)
+
+
+def _locked(call: Callable[Given, Answer], lock: threading.Lock) -> Callable[Given, Answer]:
+    """Let one thread at a time make this call."""
+
+    def call_locked(*given: Given.args, **named: Given.kwargs) -> Answer:
+        with lock:
+            return call(*given, **named)
+
+    return call_locked
+
+
+def _report_with_place(report: Report, place: Place, event: Event) -> None:
+    """Report which pack an epoch is of."""
+    report(replace(event, place=place) if isinstance(event, Epoch) else event)
