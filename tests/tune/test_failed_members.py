@@ -16,7 +16,7 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
 from fmray.train.single_rows import smallest_part
-from fmray.tune import trial
+from fmray.tune import train_trials
 from fmray.tune.plans import plans_of
 from fmray.tune.search import Search, train_members
 from fmray.tune.sweep import sweep
@@ -204,7 +204,7 @@ def test_a_module_that_takes_a_single_row_trains_to_the_same_tensors_as_without_
     size = next(size for size in range(20, 200) if prepared.num_rows("train") % size == 1)
     job = replace(job, train=replace(job.train, batch_rows=size))
     tried = alone((job, prepared), store, "Dropping").members[0].tensor_hash
-    monkeypatch.setattr(trial, "refuse_single_rows", lambda *given: None)
+    monkeypatch.setattr(train_trials, "refuse_single_rows", lambda *given: None)
     assert alone((job, prepared), Store(f"{store.root}-other"), "Dropping").members[0].tensor_hash == tried
 
 
@@ -236,12 +236,12 @@ class Watched(Store):
         super().remove(path)
 
     def write_json(self, path, value):
-        self.done += [path] if path.endswith(f"/{trial.LOST}") else []
+        self.done += [path] if path.endswith(f"/{train_trials.LOST}") else []
         super().write_json(path, value)
 
 
 def test_states_that_hold_a_lost_member_are_gone_before_it_is_written_down_as_lost(rows, tmp_path):
     store = Watched(str(tmp_path / "store"))
     search(rows, store, "Unlucky", [8, 13])
-    (place,) = [place for place, path in enumerate(store.done) if path.endswith(trial.LOST)]
-    assert store.done[place - 1] == store.done[place].replace(trial.LOST, "states")
+    (place,) = [place for place, path in enumerate(store.done) if path.endswith(train_trials.LOST)]
+    assert store.done[place - 1] == store.done[place].replace(train_trials.LOST, "states")

@@ -15,6 +15,7 @@ from fmray.metrics.metric import ranked
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
+from fmray.tune import train_trials
 from fmray.tune.halving import rung_epochs
 from fmray.tune.proposals import Listed
 from fmray.tune.search import Search
@@ -138,16 +139,14 @@ def test_finalists_are_the_best_members_trained_again_with_every_seed(search, jo
 
 
 def test_a_structure_that_turns_out_impossible_is_recorded_with_its_reason(search, job, monkeypatch):
-    from fmray.tune import trial
-
-    real = trial.choose
+    real = train_trials.choose
 
     def refuse(plans, *rest, alone):
         if plans[0].model.params["width"] == 8:
             raise SpecError("width 8 is not to be had", "model.mlp.width")
         return real(plans, *rest, alone=alone)
 
-    monkeypatch.setattr(trial, "choose", refuse)
+    monkeypatch.setattr(train_trials, "choose", refuse)
     found = search(job, attempt="impossible")
     failed = [member for member in found.members if member.status == "failed"]
     assert {member.params["model.mlp.width"] for member in failed} == {8}
@@ -174,18 +173,18 @@ def test_a_search_that_goes_on_with_other_workers_loses_nobody(search, rows, mon
     value = searched(rows[0], exact=False).to_json()
     value["model"] = {"mlp": {"width": 4, "dropout": {"uniform": [0, 0.5]}}}
     job = Job.from_json(value)
-    placing = Search.placing
+    executor = Search.executor
 
-    def interrupted(self, training, rules, before, slots, name):
+    def interrupted(self, context, rules, before, slots, name):
         def place(proposals):
-            placing(self, training, rules, before, 0, name)(Listed([proposals.ask()]))
+            executor(self, context, rules, before, 0, name)(Listed([proposals.ask()]))
             raise KeyboardInterrupt
 
         return place
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Search, "slots", lambda self, members: 2)
-        patched.setattr(Search, "placing", interrupted)
+        patched.setattr(Search, "executor", interrupted)
         search(job)
     found = search(job)
     assert [member.index for member in found.members] == list(range(22))
