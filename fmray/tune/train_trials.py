@@ -5,8 +5,9 @@ on in smaller steps where memory does not suffice, and without the members whose
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -30,7 +31,6 @@ from fmray.train.workers import Worker
 from fmray.tune.concurrent import run_concurrently
 from fmray.tune.faults import fault_of
 from fmray.tune.outcomes import (
-    Reasons,
     abandon,
     finish_trial,
     is_finished,
@@ -54,7 +54,7 @@ class _PackTask:
         place: Which pack of which trial it is, as every event says.
         scored_rows: The validation rows that epochs are scored on: all, or a sample of them.
         decide: Decides which members stop.
-        lost: Members that were left out.
+        remaining: Of the plans, those of members that are not left out.
     """
 
     context: TrialContext
@@ -66,7 +66,7 @@ class _PackTask:
     scored_rows: Rows | Sample
     place: Place
     decide: Decide | None
-    lost: Reasons = field(default_factory=dict)
+    remaining: Sequence[Plan] = ()
 
     @property
     def number(self) -> int:
@@ -77,6 +77,12 @@ class _PackTask:
     def folder(self) -> str:
         """Folder of the pack."""
         return self.context.pack_folder(self.trial, self.number)
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order of rows: that of the job, or with `train.seeds.order` one of the pack's own."""
+        train = self.trial.job.train
+        return derive(train.seed, *(("order", self.remaining[0].index) if train.seeds.order else ("order",)))
 
 
 def train_trials(context: TrialContext, trials: Sequence[Trial], worker: Worker, decide: Decide | None = None) -> bool:
@@ -99,7 +105,13 @@ def train_trials(context: TrialContext, trials: Sequence[Trial], worker: Worker,
                 abandon(context, trial, trial.fault["reason"], error=trial.fault["class"])
             continue
         try:
-            finished = _train_packs(context, trial, worker, decide)
+            layout, tasks = _divided(context, trial, worker, decide)
+            with _torch_threads(layout.threads):
+                if layout.lanes == 1:
+                    finished = list(map(_train_pack, tasks))
+                else:
+                    pieces = [partial(_train_pack, task) for task in tasks]
+                    finished = run_concurrently(pieces, layout.lanes, tasks[0].train_rows.close)
         except (SpecError, TrainError) as error:
             if not context.tolerant or worker.group.size > 1:
                 raise
@@ -121,15 +133,13 @@ def build_networks(
     return build_pack(plans, trial.job, prepared=trial.prepared, better=better, device=device, fresh=fresh)
 
 
-def _train_packs(context: TrialContext, trial: Trial, worker: Worker, decide: Decide | None) -> list[bool]:
-    """Train the packs of a trial, side by side where its layout says so; return which are finished."""
-    layout, tasks = _divided(context, trial, worker, decide)
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    """Let torch compute with so many threads for the length of a `with` block."""
     before = torch.get_num_threads()
-    torch.set_num_threads(layout.threads)
+    torch.set_num_threads(number)
     try:
-        if layout.lanes == 1:
-            return list(map(_train_pack, tasks))
-        return run_concurrently([partial(_train_pack, task) for task in tasks], layout.lanes, tasks[0].train_rows.close)
+        yield
     finally:
         torch.set_num_threads(before)
 
@@ -184,16 +194,34 @@ def _train_pack(task: _PackTask) -> bool:
     if group.broadcast(read_pack(context, trial, task.number) is not None):
         return True
     path = f"{task.folder}/{LOST}"
+    report = partial(_report_with_place, task.worker.report, task.place)
+    decide = None if task.decide is None else partial(task.decide, f"{trial.number}.{task.number}")
     # which members are left out is kept: states of the others have no place for them
     lost = _read_lost(task, path) if context.isolates else {}
     while remaining := [plan for plan in task.plans if plan.index not in lost]:
-        attempt = replace(task, plans=remaining, lost=lost)
+        task = replace(task, remaining=remaining)
+        pack: Learner | None = None
         try:
-            return _train_attempt(attempt)
+            pack, checkpoints = _built_or_restored(task)
+            finished = fit(
+                pack,
+                task.train_rows,
+                task.scored_rows,
+                context.metric_of(trial),
+                order_seed=task.order_seed,
+                checkpoints=checkpoints if group.is_first else None,
+                report=report,
+                group=group,
+                decide=decide,
+            )
+            if finished:
+                write_pack(context, trial, pack, task.val_rows, number=task.number, group=group, lost=lost)
+            return finished
         except BaseException as error:
-            more = _lost_by(error, attempt)
+            more = _lost_by(error, task)
             if more is None:
                 raise
+        pack = None  # the next one needs its memory
         if more:
             lost = lost | more
             context.fence.check()
@@ -203,29 +231,6 @@ def _train_pack(task: _PackTask) -> bool:
         release(task.worker.device)
     write_failed_pack(context, trial, task.number, plans=task.plans, lost=lost)
     return True
-
-
-def _train_attempt(task: _PackTask) -> bool:
-    """Train a pack from its newest state until it is finished, waits or fails."""
-    context = task.context
-    train = task.trial.job.train
-    group = task.worker.group
-    names = ("order", task.plans[0].index) if train.seeds.order else ("order",)
-    pack, checkpoints = _built_or_restored(task)
-    finished = fit(
-        pack,
-        task.train_rows,
-        task.scored_rows,
-        context.metric_of(task.trial),
-        order_seed=derive(train.seed, *names),
-        checkpoints=checkpoints if group.is_first else None,
-        report=partial(_report_with_place, task.worker.report, task.place),
-        group=group,
-        decide=None if task.decide is None else partial(task.decide, f"{task.trial.number}.{task.number}"),
-    )
-    if finished:
-        write_pack(context, task.trial, pack, val_rows=task.val_rows, number=task.number, group=group, lost=task.lost)
-    return finished
 
 
 def _built_or_restored(task: _PackTask) -> tuple[Learner, Checkpoints]:
@@ -248,7 +253,7 @@ def _built_or_restored(task: _PackTask) -> tuple[Learner, Checkpoints]:
     newest = group.broadcast(checkpoints.newest() if group.is_first else None)
     better = context.metric_of(trial).higher_is_better
     pack = build_learner(
-        task.plans, trial.job, trial.prepared, better=better, device=worker.device, fresh=newest is None
+        task.remaining, trial.job, trial.prepared, better=better, device=worker.device, fresh=newest is None
     )
     if newest is not None:
         name, before = newest
@@ -265,7 +270,7 @@ def _built_or_restored(task: _PackTask) -> tuple[Learner, Checkpoints]:
         changed = f"accumulate {asked} -> {parts}"
         worker.report(Resumed(0, 0, "changed (micro-batch, step 0)", task.place, changed=changed))
     if group.size == 1 and isinstance(pack, Pack):
-        refuse_single_rows(pack, list(task.plans), task.train_rows)
+        refuse_single_rows(pack, list(task.remaining), task.train_rows)
     return pack, checkpoints
 
 
@@ -296,13 +301,13 @@ def _lost_members(error: BaseException, task: _PackTask) -> dict[int, Json] | No
     if not task.context.isolates or task.worker.group.size > 1:
         return None
     path = f"stacks/member-{task.trial.number:05d}-{task.number:05d}.txt"
-    why = fault_of(error, task.plans, path, task.worker.report)
+    why = fault_of(error, task.remaining, path, task.worker.report)
     if why is None:
         return None
     alone = {}
-    if len(task.plans) > 1:
-        alone = _faults_alone(task.context, task.trial, task.plans, worker=task.worker, rows=task.train_rows)
-    return alone or {plan.index: why for plan in task.plans}
+    if len(task.remaining) > 1:
+        alone = _faults_alone(task.context, task.trial, task.remaining, worker=task.worker, rows=task.train_rows)
+    return alone or {plan.index: why for plan in task.remaining}
 
 
 def _faults_alone(
