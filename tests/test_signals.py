@@ -38,6 +38,30 @@ main()
 """
 
 
+# an extension whose initialisation runs Python, as those of torch do: an exception from there would abort the process
+IMPORTING = """
+import sys, threading, time
+from fmray.cli import main
+
+class Loader:
+    def find_spec(self, name, path, target=None):
+        if name != "fmray.cli.app":
+            return None
+        print("importing", flush=True)
+        try:
+            end = time.monotonic() + {seconds}
+            while time.monotonic() < end:
+                time.sleep(0.01)
+        except BaseException:
+            import os
+            os.abort()
+
+sys.meta_path.insert(0, Loader())
+sys.argv = ["fmray", "check", "job.yaml", "--json"]
+main()
+"""
+
+
 def write_job(folder: Path, text: str = "", num_rows: int = 400) -> None:
     (folder / "data").mkdir()
     x = np.random.default_rng(0).normal(size=num_rows)
@@ -217,3 +241,18 @@ def test_threads_that_hear_of_signals_run_while_the_libraries_of_torch_are_loade
     ticks, loaded, imported, total = said.split()
     assert int(ticks) > 5
     assert (loaded, imported, total) == ("True", "False", "3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("seconds", [0.5, 60])
+def test_a_command_is_never_interrupted_within_an_import_whose_library_would_abort(tmp_path, number, seconds):
+    write_job(tmp_path)
+    process = start(tmp_path, "-c", IMPORTING.format(seconds=seconds))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert json.loads(out.splitlines()[-1])["status"] == "interrupted"
+    assert err.splitlines()[-1] == RESUMABLE

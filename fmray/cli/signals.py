@@ -4,6 +4,9 @@ Python raises KeyboardInterrupt only between two of its instructions, and a long
 thread hears of signals at once; it ends the process where the main thread has not done so within a grace period.
 Whatever is on disk by then is as good as after a kill: a run continues from it.
 
+An exception that is raised while a library is imported may have to pass through the C++ that initialises it, which then
+aborts the process. So the main thread is interrupted only once its import is done.
+
 A command that has answered ends as soon as exit handlers have run. Python would take its modules apart first, for
 seconds on a busy machine, and by then nobody hears of signals.
 """
@@ -17,11 +20,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 from fmray.cli.answer import INTERRUPTED
 
 GRACE_SECONDS = 1.5
 GIVE_UP_SECONDS = 1.0
+IMPORT_SECONDS = 0.02
+"""Time between two looks at whether the main thread still imports."""
 _HEARD = (signal.SIGINT, signal.SIGTERM)
 _codes: list[int] = []  # the exit code, once it is known
 _received: list[int] = []  # signals that end this process
@@ -65,11 +71,27 @@ def _leave() -> None:
     os._exit(_codes[-1])
 
 
-def _interrupt(number: int, frame: object) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     for heard in _HEARD:  # a second one must not break what the first one has begun; the thread hears it all the same
         signal.signal(heard, lambda number, frame: None)
+    _raise_unless_importing(number, frame)
+
+
+def _raise_unless_importing(number: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):  # ask again in a moment; an import that takes longer than the thread waits is ended by it
+        signal.signal(signal.SIGALRM, _raise_unless_importing)
+        signal.setitimer(signal.ITIMER_REAL, IMPORT_SECONDS)
+        return
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _watch(heard: int, give_up: Callable[[], None]) -> None:
