@@ -68,6 +68,7 @@ def test_1_a_label_column_missing_in_some_files_stops_with_the_files_and_the_nea
     assert "'Y'" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_2_labels_spelled_in_several_ways_are_shown_and_mapped_only_on_request(bench, table):
     spelled = [["yes", "Yes ", "YES"][i % 3] if v == "yes" else v for i, v in enumerate(table["y"].to_pylist())]
     bench.write(table.set_column(4, "y", pa.array(spelled)))
@@ -84,6 +85,7 @@ def test_2_labels_of_several_types_stop_with_the_files(bench, table):
         bench.run()
 
 
+@pytest.mark.slow
 def test_3_a_code_for_missing_is_suspected_and_the_cure_is_named(bench, table):
     values = table["f2"].to_numpy().copy()
     values[::20] = -999
@@ -145,6 +147,7 @@ def test_10_too_many_infinite_numbers_stop_the_run(bench, table):
         bench.run()
 
 
+@pytest.mark.slow
 def test_10_a_number_of_1e30_does_not_drown_the_others(bench, table):
     values = table["f1"].to_numpy().copy()
     values[7] = 1e30
@@ -196,6 +199,7 @@ def test_11_levels_unseen_in_train_have_a_place(bench, table):
     assert run.status == "finished"
 
 
+@pytest.mark.slow
 def test_14_data_edited_in_place_are_other_data_and_another_run(bench, table):
     bench.write(table)
     first = bench.run()
@@ -225,6 +229,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(bench, table):
     assert bench.store.list("prepared") == []
 
 
+@pytest.mark.slow
 def test_a_planted_secret_appears_nowhere_in_the_store(bench, table, monkeypatch):
     bench.write(table)
     secret = "hunter2-7f3a9c"

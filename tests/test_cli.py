@@ -141,6 +141,7 @@ def test_bad_input_is_named_with_exit_code_5_and_json_on_request(in_process, tmp
     assert_refused(in_process(*arguments, "--json"), code, message)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_given_bad_input_ends_with_exit_code_5_and_json(fmray, tmp_path):
     write_job(tmp_path)
     assert_refused(fmray("run", "small.yaml", "--sett", "a=b", "--json"), 5, "No such option")
@@ -168,6 +169,7 @@ def test_mistakes_of_the_job_and_of_its_columns_are_told_at_once_each_at_its_lin
     assert (error["where"], error["kind"]) == (wheres[0], "SpecError")
 
 
+@pytest.mark.slow
 def test_columns_that_sections_of_a_job_name_are_told_at_once_each_at_its_line(fmray, tmp_path):
     job = write_job(tmp_path)
     text = "split: {by: given, column: fold}\nsteps:\n  - drop: {columns: [f8, f9]}\n"

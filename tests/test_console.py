@@ -71,6 +71,7 @@ def test_escape_sequences_and_line_breaks_in_text_reach_no_terminal():
     assert [line.strip() for line in written.getvalue().splitlines()] == [r"a\x1b[2Jb", r"c\nd", r"e\x9bf\ng"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "code"),
     [
@@ -86,6 +87,7 @@ def test_a_command_whose_output_nobody_reads_is_silent_and_keeps_its_exit_code(t
     assert shell(line, tmp_path).stderr.split() == [str(code)]
 
 
+@pytest.mark.slow
 def test_a_command_without_stderr_keeps_its_exit_code(tmp_path):
     assert shell("fmray check none.yaml 2>&-; echo $?", tmp_path).stdout.split() == ["5"]
     assert shell("fmray check none.yaml 2>/dev/full; echo $?", tmp_path).stdout.split() == ["5"]
@@ -106,6 +108,7 @@ def test_a_run_whose_output_nobody_reads_finishes(tmp_path):
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}])
 def test_labels_that_an_encoding_lacks_are_escaped(tmp_path, variables):
     write_job(tmp_path, classes=("нет", "да"))
@@ -115,6 +118,7 @@ def test_labels_that_an_encoding_lacks_are_escaped(tmp_path, variables):
     assert r"gr\xf6\xdfe" in done.stdout
 
 
+@pytest.mark.slow
 def test_fmrays_own_signs_become_ascii_where_an_encoding_lacks_them(tmp_path):
     write_job(tmp_path)
     done = shell("fmray run job.yaml --set train.epochs=x; fmray check none.yaml", tmp_path, PYTHONIOENCODING="ascii")

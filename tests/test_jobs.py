@@ -77,6 +77,7 @@ def test_data_are_bundled_or_below_one_folder_that_a_variable_moves(path, monkey
     assert found.startswith(("sample:", "/elsewhere/"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "quickstart"])
 def test_a_job_fits_its_data_without_a_doubt(real, name):
     job, _ = real(name)

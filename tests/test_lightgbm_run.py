@@ -30,6 +30,7 @@ def done(tmp_path_factory) -> Run:
     return run(job, str(store / "store"))
 
 
+@pytest.mark.slow
 def test_a_saved_model_says_of_rows_what_the_run_said(done):
     model = open_model(done.root)
     assert {member.artefact for member in model.saved.members} == {"lightgbm"}

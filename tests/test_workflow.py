@@ -131,6 +131,7 @@ def test_a_run_leaves_everything_a_reader_needs(folder, store):
     assert found.scores.paired["dummy"].low > 0
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_returned_and_nothing_is_done(finished):
     folder, store, first = finished
     again, events = run(folder, store)
@@ -138,6 +139,7 @@ def test_a_finished_run_is_returned_and_nothing_is_done(finished):
     assert stages(events) == ["scan", "found"]
 
 
+@pytest.mark.slow
 def test_starting_afresh_trains_anew_and_is_another_look(finished):
     folder, store, first = finished
     other, events = run(folder, store, fresh=True)
@@ -157,6 +159,7 @@ def test_another_judgement_reuses_the_members(finished):
     assert found.scores.looks == 2
 
 
+@pytest.mark.slow
 def test_judged_in_many_parts_a_model_has_the_same_scores_and_passes_the_same_gates(folder, store, monkeypatch):
     whole, _ = run(folder, store, evaluate={"slices": ["city"]})
     monkeypatch.setattr(parts, "PART_ROWS", 50)
@@ -174,6 +177,7 @@ def test_judged_in_many_parts_a_model_has_the_same_scores_and_passes_the_same_ga
     assert {**statuses[0], "G20": ""} == {**statuses[1], "G20": ""}  # G20 looks at min_effect
 
 
+@pytest.mark.slow
 def test_more_seeds_reuse_the_rows(finished):
     folder, store, _ = finished
     prepared = store.list("prepared")
@@ -202,6 +206,7 @@ def test_a_module_of_ones_own_trains_packed_and_changing_it_is_another_run(folde
     assert again() != first.id
 
 
+@pytest.mark.slow
 def test_two_jobs_of_one_process_each_train_the_module_that_lies_beside_them(tmp_path, store):
     for width in (3, 5):
         home = tmp_path / str(width)
@@ -220,6 +225,7 @@ def test_a_column_against_a_row_is_refused_where_a_naive_program_would_only_warn
         run(folder, store, data={"target": "z", "ignore": ["y"]}, model="own_net:Broadcast")
 
 
+@pytest.mark.slow
 def test_a_module_that_ends_in_a_softmax_of_its_own_is_found_out(folder, store):
     x = np.random.default_rng(1).normal(size=(5000, 4))
     table = {f"f{i}": c for i, c in enumerate(x.T)} | {"y": np.where(x[:, 0] + x[:, 1] > 0, "b", "a"), "z": x[:, 0]}
@@ -230,11 +236,13 @@ def test_a_module_that_ends_in_a_softmax_of_its_own_is_found_out(folder, store):
     assert "a softmax was applied twice" in gates["G14"]["text"]
 
 
+@pytest.mark.slow
 def test_a_module_that_answers_always_the_same_fails_its_gates(folder, store):
     found, _ = run(folder, store, model="own_net:Constant")
     assert {"G14", "G22"} <= set(found.failed_gates)
 
 
+@pytest.mark.slow
 def test_regression_is_scored_in_the_targets_units(folder, store):
     found, _ = run(folder, store, data={"target": "z", "ignore": ["y"]}, train={"epochs": 30})
     assert found.scores.primary == "r2"
@@ -243,6 +251,7 @@ def test_regression_is_scored_in_the_targets_units(folder, store):
     assert np.sqrt(((table["y_0"] - table["target"]) ** 2).mean()) == pytest.approx(found.scores.test["rmse"].value)
 
 
+@pytest.mark.slow
 def test_several_targets_are_learned_together(folder, store):
     found, _ = run(folder, store, data={"target": ["z", "f3"], "ignore": ["y"]}, rigour={"profile": "draft"})
     assert {"y_0", "y_1", "target_0", "target_1"} <= set(
@@ -250,6 +259,7 @@ def test_several_targets_are_learned_together(folder, store):
     )
 
 
+@pytest.mark.slow
 def test_rows_of_a_group_stay_together_and_count_as_one(folder, store):
     table = pq.read_table(folder / "data/a.parquet")
     pq.write_table(table.append_column("who", pa.array([i // 6 for i in range(900)])), folder / "data/a.parquet")
@@ -321,6 +331,7 @@ def test_a_run_killed_at_any_stage_continues_to_the_same_scores_with_one_look(fo
         assert done["scores"]["looks"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_is_about_to_leave_is_waited_for(folder, store):
     first = workflow.execute(job(folder, train={"epochs": 2}), store)
     store.write_json(f"{first.root}/run.json", store.read_json(f"{first.root}/run.json") | {"status": "running"})

@@ -122,6 +122,7 @@ def test_validation_test_steps_counts_and_accounting_stay_as_they_are(write, pre
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [{"over": 1.0}, {"under": 0.7, "salt": 4}])
 @pytest.mark.parametrize("dedup", ["report", "exact"])
 def test_lanes_do_not_depend_on_files_and_work_items(tmp_path, write, prepared, sample, dedup):

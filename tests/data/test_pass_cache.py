@@ -127,6 +127,7 @@ def life(write, grown, asked, **more):
 EXPECTED = [(0, 0), (4, 5), (4, 4), (3, 4), (3, 5)]
 
 
+@pytest.mark.slow
 def test_a_record_of_changed_data_has_the_bytes_of_one_made_from_nothing(write, grown):
     assert life(write, grown, ASKED["copies"]) == EXPECTED
 

@@ -21,6 +21,7 @@ def learned(step, frame=FRAME):
     return step.learn(step.fit(frame, SCHEMA), SCHEMA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sublinear", [True, False])
 @pytest.mark.parametrize(("of", "analyzer"), [("words", "word"), ("characters", "char")])
 @pytest.mark.parametrize("longest", [1, 3])

@@ -128,6 +128,7 @@ def require_the_gain(result, board, tables):
 CASES = [(family, weighted, grouped) for family in TARGETS for weighted in (False, True) for grouped in (False, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "weighted", "grouped"), CASES)
 def test_metrics_intervals_slices_and_gains_of_parts_are_those_of_the_whole(
     family, weighted, grouped, tmp_path, monkeypatch
@@ -145,6 +146,7 @@ def test_metrics_intervals_slices_and_gains_of_parts_are_those_of_the_whole(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["linear.parquet", "model.parquet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part_rows", [1, 97, 1236, 1237, 1238])
 def test_no_row_is_lost_at_uneven_ends_and_rounds(part_rows, tmp_path, monkeypatch):
     tables = (

@@ -74,6 +74,7 @@ def close(one, other):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_numbers_of_parts_are_those_of_the_whole(grouped, weighted, tmp_path, monkeypatch):

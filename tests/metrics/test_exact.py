@@ -98,6 +98,7 @@ def test_every_metric_of_the_catalogue_adds_up_over_few_and_odd_rows(name):
             assert equal(value, expected) or value == pytest.approx(expected, rel=1e-9), (num_rows, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "of"), CASES, ids=IDS)
 def test_order_in_memory_and_width_of_outputs_change_nothing(name, of):
     random = np.random.default_rng(3)

@@ -67,6 +67,7 @@ def home(once, tmp_path):
     return tmp_path / "own", Store(str(tmp_path / "own" / "store")), run
 
 
+@pytest.mark.slow
 def test_without_learning_the_scores_are_the_champions(home):
     folder, store, champion = home
     run = train(folder, store, lr=TINY, epochs=1, seeds=2, train={"warm_start": "champion"})
@@ -117,6 +118,7 @@ def test_a_new_category_is_refused_by_name_or_starts_cold_where_the_job_says_so(
     assert "Jena" in facts_of(run)["warm_start"]["cold"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -145,6 +147,7 @@ def test_before_there_is_a_champion_members_start_cold_and_say_so(tmp_path):
     assert plain.scores.test == run.scores.test
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_begins_with_the_champion_it_began_with(home, monkeypatch):
     folder, store, champion = home
     asked = {"lr": TINY, "epochs": 1, "seeds": 2, "train": {"warm_start": "champion"}}

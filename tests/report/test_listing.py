@@ -37,6 +37,7 @@ def finished(number):
     }
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_are_listed_with_one_read_each(store, monkeypatch, capsys):
     for number in range(1000):
         put(store, f"job{number % 4}", f"run{number:04d}", finished(number))

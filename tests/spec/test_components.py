@@ -35,6 +35,7 @@ def test_optimizers_of_torch_take_what_is_declared(kind, name):
     assert set(TABLES[kind].params(name).model_fields) <= set(inspect.signature(TABLES[kind].find(name)).parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [pair for pair in NAMES if pair[0] == "optimizers"])
 def test_rates_of_optimizers_are_those_of_torch(kind, name):
     import torch

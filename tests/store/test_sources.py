@@ -58,6 +58,7 @@ def digest_after(path, before, after, modules):
     return code_digest(*modules)
 
 
+@pytest.mark.slow
 def test_a_new_file_leaves_every_digest(house):
     first = [code_digest(*PREPARE), code_digest(*TRAIN)]
     (house / "data/toy.py").write_text("class Toy: ...\n")
@@ -65,6 +66,7 @@ def test_a_new_file_leaves_every_digest(house):
     assert [code_digest(*PREPARE), code_digest(*TRAIN)] == first
 
 
+@pytest.mark.slow
 def test_docstrings_and_comments_everywhere_leave_every_digest(house):
     first = [code_digest(*PREPARE), code_digest(*TRAIN)]
     for path in house.rglob("*.py"):
@@ -73,6 +75,7 @@ def test_docstrings_and_comments_everywhere_leave_every_digest(house):
     assert [code_digest(*PREPARE), code_digest(*TRAIN)] == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "changed"),
     [

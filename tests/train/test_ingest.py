@@ -39,6 +39,7 @@ def together(parts: list) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [None, 0], ids=["memory", "streaming"])
 @pytest.mark.parametrize("batch_rows", [1, 3, 64, 700])
 @pytest.mark.parametrize("size", [2, 3, 4, 9])

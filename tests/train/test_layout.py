@@ -80,6 +80,7 @@ def named(population, member):
     return population.tensors(population.flat[member].detach(), beside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("build", EVERY)
 @pytest.mark.parametrize("name", list(OPTIMIZERS))

@@ -76,6 +76,7 @@ def test_members_with_their_own_huber_corner_equal_their_solo_trainings(numbers)
         assert_same_member(together, i, numbers.fit([plan], PLAIN), 0)
 
 
+@pytest.mark.slow
 def test_a_member_that_stops_early_leaves_the_others_as_they_would_be_alone(training):
     plans = [training.plan(i, model=DROPOUT, optimizer={"lr": [0.5, 0.01, 0.003][i]}) for i in range(3)]
     together = training.fit(plans, BUSY)

@@ -42,6 +42,7 @@ def plan(training, index, name="perceptron", **task):
     return replace(made, model=Ref(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [1, 3])
 def test_a_perceptron_ends_with_the_weights_that_the_rule_gives_by_hand(classes, members):
     pack = classes.fit([plan(classes, i) for i in range(members)], ROW_BY_ROW)

@@ -72,6 +72,7 @@ class Keep:
         self.files.append(state.to_files())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [1, 2])
 def test_a_training_killed_at_twenty_instants_ends_in_the_same_bits(ring, members):
     plans = [ring.plan(index) for index in range(members)]

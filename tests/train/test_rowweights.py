@@ -132,6 +132,7 @@ def trained(training, plans, train=TRAIN):
     return pack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_members_with_weights_of_their_own_learn_packed_what_they_learn_alone(training, accumulate, tmp_path):
     np.save(tmp_path / "w.npy", np.random.default_rng(0).uniform(0, 2, training.rows().num_rows).astype(np.float32))

@@ -29,6 +29,7 @@ def logistic_rows(path):
     pq.write_table(pa.table({f"f{i}": c for i, c in enumerate(x.T)} | {"y": y}), path / "a.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [{"over": 1.0}, {"under": 1.0}])
 def test_after_sampling_the_mean_probability_is_the_true_base_rate(tmp_path, sample):
     logistic_rows(tmp_path / "data")

@@ -59,6 +59,7 @@ def with_search(job, **search):
     return replace(job, search=replace(job.search, **search))
 
 
+@pytest.mark.slow
 def test_every_member_is_accounted_for_once_and_has_its_own_parameters(search, found):
     assert [member.index for member in found.members] == list(range(22))
     assert len({json.dumps(member.params, sort_keys=True) for member in found.members}) == 22
@@ -88,6 +89,7 @@ def test_a_members_rungs_are_written_in_its_record(search, found):
     assert [(rung["epoch"], rung["survived"]) for rung in best.rungs] == [(1, True), (2, True), (4, True)]
 
 
+@pytest.mark.slow
 def test_without_stopping_everyone_trains_to_the_end(search, job):
     found = search(with_search(job, stop="none"))
     assert {member.epochs for member in found.members} == {6}
@@ -107,6 +109,7 @@ def test_seeds_and_finalists_are_no_part_of_what_is_searched(search, job):
     assert search(other).reused
 
 
+@pytest.mark.slow
 def test_more_members_leave_those_before_as_they_were_and_are_compared_with_them(search, job):
     first, more = search(job), search(with_search(job, more=8))
     assert more.members[:22] == first.members
@@ -162,12 +165,14 @@ def test_a_spent_budget_ends_the_search_and_leaves_no_member_out(search, job):
     assert any("search.epochs: " in member.reason for member in found.members)
 
 
+@pytest.mark.slow
 def test_structures_proposed_by_optuna_are_shared_and_counted_alike(search, job):
     found = search(with_search(job, by="optuna", structures=5))
     assert [member.index for member in found.members] == list(range(22))
     assert len({(m.params["model.mlp.width"], m.params["model.mlp.depth"]) for m in found.members}) >= 2
 
 
+@pytest.mark.slow
 def test_a_search_that_goes_on_with_other_workers_loses_nobody(search, rows, monkeypatch):
     """Two trials of eleven are begun for two workers, and finished in one process, which would have cut one."""
     value = searched(rows[0], exact=False).to_json()
@@ -193,14 +198,15 @@ def test_a_search_that_goes_on_with_other_workers_loses_nobody(search, rows, mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["deterministic", "async"])
-def test_a_search_killed_at_any_instant_ends_as_if_nobody_had(tmp_path, way):
-    """SIGKILL of the driver at ten instants, some twice in a row: the same members, none twice, none lost."""
+def test_a_search_killed_at_any_instant_ends_as_if_nobody_had(tmp_path, way, num_kills):
+    """SIGKILL of the driver at ten instants, or a sample of them, some twice in a row: the same members, none twice, none lost."""
     script = Path(__file__).with_name("search_kill.py")
+    kills = num_kills(10)
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "kills"), "10", way],
+        [sys.executable, str(script), str(tmp_path / "kills"), str(kills), way],
         capture_output=True, text=True, timeout=900, env={**__import__("os").environ, "PYTHONPATH": str(script.parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert all(result["same members"] and result["best"] for result in found["results"]), found["results"]
-    assert sum(not kill["ended"] for result in found["results"] for kill in result["kills"]) >= 8
+    assert sum(not kill["ended"] for result in found["results"] for kill in result["kills"]) >= 0.8 * kills

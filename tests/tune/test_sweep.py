@@ -156,17 +156,18 @@ def test_a_sweep_whose_members_all_diverge_says_why_the_first_did(job, prepared,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [["0"], ["1"], ["3"], ["4"], ["0", "steps"], ["2", "steps"], ["0", "windows"]])
-def test_a_sweep_killed_at_any_instant_ends_as_if_nobody_had(tmp_path: Path, ranks: list[str]) -> None:
-    """SIGKILL at 20 instants: inside checkpoints, between steps and epochs, twice in a row; members and rows are equal.
+def test_a_sweep_killed_at_any_instant_ends_as_if_nobody_had(tmp_path: Path, ranks: list[str], num_kills) -> None:
+    """SIGKILL at 20 instants, or a sample of them: inside checkpoints, between steps and epochs, twice in a row; members and rows are equal.
 
     In the driver itself, and with 1, 3 and 4 ranks below it, where a rank dies or the driver does; by passes, by steps, and by
     steps over windows of texts in buckets.
     """
     script = Path(__file__).with_name("kill.py")
-    command = [sys.executable, str(script), str(tmp_path / "kills"), "20", *ranks]
+    kills = num_kills(20)
+    command = [sys.executable, str(script), str(tmp_path / "kills"), str(kills), *ranks]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found["results"]) == 20
+    assert len(found["results"]) == kills
     assert all(result["same members"] and result["same rows"] for result in found["results"]), found["results"]
-    assert sum(not kill["ended"] for result in found["results"] for kill in result["kills"]) >= 20
+    assert sum(not kill["ended"] for result in found["results"] for kill in result["kills"]) >= kills
