@@ -16,7 +16,7 @@ from fmray.stages.ownership import claimed
 from fmray.stages.preparing import prepare_rows
 from fmray.stages.reporting import write_results
 from fmray.stages.scoring import combine_members, score_model
-from fmray.stages.training import search_of, train_linear, with_variants
+from fmray.stages.training import train_linear, trainer_of, with_variants
 from fmray.store import Store, redact
 from fmray.track.address import address_of
 from fmray.track.registry import Registry
@@ -62,15 +62,15 @@ def execute(
     job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))  # nobody else gets the password
     with importable(job.folder, job.modules()):
         report(Stage("scan", f"looking at {job.data.path}"))
-        dataset = scan(job.data, job.folder, store, fresh=fresh, also=job.named_columns)
+        dataset = scan(job.data, job.folder, store, fresh=fresh, extra_columns=job.named_columns)
         with claimed(
             job, dataset, store=store, fresh=fresh, report=report, address=address, wait_seconds=wait_seconds
         ) as (run, journal):
             if journal is not None:
                 context = prepare_rows(job, dataset, run=run, store=store, journal=journal)
-                members = num_members(job) if job.ranges else job.train.seeds.n
-                with journal.stage("train", f"{context.prepared.num_rows('train'):,} rows, {members} members"):
-                    trained = train_members(search_of(context), context.prepared, context.workers, context.device)
+                member_count = num_members(job) if job.ranges else job.train.seeds.n
+                with journal.stage("train", f"{context.prepared.num_rows('train'):,} rows, {member_count} members"):
+                    trained = train_members(trainer_of(context), context.prepared, context.workers, context.device)
                 context = with_variants(context, trained)
                 with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
                     context, linear = train_linear(context)

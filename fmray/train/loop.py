@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fmray.events import Epoch, Report, ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
-from fmray.metrics.metric import Metric, fold_of
+from fmray.metrics.metric import Metric, accumulator_of
 from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch, by_entry
 from fmray.train.decision import Decide, Decision
@@ -69,32 +69,32 @@ def fit(
     train = pack.train
     steps = Steps.of(train, train_rows.num_rows)
     batches = train_rows.endless(train.order, order_seed, train.batch_rows, first_step=pack.state.global_step)
-    waits = _stop_members(pack, decide, group) if pack.state.epoch and not pack.state.step else False
-    saved = 0.0
-    while _continues(pack) and not waits:
+    waits = _apply_decision(pack, decide, group) if pack.state.epoch and not pack.state.step else False
+    checkpoint_seconds = 0.0
+    while _has_epochs_left(pack) and not waits:
         started = time.perf_counter()
-        of_epoch = steps.of_epoch(pack.state.epoch) if isinstance(pack, Pack) else pack.num_steps
-        missing = of_epoch - pack.state.step
+        epoch_steps = steps.of_epoch(pack.state.epoch) if isinstance(pack, Pack) else pack.num_steps
+        steps_left = epoch_steps - pack.state.step
         if isinstance(pack, Pack):
             spent = run_epoch(pack, batches, steps, checkpoints=checkpoints, group=group)
         else:
-            spent = _grow_epoch(pack, train_rows, checkpoints, group)
-        seconds = time.perf_counter() - started
+            spent = _run_estimator_epoch(pack, train_rows, checkpoints, group)
+        train_seconds = time.perf_counter() - started
         if len(pack):
             _finish_epoch(pack, val_rows, metric, group)
-            waits = _stop_members(pack, decide, group)
-        passes = missing / (steps.per_pass if isinstance(pack, Pack) else of_epoch)
-        speed = passes * train_rows.num_rows / max(seconds, 1e-9)
-        seconds = time.perf_counter() - started + saved
+            waits = _apply_decision(pack, decide, group)
+        passes = steps_left / (steps.per_pass if isinstance(pack, Pack) else epoch_steps)
+        speed = passes * train_rows.num_rows / max(train_seconds, 1e-9)
+        epoch_seconds = time.perf_counter() - started + checkpoint_seconds
         waited = 0.0 if train_rows.in_memory else spent["rows"]
-        spent = {"rows": max(group.all_gather(waited)), "checkpoints": spent["checkpoints"] + saved}
-        report(_epoch_event(pack, metric, rows_per_second=speed, seconds=seconds, spent=spent))
-        due = group.broadcast(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack)))
-        saved = _save(pack, checkpoints, group) if due else 0.0
+        spent = {"rows": max(group.all_gather(waited)), "checkpoints": spent["checkpoints"] + checkpoint_seconds}
+        report(_epoch_event(pack, metric, rows_per_second=speed, seconds=epoch_seconds, spent=spent))
+        due = group.broadcast(checkpoints is not None and (checkpoints.due() or waits or not _has_epochs_left(pack)))
+        checkpoint_seconds = _save(pack, checkpoints, group) if due else 0.0
     return not waits
 
 
-def outputs(
+def predict_rows(
     pack: Learner, rows: Rows, group: Group = ALONE, kept: np.ndarray | None = None
 ) -> tuple[np.ndarray, Tensor]:
     """Predict every row of a split, or of a share of it, with the present parameters, in sequence order.
@@ -108,16 +108,16 @@ def outputs(
     found = [np.zeros((len(pack), 0, pack.task.num_outputs))]
     first = 0
 
-    def keep(batch: Batch, predictions: np.ndarray) -> None:
+    def collect(batch: Batch, predictions: np.ndarray) -> None:
         nonlocal first
         if kept is not None:
             rows = kept[first : first + len(batch)]
-            of_tokens = predictions.shape[1] > len(batch)
-            predictions = predictions[:, np.repeat(rows, batch.lengths.cpu().numpy()) if of_tokens else rows]
+            per_token = predictions.shape[1] > len(batch)
+            predictions = predictions[:, np.repeat(rows, batch.lengths.cpu().numpy()) if per_token else rows]
         found.append(predictions)
         first += len(batch)
 
-    losses = _predict_all(pack, rows, group, keep)
+    losses = _predict_all(pack, rows, group, collect)
     return np.concatenate(found[1:] or found, axis=1), losses
 
 
@@ -130,35 +130,37 @@ def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = 
     Shapes:
         returns: scores (K,); losses (K,), weighted means over all workers.
     """
-    folds = [fold_of(metric.sums) for _ in range(len(pack))]
+    accumulators = [accumulator_of(metric.sums) for _ in range(len(pack))]
     scored = rows.scored()
     targets = scored["target"]
     weights = scored.get("weight")
     first = 0
 
-    def fold(_: Batch | None, predictions: np.ndarray) -> None:
+    def add_batch(_: Batch | None, predictions: np.ndarray) -> None:
         nonlocal first
         part = slice(first, first + predictions.shape[1])
-        given = None if weights is None else weights[part]
-        for own, member in zip(folds, predictions, strict=True):
-            own.add(member[:, 0] if member.shape[1] == 1 else member, targets[part], given)
+        part_weights = None if weights is None else weights[part]
+        for own, member in zip(accumulators, predictions, strict=True):
+            own.add(member[:, 0] if member.shape[1] == 1 else member, targets[part], part_weights)
         first = part.stop
 
-    losses = _predict_all(pack, rows, group, fold)
+    losses = _predict_all(pack, rows, group, add_batch)
     if not len(targets):  # a worker without rows still takes part in the sums
-        fold(None, np.zeros((len(pack), 0, pack.task.num_outputs)))
+        add_batch(None, np.zeros((len(pack), 0, pack.task.num_outputs)))
     scores: list[float] = []
     # One member after the other where no other worker waits: tables of scores are large.
-    together = 1 if group.size == 1 else len(folds)
-    for start in range(0, len(folds), together):
-        own_totals = [own.total() for own in folds[start : start + together]]
+    members_at_a_time = 1 if group.size == 1 else len(accumulators)
+    for start in range(0, len(accumulators), members_at_a_time):
+        own_totals = [own.total() for own in accumulators[start : start + members_at_a_time]]
         parts = zip(*group.all_gather(own_totals), strict=True)
         scores += [metric.sums.value(metric.sums.merge(part)) for part in parts]
     return scores, losses
 
 
-def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callable[[Batch, np.ndarray], None]) -> Tensor:
-    """Predict all rows in sequence, pass each batch with its predictions to `take`, and return the losses (K,)."""
+def _predict_all(
+    pack: Learner, rows: Rows | Sample, group: Group, consume: Callable[[Batch, np.ndarray], None]
+) -> Tensor:
+    """Predict all rows in sequence, pass each batch with its predictions to `consume`, and return the losses (K,)."""
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
     pack.population.prepare_step(0, None)
     with torch.no_grad(), precision_of(pack):
@@ -168,7 +170,7 @@ def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callabl
             loss, weight = losses.sums()
             sums[0] += loss.cpu()
             sums[1] += weight if isinstance(weight, float) else weight.cpu()
-            take(batch, by_entry(pack.task.predict(output, batch), batch).cpu().numpy())
+            consume(batch, by_entry(pack.task.predict(output, batch), batch).cpu().numpy())
             beat()
     sums = group.all_reduce(sums.to(pack.device)).cpu()
     return sums[0] / sums[1]
@@ -208,14 +210,14 @@ def run_epoch(
         group: The workers that train together.
     """
     state = pack.state
-    of_epoch = steps.of_epoch(state.epoch)
+    epoch_steps = steps.of_epoch(state.epoch)
     waited = 0.0
     saved = 0.0
-    while state.step < of_epoch:
-        asked = time.perf_counter()
+    while state.step < epoch_steps:
+        fetch_started = time.perf_counter()
         batch = next(batches)
-        waited += time.perf_counter() - asked
-        due = checkpoints is not None and state.step + 1 < of_epoch and checkpoints.due()
+        waited += time.perf_counter() - fetch_started
+        due = checkpoints is not None and state.step + 1 < epoch_steps and checkpoints.due()
         due = train_step(pack, batch, factor=pack.factors(steps), group=group, flag=due)
         state.step += 1
         state.global_step += 1
@@ -228,7 +230,9 @@ def run_epoch(
     return {"rows": waited, "checkpoints": saved}
 
 
-def _grow_epoch(pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, group: Group) -> dict[str, float]:
+def _run_estimator_epoch(
+    pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, group: Group
+) -> dict[str, float]:
     """Grow the rounds of the current epoch; see `run_epoch`."""
 
     def due() -> bool:
@@ -237,17 +241,17 @@ def _grow_epoch(pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, g
     return pack.run_epoch(rows, due, partial(_save, pack, checkpoints, group), group)
 
 
-def _stop_members(pack: Learner, decide: Decide | None, group: Group) -> bool:
+def _apply_decision(pack: Learner, decide: Decide | None, group: Group) -> bool:
     """Drop the members that stop here, and return whether the others must wait."""
     if decide is None or not len(pack):
         return False
     state = pack.state
-    on_first = None
+    own_decision = None
     if group.is_first:
         best = state.best_score[state.alive].tolist()
         indices = [pack.plans[member].index for member in state.alive.tolist()]
-        on_first = decide(state.epoch, dict(zip(indices, best, strict=True)))
-    decision: Decision = group.broadcast(on_first)
+        own_decision = decide(state.epoch, dict(zip(indices, best, strict=True)))
+    decision: Decision = group.broadcast(own_decision)
     rows = {pack.plans[member].index: row for row, member in enumerate(state.alive.tolist())}
     reasons = {rows[index]: reason for index, reason in decision.dropped.items() if index in rows}
     if reasons:
@@ -284,7 +288,7 @@ def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group:
         ]
     state.loss_sum.zero_()
     state.weight_sum.zero_()
-    _stop_early(pack, signed, better)
+    _update_patience(pack, signed, better)
 
 
 def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
@@ -301,22 +305,22 @@ def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
     return better
 
 
-def _stop_early(pack: Learner, scores: Tensor, better: Tensor) -> None:
+def _update_patience(pack: Learner, scores: Tensor, better: Tensor) -> None:
     """Update plateaus and patience; `scores` (K,) are higher for better."""
     state = pack.state
     stop = pack.train.early_stop
     alive = pack.state.alive
     state.bad_epochs[alive] = torch.where(better, 0, state.bad_epochs[alive] + 1)
     if isinstance(pack.schedule, Plateau):
-        _lower_on_plateau(pack, pack.schedule, scores)
+        _reduce_lr_on_plateau(pack, pack.schedule, scores)
     if stop is not None:
-        tired = torch.nonzero(state.bad_epochs[alive] >= stop.patience)[:, 0].tolist()
-        if tired:
+        out_of_patience = torch.nonzero(state.bad_epochs[alive] >= stop.patience)[:, 0].tolist()
+        if out_of_patience:
             reason = f"no better on validation for {stop.patience} epochs"
-            pack.drop(tired, "stopped", [reason] * len(tired))
+            pack.drop(out_of_patience, "stopped", [reason] * len(out_of_patience))
 
 
-def _lower_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> None:
+def _reduce_lr_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> None:
     state = pack.state
     alive = pack.state.alive
     better = scores > state.plateau_best[alive]
@@ -344,7 +348,7 @@ def _drop_faulty(pack: Pack) -> None:
         event["handled"] = True
 
 
-def _continues(pack: Learner) -> bool:
+def _has_epochs_left(pack: Learner) -> bool:
     return pack.state.epoch < pack.train.num_epochs and len(pack) > 0
 
 

@@ -60,17 +60,17 @@ def boost(
 
     def train_round(weights: np.ndarray) -> np.ndarray:
         plan = _plan(plans[0], len(rounds))
-        path = _written(weights, store)
+        path = _write_weights(weights, store)
         one = replace(plan, rows={**plan.rows, "weights": path})
         rounds.append(train(one))
         store.remove(path)  # its name says what was in it, so a finished round is found again without it
-        return outputs_of(_only(rounds[-1]), prepared, split="train", rows=rows, task=one.task, device=device)
+        return outputs_of(_member_of(rounds[-1]), prepared, split="train", rows=rows, task=one.task, device=device)
 
     num_classes = len(prepared.target.classes)
     alphas = samme(train_round, found["target"], num_classes=num_classes, params=params, weight=found.get("weight"))
     alphas += [0.0] * (len(rounds) - len(alphas))  # the last one may be no better than chance
     members = tuple(
-        replace(_only(one), params={**_only(one).params, ALPHA: alpha})
+        replace(_member_of(one), params={**_member_of(one).params, ALPHA: alpha})
         for one, alpha in zip(rounds, alphas, strict=True)
     )
     return Sweep(
@@ -88,14 +88,14 @@ def _plan(plan: Plan, number: int) -> Plan:
     return replace(plan, index=number, seed=seed, params=params)
 
 
-def _only(one: Sweep) -> Member:
-    member = one.members[0]
+def _member_of(sweep: Sweep) -> Member:
+    member = sweep.members[0]
     if member.val_score is None:
         raise TrainError(f"a round has no member that can predict: {member.reason}.", "ensemble.adaboost")
     return member
 
 
-def _written(weights: np.ndarray, store: Store) -> str:
+def _write_weights(weights: np.ndarray, store: Store) -> str:
     """Keep weights, scaled to a mean of 1, under a name that says what they are."""
     values = (weights * len(weights)).astype(np.float32)
     path = store.path(KIND, f"{hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()}.npy")

@@ -30,18 +30,19 @@ from fmray.train.failures import Budget, is_of_user
 from fmray.train.group import ALONE
 from fmray.train.heartbeat import beat, look_seconds
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
-from fmray.train.restart_policy import decide, find
+from fmray.train.restart_policy import decide as decide_restart
+from fmray.train.restart_policy import find
 from fmray.train.stacks import here
 from fmray.train.watch import Watch, on_roll
 from fmray.train.workers import Worker, failing_here, of_worker, refusal
-from fmray.tune.halving import Rules, Stopper, Table
-from fmray.tune.outcomes import abandon, is_finished
+from fmray.tune.halving import Rules, RungScores, Stopper
+from fmray.tune.outcomes import is_finished, record_untrained
 from fmray.tune.proposals import Proposals
 from fmray.tune.slots import resources
 from fmray.tune.train_trials import train_trials
 from fmray.tune.trial import Trial, TrialContext
 
-QUIET = {
+RAY_TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table whatever its settings
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a run of fmray as it ends any
@@ -50,11 +51,11 @@ QUIET = {
 }
 
 
-DIED = "its worker died more often than run.max_failures"
+WORKER_DIED = "its worker died more often than run.max_failures"
 
 
 def train_here(
-    context: TrialContext, proposals: Proposals, rules: Rules, before: Table, run: RunOptions, report: Report
+    context: TrialContext, proposals: Proposals, rules: Rules, before: RungScores, run: RunOptions, report: Report
 ) -> list[Trial]:
     """Train proposed trials in this process, one after the other, and return those that wait.
 
@@ -62,24 +63,24 @@ def train_here(
         FmrayError: Whatever training raises.
     """
     stopper = Stopper(context.store, context.home, rules, before)
-    waiting = []
+    paused = []
     with failing_here(run.hang_seconds, report):
         while (trial := proposals.ask()) is not None:
             device = set_up(run, trial.job.train)
-            if spent := stopper.exhausted if not is_finished(context, trial) else "":
-                abandon(context, trial, f"{spent} before it began", "stopped")
+            if exhausted := stopper.exhausted_budget if not is_finished(context, trial) else "":
+                record_untrained(context, trial, f"{exhausted} before it began", "stopped")
             elif not train_trials(context, [trial], Worker(ALONE, device, report, run), stopper.decide):
-                waiting.append(trial)
+                paused.append(trial)
                 continue
             proposals.tell(trial)
-    return waiting
+    return paused
 
 
 def train_on_ray(
     context: TrialContext,
     proposals: Proposals,
     rules: Rules,
-    before: Table,
+    before: RungScores,
     run: RunOptions,
     report: Report,
     slots: int,
@@ -99,29 +100,29 @@ def train_on_ray(
         import ray
 
         needed = resources(living_nodes(), slots, run.gpu)
-        queue = placed_here(_TrialQueue).remote(context, rules, dict(before), run, list(sys.path))
-        watch = Watch(queue, run.hang_seconds, report)
+        server = placed_here(_TrialServer).remote(context, rules, dict(before), run, list(sys.path))
+        watch = Watch(server, run.hang_seconds, report)
         source = _Source(context, proposals, watch=watch, max_failures=run.max_failures, report=report)
-        os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+        os.environ.update({key: os.environ.get(key, value) for key, value in RAY_TUNE_ENVIRONMENT.items()})
         with (
-            every(POLL_SECONDS, partial(deliver, queue, report)),
+            every(POLL_SECONDS, partial(deliver, server, report)),
             every(look_seconds(run.hang_seconds), watch.look),
             warnings.catch_warnings(action="ignore"),
         ):
-            _fit(source, queue, needed=needed, slots=slots, store=context.store, name=name)
-        refused = ray.get(queue.refusal.remote())
+            _run_tuner(source, server, needed=needed, slots=slots, store=context.store, name=name)
+        refused = ray.get(server.refusal.remote())
         context.store.remove(context.store.path("ray", name))
     if refused is not None:
         raise pickle.loads(refused)
     return source.waiting()
 
 
-def _fit(source: "_Source", queue: Any, needed: Json, slots: int, store: Store, name: str) -> None:
+def _run_tuner(source: "_Source", server: Any, needed: Json, slots: int, store: Store, name: str) -> None:
     from ray import tune
     from ray.tune import RunConfig, TuneConfig, Tuner
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    trainable = tune.with_resources(tune.with_parameters(_train_trial, queue=queue), needed)
+    trainable = tune.with_resources(tune.with_parameters(_train_trial, server=server), needed)
     tuner = Tuner(
         trainable,
         tune_config=TuneConfig(
@@ -133,34 +134,34 @@ def _fit(source: "_Source", queue: Any, needed: Json, slots: int, store: Store, 
     tuner.fit()
 
 
-def _train_trial(config: Json, queue: Any) -> None:
+def _train_trial(config: Json, server: Any) -> None:
     """Train one trial, as a trial of Ray Tune."""
     import ray
     from ray import tune
 
-    if ray.get(queue.refusal.remote()) is not None:
+    if ray.get(server.refusal.remote()) is not None:
         tune.report({"finished": 0})
         return
-    packed, (context, run, path) = ray.get(queue.open.remote(config["trial"]))
+    packed, (context, run, path) = ray.get(server.fetch.remote(config["trial"]))
     begin(path)
     trial: Trial = pickle.loads(packed)
-    place = here(node=ray.get_runtime_context().get_node_id())
-    queue.put.remote(Workers([place], trial=trial.number))
+    process = here(node=ray.get_runtime_context().get_node_id())
+    server.put.remote(Workers([process], trial=trial.number))
     device = set_up_trial(run, trial.job.train)
 
-    def decide(pack: str, epoch: int, scores: Mapping[int, float]) -> Decision:
-        found: Decision = ray.get(queue.decide.remote(pack, epoch, scores))
+    def decide_on_driver(pack: str, epoch: int, scores: Mapping[int, float]) -> Decision:
+        found: Decision = ray.get(server.decide.remote(pack, epoch, scores))
         return found
 
     def put(event: Event) -> None:
-        queue.put.remote(event)
+        server.put.remote(event)
 
     finished = False
     try:
-        with on_roll(queue, trial.number, rank=0, size=1, asked=run.hang_seconds), waiting(put, beat):
-            finished = train_trials(context, [trial], Worker(ALONE, device, put, run), decide)
+        with on_roll(server, trial.number, rank=0, size=1, asked=run.hang_seconds), waiting(put, beat):
+            finished = train_trials(context, [trial], Worker(ALONE, device, put, run), decide_on_driver)
     except FmrayError as error:
-        ray.get(queue.refuse.remote(refusal(error)))
+        ray.get(server.refuse.remote(refusal(error)))
     except BaseException as error:
         if not isinstance(error, Exception) and not is_of_user(error):
             raise
@@ -176,10 +177,12 @@ def set_up_trial(run: RunOptions, train: Train) -> torch.device:
     return set_up(run, train, cores if run.threads == "auto" else run.threads)
 
 
-class _TrialQueue(Mailbox):
+class _TrialServer(Mailbox):
     """Give trials to workers, and decide which of their members stop; lives in an actor."""
 
-    def __init__(self, context: TrialContext, rules: Rules, before: Table, run: RunOptions, path: list[str]) -> None:
+    def __init__(
+        self, context: TrialContext, rules: Rules, before: RungScores, run: RunOptions, path: list[str]
+    ) -> None:
         super().__init__()
         self._stopper = Stopper(context.store, context.home, rules, before)
         self._common = (context, run, path)
@@ -188,9 +191,9 @@ class _TrialQueue(Mailbox):
     def submit(self, number: int, trial: bytes) -> str:
         """Take a trial that is about to start; return which budget is spent, if one is."""
         self._trials[number] = trial
-        return self._stopper.exhausted
+        return self._stopper.exhausted_budget
 
-    def open(self, number: int) -> tuple[bytes, tuple[TrialContext, RunOptions, list[str]]]:
+    def fetch(self, number: int) -> tuple[bytes, tuple[TrialContext, RunOptions, list[str]]]:
         """Give a trial, as it was submitted, and what all of them need."""
         return self._trials[number], self._common
 
@@ -213,10 +216,10 @@ class _Source:
         self._proposals = proposals
         self._watch = watch
         self._report = report
-        self._queue = watch.mailbox
+        self._server = watch.mailbox
         self._running: dict[str, Trial] = {}
-        self._open: dict[int, Trial] = {}
-        self._again: list[Trial] = []
+        self._unfinished: dict[int, Trial] = {}
+        self._to_restart: list[Trial] = []
         self._failures = Counter[int]()
         self._budgets = defaultdict[int, Budget](lambda: Budget(max_failures))
 
@@ -229,14 +232,14 @@ class _Source:
         import ray
         from ray.tune.search import Searcher
 
-        while (trial := self._again.pop(0) if self._again else self._proposals.ask()) is not None:
+        while (trial := self._to_restart.pop(0) if self._to_restart else self._proposals.ask()) is not None:
             if not is_finished(self._context, trial):
-                spent = ray.get(self._queue.submit.remote(trial.number, ray.cloudpickle.dumps(trial)))
-                if not spent:
-                    self._running[trial_id] = self._open[trial.number] = trial
+                exhausted = ray.get(self._server.submit.remote(trial.number, ray.cloudpickle.dumps(trial)))
+                if not exhausted:
+                    self._running[trial_id] = self._unfinished[trial.number] = trial
                     return {"trial": trial.number}
-                abandon(self._context, trial, f"{spent} before it began", "stopped")
-            self._open.pop(trial.number, None)
+                record_untrained(self._context, trial, f"{exhausted} before it began", "stopped")
+            self._unfinished.pop(trial.number, None)
             self._proposals.tell(trial)
         return None if self._running else str(Searcher.FINISHED)
 
@@ -253,21 +256,21 @@ class _Source:
         self._watch.forget(trial.number)
         try:
             halve = self._context.micro_batches(trial).halve
-            decide(fault, budget, attempt=self._failures[trial.number], halve=halve, report=self._report)
+            decide_restart(fault, budget, attempt=self._failures[trial.number], halve=halve, report=self._report)
         except FmrayError:
-            abandon(self._context, trial, DIED if fault.kind == WORKER else fault.text)
+            record_untrained(self._context, trial, WORKER_DIED if fault.kind == WORKER else fault.text)
             self._settle(trial)
         else:
-            self._again.append(trial)
+            self._to_restart.append(trial)
 
     def _settle(self, trial: Trial) -> None:
         if is_finished(self._context, trial):
-            del self._open[trial.number]
+            del self._unfinished[trial.number]
             self._proposals.tell(trial)
 
     def waiting(self) -> list[Trial]:
         """List the trials that wait."""
-        return [self._open[number] for number in sorted(self._open)]
+        return [self._unfinished[number] for number in sorted(self._unfinished)]
 
     def as_searcher(self) -> Any:
         """Give the searcher that Ray Tune asks for trials."""

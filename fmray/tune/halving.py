@@ -18,12 +18,12 @@ from fmray.spec.job import Job
 from fmray.store import Store
 from fmray.train.decision import Decision
 
-LOG = "judgements.jsonl"
+DECISIONS_FILE = "judgements.jsonl"
 NUM_RUNGS = 3
 """Number of rungs that `first_rung: auto` leaves room for."""
 Scores = Mapping[int, float]
 """Member -> score, higher for better."""
-Table = Mapping[int, Scores]
+RungScores = Mapping[int, Scores]
 """Epoch of a rung -> the scores there."""
 
 
@@ -68,13 +68,13 @@ class Stopper:
         before: Scores at each rung of the members of a sweep that this one extends.
     """
 
-    def __init__(self, store: Store, home: str, rules: Rules, before: Table) -> None:
+    def __init__(self, store: Store, home: str, rules: Rules, before: RungScores) -> None:
         self.rules = rules
         self._store = store
-        self._path = f"{home}/{LOG}"
+        self._path = f"{home}/{DECISIONS_FILE}"
         self._scores: dict[int, dict[int, float]] = defaultdict(dict, {k: dict(v) for k, v in before.items()})
         self._decided: dict[tuple[str, int], Json] = {}
-        self._of_waiting: dict[int, dict[int, str]] = {}
+        self._stopped_after_waiting: dict[int, dict[int, str]] = {}
         self._latest: dict[str, int] = defaultdict(int)
         self.spent = 0  # epochs of members that were decided about
         self._seconds_before = 0.0
@@ -100,7 +100,7 @@ class Stopper:
         decided = self._decided[pack, epoch]
         if decided["dropped"] is not None:
             return Decision({int(member): reason for member, reason in decided["dropped"].items()})
-        known = self._of_waiting.get(epoch)
+        known = self._stopped_after_waiting.get(epoch)
         if known is None:
             return Decision(waits=True)
         return Decision({member: known[member] for member in scores if member in known})
@@ -130,14 +130,16 @@ class Stopper:
                 if at == epoch and decided["dropped"] is None
                 for member in decided["scores"]
             ]
-            if waiting and epoch not in self._of_waiting:
-                reasons = self._at_rung(epoch, waiting) if not self.exhausted else self._all(waiting)
+            if waiting and epoch not in self._stopped_after_waiting:
+                reasons = (
+                    self._stopped_at_rung(epoch, waiting) if not self.exhausted_budget else self._all_stopped(waiting)
+                )
                 self._write({"closed": epoch, "dropped": reasons})
                 return True
         return False
 
     @property
-    def exhausted(self) -> str:
+    def exhausted_budget(self) -> str:
         """Say which budget is spent; empty if none is."""
         rules = self.rules
         seconds = self._seconds
@@ -153,16 +155,16 @@ class Stopper:
 
     def _dropped(self, epoch: int, members: list[int]) -> Json | None:
         """Give the members that stop, or None if all have to wait."""
-        if self.exhausted and not self.rules.exact:
-            return self._all(members)
+        if self.exhausted_budget and not self.rules.exact:
+            return self._all_stopped(members)
         if epoch not in self.rules.rungs:
             return {}
-        return None if self.rules.waits else self._at_rung(epoch, members)
+        return None if self.rules.waits else self._stopped_at_rung(epoch, members)
 
-    def _all(self, members: list[int]) -> Json:
-        return dict.fromkeys(map(str, members), self.exhausted)
+    def _all_stopped(self, members: list[int]) -> Json:
+        return dict.fromkeys(map(str, members), self.exhausted_budget)
 
-    def _at_rung(self, epoch: int, members: list[int]) -> Json:
+    def _stopped_at_rung(self, epoch: int, members: list[int]) -> Json:
         scores = self._scores[epoch]
         eta = self.rules.eta
         reason = f"not among the best 1/{eta} of {len(scores)} members at epoch {epoch}"
@@ -180,7 +182,7 @@ class Stopper:
 
     def _remember(self, event: Json) -> None:
         if "closed" in event:
-            self._of_waiting[event["closed"]] = {int(m): reason for m, reason in event["dropped"].items()}
+            self._stopped_after_waiting[event["closed"]] = {int(m): reason for m, reason in event["dropped"].items()}
             return
         pack = event["pack"]
         epoch = event["epoch"]

@@ -42,9 +42,9 @@ from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, pl
 from fmray.train.pack import Pack
 from fmray.train.state import State
 from fmray.train.workers import Worker
-from fmray.tune.executors import DIED, QUIET, set_up_trial
-from fmray.tune.faults import fault_of
-from fmray.tune.outcomes import abandon, finish_trial, is_finished, write_pack
+from fmray.tune.executors import RAY_TUNE_ENVIRONMENT, WORKER_DIED, set_up_trial
+from fmray.tune.faults import report_member_error
+from fmray.tune.outcomes import finish_trial, is_finished, record_untrained, write_pack
 from fmray.tune.plans import LINEAGE, searched_plans
 from fmray.tune.slots import num_slots, resources
 from fmray.tune.space import trial_groups
@@ -53,9 +53,9 @@ from fmray.tune.trial import Trial, TrialContext
 
 QUANTILE = 0.25
 """Share of the population that continues from others, and that others continue from."""
-KEPT = 4
+CHECKPOINTS_KEPT = 4
 """Checkpoints kept per member: others may still continue from one that is not its newest."""
-PLACING = {**QUIET, "TUNE_GLOBAL_CHECKPOINT_S": "2"}
+RESTORABLE_ENVIRONMENT = {**RAY_TUNE_ENVIRONMENT, "TUNE_GLOBAL_CHECKPOINT_S": "2"}
 """Here Ray Tune restores its own state: which member has whose weights, and which parameters."""
 log = logging.getLogger("fmray")
 Lineage = tuple[Json, ...]
@@ -107,7 +107,7 @@ class MemberCheckpoint:
 
 
 @dataclass(frozen=True)
-class Cohort:
+class PopulationPlan:
     """Plan the members of a population, whose parameters change as it trains.
 
     Args:
@@ -121,7 +121,7 @@ class Cohort:
     prepared: Prepared
 
     @property
-    def first(self) -> list[Json]:
+    def initial_params(self) -> list[Json]:
         """Give the parameters each member begins with, by dotted path."""
         return [{dotted(keys): v for keys, v in values.items()} for values in trial_groups(self.job)[0].members]
 
@@ -154,7 +154,7 @@ def mutations(ranges: Mapping[Keys, Range], seed: int) -> Json:
     }
 
 
-def within(ranges: Mapping[Keys, Range], params: Json) -> Json:
+def clip_to_ranges(ranges: Mapping[Keys, Range], params: Json) -> Json:
     """Clip parameters that were scaled to their ranges."""
     corners = {dotted(keys): found.corners for keys, found in ranges.items() if not found.options}
     limited = {name: min(max(params[name], low), high) for name, (low, high) in corners.items()}
@@ -208,7 +208,7 @@ def train_member(
             metric,
             order_seed=order_seed,
             report=report,
-            decide=partial(_wait, until, last),
+            decide=partial(_pause_at, until, last),
         )
         failed = any(end["status"] == "failed" for end in pack.state.ends.values())
         if ended and (not failed or until == last):  # one that failed may be given the state of another
@@ -220,7 +220,7 @@ def train_member(
     finish_trial(context, trial, [0])
 
 
-def _wait(until: int, last: int, epoch: int, scores: Mapping[int, float]) -> Decision:
+def _pause_at(until: int, last: int, epoch: int, scores: Mapping[int, float]) -> Decision:
     """Pause a training at the end of an interval."""
     return Decision(waits=until <= epoch < last)
 
@@ -241,12 +241,12 @@ class PopulationBasedSearch:
     """Run a search by population based training.
 
     Args:
-        cohort: The members.
+        population: The members.
         report: Gets events.
         key: Names the sweep.
     """
 
-    cohort: Cohort
+    population: PopulationPlan
     report: Report
     key: str
 
@@ -257,35 +257,35 @@ class PopulationBasedSearch:
             ClusterError: If so many at a time do not fit, or Ray fails.
             FmrayError: Whatever training raises that is not recorded as an outcome.
         """
-        trials = [self.cohort.trial(index, params) for index, params in enumerate(self.cohort.first)]
+        trials = [self.population.trial(index, params) for index, params in enumerate(self.population.initial_params)]
         if not all(is_finished(context, trial) for trial in trials):
             with session():
                 self._train_on_ray(context)
         for trial in trials:
             if not is_finished(context, trial):
-                abandon(context, trial, DIED)
+                record_untrained(context, trial, WORKER_DIED)
         return trials
 
     def _train_on_ray(self, context: TrialContext) -> None:
         import ray
 
-        run = self.cohort.job.run
+        run = self.population.job.run
         store = context.store
-        members = self.cohort.job.search.members
+        members = self.population.job.search.members
         slots = min(num_slots(living_nodes(), run), members)
         needed = resources(living_nodes(), slots, run.gpu)
         turns = f"{members} members take turns on {slots} workers over Ray Tune (run.workers: {run.workers})"
-        self.report(Note(f"{turns}, and are compared every {self.cohort.interval} epochs"))
-        shared = placed_here(_SharedState).remote(ray.cloudpickle.dumps((context, self.cohort, list(sys.path))))
-        os.environ.update(PLACING)
+        self.report(Note(f"{turns}, and are compared every {self.population.interval} epochs"))
+        shared = placed_here(_SharedInputs).remote(ray.cloudpickle.dumps((context, self.population, list(sys.path))))
+        os.environ.update(RESTORABLE_ENVIRONMENT)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         with every(POLL_SECONDS, partial(deliver, shared, self.report)), warnings.catch_warnings(action="ignore"):
             for remaining in range(run.max_failures, -1, -1):
-                lost = self._tuner(shared, needed, store).fit().num_errors
-                if not lost or not remaining:
+                num_errors = self._tuner(shared, needed, store).fit().num_errors
+                if not num_errors or not remaining:
                     break
                 # Ray Tune does not restart members whose worker died before they ran, as one does that is reused.
-                self.report(Note(f"{lost} members lost their workers, and are started again"))
+                self.report(Note(f"{num_errors} members lost their workers, and are started again"))
         refused = ray.get(shared.refusal.remote())
         store.remove(store.path("ray", self.key))
         if refused is not None:
@@ -296,13 +296,13 @@ class PopulationBasedSearch:
         from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
-        job = self.cohort.job
+        job = self.population.job
         home = store.path("ray", self.key)
         trainable = tune.with_resources(tune.with_parameters(_train_member, shared=shared), needed)
         if Tuner.can_restore(home) and _is_whole(store, home):
             return Tuner.restore(home, trainable, resume_unfinished=True, resume_errored=True)
         store.remove(home)
-        members = [{"index": index, **params} for index, params in enumerate(self.cohort.first)]
+        members = [{"index": index, **params} for index, params in enumerate(self.population.initial_params)]
         return Tuner(
             trainable,
             param_space={"member": tune.grid_search(members)},
@@ -312,7 +312,7 @@ class PopulationBasedSearch:
             run_config=RunConfig(
                 name=self.key, storage_path=store.path("ray"), verbose=0,
                 failure_config=FailureConfig(max_failures=job.run.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+                checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             ),
         )  # fmt: skip
 
@@ -338,13 +338,13 @@ def scheduler(job: Job) -> Any:
         mode="max",
         perturbation_interval=job.search.interval_in(job.train.num_epochs),
         hyperparam_mutations={"member": mutations(job.ranges, job.train.seed)},
-        custom_explore_fn=partial(_explored, dict(job.ranges)),
+        custom_explore_fn=partial(_clip_explored, dict(job.ranges)),
         quantile_fraction=QUANTILE,
         log_config=False,
     )
 
 
-class _SharedState(Mailbox):
+class _SharedInputs(Mailbox):
     """Give members what all of them share; lives in an actor."""
 
     def __init__(self, common: bytes) -> None:
@@ -378,11 +378,11 @@ def _train(index: int, given: Json, shared: Any) -> None:
     import ray
     from ray import tune
 
-    context, cohort, device, rows = _opened(ray.get(shared.common.remote()))
+    context, population, device, rows = _open_shared(ray.get(shared.common.remote()))
     params = {name: value for name, value in given.items() if name != "index"}
     checkpoint = _read_checkpoint(tune.get_checkpoint())
     lineage = () if checkpoint is None else checkpoint.lineage_for(index, params)
-    trial = cohort.trial(index, params, lineage)
+    trial = population.trial(index, params, lineage)
     if is_finished(context, trial):
         return
     if checkpoint is not None and checkpoint.member != index:
@@ -400,29 +400,29 @@ def _train(index: int, given: Json, shared: Any) -> None:
             device=device,
             report=report,
             save=partial(_save_to_tune, context),
-            interval=cohort.interval,
+            interval=population.interval,
             checkpoint=checkpoint,
             lineage=lineage,
         )
     except BaseException as error:
-        why = fault_of(error, trial.plans, f"stacks/member-{index:05d}.txt", shared.put.remote)
+        why = report_member_error(error, trial.plans, f"stacks/member-{index:05d}.txt", shared.put.remote)
         if why is None:
             raise
-        abandon(context, trial, why["reason"])
+        record_untrained(context, trial, why["reason"])
 
 
 @lru_cache(maxsize=1)
-def _opened(common: bytes) -> tuple[TrialContext, Cohort, torch.device, tuple[Rows, Rows]]:
+def _open_shared(common: bytes) -> tuple[TrialContext, PopulationPlan, torch.device, tuple[Rows, Rows]]:
     """Open what members share; a worker trains many of them, one after the other."""
-    context, cohort, path = pickle.loads(common)
+    context, population, path = pickle.loads(common)
     begin(path)
-    job = cohort.job.at({})
-    prepared = cohort.prepared
+    job = population.job.at({})
+    prepared = population.prepared
     device = set_up_trial(job.run, job.train)
     worker = Worker(ALONE, device, ignore, job.run)
     passes = Steps.of(job.train, prepared.num_rows("train")).num_passes
     train_rows = worker.rows(prepared, "train", passes, job.live_steps, order=job.train.order)
-    return context, cohort, device, (train_rows, worker.rows(prepared, "val", job.train.num_epochs))
+    return context, population, device, (train_rows, worker.rows(prepared, "val", job.train.num_epochs))
 
 
 def _read_checkpoint(checkpoint: Any) -> MemberCheckpoint | None:
@@ -437,13 +437,13 @@ def _read_checkpoint(checkpoint: Any) -> MemberCheckpoint | None:
         return None
 
 
-def _save_to_tune(context: TrialContext, checkpoint: MemberCheckpoint, standing: Json) -> None:
+def _save_to_tune(context: TrialContext, checkpoint: MemberCheckpoint, result: Json) -> None:
     from ray import tune
 
     context.fence.check()
     with TemporaryDirectory() as folder:
         checkpoint.write(folder)
-        tune.report(standing, checkpoint=tune.Checkpoint.from_directory(folder))
+        tune.report(result, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def _is_whole(store: Store, home: str) -> bool:
@@ -464,8 +464,8 @@ def _names(store: Store, home: str) -> list[str]:
     return [name.rsplit("/", 1)[-1] for name in store.list(home)]
 
 
-def _explored(ranges: Mapping[Keys, Range], config: Json) -> Json:
-    return {**config, "member": within(ranges, config["member"])}
+def _clip_explored(ranges: Mapping[Keys, Range], config: Json) -> Json:
+    return {**config, "member": clip_to_ranges(ranges, config["member"])}
 
 
 def _name(trial: Any) -> str:

@@ -59,7 +59,7 @@ def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Va
     return plans
 
 
-def job_at(job: Job, member: Member) -> Job:
+def job_of_member(job: Job, member: Member) -> Job:
     """Give the job of one member of a search, without ranges."""
     return job.at({keys: member.params[dotted(keys)] for keys in job.ranges})
 
@@ -116,7 +116,7 @@ def linear_job(job: Job, prepared: Prepared) -> Job:
     return replace(job, train=train, steps=steps, ranges={})
 
 
-def resampled(job: Job, plans: Sequence[Plan]) -> list[Plan]:
+def with_folds_and_bags(job: Job, plans: Sequence[Plan]) -> list[Plan]:
     """Give the members a job asks for by `train.folds` and `ensemble: bagging`, for each one it asks for otherwise.
 
     Raises:
@@ -130,7 +130,7 @@ def resampled(job: Job, plans: Sequence[Plan]) -> list[Plan]:
     return found
 
 
-def final_plans(job: Job, task: Ref, member: Member, first: int) -> list[Plan]:
+def finalist_plans(job: Job, task: Ref, member: Member, first: int) -> list[Plan]:
     """Give the members that train one of a search again: with every seed, on every fold and bag that the job asks for.
 
     Args:
@@ -139,13 +139,13 @@ def final_plans(job: Job, task: Ref, member: Member, first: int) -> list[Plan]:
         member: Of the search.
         first: Index of the first.
     """
-    concrete = job_at(job, member)
+    concrete = job_of_member(job, member)
     shown = {name: value for name, value in member.params.items() if name != LINEAGE}  # its weights start anew
     shown["finalist of"] = member.index
     plans = [plan_of(concrete, task, seed, {**shown, "train.seeds": seed}) for seed in range(job.train.seeds.n)]
     return [
         replace(plan, seed=derive(plan.seed, member.index), index=index)
-        for index, plan in enumerate(resampled(concrete, plans), first)
+        for index, plan in enumerate(with_folds_and_bags(concrete, plans), first)
     ]
 
 

@@ -8,7 +8,7 @@ from fmray.events import Epoch, Event, Failure, Report, SearchStanding, Stacks
 from fmray.failures import LEFT_OUT
 from fmray.metrics.metric import Metric
 
-MOST_TOLD = 20
+MOST_REPORTED = 20
 """Members left out that are told of as it happens; all of them are told of once more when the search ends."""
 
 
@@ -37,17 +37,17 @@ class SearchProgress:
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        if self._is_one_of_many(event):
+        if self._is_suppressed(event):
             return
         self._report(replace(event, search=self._standing(event)) if isinstance(event, Epoch) else event)
 
-    def _is_one_of_many(self, event: Event) -> bool:
+    def _is_suppressed(self, event: Event) -> bool:
         """Count members that were left out, and their tracebacks: beyond the first, their records say enough."""
         if isinstance(event, Stacks):
-            return event.path.startswith("stacks/member-") and self._left_out >= MOST_TOLD
+            return event.path.startswith("stacks/member-") and self._left_out >= MOST_REPORTED
         if isinstance(event, Failure) and event.action == LEFT_OUT:
             self._left_out += 1
-            return self._left_out > MOST_TOLD
+            return self._left_out > MOST_REPORTED
         return False
 
     def _standing(self, event: Epoch) -> SearchStanding:

@@ -113,7 +113,7 @@ def _generation(
     """Draw as many members, with structures that were not tried before as far as there are any."""
     known = list(before)
     num = num_structures(job, members)
-    fresh = _distinct(job, structural, num=num, generation=generation, known=known)
+    fresh = _new_structures(job, structural, num=num, generation=generation, known=known)
     chosen = [*fresh, *(known or fresh)[: num - len(fresh)]]
     groups = []
     for place, (outer, share) in enumerate(zip(chosen, shares(members, len(chosen)), strict=True)):
@@ -122,7 +122,7 @@ def _generation(
     return groups
 
 
-def _distinct(job: Job, structural: Ranges, num: int, generation: int, known: Sequence[Values]) -> list[Values]:
+def _new_structures(job: Job, structural: Ranges, num: int, generation: int, known: Sequence[Values]) -> list[Values]:
     if math.prod(found.num_values for found in structural.values()) <= num + len(known):
         return [values for values in _product(structural) if values not in known][:num]
     by = "random" if job.search.by == "random" else "sobol"

@@ -14,7 +14,7 @@ from fmray.train.micro_batches import MicroBatches
 from fmray.train.pack import Plan
 
 Role = Literal["member", "finalist", "baseline"]
-Decide = Callable[[str, int, dict[int, float]], Decision]
+DecideForPack = Callable[[str, int, dict[int, float]], Decision]
 """(pack, epochs finished, member -> best score) -> which members stop; see `tune.halving`."""
 
 
@@ -52,8 +52,8 @@ class TrialContext:
         store, home: Where states and outcomes are written, a folder for each trial.
         role: What the members are for.
         fence: A process that has lost its lease must not write there any more.
-        tolerant: A trial whose parameters turn out to be impossible is recorded as failed; the sweep does not end.
-        isolates: A member whose code fails is recorded as failed too, and the others go on.
+        records_refused_trials: Record a trial whose parameters are refused as failed, instead of ending the sweep.
+        records_failed_members: Record a member whose code raises as failed, too, and keep training the others.
     """
 
     metric: str
@@ -61,16 +61,16 @@ class TrialContext:
     home: str
     role: Role
     fence: Fence
-    tolerant: bool = False
-    isolates: bool = False
+    records_refused_trials: bool = False
+    records_failed_members: bool = False
 
     def folder(self, number: int) -> str:
         """Name the folder of a trial."""
         return f"{self.home}/trials/{number:05d}"
 
-    def pack_folder(self, trial: Trial, number: int) -> str:
+    def pack_folder(self, trial: Trial, pack: int) -> str:
         """Name the folder of a pack of a trial."""
-        return f"{self.folder(trial.number)}/{number:05d}"
+        return f"{self.folder(trial.number)}/{pack:05d}"
 
     def metric_of(self, trial: Trial) -> Metric:
         """Give the primary metric, for the rows of a trial."""
@@ -82,7 +82,7 @@ class TrialContext:
         return MicroBatches(self.store, path, self.fence, trial.job.train)
 
 
-def spelled(plans: Sequence[Plan]) -> str:
+def name_members(plans: Sequence[Plan]) -> str:
     """Name members in a sentence: the first few, and what sets the first one apart."""
     names = ", ".join(str(plan.index) for plan in plans[:8]) + (", ..." if len(plans) > 8 else "")
     params = ", ".join(f"{name}: {value}" for name, value in plans[0].params.items()) if len(plans) == 1 else ""

@@ -18,7 +18,7 @@ from fmray.spec.sections import RunOptions
 from fmray.tasks.task import Batch
 from fmray.train.ingest import Rows, Steps
 from fmray.train.pack import Pack, Plan
-from fmray.train.population import packs
+from fmray.train.population import why_not_packable
 from fmray.train.step import train_step
 from fmray.tune.concurrent import run_concurrently
 
@@ -26,9 +26,9 @@ Build = Callable[[Sequence[Plan]], Pack]
 log = logging.getLogger("fmray")
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
-TRIAL_STEPS = (2, 7)
+TIMED_STEPS = (2, 7)
 """Fewest and most steps that are timed per width."""
-TRIAL_SHARE = 0.02
+TIMING_SHARE = 0.02
 """Of all steps to come, what trials may take; a short training is not timed for longer than it takes."""
 NEAR = 1.1
 """Times differ so much by chance: the widest pack as near to the best is taken."""
@@ -53,7 +53,7 @@ def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -
     why_not = "bfloat16 autocast does nothing under vmap" if first.train.precision == "bfloat16" else ""
     if first.population.entry != "native":
         few = {name: value[:8].cpu() for name, value in batch.inputs.items()}
-        why_not = why_not or packs(plans[0].blueprint, rows.schema, first.task.num_outputs, few)
+        why_not = why_not or why_not_packable(plans[0].blueprint, rows.schema, first.task.num_outputs, few)
         if why_not:
             log.info("members train one by one: %s", why_not)
             return 1
@@ -61,14 +61,14 @@ def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -
     if exact:
         per_member = 4 * (first.population.flat.shape[1] * 6 + len(batch) * activations(first) * rows.entries_per_row)
         return max([width for width in widths if width * per_member <= CACHE_BYTES], default=1)
-    steps = _trial_steps(first, rows, len(plans), sum(widths))
+    steps = _num_timed_steps(first, rows, len(plans), sum(widths))
     seconds = {width: _step_seconds([build(plans[:width])], batch, steps) / width for width in widths}
     log.info("seconds per member and step by pack width: %s", {w: f"{s:.2e}" for w, s in seconds.items()})
     return max(width for width, needed in seconds.items() if needed <= NEAR * min(seconds.values()))
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackLayout:
     """Say how the members of a structure train.
 
     Args:
@@ -86,7 +86,9 @@ class Layout:
         return -(-members // (self.width * self.lanes))
 
 
-def choose(plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, alone: bool) -> Layout:
+def choose_layout(
+    plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, single_worker: bool
+) -> PackLayout:
     """Choose how members train: how many to a pack, with how many threads, how many packs at a time.
 
     Threads wait for each other at every operation. Where another process holds a core, small steps take up to forty
@@ -94,7 +96,7 @@ def choose(plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, 
     unless the job names a number. Packs side by side wait for nobody but Python's lock.
 
     Args:
-        alone: No other worker trains the same packs, so they may train in any order.
+        single_worker: No other worker trains the same packs, so they may train in any order.
     """
     most = torch.get_num_threads()
     one = build(plans[:1])
@@ -106,18 +108,18 @@ def choose(plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, 
     try:
         torch.set_num_threads(threads(min(len(plans), WIDTHS[-1])))
         width = choose_width(plans, build, rows, run.deterministic)
-        layout = Layout(width, threads(width))
-        if alone and one.device.type == "cpu" and one.population.entry == "native" and rows.in_memory:
+        layout = PackLayout(width, threads(width))
+        if single_worker and one.device.type == "cpu" and one.population.entry == "native" and rows.in_memory:
             wider = partial(_more_lanes, threads, most, len(plans), run.deterministic)
-            layout = _widened(layout, wider, plans=plans, build=build, rows=rows)
+            layout = _add_lanes(layout, wider, plans=plans, build=build, rows=rows)
     finally:
         torch.set_num_threads(most)
     return layout
 
 
 def _more_lanes(
-    threads: Callable[[int, int], int], most: int, members: int, exact: bool, layout: Layout
-) -> Layout | None:
+    threads: Callable[[int, int], int], most: int, members: int, exact: bool, layout: PackLayout
+) -> PackLayout | None:
     """Give a layout with twice the lanes, of narrower packs if there are too few; None if that cannot be.
 
     Neither width nor threads may change where the bits of members depend on them and runs must be deterministic.
@@ -126,21 +128,25 @@ def _more_lanes(
     width = layout.width if exact else min(layout.width, math.ceil(members / lanes))
     if lanes > most or math.ceil(members / width) < lanes or (exact and threads(width, lanes) != layout.threads):
         return None
-    return Layout(width, threads(width, lanes), lanes)
+    return PackLayout(width, threads(width, lanes), lanes)
 
 
-def _widened(
-    layout: Layout, wider: Callable[[Layout], Layout | None], plans: Sequence[Plan], build: Build, rows: Rows
-) -> Layout:
+def _add_lanes(
+    layout: PackLayout,
+    wider: Callable[[PackLayout], PackLayout | None],
+    plans: Sequence[Plan],
+    build: Build,
+    rows: Rows,
+) -> PackLayout:
     """Go on to more lanes as long as all members are through earlier.
 
     By however little: threads that have just begun often share a core at first, so a trial shows less than there is.
     """
     first = build(plans[:1])
     batch = next(rows.batches(first.train.order, 0, 0, first.train.batch_rows))
-    steps = _trial_steps(first, rows, len(plans), 2 * min(len(plans), layout.width * torch.get_num_threads()))
+    steps = _num_timed_steps(first, rows, len(plans), 2 * min(len(plans), layout.width * torch.get_num_threads()))
 
-    def seconds(tried: Layout) -> float:
+    def seconds(tried: PackLayout) -> float:
         torch.set_num_threads(tried.threads)
         packs = [build(plans[: tried.width]) for _ in range(tried.lanes)]
         return tried.rounds(len(plans)) * _step_seconds(packs, batch, steps)
@@ -165,11 +171,11 @@ def activations(pack: Pack) -> int:
     return sum(shape[-1] for shape in pack.population.shapes.values() if len(shape) > 1)
 
 
-def _trial_steps(first: Pack, rows: Rows, members: int, at_a_time: int) -> int:
+def _num_timed_steps(first: Pack, rows: Rows, members: int, at_a_time: int) -> int:
     """Count the steps to time, of so many members at a time, for trials to take their share and no more."""
     to_come = members * Steps.of(first.train, rows.num_rows).total
-    fewest, most = TRIAL_STEPS
-    return min(most, max(fewest, int(TRIAL_SHARE * to_come / at_a_time) - 1))
+    fewest, most = TIMED_STEPS
+    return min(most, max(fewest, int(TIMING_SHARE * to_come / at_a_time) - 1))
 
 
 def _step_seconds(packs: Sequence[Pack], batch: Batch, steps: int) -> float:

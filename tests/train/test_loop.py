@@ -8,7 +8,7 @@ import torch
 from fmray.errors import TrainError
 from fmray.spec.ref import Ref
 from fmray.spec.sections import EarlyStop, Order, Train
-from fmray.train.loop import evaluate, fit, outputs, train_step
+from fmray.train.loop import evaluate, fit, predict_rows, train_step
 from fmray.train.state import State
 
 ORDER = Order(chunk_rows=4, window_chunks=3, num_lanes=5)
@@ -139,7 +139,7 @@ def test_the_state_kept_is_the_best_on_validation_and_patience_is_obeyed(trainin
     assert pack.state.ends["0"]["status"] == "stopped"
     fresh = training.pack(pack.plans, BUSY)
     fresh.population.load(pack.state.best, pack.state.best_buffers)
-    predictions, _ = outputs(fresh, training.rows("val"))
+    predictions, _ = predict_rows(fresh, training.rows("val"))
     found = predictions[0][:, 0] if predictions.shape[2] == 1 else predictions[0]
     assert training.metric.value(found, training.rows("val").scored()["target"], None) == pytest.approx(scores[best])
 
@@ -241,7 +241,7 @@ def test_epochs_are_scored_on_the_sample_they_are_given(training):
     fit(pack, training.rows(), sample, training.metric, 11)
     assert torch.equal(pack.state.flat, whole.state.flat)
     (score,), _ = evaluate(pack, sample, training.metric)
-    said, _ = outputs(pack, training.rows("val"))
+    said, _ = predict_rows(pack, training.rows("val"))
     positions = torch.cat([batch.rows for batch in sample.in_sequence()]).numpy()
     output = said[0, positions]
     target = sample.scored()["target"]

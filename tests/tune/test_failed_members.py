@@ -18,7 +18,7 @@ from fmray.store import Store
 from fmray.train.single_rows import smallest_part
 from fmray.tune import train_trials
 from fmray.tune.plans import plans_of
-from fmray.tune.search import Search, train_members
+from fmray.tune.search import MemberTrainer, train_members
 from fmray.tune.sweep import sweep
 
 TASK = Ref("classification")
@@ -49,10 +49,10 @@ def searched(job: Job, name: str, widths=WIDTHS, *, seeds=1, **search) -> Job:
 def search(rows, store, name, widths=WIDTHS, events=None, **asked):
     job, prepared = searched(rows[0], name, widths, **asked), rows[1]
     report = (lambda event: None) if events is None else lambda event: events.append(to_json(event))
-    search = Search(
+    trainer = MemberTrainer(
         job, TASK, lambda job, fold=None: prepared, find_metric("roc_auc", prepared.target), store, report=report
     )
-    return train_members(search, prepared, 0, "cpu")
+    return train_members(trainer, prepared, 0, "cpu")
 
 
 def alone(rows, store, name, seeds=1, events=None, **params):
@@ -236,12 +236,12 @@ class Watched(Store):
         super().remove(path)
 
     def write_json(self, path, value):
-        self.done += [path] if path.endswith(f"/{train_trials.LOST}") else []
+        self.done += [path] if path.endswith(f"/{train_trials.LEFT_OUT_FILE}") else []
         super().write_json(path, value)
 
 
 def test_states_that_hold_a_lost_member_are_gone_before_it_is_written_down_as_lost(rows, tmp_path):
     store = Watched(str(tmp_path / "store"))
     search(rows, store, "Unlucky", [8, 13])
-    (place,) = [place for place, path in enumerate(store.done) if path.endswith(train_trials.LOST)]
-    assert store.done[place - 1] == store.done[place].replace(train_trials.LOST, "states")
+    (place,) = [place for place, path in enumerate(store.done) if path.endswith(train_trials.LEFT_OUT_FILE)]
+    assert store.done[place - 1] == store.done[place].replace(train_trials.LEFT_OUT_FILE, "states")
