@@ -1,7 +1,7 @@
-"""Train a population epoch by epoch: over one pass of the data, or so many steps as the job says; then score it.
+"""Train a population: each epoch is one pass over the data, or a fixed number of steps, followed by validation.
 
-There is one loop, and it trains K >= 1 members on W >= 1 workers; one is not special. It knows neither Ray nor files:
-rows come from `Rows`, states go to `Checkpoints`, sums go through the `Group`, all handed in.
+The same loop trains K >= 1 members on W >= 1 workers; there is no special case for one. It depends on neither Ray nor
+files: `Rows` delivers batches, `Checkpoints` saves states and `Group` reduces over workers; the caller passes them in.
 Shape legend: K members, B rows, P parameters per member.
 """
 
@@ -46,7 +46,7 @@ def fit(
     group: Group = ALONE,
     decide: Decide | None = None,
 ) -> bool:
-    """Train until every member has finished or must wait; the best states lie in the pack.
+    """Train until every member has finished or must wait; `pack.state` holds the best weights of each.
 
     Continues from `pack.state`, which may be fresh or restored.
 
@@ -55,22 +55,25 @@ def fit(
         train_rows, val_rows: Rows to learn from, and to stop and choose by; with several workers, their shares.
         metric: Primary metric; its value on validation decides which state is kept.
         order_seed: Seed of the order of rows.
-        checkpoints: Where states go, on the first worker; None keeps none.
+        checkpoints: Where the first worker saves states; None on all other workers, or to save none.
         report: Gets one event per epoch.
         group: The workers that train together.
-        decide: Called on the first worker after every epoch, and once more by a training that continues there.
+        decide: Called on the first worker after every epoch, and again on resume from a state saved between epochs.
 
     Returns:
         Whether every member has finished.
     """
-    if pack.state.global_step == 0:
+    if pack.state.global_step == 0:  # later states bring their generators along
+        # torch's global generator, for modules with random operations; concurrent packs share it, hence the lock
         with DRAWING:
-            torch.manual_seed(derive(order_seed, "draws", group.rank))  # for modules that draw numbers of their own
+            torch.manual_seed(derive(order_seed, "draws", group.rank))
     train = pack.train
     steps = Steps.of(train, train_rows.num_rows)
     batches = train_rows.endless(train.order, order_seed, train.batch_rows, first_step=pack.state.global_step)
-    waits = _apply_decision(pack, decide, group) if pack.state.epoch and not pack.state.step else False
-    checkpoint_seconds = 0.0
+    # A state saved between two epochs may lack the decision made after the first: ask again, the answer is the same.
+    between_epochs = pack.state.epoch > 0 and pack.state.step == 0
+    waits = between_epochs and _apply_decision(pack, decide, group)
+    checkpoint_seconds = 0.0  # of the save after the previous epoch; it is reported with the next one
     while _has_epochs_left(pack) and not waits:
         started = time.perf_counter()
         epoch_steps = steps.of_epoch(pack.state.epoch) if isinstance(pack, Pack) else pack.num_steps
@@ -80,15 +83,17 @@ def fit(
         else:
             spent = _run_estimator_epoch(pack, train_rows, checkpoints, group)
         train_seconds = time.perf_counter() - started
-        if len(pack):
+        if len(pack):  # else all members failed inside the epoch, which then does not count
             _finish_epoch(pack, val_rows, metric, group)
             waits = _apply_decision(pack, decide, group)
         passes = steps_left / (steps.per_pass if isinstance(pack, Pack) else epoch_steps)
         speed = passes * train_rows.num_rows / max(train_seconds, 1e-9)
         epoch_seconds = time.perf_counter() - started + checkpoint_seconds
         waited = 0.0 if train_rows.in_memory else spent["rows"]
+        # seconds, see `Epoch.spent`; of the worker that waited longest for rows
         spent = {"rows": max(group.all_gather(waited)), "checkpoints": spent["checkpoints"] + checkpoint_seconds}
         report(_epoch_event(pack, metric, rows_per_second=speed, seconds=epoch_seconds, spent=spent))
+        # the first worker decides; `_save` is collective, so all must agree
         due = group.broadcast(checkpoints is not None and (checkpoints.due() or waits or not _has_epochs_left(pack)))
         checkpoint_seconds = _save(pack, checkpoints, group) if due else 0.0
     return not waits
@@ -97,10 +102,10 @@ def fit(
 def predict_rows(
     pack: Learner, rows: Rows, group: Group = ALONE, kept: np.ndarray | None = None
 ) -> tuple[np.ndarray, Tensor]:
-    """Predict every row of a split, or of a share of it, with the present parameters, in sequence order.
+    """Predict all rows of a split, or this worker's share of them, with the current parameters, in dataset order.
 
     Args:
-        kept: Which rows' predictions are wanted (N,), bool; None for all.
+        kept: Mask (N,) of the rows whose predictions are returned; None returns all.
 
     Shapes:
         returns: predictions (K, N, C or T) in target units; losses (K,), weighted means over all workers.
@@ -112,7 +117,7 @@ def predict_rows(
         nonlocal first
         if kept is not None:
             rows = kept[first : first + len(batch)]
-            per_token = predictions.shape[1] > len(batch)
+            per_token = predictions.shape[1] > len(batch)  # every row has at least one token: others are unlabelled
             predictions = predictions[:, np.repeat(rows, batch.lengths.cpu().numpy()) if per_token else rows]
         found.append(predictions)
         first += len(batch)
@@ -124,8 +129,8 @@ def predict_rows(
 def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = ALONE) -> tuple[list[float], Tensor]:
     """Score each member on the rows of all workers, and give its loss on them.
 
-    Predictions are folded into the metric batch by batch, so they are never held for all rows; sums travel between
-    workers, not rows, and the number is the same however rows are cut.
+    Predictions are reduced to the sums of the metric batch by batch, so they are never in memory for all rows. Workers
+    exchange sums, not rows, so the score does not depend on how rows are divided among workers.
 
     Shapes:
         returns: scores (K,); losses (K,), weighted means over all workers.
@@ -148,7 +153,7 @@ def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = 
     if not len(targets):  # a worker without rows still takes part in the sums
         add_batch(None, np.zeros((len(pack), 0, pack.task.num_outputs)))
     scores: list[float] = []
-    # One member after the other where no other worker waits: tables of scores are large.
+    # Alone: one member at a time, because totals can be large. In a group: all members in one collective call.
     members_at_a_time = 1 if group.size == 1 else len(accumulators)
     for start in range(0, len(accumulators), members_at_a_time):
         own_totals = [own.total() for own in accumulators[start : start + members_at_a_time]]
@@ -160,11 +165,12 @@ def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = 
 def _predict_all(
     pack: Learner, rows: Rows | Sample, group: Group, consume: Callable[[Batch, np.ndarray], None]
 ) -> Tensor:
-    """Predict all rows in sequence, pass each batch with its predictions to `consume`, and return the losses (K,)."""
+    """Predict all rows in dataset order, pass each batch with its predictions to `consume`; return the losses (K,)."""
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
-    pack.population.prepare_step(0, None)
+    pack.population.prepare_step(0, None)  # None: evaluation mode, without dropout
     with torch.no_grad(), precision_of(pack):
         for batch, output in _forward(pack, rows):
+            # outputs are known already; only a task with several phases calls the model again, on other inputs
             model = pack.population if len(pack.task.phases) > 1 else lambda _: output  # noqa: B023
             losses = pack.task.loss(model, batch, pack.task.phases[0])
             loss, weight = losses.sums()
@@ -177,7 +183,7 @@ def _predict_all(
 
 
 def _forward(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor]]:
-    """Give batches of rows in sequence with their outputs, as large as memory allows."""
+    """Yield batches in dataset order with their outputs; halve the batch size whenever memory runs out."""
     for batch in rows.in_sequence():
         first = 0
         while first < len(batch):
@@ -189,8 +195,8 @@ def _forward(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor
             except Exception as error:
                 if kind_of(error) not in (MEMORY, DEVICE_MEMORY) or len(part) == 1:
                     raise
-                log.warning("%d rows at a time do not fit into memory: %s", len(part), one_line(error))
-            if output is None:
+                log.warning("predicting %d rows ran out of memory, trying half as many: %s", len(part), one_line(error))
+            if output is None:  # retry outside of `except`: the error keeps the tensors of the failed pass alive
                 pack.most_rows = len(part) // 2
                 continue
             yield part, output
@@ -200,13 +206,13 @@ def _forward(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor
 def run_epoch(
     pack: Pack, batches: Iterator[Batch], steps: Steps, checkpoints: Checkpoints | None = None, group: Group = ALONE
 ) -> dict[str, float]:
-    """Train on the batches of the current epoch, from the state's step on.
+    """Train for the rest of the current epoch, starting at `pack.state.step`.
 
     Returns the seconds spent waiting for batches, and writing checkpoints.
 
     Args:
-        batches: Those of the training from the state's step on.
-        checkpoints: Where states go while the epoch lasts, on the first worker; None keeps none.
+        batches: Endless training batches, positioned at `pack.state.global_step`.
+        checkpoints: Where the first worker saves states during the epoch; None on all other workers, or to save none.
         group: The workers that train together.
     """
     state = pack.state
@@ -218,10 +224,11 @@ def run_epoch(
         batch = next(batches)
         waited += time.perf_counter() - fetch_started
         due = checkpoints is not None and state.step + 1 < epoch_steps and checkpoints.due()
+        # the flag is reduced with the gradients: all workers learn of a due checkpoint without another exchange
         due = train_step(pack, batch, factor=pack.factors(steps), group=group, flag=due)
         state.step += 1
         state.global_step += 1
-        if state.health:
+        if state.health:  # members whose loss was not finite
             _drop_faulty(pack)
             if not len(pack):
                 break
@@ -233,7 +240,7 @@ def run_epoch(
 def _run_estimator_epoch(
     pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, group: Group
 ) -> dict[str, float]:
-    """Grow the rounds of the current epoch; see `run_epoch`."""
+    """Train an estimator for the boosting rounds of the current epoch; see `run_epoch`."""
 
     def due() -> bool:
         return checkpoints is not None and checkpoints.due()
@@ -242,7 +249,7 @@ def _run_estimator_epoch(
 
 
 def _apply_decision(pack: Learner, decide: Decide | None, group: Group) -> bool:
-    """Drop the members that stop here, and return whether the others must wait."""
+    """Drop the members that `decide` stops after this epoch; return whether the others must wait."""
     if decide is None or not len(pack):
         return False
     state = pack.state
@@ -271,14 +278,14 @@ def _save(pack: Learner, checkpoints: Checkpoints | None, group: Group) -> float
 
 
 def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group: Group) -> None:
-    """Score on validation, keep the best states, and stop members by early stopping."""
+    """Score on validation, keep the best states, and drop members that are out of patience."""
     state = pack.state
     with pack.averaged():
         scores, val_loss = evaluate(pack, val_rows, metric, group)
         signed = torch.tensor(scores, dtype=torch.float64).nan_to_num(nan=-math.inf * pack.sign) * pack.sign
         state.epoch = state.epoch + 1
         state.step = 0
-        better = _keep_best(pack, signed)
+        better = _keep_best(pack, signed)  # inside `averaged`: with ema, the averaged weights are the ones to keep
     train_loss = (state.loss_sum / state.weight_sum).tolist()
     for row, member in enumerate(state.alive.tolist()):
         named = {"train_loss": train_loss[row], "val_loss": float(val_loss[row]), metric.name: scores[row]}
@@ -297,7 +304,7 @@ def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
     stop = pack.train.early_stop
     alive = pack.state.alive
     better = scores > state.best_score[alive] + (stop.min_delta if stop else 0.0)
-    better |= state.best_epoch[alive] == 0
+    better |= state.best_epoch[alive] == 0  # nothing is kept yet: keep the first epoch, even with a NaN score
     rows = torch.nonzero(better)[:, 0]
     pack.keep_best(rows)
     state.best_score[alive[rows]] = scores[rows]
@@ -306,7 +313,7 @@ def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
 
 
 def _update_patience(pack: Learner, scores: Tensor, better: Tensor) -> None:
-    """Update plateaus and patience; `scores` (K,) are higher for better."""
+    """Update plateau and patience counters, and drop members out of patience; `scores` (K,): higher is better."""
     state = pack.state
     stop = pack.train.early_stop
     alive = pack.state.alive
@@ -316,11 +323,12 @@ def _update_patience(pack: Learner, scores: Tensor, better: Tensor) -> None:
     if stop is not None:
         out_of_patience = torch.nonzero(state.bad_epochs[alive] >= stop.patience)[:, 0].tolist()
         if out_of_patience:
-            reason = f"no better on validation for {stop.patience} epochs"
+            reason = f"no improvement on validation for {stop.patience} epochs"
             pack.drop(out_of_patience, "stopped", [reason] * len(out_of_patience))
 
 
 def _reduce_lr_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> None:
+    """Lower the learning rate of members without improvement for `patience` epochs; `min_delta` plays no part."""
     state = pack.state
     alive = pack.state.alive
     better = scores > state.plateau_best[alive]
@@ -334,7 +342,7 @@ def _reduce_lr_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> No
 
 
 def _drop_faulty(pack: Pack) -> None:
-    """Stop the members whose faults are new; the pack goes on without them."""
+    """Drop members with a non-finite loss that were not dropped yet; the others keep training."""
     fresh = {event["row_in_pack"]: event for event in pack.state.health if not event["handled"]}
     if not fresh:
         return

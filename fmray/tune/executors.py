@@ -1,7 +1,7 @@
-"""Execute trials: one after the other in this process, or side by side as trials of Ray Tune.
+"""Execute trials: one after the other in this process, or concurrently as trials of Ray Tune.
 
-Ray Tune starts them where there is room; it knows neither what they do nor their outcome. Every trial finds its own
-newest state in the store, so Ray Tune is asked to run it again, never to restore it.
+Ray Tune only schedules trials; their states and outcomes are in the store. A trial resumes from its newest state there,
+so Ray Tune restarts trials but never restores them.
 """
 
 import logging
@@ -49,9 +49,8 @@ RAY_TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Ray Tune's own state is never restored
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-
-
-WORKER_DIED = "its worker died more often than run.max_failures"
+"""Environment that Ray Tune is started with: no output of its own, no signal handler, no copies of its state."""
+WORKER_DIED = "its worker died more than run.max_failures times"
 
 
 def train_here(
@@ -67,7 +66,8 @@ def train_here(
     with failing_here(run.hang_seconds, report):
         while (trial := proposals.ask()) is not None:
             device = set_up(run, trial.job.train)
-            if exhausted := stopper.exhausted_budget if not is_finished(context, trial) else "":
+            exhausted = "" if is_finished(context, trial) else stopper.exhausted_budget
+            if exhausted:
                 record_untrained(context, trial, f"{exhausted} before it began", "stopped")
             elif not train_trials(context, [trial], Worker(ALONE, device, report, run), stopper.decide):
                 paused.append(trial)
@@ -89,11 +89,11 @@ def train_on_ray(
     """Train proposed trials concurrently over Ray Tune, and return those that wait.
 
     Args:
-        slots: Trials at a time.
+        slots: Number of concurrent trials.
         name: Of the sweep.
 
     Raises:
-        ClusterError: If so many do not fit, or Ray fails.
+        ClusterError: If that many concurrent trials do not fit on the cluster, or Ray fails.
         FmrayError: Whatever training raises that is not recorded as an outcome.
     """
     with session():
@@ -127,7 +127,7 @@ def _run_tuner(source: "_Source", server: Any, needed: Json, slots: int, store: 
         trainable,
         tune_config=TuneConfig(
             search_alg=source.as_searcher(), num_samples=-1, max_concurrent_trials=slots, reuse_actors=True,
-            metric="finished", mode="max",
+            metric="finished", mode="max",  # Ray Tune wants a metric; nothing depends on it
         ),
         run_config=RunConfig(name=name, storage_path=store.path("ray"), verbose=0, callbacks=[source.as_callback()]),
     )  # fmt: skip
@@ -163,6 +163,7 @@ def _train_trial(config: Json, server: Any) -> None:
     except FmrayError as error:
         ray.get(server.refuse.remote(refusal(error)))
     except BaseException as error:
+        # Ctrl-C and signals pass; `sys.exit()` called by the user's code is an error of that code
         if not isinstance(error, Exception) and not is_of_user(error):
             raise
         raise of_worker(error, trial.number, 0, put) from error
@@ -170,7 +171,7 @@ def _train_trial(config: Json, server: Any) -> None:
 
 
 def set_up_trial(run: RunOptions, train: Train) -> torch.device:
-    """Make this process ready to train on what its trial has reserved."""
+    """Set the device and threads of this process to what Ray has reserved for its trial."""
     import ray
 
     cores = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
@@ -178,7 +179,7 @@ def set_up_trial(run: RunOptions, train: Train) -> torch.device:
 
 
 class _TrialServer(Mailbox):
-    """Give trials to workers, and decide which of their members stop; lives in an actor."""
+    """Serve trials to workers, and decide which of their members stop; lives in an actor."""
 
     def __init__(
         self, context: TrialContext, rules: Rules, before: RungScores, run: RunOptions, path: list[str]
@@ -189,12 +190,12 @@ class _TrialServer(Mailbox):
         self._trials = dict[int, bytes]()
 
     def submit(self, number: int, trial: bytes) -> str:
-        """Take a trial that is about to start; return which budget is spent, if one is."""
+        """Store a trial for the worker that will train it; return the budget that is exhausted, "" if none is."""
         self._trials[number] = trial
         return self._stopper.exhausted_budget
 
     def fetch(self, number: int) -> tuple[bytes, tuple[TrialContext, RunOptions, list[str]]]:
-        """Give a trial, as it was submitted, and what all of them need."""
+        """Return a trial as it was submitted, and the arguments that all trials share."""
         return self._trials[number], self._common
 
     def decide(self, pack: str, epoch: int, scores: Mapping[int, float]) -> Decision:
@@ -203,10 +204,10 @@ class _TrialServer(Mailbox):
 
 
 class _Source:
-    """Give Ray Tune the proposed trials, and take note which of them ended, and how.
+    """Feed proposed trials to Ray Tune, and keep track of how each one ends.
 
-    Trials whose worker died are started again from here: Ray Tune itself does not restart those whose worker died
-    before they ran, as one does that is reused, and does not ask for the cause.
+    Trials whose worker died are restarted here, not by Ray Tune: it ignores the cause, and it does not restart a trial
+    whose worker, kept from an earlier trial, died before the trial began.
     """
 
     def __init__(
@@ -224,11 +225,11 @@ class _Source:
         self._budgets = defaultdict[int, Budget](lambda: Budget(max_failures))
 
     def __getstate__(self) -> Json:
-        """Give nothing: Ray Tune keeps a copy of what it is given, which is never restored."""
+        """Pickle nothing: Ray Tune saves a copy of its searcher, which fmray never restores."""
         return {}
 
     def suggest(self, trial_id: str) -> Json | str | None:
-        """Give the next trial, None if a running one may have to start again, or Ray Tune's word for the end."""
+        """Return the next trial, None while running ones may have to be restarted, or `Searcher.FINISHED`."""
         import ray
         from ray.tune.search import Searcher
 
@@ -244,11 +245,11 @@ class _Source:
         return None if self._running else str(Searcher.FINISHED)
 
     def completed(self, trial_id: str) -> None:
-        """Take note that a trial is finished, or waits."""
+        """Record that a trial is finished, or waits at a rung."""
         self._settle(self._running.pop(trial_id))
 
     def failed(self, trial_id: str, error: BaseException) -> None:
-        """Have a trial started again, or record it as failed, by the cause."""
+        """Restart a trial or record it as failed, depending on what ended it."""
         trial = self._running.pop(trial_id)
         self._failures[trial.number] += 1
         fault = find(error, trial.number, self._watch)
@@ -283,7 +284,7 @@ class _Source:
                 return source.suggest(trial_id)
 
             def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
-                if not error:  # else the cause is known in a moment: see `as_callback`
+                if not error:  # failures are handled in `as_callback`, which gets the error
                     source.completed(trial_id)
 
             def save(self, checkpoint_path: str) -> None:
@@ -308,7 +309,7 @@ class _Source:
 
 
 def _error_of(trial: Any) -> BaseException:
-    """Read the error of a trial that Ray Tune has just written, or its text if that is all it keeps."""
+    """Read the error file that Ray Tune writes for a failed trial; if it cannot be unpickled, its text."""
     import ray
 
     with suppress(OSError, TypeError, AttributeError, pickle.UnpicklingError, ImportError):

@@ -13,10 +13,10 @@ from fmray.tune.trial import name_members
 
 
 def report_member_error(error: BaseException, plans: Sequence[Plan], path: str, report: Report) -> Json | None:
-    """Describe an error of members, {"reason", "class" of the error}, and report it; None if it ends the sweep.
+    """Report an error that only concerns members, and return {"reason", "class"}; None if it must end the sweep.
 
     Args:
-        path: Where in the run's directory the traceback goes.
+        path: Where in the run's directory the traceback is written.
     """
     about = f"{name_members(plans)}: "
     if isinstance(error, SpecError | TrainError) and not isinstance(error, CodeError):

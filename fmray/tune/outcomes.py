@@ -1,7 +1,7 @@
-"""Write and read what trials came to: tensors, predictions on a sample of validation, and last the members' records.
+"""Write and read the outcomes of trials: tensors, predictions on a validation sample, and last the member records.
 
-A pack whose record is there is never trained again, so a trial may be killed at any instant and continued by another
-process. Only a process that holds the lease writes.
+A pack that has a record is never trained again, so a trial may be killed at any point and resumed by another process.
+Only a process that holds the lease writes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from fmray.tune.trial import Trial, TrialContext
 
 Status = Literal["finished", "stopped", "failed"]
 Failures = Mapping[int, Json]
-"""Index of a member that was not trained to its end -> {"reason", "class" of the error}."""
+"""Member that was not trained to its end -> {"reason", "class" of the error}."""
 RESULT = "result.json"
 PREDICTIONS = "val.npy"
 SAID = "said"
@@ -41,7 +41,7 @@ def is_finished(context: TrialContext, trial: Trial) -> bool:
 
 
 def read_packs(context: TrialContext, number: int) -> list[Json]:
-    """Read what the packs of a finished trial came to: members, health, width, file of predictions, errors."""
+    """Read the packs of a finished trial; members that are in no pack count as one more pack."""
     found = context.store.read_json(f"{context.folder(number)}/{RESULT}")
     homes = [f"{context.folder(number)}/{pack:05d}" for pack in found["packs"]]
     packs = [_with_whole_paths(context.store.read_json(f"{home}/{RESULT}"), home) for home in homes]
@@ -49,7 +49,7 @@ def read_packs(context: TrialContext, number: int) -> list[Json]:
 
 
 def read_pack(context: TrialContext, trial: Trial, number: int) -> Json | None:
-    """Read what a pack came to; None if it is not finished."""
+    """Read the outcome of a pack; None if it is not finished."""
     path = f"{context.pack_folder(trial, number)}/{RESULT}"
     return context.store.read_json(path) if context.store.exists(path) else None
 
@@ -66,7 +66,7 @@ def finish_trial(context: TrialContext, trial: Trial, packs: Sequence[int], untr
 
     Args:
         packs: Numbers of the packs that have an outcome.
-        untrained: Outcome of the members that are in none of them; see `outcome_of_untrained`.
+        untrained: Pack-like outcome of the members that are in no pack; see `outcome_of_untrained`.
     """
     context.fence.check()
     context.store.write_json(f"{context.folder(trial.number)}/{RESULT}", {"packs": list(packs), "lost": untrained})
@@ -80,6 +80,7 @@ def record_untrained(
     Args:
         error_class: Class of the error, if code or parameters were at fault.
     """
+    # a trial has at most one pack per member; its true number of packs is not known here
     numbered = ((number, read_pack(context, trial, number)) for number in range(len(trial.plans)))
     packs = {number: pack for number, pack in numbered if pack is not None}
     done = {member["index"] for pack in packs.values() for member in pack["members"]}
@@ -101,8 +102,8 @@ def write_pack(
     """Write the outcome of a pack that is trained: tensors, predictions on validation, and last the records.
 
     Args:
-        number: Of the pack in its trial.
-        left_out: Members of the trial that were left out of the pack.
+        number: Position of the pack in its trial.
+        left_out: Members of the pack that failed and were not trained any further.
     """
     predictions = _predictions_on_sample(pack, val_rows, group)
     if not group.is_first:
@@ -152,6 +153,7 @@ def outcome_of_untrained(
 
 
 def _member_without_tensors(context: TrialContext, trial: Trial, plan: Plan, status: Status, reason: str) -> Member:
+    """Build the record of a member that has no weights; `_write_member` adds what a trained one has."""
     return Member(
         index=plan.index,
         model={"name": plan.model.name, "params": dict(plan.model.params)},
@@ -199,17 +201,18 @@ def _write_member(
 
 
 def _why_unscored(metric: str, predictions: np.ndarray) -> str:
-    """Say why a member that was trained has no score on validation."""
+    """Return why a member that was trained has no score on validation."""
     finite = np.isfinite(predictions)
     if finite.all():
-        return f"{metric} is not defined on its validation rows: see how many of each class, or which values, they have"
-    return f"its predictions on validation are not finite in {len(predictions) - finite.all(-1).sum()} rows"
+        return f"{metric} is undefined on the validation rows: check their class counts or target values"
+    count = len(predictions) - finite.all(-1).sum()
+    return f"{count} of {len(predictions)} sampled validation predictions are not finite"
 
 
 def _predictions_on_sample(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
-    """Predict with every member at its best, on a sample of validation rows in their sequence.
+    """Predict a sample of validation rows, in dataset order, with the best weights of every member.
 
-    Which rows are in the sample depends on their ids alone, so members of any pack, on any workers, predict the same.
+    The sample depends on row ids alone, so members of all packs, on any workers, predict the same rows.
 
     Shapes:
         returns: (M, n, C or T), float32, an entry per token where tokens have targets; empty on all workers but the
@@ -231,7 +234,7 @@ def _predictions_on_sample(pack: Learner, rows: Rows, group: Group) -> np.ndarra
 
 
 def _with_relative_root(member: Member, home: str) -> Json:
-    """Name a member's folder relative to its pack's: a store may be moved."""
+    """Return a member as JSON, its folder relative to that of its pack, so that the store can be moved."""
     return {**member.to_json(), "root": member.root.removeprefix(f"{home}/")}
 
 

@@ -1,4 +1,4 @@
-"""Propose trials, from a list or by what earlier ones came to.
+"""Propose trials: from a fixed list, or by learning from the results of earlier ones.
 
 A proposal is written before it is tried, so a search that is restarted tries each of them exactly once.
 """
@@ -32,12 +32,12 @@ class Proposals(Protocol):
         ...
 
     def tell(self, trial: Trial) -> None:
-        """Take note that a trial is finished."""
+        """Receive a finished trial."""
         ...
 
 
 class ListedProposals:
-    """Propose what is on a list."""
+    """Propose the trials of a list, in order."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self._left = list(trials)
@@ -47,7 +47,7 @@ class ListedProposals:
         return self._left.pop(0) if self._left else None
 
     def tell(self, trial: Trial) -> None:
-        """Ignore it."""
+        """Do nothing: the list does not depend on results."""
 
 
 class TPEProposals:
@@ -86,10 +86,12 @@ class TPEProposals:
             return None
         if number == len(self._written):
             self._require_proposal(number)
+            # a sampler per proposal, seeded by its number: a restarted search then proposes the same
             self._study.sampler = optuna.samplers.TPESampler(
                 seed=derive(self._job.train.seed, "optuna", number) % (1 << 32),
                 n_startup_trials=_num_random(self._shares),
             )
+            # the asked trial stays RUNNING, which TPE ignores; `tell` adds the result as another trial
             drawn = self._study.ask(self._distributions).params
             self._store.append(self._path, event := {"trial": number, "drawn": drawn})
             self._written.append(event)
@@ -104,8 +106,8 @@ class TPEProposals:
         """
         if self._store.exists(self._context.folder(number)):
             raise DataError(
-                f"{self._path} is damaged: the proposal of trial {number} is gone, which was tried. Restore it, or "
-                f"remove {self._context.home} to have the search begun anew."
+                f"{self._path} is damaged: the proposal of trial {number} is gone, which was tried. Restore the file, "
+                f"or delete {self._context.home} to run the search again."
             )
 
     def tell(self, trial: Trial) -> None:
@@ -121,12 +123,13 @@ class TPEProposals:
             keys: found.options[drawn[dotted(keys)]] if found.options else drawn[dotted(keys)]
             for keys, found in self._structural.items()
         }
+        # 0 is the generation, as in `space.trial_groups`: with Optuna, `search.more` is refused
         members = packable_draws(self._job, self._packable, self._shares[number], 0, number)
         return TrialGroup(self._structures.index(drawn), values, members)
 
 
 def _num_random(shares: Sequence[int]) -> int:
-    """Give how many structures are drawn at random before the others are learned from them."""
+    """Give how many structures are drawn at random before TPE proposes the others."""
     return max(2, min(10, len(shares) // 3))
 
 

@@ -1,7 +1,7 @@
-"""Search the ranges of a job: draw or propose trials, train them, and stop members that do worse than others.
+"""Train the members of a job; if it has ranges, search them: propose trials, and stop members that do worse.
 
-What is tried, its outcome, and which members were stopped when are written as it happens, so a search that was killed
-continues, and one that is finished can be extended.
+Proposals, outcomes and decisions to stop members are written as they are made, so a search that was killed resumes, and
+one that is finished can be extended.
 """
 
 import math
@@ -49,8 +49,9 @@ from fmray.tune.sweep import Sweep, WorkerCount, key_of, key_parts, open_record,
 from fmray.tune.trial import Role, Trial, TrialContext
 
 GROUP_SPLIT_FILE = "cut.json"
+"""Into how many trials each group is split; the name of the file is that of earlier versions."""
 FEWEST_PER_TRIAL = 8
-"""Members below which a group is not cut for the sake of an idle worker."""
+"""A group is never split into trials of fewer members, even if workers stay idle."""
 Execute = Callable[[Proposals], list[Trial]]
 """Trains what is proposed, and returns the trials that wait."""
 WORK_HERE = 5e11
@@ -59,16 +60,16 @@ WORK_HERE = 5e11
 
 @dataclass(frozen=True)
 class MemberTrainer:
-    """Search the ranges of a job.
+    """Train the members of a job: those of a search if it has ranges, or plans that are known in advance.
 
     Args:
-        job: With its ranges.
+        job: With its ranges, if it has any.
         task: The objective; never `auto`.
-        prepare: Gives the rows of each structure, and of each strict fold.
+        prepare: Returns the prepared rows of a structure, or of a strict fold.
         metric: The primary one.
         attempt: Sets a repeated search apart from the first.
         report: Gets every event.
-        starts: What members begin with, in turn; nothing is searched then.
+        starts: Initial weights, assigned to members in rotation; only used where nothing is searched.
     """
 
     job: Job
@@ -81,15 +82,17 @@ class MemberTrainer:
     starts: Sequence[Start] = ()
 
     def run_search(self) -> Sweep:
-        """Search the ranges, or read back a search that is finished.
+        """Search the ranges, or read back a finished search.
 
         Raises:
             TrainError: If no member could be trained.
-            ClusterError: If Ray fails, or so many trials at a time do not fit.
+            ClusterError: If Ray fails, or that many concurrent trials do not fit on the cluster.
         """
         job = self.job
+        # extending: first run the original search, or read it back
         extended = self._without_more().run_search() if self.job.search.more else None
-        searched = replace(job, train=replace(job.train, seeds=Seeds()))  # seeds and finalists come after the search
+        # seeds and finalists do not affect the search, so they are left out of its key
+        searched = replace(job, train=replace(job.train, seeds=Seeds()))
         definition = [searched.to_json()[name] for name in ("model", "task", "steps", "train")]
         key = self._key(searched, [*definition, replace(job.search, finalists=1)], "member")
         members = job.search.more or sum(len(group.members) for group in trial_groups(job))
@@ -121,7 +124,7 @@ class MemberTrainer:
         return extended.join(found) if extended else found
 
     def train_finalists(self, found: Sweep) -> Sweep:
-        """Train the best members of a search again, with every seed of the job.
+        """Retrain the best members of a search, with every seed of the job.
 
         Raises:
             TrainError: If none could be trained.
@@ -154,10 +157,10 @@ class MemberTrainer:
         return record.sweep()
 
     def executor(self, context: TrialContext, rules: Rules, before: RungScores, slots: int, name: str) -> Execute:
-        """Give what trains proposed trials, and returns those that wait.
+        """Return the function that trains proposed trials and returns those that wait at a rung.
 
         Args:
-            slots: Trials at a time over Ray Tune; 0 for one after the other in this process.
+            slots: Number of concurrent Ray Tune trials; 0 trains one trial at a time in this process.
         """
         run = self.job.run
         report = self.report
@@ -168,13 +171,13 @@ class MemberTrainer:
         return partial(train_here, context, rules=rules, before=before, run=run, report=report)
 
     def choose_slots(self, members: int) -> int:
-        """Give how many trials train at a time, 0 for one after the other in this process, and say why."""
+        """Choose the number of concurrent trials, 0 for one at a time in this process, and report why."""
         run = self.job.run
         if run.workers == 0:
             slots, rule = 0, "run.workers: 0"
         elif run.workers == "auto" and not os.environ.get("RAY_ADDRESS") and (work := self._work(members)) <= WORK_HERE:
             slots = 0
-            rule = f"at most {work:.0e} operations, which is faster than starting workers"
+            rule = f"at most {work:.0e} operations, which take less time than starting workers"
         else:
             with session():
                 slots = num_slots(living_nodes(), run)
@@ -184,7 +187,7 @@ class MemberTrainer:
         return slots
 
     def groups(self) -> list[TrialGroup]:
-        """Draw what is tried, without what was tried by an earlier search that this one extends."""
+        """Draw the groups to try, except those of the search that this one extends."""
         tried = len(trial_groups(self._without_more().job)) if self.job.search.more else 0
         return trial_groups(self.job)[tried:]
 
@@ -211,9 +214,9 @@ class MemberTrainer:
         )
 
     def trials(self, context: TrialContext, slots: int, first: int) -> list[Trial]:
-        """List what is tried, cut so that no worker is idle; exactly as drawn with `run.deterministic`.
+        """List the trials: groups are split so that no worker is idle, unless runs must be deterministic.
 
-        The cut is written: a search that continues elsewhere, with more workers or fewer, finds its trials again.
+        The split is stored, so a search that continues with another number of workers finds the same trials.
 
         Args:
             first: Index of the first member.
@@ -246,7 +249,7 @@ class MemberTrainer:
         )
 
     def _work(self, members: int) -> float:
-        """Estimate the floating-point operations of so many members, if all had the largest model and none stopped."""
+        """Estimate the floating-point operations of the members, if all had the largest model and none stopped."""
         most = 0.0
         for group in self.groups():
             concrete = self.job.at({**group.structural, **group.members[0]})
@@ -255,22 +258,23 @@ class MemberTrainer:
             except BaseException as error:
                 if not _is_of_steps(error):
                     raise
-                continue  # its trial will say so
+                continue  # reported by its trial, see `trial`
             num_rows = prepared.num_rows("train")
             rows = num_rows * Steps.of(concrete.train, num_rows).num_passes
+            # 6 operations per parameter and row: 2 forward, 4 backward
             most = max(most, 6.0 * _size(concrete, prepared) * rows)
         return most * members
 
 
 def train_members(trainer: MemberTrainer, prepared: Prepared, workers: WorkerCount, device: str) -> Sweep:
-    """Train all members a job asks for: by search, by seeds, by folds and bags, or one boosted after the other.
+    """Train all members a job asks for: of a search, one per seed, fold and bag, or by rounds of AdaBoost.
 
-    Members of a search come first, then those of them that were trained again.
+    Members of the search come first, then the retrained finalists.
 
     Args:
-        search: Of the job, which may have no ranges.
+        trainer: Trains the members of the job, which need not have ranges.
         prepared: Rows of the job with the first value of each range.
-        workers: On how many a pack trains, where nothing is searched.
+        workers: Number of workers per pack, where nothing is searched.
         device: Where members predict in this process between rounds of boosting.
 
     Raises:
@@ -314,7 +318,7 @@ def train_members(trainer: MemberTrainer, prepared: Prepared, workers: WorkerCou
 
 @dataclass(frozen=True)
 class _Rounds:
-    """Train everything that is proposed, in rounds: members that wait at a rung continue in the next one.
+    """Hold what a search needs to train in rounds: members that wait at a rung continue in the next round.
 
     Args:
         proposals: What is tried.
@@ -332,7 +336,7 @@ class _Rounds:
 
     @classmethod
     def of(cls, trainer: MemberTrainer, context: TrialContext, key: str, extended: Sweep | None) -> "_Rounds":
-        """Decide what is proposed, when members stop and where they train.
+        """Choose how trials are proposed, when members stop and where they train.
 
         Args:
             key: Of the sweep.
@@ -341,9 +345,10 @@ class _Rounds:
         job = trainer.job
         slots = trainer.choose_slots(job.search.more or job.search.members)
         learns = job.search.by == "optuna"
+        # Waiting makes rungs independent of the order of arrival. Optuna cannot wait: it needs finished trials.
         rules = Rules.of(job, waits=(job.run.deterministic or not slots) and not learns)
         if learns and job.run.deterministic:
-            slots = min(slots, 1)
+            slots = min(slots, 1)  # a proposal depends on all results before it, so trials must not run concurrently
         first = len(extended.members) if extended else 0
         proposals = (
             TPEProposals(job, trainer.trial, context)
@@ -369,7 +374,7 @@ class _Rounds:
         """
         if not self._stopper(self.rules).decide_waiting():
             names = ", ".join(str(trial.number) for trial in waiting)
-            raise TrainError(f"trials {names} wait at no rung. This is a bug of fmray.", "search")
+            raise TrainError(f"trials {names} are waiting, but no rung is open. This is a bug in fmray.", "search")
         return ListedProposals([replace(trial, waited=True) for trial in waiting])
 
     def results(self) -> tuple[list[Trial], RungScores]:
@@ -385,14 +390,14 @@ class _Rounds:
                 trained = [member["epochs"] for member in pack["members"] if member["status"] != "failed"]
                 if stopper and pack[SAID]:
                     stopper.require(f"{trial.number}.{number}", max(trained, default=0))
-        return trials, self._stopper(Rules.of(self.trainer.job, waits=False)).table()
+        return trials, self._stopper(self.rules).table()
 
     def _stopper(self, rules: Rules) -> Stopper:
         return Stopper(self.trainer.store, self.context.home, rules, self.earlier_scores)
 
 
 class _RememberedProposals:
-    """Pass proposals on, and keep a list of them."""
+    """Forward to other proposals, and remember every trial that was proposed."""
 
     def __init__(self, proposals: Proposals) -> None:
         self._proposals = proposals
@@ -414,13 +419,13 @@ def _split_group(group: TrialGroup, pieces: int) -> list[TrialGroup]:
 
 
 def _is_of_steps(error: BaseException) -> bool:
-    """Tell whether an error in the rows of a structure comes from its steps, in which alone structures differ there."""
+    """Tell whether rows of a structure cannot be prepared because of its own steps, not of the data or the store."""
     is_refused = isinstance(error, SpecError) and error.where.startswith("steps")
     return is_refused or is_of_user(error)
 
 
 def _size(job: Job, prepared: Prepared) -> int:
-    """Count the parameters of a model; 0 where it cannot be built, which its trial will say."""
+    """Estimate the size of a model in parameters; 0 if it cannot be built, which its trial reports."""
     if job.model.name in ESTIMATORS:  # each round goes through all inputs of a row
         rounds: int = ESTIMATORS.read(job.model.name, job.model.params).rounds_per_epoch
         return rounds * prepared.schema.width

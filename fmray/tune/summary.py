@@ -1,4 +1,4 @@
-"""Give account of a search: what was tried, what was stopped, and how far its winner may be believed."""
+"""Summarise a search: what was tried, what was stopped, and how reliable the score of its winner is."""
 
 import statistics
 from collections import defaultdict
@@ -26,7 +26,7 @@ Truth = dict[str, np.ndarray]
 
 
 def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ensemble: Ensemble) -> SearchAccount:
-    """Bring together what a page says of a search, on the sample of validation rows that all members predicted."""
+    """Collect what the report shows about a search, on the validation sample that all members predicted."""
     searched = [member for member in trained.members if member.role == "member"]
     best = ranked(searched, metric.higher_is_better)[:MOST_MEMBERS_KEPT]
     _, truth = Lanes(prepared, "val").sample()
@@ -85,7 +85,7 @@ def _selection(trained: Sweep, best: Sequence[Member], truth: Truth, metric: Met
 
 
 def _finalists(members: Sequence[Member]) -> list[Json]:
-    """Give the spread over seeds of each configuration that was trained again."""
+    """Give the spread over seeds of each configuration that was retrained."""
     scores = defaultdict[int, list[float]](list)
     by_index = {member.index: member for member in members}
     for member in members:
@@ -104,7 +104,7 @@ def _finalists(members: Sequence[Member]) -> list[Json]:
 
 
 def _diversity(trained: Sweep, ensemble: Ensemble, truth: Truth, metric: Metric) -> Json:
-    """Compare the members of the ensemble, or those of them that count most."""
+    """Compare the members of the ensemble pair by pair; of a large one, those with the largest weights."""
     if len(set(ensemble.members)) < 2 or ensemble.combine != "mean":
         return {}
     heavy = sorted(zip(ensemble.weights, ensemble.members, strict=True), reverse=True)[:MOST_COMPARED]

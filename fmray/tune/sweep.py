@@ -1,6 +1,6 @@
 """Train the members a job asks for, and keep them as one record.
 
-A plain training is a sweep of one trial. A killed sweep continues from the newest state of each pack; a finished one
+A plain training run is a sweep of one trial. A killed sweep resumes from the newest state of each pack; a finished one
 is read back.
 """
 
@@ -32,7 +32,7 @@ from fmray.tune.trial import Role, Trial, TrialContext
 WorkerCount = int | tuple[int, int]
 KIND = "members"
 MOST_MEMBERS_KEPT = 50
-"""Members of a search whose tensors are kept: the best."""
+"""Number of the best members of a search whose tensors are kept."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sweep:
         health: Numeric events of the training.
         widths: Members per pack.
         reused: Whether it was read back rather than trained.
-        predictions: Files with predictions on a sample of validation rows, and the members whose they are.
+        predictions: [(file, members)], on a sample of validation rows; row i of a file belongs to members[i].
         rungs: Epoch -> member -> score, higher for better, where members were compared.
         seconds: How long its training took.
     """
@@ -87,7 +87,7 @@ class Sweep:
         return np.stack([files[places[index][0]][places[index][1]] for index in members])
 
     def join(self, more: "Sweep") -> "Sweep":
-        """Give this sweep with the members of another that extends it."""
+        """Append the members of a sweep that extends this one; `key` and `reused` are those of the other."""
         return replace(
             more,
             members=self.members + more.members,
@@ -116,7 +116,7 @@ def sweep(
     Args:
         job: Without ranges.
         plans: One per member.
-        workers: On how many workers each pack trains; 0 trains in this process.
+        workers: Number of workers per pack; 0 trains in this process.
         attempt: Sets a repeated training apart from the first.
         role: What the members are for.
         report: Gets one event per epoch and pack.
@@ -140,7 +140,7 @@ def sweep_trials(
     role: Role = "member",
     report: Report = ignore,
 ) -> Sweep:
-    """Train members that are known in advance, each trial's on rows of its own, one after the other; see `sweep`.
+    """Train known trials one after the other, each on its own prepared rows; see `sweep`.
 
     Raises:
         TrainError: If no member could be trained.
@@ -149,6 +149,7 @@ def sweep_trials(
     key = key_of(
         first.job, key_parts(trials), prepared=first.prepared, metric=metric, attempt=attempt, role=role, code=__name__
     )
+    # the error of an only member is that of the run
     records_failed_members = sum(len(trial.plans) for trial in trials) > 1
     with open_record(
         key,
@@ -174,12 +175,12 @@ def sweep_trials(
 
 
 def key_parts(trials: Sequence[Trial]) -> list[object]:
-    """Describe the members of trials and the rows they learn from, as `key_of` wants it."""
+    """List what a sweep's key depends on: the plans of all members, and the rows of their trial."""
     return [(trial.prepared.fingerprint, *map(vars, trial.plans)) for trial in trials]
 
 
 def _halve(context: TrialContext, trials: Sequence[Trial]) -> int | None:
-    """Halve the micro-batches of the trial that was in training."""
+    """Halve the micro-batch size of the trial that was training: the first without an outcome."""
     trial = next((trial for trial in trials if not is_finished(context, trial)), None)
     return None if trial is None else context.micro_batches(trial).halve()
 
@@ -188,7 +189,7 @@ def key_of(job: Job, members: object, prepared: Prepared, metric: Metric, attemp
     """Name the record of a sweep by everything that its results depend on.
 
     Args:
-        members: Describes the members.
+        members: Whatever describes the members; see `key_parts`.
         code: Name of the module that trains them.
     """
     scored = (metric.name, job.evaluate.val_rows)
@@ -197,9 +198,9 @@ def key_of(job: Job, members: object, prepared: Prepared, metric: Metric, attemp
 
 
 def _modules(job: Job, metric: Metric) -> list[str]:
-    """Name the modules that members consist of, are trained by and are compared by."""
+    """List the Python modules whose code decides how members are built, trained and compared."""
     train = job.train
-    tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # whichever it will be
+    tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # not decided yet: the code of every task counts
     used = [
         (ESTIMATORS if job.model.name in ESTIMATORS else MODELS).module(job.model.name),
         *([] if train.optimizer.name in OPTIMIZERS else [OPTIMIZERS.module(train.optimizer.name)]),  # those are torch's
@@ -213,7 +214,7 @@ def _modules(job: Job, metric: Metric) -> list[str]:
 
 @dataclass
 class SweepRecord:
-    """Hold the record of a sweep while it is made, or as it was read back.
+    """Hold the record of a sweep while it is filled, or as it was read back.
 
     Args:
         context: What its trials share; None if the sweep was finished before.
@@ -229,7 +230,7 @@ class SweepRecord:
     rungs: RungScores = field(default_factory=dict)
 
     def sweep(self) -> Sweep:
-        """Give the sweep that is recorded.
+        """Give the results in the record.
 
         Raises:
             TrainError: If no member could be trained.
@@ -267,7 +268,7 @@ def open_record(
     records_refused_trials: bool,
     records_failed_members: bool,
 ) -> Iterator[SweepRecord]:
-    """Read a sweep back, or write what is trained inside a `with` block as its record.
+    """Yield the stored record of a sweep, or an empty one for the `with` block to fill, which is then written.
 
     Args:
         records_refused_trials, records_failed_members: As for `TrialContext`.
@@ -301,7 +302,7 @@ def open_record(
 
 
 def _refuse_all_failed(context: TrialContext, trials: Sequence[Trial]) -> None:
-    """End a sweep if all of its members failed by their code; its outcome is removed, so the next run tries again.
+    """Raise if all members failed because of their code; first remove their outcomes, so that the next run tries again.
 
     Raises:
         FmrayError: The error that all members met, or one that lists them.
@@ -316,7 +317,7 @@ def _refuse_all_failed(context: TrialContext, trials: Sequence[Trial]) -> None:
 
 
 def _all_failed_error(members: Sequence[Member], errors: Mapping[int, str]) -> FmrayError:
-    """Say that no member could be trained, and why.
+    """Build the error that says why no member could be trained.
 
     Args:
         errors: Index of a member whose code or parameters were at fault -> the class of error.
@@ -336,6 +337,7 @@ def _assemble(context: TrialContext, trials: Sequence[Trial], metric: Metric, fo
     packs = [(trial, place, pack) for trial in trials for place, pack in enumerate(read_packs(context, trial.number))]
     members = [Member.from_json(member) for _, _, pack in packs for member in pack["members"]]
     order = [member.index for member in ranked(members, metric.higher_is_better)]
+    # only a search records refused trials, and may have too many members to keep the tensors of all
     chosen = set(order[:MOST_MEMBERS_KEPT]) if context.records_refused_trials else {member.index for member in members}
     predictions = []
     for trial, place, pack in packs:
@@ -355,7 +357,7 @@ def _assemble(context: TrialContext, trials: Sequence[Trial], metric: Metric, fo
 
 
 def _verify_pack(pack: Json, chosen: set[int]) -> None:
-    """Make sure that the files of a pack which are kept are those that were written."""
+    """Verify the checksums of a pack's files, except for tensors that are not kept."""
     members = [Member.from_json(member) for member in pack["members"]]
     unkept = {f"{member.index:05d}/{file_of(member)}" for member in members if member.index not in chosen}
     if pack[SAID]:
@@ -363,7 +365,7 @@ def _verify_pack(pack: Json, chosen: set[int]) -> None:
 
 
 def _store_member(member: Member, folder: str, rungs: RungScores, is_kept: bool) -> Member:
-    """Move a member's tensors into the record, if they are kept, and note where it was compared."""
+    """Copy a member's tensors into the record if they are kept, and add its scores at the rungs."""
     compared = [(epoch, scores[member.index]) for epoch, scores in sorted(rungs.items()) if member.index in scores]
     rung_scores = tuple({"epoch": e, "score": score, "survived": member.epochs > e} for e, score in compared)
     if not (is_kept and member.root):

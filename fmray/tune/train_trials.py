@@ -1,7 +1,7 @@
 """Train the members of trials, in one pack per trial or in several where that is faster.
 
-A pack continues from its newest state, and one that has an outcome is not trained again; see `tune.outcomes`. It goes
-on in smaller steps where memory does not suffice, and without the members whose code fails.
+A pack resumes from its newest state; one with a stored outcome is not trained again, see `tune.outcomes`. If memory
+runs out, a pack continues with smaller micro-batches; members whose code fails are left out of it.
 """
 
 import threading
@@ -44,17 +44,18 @@ from fmray.tune.width import PackLayout, choose_layout
 P = ParamSpec("P")
 R = TypeVar("R")
 LEFT_OUT_FILE = "lost.json"
+"""Members of a pack that are left out, with reasons; the name of the file is that of earlier versions."""
 
 
 @dataclass(frozen=True)
 class _PackTask:
-    """Hold what a worker trains as one pack: some members of a trial, on these rows.
+    """Hold what a worker trains as one pack: members of a trial, and the rows they train on.
 
     Args:
-        place: Which pack of which trial it is, as every event says.
+        place: Position of the pack in the sweep, for events.
         scored_rows: The validation rows that epochs are scored on: all, or a sample of them.
         decide: Decides which members stop.
-        remaining: Of the plans, those of members that are not left out.
+        remaining: Plans of the members that are not left out.
     """
 
     context: TrialContext
@@ -82,6 +83,7 @@ class _PackTask:
     def order_seed(self) -> int:
         """Seed of the order of rows: that of the job, or with `train.seeds.order` one of the pack's own."""
         train = self.trial.job.train
+        # with `seeds.order`, a pack has one member, and an order of rows of its own
         stream = ("order", self.remaining[0].index) if train.seeds.order else ("order",)
         return derive(train.seed, *stream)
 
@@ -89,15 +91,15 @@ class _PackTask:
 def train_trials(
     context: TrialContext, trials: Sequence[Trial], worker: Worker, decide: DecideForPack | None = None
 ) -> bool:
-    """Train trials one after the other, on any number of workers; return whether all are finished, or some wait.
+    """Train trials one after the other, on any number of workers; return False if some wait at a rung.
 
-    The first worker writes.
+    Only the first worker writes outcomes.
 
     Args:
         decide: Decides which members stop.
 
     Raises:
-        SpecError, TrainError: If one cannot be trained, unless the context records that as its outcome.
+        SpecError, TrainError: If a trial cannot be trained and the context does not record that as its outcome.
     """
     waits = False
     for trial in trials:
@@ -114,8 +116,10 @@ def train_trials(
                     finished = list(map(_train_pack, tasks))
                 else:
                     pieces = [partial(_train_pack, task) for task in tasks]
+                    # all packs read the same rows: closing them ends the other packs at their next batch
                     finished = run_concurrently(pieces, layout.lanes, tasks[0].train_rows.close)
         except (SpecError, TrainError) as error:
+            # in a group, the error may have hit one worker only: it is raised, so that all of them leave
             if not context.records_refused_trials or worker.group.size > 1:
                 raise
             worker.report(failure(kind_of(error), f"{name_members(trial.plans)}: {error}", LEFT_OUT))
@@ -138,7 +142,7 @@ def build_networks(
 
 @contextmanager
 def _torch_threads(number: int) -> Iterator[None]:
-    """Let torch compute with so many threads for the length of a `with` block."""
+    """Set the number of torch's threads for the length of a `with` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -152,7 +156,7 @@ def _divide_into_packs(
 ) -> tuple[PackLayout, list[_PackTask]]:
     """Divide a trial into packs, and open the rows that all of them read."""
     job = trial.job
-    needs_row_ids = any(plan.rows for plan in trial.plans)
+    needs_row_ids = any(plan.rows for plan in trial.plans)  # row weights are looked up by row id
     passes = Steps.of(job.train, trial.prepared.num_rows("train")).num_passes
     train_rows = worker.rows(
         trial.prepared, "train", passes, job.live_steps, order=job.train.order, identified=needs_row_ids
@@ -186,10 +190,10 @@ def _divide_into_packs(
 
 
 def _train_pack(task: _PackTask) -> bool:
-    """Train a pack from its newest state to its end, and write its outcome; return whether it is finished, or waits.
+    """Train a pack from its newest state to its end and write its outcome; return False if it waits at a rung.
 
     Raises:
-        FmrayError: If code fails, unless the context records that; or if memory does not suffice for a step on one row.
+        FmrayError: If code fails and the context does not record that, or memory is too small for a step on one row.
     """
     context = task.context
     trial = task.trial
@@ -199,7 +203,7 @@ def _train_pack(task: _PackTask) -> bool:
     path = f"{task.folder}/{LEFT_OUT_FILE}"
     report = partial(_report_with_place, task.worker.report, task.place)
     decide = None if task.decide is None else partial(task.decide, f"{trial.number}.{task.number}")
-    # which members are left out is kept: states of the others have no place for them
+    # read back who was left out: saved states have rows for the remaining members only
     left_out = _read_left_out(task, path) if context.records_failed_members else {}
     while remaining := [plan for plan in task.plans if plan.index not in left_out]:
         task = replace(task, remaining=remaining)
@@ -221,14 +225,15 @@ def _train_pack(task: _PackTask) -> bool:
                 write_pack(context, trial, pack, task.val_rows, number=task.number, group=group, left_out=left_out)
             return finished
         except BaseException as error:
+            # {}: retry in smaller micro-batches; None: give up
             newly_failed = _members_to_leave_out(error, task)
             if newly_failed is None:
                 raise
-        pack = None  # the next one needs its memory
+        pack = None  # frees the memory, which the next one needs
         if newly_failed:
             left_out = left_out | newly_failed
             context.fence.check()
-            # in this order: a process killed in between begins the whole pack anew
+            # states first: if killed before the list is written, the whole pack starts over, which is safe
             context.store.remove(f"{task.folder}/states")
             context.store.write_json(path, {str(index): why for index, why in left_out.items()})
         release(task.worker.device)
@@ -237,7 +242,7 @@ def _train_pack(task: _PackTask) -> bool:
 
 
 def _build_or_restore(task: _PackTask) -> tuple[Learner, Checkpoints]:
-    """Build a pack, restored from its newest state if there is one, and give where its states are written."""
+    """Build a pack, restore its newest state if there is one, and return it with its `Checkpoints`."""
     context = task.context
     worker = task.worker
     group = worker.group
@@ -261,6 +266,7 @@ def _build_or_restore(task: _PackTask) -> tuple[Learner, Checkpoints]:
     if newest is not None:
         name, saved_on = newest
         state = checkpoints.read(name)
+        # how the steps to come compare with those of an uninterrupted run, see `Resumed`
         fidelity = "exact" if saved_on == running_on else "same batches"
         if saved_on.get("accumulate", requested) != accumulate:
             fidelity = f"changed (micro-batch, step {state.global_step})"
@@ -286,10 +292,10 @@ def _read_left_out(task: _PackTask, path: str) -> dict[int, Json]:
 
 
 def _members_to_leave_out(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
-    """Say which members a pack loses by an error: none if smaller steps are tried; None if the error ends the sweep.
+    """Return the members to leave out after an error: {} to retry in smaller micro-batches, None to end the sweep.
 
     Raises:
-        TrainError: If memory does not suffice for a step on one row, unless that is an outcome.
+        TrainError: If memory does not suffice for a step on one row and the context does not record that.
     """
     if not isinstance(error, ShortOfMemoryError):
         return _members_at_fault(error, task)
@@ -303,29 +309,31 @@ def _members_to_leave_out(error: BaseException, task: _PackTask) -> dict[int, Js
 
 
 def _members_at_fault(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
+    """Return the members that fail with reasons; all of the pack if none fails alone, None if this ends the sweep."""
+    # in a group, the error may have hit one worker only: it is raised, so that all of them leave
     if not task.context.records_failed_members or task.worker.group.size > 1:
         return None
     path = f"stacks/member-{task.trial.number:05d}-{task.number:05d}.txt"
     why = report_member_error(error, task.remaining, path, task.worker.report)
     if why is None:
         return None
-    alone = {}
+    at_fault = {}
     if len(task.remaining) > 1:
-        alone = _faults_alone(task.context, task.trial, task.remaining, worker=task.worker, rows=task.train_rows)
-    return alone or {plan.index: why for plan in task.remaining}
+        at_fault = _faults_alone(task.context, task.trial, task.remaining, worker=task.worker, rows=task.train_rows)
+    return at_fault or {plan.index: why for plan in task.remaining}
 
 
 def _faults_alone(
     context: TrialContext, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows
 ) -> dict[int, Json]:
-    """Find the members of a pack that cannot be built, or make no step, each alone."""
+    """Build each member alone and train it for one step; return those that fail, with reasons."""
     found: dict[int, Json] = {}
     for plan in plans:
         try:
             one = build_networks(context, trial, [plan], worker.device)
             train_step(one, next(rows.batches(one.train.order, 0, 0, one.train.batch_rows)), 1.0)
         except BaseException as error:
-            fault = report_member_error(error, [plan], "stacks/member.txt", ignore)
+            fault = report_member_error(error, [plan], path="", report=ignore)  # only the reason is wanted
             if fault is None:
                 raise
             found[plan.index] = fault
@@ -333,17 +341,18 @@ def _faults_alone(
 
 
 def _layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> PackLayout:
-    """Decide how the members train together; what was chosen for a structure is read back, with the cores there are."""
+    """Choose how members train together, once per structure; a stored choice is limited to the cores at hand."""
     path = f"{context.home}/width-{trial.structure:05d}.json"
     chosen = None
     if worker.group.is_first:
         if not context.store.exists(path):
             if context.store.list(context.pack_folder(trial, 0)):
                 raise DataError(
-                    f"{path} is missing, and packs of that width are there already. Restore it, or remove "
-                    f"{context.home} to have them trained anew."
+                    f"{path} is missing, but packs trained by it exist. Restore the file, or delete "
+                    f"{context.home} to train them again."
                 )
-            packable = trial.plans[:1] if trial.job.train.seeds.order else trial.plans  # in the order of their rows
+            # with `seeds.order`, members read rows in different orders, so none can share a pack
+            packable = trial.plans[:1] if trial.job.train.seeds.order else trial.plans
             context.store.write_json(
                 path, asdict(_choose_fitting_layout(context, trial, packable, worker=worker, rows=rows))
             )
@@ -357,12 +366,12 @@ def _layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> 
 def _choose_fitting_layout(
     context: TrialContext, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows
 ) -> PackLayout:
-    """Choose among as many members as memory holds on a whole batch."""
+    """Choose a layout by timing as many members as fit into memory with a whole batch."""
     if is_estimator(plans[0]):
         return PackLayout(1, torch.get_num_threads())
 
     def build(plans: Sequence[Plan]) -> Pack:
-        # how long a step takes does not depend on what members were initialised to
+        # timing does not depend on the initial weights, so they are not drawn
         return build_networks(context, trial, plans, worker.device, fresh=False)
 
     while True:
@@ -371,7 +380,7 @@ def _choose_fitting_layout(
         except ShortOfMemoryError:
             plans = plans[: max(1, len(plans) // 2)]
         except BaseException as error:
-            # which members fail is found out where they are trained, each alone if nobody can be timed
+            # time the sound members only; those that fail are recorded when they are trained
             if isinstance(error, SpecError | TrainError) or not context.records_failed_members:
                 raise
             if report_member_error(error, plans, "", ignore) is None:
@@ -407,5 +416,5 @@ def _serialize_calls(call: Callable[P, R], lock: threading.Lock) -> Callable[P, 
 
 
 def _report_with_place(report: Report, place: Place, event: Event) -> None:
-    """Report which pack an epoch is of."""
+    """Forward an event; add the place of the pack to an epoch."""
     report(replace(event, place=place) if isinstance(event, Epoch) else event)

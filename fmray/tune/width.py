@@ -1,4 +1,4 @@
-"""Decide how many members train together, and how many packs side by side, so that neither ever loses.
+"""Choose how many members form a pack and how many packs train concurrently, by what is fastest per member.
 
 The choice is made once per structure, by timing a few steps or, where runs must be deterministic, from sizes alone; it
 is recorded with the members and replayed on resume.
@@ -29,22 +29,23 @@ WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 TIMED_STEPS = (2, 7)
 """Fewest and most steps that are timed per width."""
 TIMING_SHARE = 0.02
-"""Of all steps to come, what trials may take; a short training is not timed for longer than it takes."""
+"""Share of the steps to come that may be spent on timing, so that short trainings are not timed for long."""
 NEAR = 1.1
-"""Times differ so much by chance: the widest pack as near to the best is taken."""
+"""Tolerance for noise in timings: the widest pack whose time is at most this many times the shortest is chosen."""
 CACHE_BYTES = 16 << 20
+"""What a pack may touch in a step to stay in a processor's cache, where widths are chosen by size alone."""
 THREADED_WORK = 5e8
 """Floating-point operations of a step from which on it trains with several threads."""
 
 
 def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -> int:
-    """Give the number of members per pack that costs least per member.
+    """Give the number of members per pack that takes the least time per member.
 
     Args:
         plans: Members of one structure.
         build: Makes a pack of plans.
-        rows: Training rows, a few of which serve as trial.
-        exact: Decide from sizes alone, so that every machine decides alike.
+        rows: Training rows; one batch of them is used for timing.
+        exact: Decide by sizes alone, so that every machine chooses the same.
     """
     if len(plans) == 1:
         return 1
@@ -59,6 +60,7 @@ def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -
             return 1
     widths = [width for width in WIDTHS if width < len(plans)] + [min(len(plans), WIDTHS[-1])]
     if exact:
+        # float32: about six arrays of parameter size (weights, gradients, moments, best, ...), and the activations
         per_member = 4 * (first.population.flat.shape[1] * 6 + len(batch) * activations(first) * rows.entries_per_row)
         return max([width for width in widths if width * per_member <= CACHE_BYTES], default=1)
     steps = _num_timed_steps(first, rows, len(plans), sum(widths))
@@ -69,12 +71,12 @@ def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -
 
 @dataclass(frozen=True)
 class PackLayout:
-    """Say how the members of a structure train.
+    """Describe how the members of a structure train.
 
     Args:
         width: Members of a pack.
-        threads: That a pack computes with.
-        lanes: Packs that train side by side.
+        threads: Torch threads per pack.
+        lanes: Packs that train concurrently, each in a thread; not the lanes of the data.
     """
 
     width: int
@@ -89,11 +91,11 @@ class PackLayout:
 def choose_layout(
     plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, single_worker: bool
 ) -> PackLayout:
-    """Choose how members train: how many to a pack, with how many threads, how many packs at a time.
+    """Choose how members train: how many per pack, with how many threads, and how many packs concurrently.
 
-    Threads wait for each other at every operation. Where another process holds a core, small steps take up to forty
-    times as long with two threads as with one; on a quiet machine they gain little. So small steps train with one,
-    unless the job names a number. Packs side by side wait for nobody but Python's lock.
+    Torch synchronises its threads at every operation: if another process occupies a core, small steps take up to forty
+    times as long with two threads as with one, and they gain little on an idle machine. So small steps use one thread,
+    unless the job sets a number. Concurrent packs share nothing but the GIL.
 
     Args:
         single_worker: No other worker trains the same packs, so they may train in any order.
@@ -120,7 +122,7 @@ def choose_layout(
 def _more_lanes(
     threads: Callable[[int, int], int], most: int, members: int, exact: bool, layout: PackLayout
 ) -> PackLayout | None:
-    """Give a layout with twice the lanes, of narrower packs if there are too few; None if that cannot be.
+    """Give a layout with twice the lanes, with narrower packs if there are too few of them; None if impossible.
 
     Neither width nor threads may change where the bits of members depend on them and runs must be deterministic.
     """
@@ -138,9 +140,9 @@ def _add_lanes(
     build: Build,
     rows: Rows,
 ) -> PackLayout:
-    """Go on to more lanes as long as all members are through earlier.
+    """Double the lanes for as long as that shortens the time for all members.
 
-    By however little: threads that have just begun often share a core at first, so a trial shows less than there is.
+    Any gain counts: new threads often share a core at first, so short timings underestimate it.
     """
     first = build(plans[:1])
     batch = next(rows.batches(first.train.order, 0, 0, first.train.batch_rows))
@@ -172,16 +174,16 @@ def activations(pack: Pack) -> int:
 
 
 def _num_timed_steps(first: Pack, rows: Rows, members: int, at_a_time: int) -> int:
-    """Count the steps to time, of so many members at a time, for trials to take their share and no more."""
+    """Count the steps to time at each width, so that timing takes no more than its share of all steps."""
     to_come = members * Steps.of(first.train, rows.num_rows).total
     fewest, most = TIMED_STEPS
     return min(most, max(fewest, int(TIMING_SHARE * to_come / at_a_time) - 1))
 
 
 def _step_seconds(packs: Sequence[Pack], batch: Batch, steps: int) -> float:
-    """Give the median, after one step to warm up: the best would not know of a machine that others use as well.
+    """Give the median time of a step after one warm-up step; the minimum would hide the load of other processes.
 
-    Of packs side by side, it is the median of the slowest.
+    Of concurrent packs, it is the median of the slowest.
     """
 
     def step(pack: Pack) -> float:

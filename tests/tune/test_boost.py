@@ -81,7 +81,7 @@ def test_a_boosting_that_was_finished_is_read_back_and_one_that_was_not_goes_on(
 
 def test_boosting_is_of_one_configuration(setting):
     job, prepared, _, store = setting
-    with pytest.raises(SpecError, match="2 are asked for"):
+    with pytest.raises(SpecError, match="the job has 2"):
         two = plans_of(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=2))), TASK)
         boost(two, prepared, store, trained(setting, job), Adaboost())
 

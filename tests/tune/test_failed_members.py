@@ -74,7 +74,7 @@ FAULTS = {
     "FailsBackward": r"modified by an inplace operation",
     "WrongShape": r"model: gave outputs of shape \(100, 4\) for 100 rows and 2 classes",
     "NotFinite": r"the loss was not finite at step 0",
-    "NotFiniteInEvaluation": r"its predictions on validation are not finite in \d+ rows",
+    "NotFiniteInEvaluation": r"\d+ of \d+ sampled validation predictions are not finite",
     "Greedy": r"can't allocate memory|not enough memory|Storage size calculation overflowed",
     "GreedyForward": r"memory does not suffice for a step on one row",
     "Exits": r"^SystemExit: 3 \(bad_nets\.py:\d+ in forward\)$",
