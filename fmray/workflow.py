@@ -20,8 +20,8 @@ from fmray.stages.training import train_linear, trainer_of, with_variants
 from fmray.store import Store, redact
 from fmray.track.address import address_of
 from fmray.track.registry import Registry
+from fmray.tune.plans import describe_members
 from fmray.tune.search import train_members
-from fmray.tune.space import num_members
 
 
 def run(
@@ -69,8 +69,7 @@ def execute(
         ) as (run, journal):
             if journal is not None:  # None: the run had finished before, and is only returned
                 context = prepare_rows(job, dataset, run=run, store=store, journal=journal)
-                member_count = num_members(job) if job.ranges else job.train.seeds.n
-                with journal.stage("train", f"{context.prepared.num_rows('train'):,} rows, {member_count} members"):
+                with journal.stage("train", f"{context.prepared.num_rows('train'):,} rows, {describe_members(job)}"):
                     trained = train_members(trainer_of(context), context.prepared, context.workers, context.device)
                 context = with_variants(context, trained)  # members of a search may have prepared rows of their own
                 with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):

@@ -282,7 +282,9 @@ def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group:
     state = pack.state
     with pack.averaged():
         scores, val_loss = evaluate(pack, val_rows, metric, group)
-        signed = torch.tensor(scores, dtype=torch.float64).nan_to_num(nan=-math.inf * pack.sign) * pack.sign
+        # NaN ranks last. Infinities stay: `nan_to_num` would make finite numbers of them, which pass as scores.
+        signed = pack.sign * torch.tensor(scores, dtype=torch.float64)
+        signed = signed.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
         state.epoch = state.epoch + 1
         state.step = 0
         better = _keep_best(pack, signed)  # inside `averaged`: with ema, the averaged weights are the ones to keep
@@ -363,7 +365,7 @@ def _has_epochs_left(pack: Learner) -> bool:
 def _epoch_event(
     pack: Learner, metric: Metric, rows_per_second: float, seconds: float, spent: dict[str, float]
 ) -> Epoch:
-    best = float(pack.state.best_score.max()) * pack.sign
+    finite = pack.state.best_score[torch.isfinite(pack.state.best_score)]
     return Epoch(
         epoch=pack.state.epoch,
         epochs=pack.train.num_epochs,
@@ -372,7 +374,7 @@ def _epoch_event(
         spent={name: round(value, 3) for name, value in spent.items()},
         seconds_left=round(seconds * (pack.train.num_epochs - pack.state.epoch), 1) if len(pack) else 0.0,
         primary=metric.name,
-        best=best if math.isfinite(best) else None,
+        best=float(finite.max()) * pack.sign if len(finite) else None,
         members=len(pack.plans),
         alive=len(pack),
     )

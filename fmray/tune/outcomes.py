@@ -135,6 +135,7 @@ def write_failed_pack(
     context: TrialContext, trial: Trial, number: int, plans: Sequence[Plan], left_out: Failures
 ) -> None:
     """Write the outcome of a pack of which no member could be trained."""
+    context.fence.check()
     shown = outcome_of_untrained(context, trial, plans, left_out)
     context.store.write_json(f"{context.pack_folder(trial, number)}/{RESULT}", shown)
 
@@ -183,7 +184,8 @@ def _write_member(
         file.write(data)
     end: dict[str, Any] = state.ends.get(str(row), {"status": "finished", "reason": "", "epochs": state.epoch})
     if not torch.isfinite(state.best_score[row]) and end["status"] != "failed":
-        end = {**end, "status": "failed", "reason": _why_unscored(context.metric, predictions)}
+        scores = [e["value"] for e in state.history if e["member"] == plan.index and e["metric"] == context.metric]
+        end = {**end, "status": "failed", "reason": _why_unscored(context.metric, scores, predictions)}
     score = float(state.best_score[row]) * pack.sign
     member = _member_without_tensors(context, trial, plan, status="failed", reason=end["reason"])
     return replace(
@@ -200,9 +202,11 @@ def _write_member(
     )
 
 
-def _why_unscored(metric: str, predictions: np.ndarray) -> str:
+def _why_unscored(metric: str, scores: Sequence[float], predictions: np.ndarray) -> str:
     """Return why a member that was trained has no score on validation."""
     finite = np.isfinite(predictions)
+    if finite.all() and any(np.isinf(scores)):
+        return f"{metric} is infinite on the validation rows: check the target values for outliers"
     if finite.all():
         return f"{metric} is undefined on the validation rows: check their class counts or target values"
     count = len(predictions) - finite.all(-1).sum()

@@ -18,6 +18,7 @@ from fmray.spec.ranges import Values
 from fmray.spec.ref import Ref
 from fmray.targets.codec import codec_for
 from fmray.train.pack import Plan
+from fmray.tune.space import num_members
 from fmray.tune.trial import Trial
 
 LINEAR_RATES = (0.1, 0.02, 0.004, 0.0008)
@@ -62,6 +63,26 @@ def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Va
 def job_of_member(job: Job, member: Member) -> Job:
     """Give the job of one member of a search, without ranges."""
     return job.at({keys: member.params[dotted(keys)] for keys in job.ranges})
+
+
+def retrains_finalists(job: Job) -> bool:
+    """Tell whether the best members of a search are trained again: with more seeds, or with folds or bags."""
+    return job.train.seeds.n > 1 or job.train.folds is not None or job.ensemble.name == "bagging"
+
+
+def describe_members(job: Job) -> str:
+    """Count the members that a job trains, in words: per seed, fold and bag, or those of a search and its finalists."""
+    folds = 1 if job.train.folds is None else job.train.folds.n
+    bags = ENSEMBLES.read("bagging", job.ensemble.params).members if job.ensemble.name == "bagging" else 1
+    per_configuration = job.train.seeds.n * folds * bags
+    if job.ranges:
+        searched = num_members(job)
+        finalists = min(job.search.finalists, searched) * per_configuration
+        again = f", then at most {finalists:,} that train the best again" if retrains_finalists(job) else ""
+        return f"{searched:,} members of a search{again}"
+    if job.ensemble.name == "adaboost":
+        return f"at most {ENSEMBLES.read('adaboost', job.ensemble.params).rounds:,} members, one per round"
+    return f"{per_configuration:,} member{'s' * (per_configuration > 1)}"
 
 
 def linear_plans(job: Job, task: Ref) -> list[Plan]:

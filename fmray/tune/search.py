@@ -37,6 +37,7 @@ from fmray.tune.plans import (
     finalist_plans,
     job_of_member,
     plans_of,
+    retrains_finalists,
     searched_plans,
     trials_of,
     with_folds_and_bags,
@@ -284,9 +285,7 @@ def train_members(trainer: MemberTrainer, prepared: Prepared, workers: WorkerCou
     store = trainer.store
     if job.ranges:
         found = trainer.run_search()
-        if job.train.seeds.n == 1 and job.train.folds is None and job.ensemble.name != "bagging":
-            return found
-        return found.join(trainer.train_finalists(found))
+        return found.join(trainer.train_finalists(found)) if retrains_finalists(job) else found
 
     def train(plan: Plan) -> Sweep:
         return sweep(

@@ -353,9 +353,9 @@ def _layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> 
                 )
             # with `seeds.order`, members read rows in different orders, so none can share a pack
             packable = trial.plans[:1] if trial.job.train.seeds.order else trial.plans
-            context.store.write_json(
-                path, asdict(_choose_fitting_layout(context, trial, packable, worker=worker, rows=rows))
-            )
+            layout = _choose_fitting_layout(context, trial, packable, worker=worker, rows=rows)
+            context.fence.check()
+            context.store.write_json(path, asdict(layout))
         chosen = context.store.read_json(path)
     found = PackLayout(**worker.group.broadcast(chosen))
     most = torch.get_num_threads()
