@@ -95,7 +95,7 @@ def choose_layout(
 
     Torch synchronises its threads at every operation: if another process occupies a core, small steps take up to forty
     times as long with two threads as with one, and they gain little on an idle machine. So small steps use one thread,
-    unless the job sets a number. Concurrent packs share nothing but the GIL.
+    unless the job sets a number. Concurrent packs wait for nothing but the GIL.
 
     Args:
         single_worker: No other worker trains the same packs, so they may train in any order.
