@@ -227,7 +227,7 @@ class Member:
         structure: Which of the sweep's structures it has: what changes a shape, a batch or the prepared rows.
         pack: Which pack it was trained in.
         prepared: Fingerprint of the rows it learned from.
-        rungs: [{epoch, score, survived}] where it was compared with the others of the sweep.
+        rungs: [{epoch, score, survived}] where it was compared with the others of the sweep, scores higher for better.
         artefact: Kind of file in `root` that holds it: "tensors", or what its estimator names.
     """
 
@@ -335,7 +335,8 @@ class SearchAccount:
         num_members, num_structures, num_packs: How many there were.
         member_epochs, full_epochs: Epochs trained over all members, and what they would be had none been stopped.
         seconds: Wall clock of the sweep.
-        rungs: [{"epoch", "reached", "survived", "cutoff"}], cutoff being the worst score that survived, or None.
+        rungs: [{"epoch", "reached", "survived", "cutoff"}], cutoff being the worst score that survived, or None;
+            as members are compared, higher for better: the negative of a metric where lower is better.
         leaderboard: [{"member", "score", "low", "high"}] on validation, best first.
         selection: `evaluate.selection.Selection` as plain values; empty where there was nothing to choose from.
         finalists: [{"member", "params", "scores", "mean", "sd"}], scores one per seed it was trained again with.

@@ -1,7 +1,7 @@
 """Run a job from its file to its report: the stages, in order.
 
-Every stage reads records and writes one; a stage whose inputs are unchanged is read back, not redone. That is all there
-is to resuming, to retraining cheaply, and to running the same job twice.
+Every stage reads records and writes one. If its inputs are unchanged, the stored record is loaded and the stage is
+skipped. Resuming, cheap retraining and running the same job twice all work this way.
 """
 
 from dataclasses import replace
@@ -16,12 +16,12 @@ from fmray.stages.ownership import claimed
 from fmray.stages.preparing import prepare_rows
 from fmray.stages.reporting import write_results
 from fmray.stages.scoring import combine_members, score_model
-from fmray.stages.training import search_of, train_linear, with_variants
+from fmray.stages.training import train_linear, trainer_of, with_variants
 from fmray.store import Store, redact
 from fmray.track.address import address_of
 from fmray.track.registry import Registry
+from fmray.tune.plans import describe_members
 from fmray.tune.search import train_members
-from fmray.tune.space import num_members
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     report: Report = ignore,
     wait_seconds: float = 0,
 ) -> Run:
-    """Run a job from its file to its report, in a store given by path; see `execute`."""
+    """Open the store if only its path is given, and run the job; see `execute`."""
     opened = Store(store) if isinstance(store, str) else store
     return execute(job, opened, fresh=fresh, report=report, wait_seconds=wait_seconds)
 
@@ -45,38 +45,38 @@ def execute(
     report: Report = ignore,
     wait_seconds: float = 0,
 ) -> Run:
-    """Run a job from its file to its report; finished stages are read back, not redone.
+    """Run every stage of a job and return its run; stages that are stored already are skipped.
 
-    A finished run of the same job on the same data is returned as it is; an unfinished one is continued. In the end it
-    is decided whether the run becomes champion, if the job asks for it.
+    A finished run of the same job on the same data is returned as it is; an unfinished one is resumed. If the job has a
+    `promote` section, the run is then compared with the current champion and may replace it.
 
     Args:
-        fresh: Start anew, beside what is there.
+        fresh: Start a new run; existing runs are kept.
         report: Gets every event: stages, epochs, notes.
         wait_seconds: How long to wait for another process that trains the same run.
 
     Raises:
-        FmrayError: If anything is not as it must be; once that is mended, the run can be continued.
+        FmrayError: If the job, the data or the cluster is at fault. Fix the cause and run the job again to resume.
     """
     address = address_of(job.track.mlflow, store) if job.track.mlflow else None
-    job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))  # nobody else gets the password
+    # only `address` keeps the password: the job itself is stored and reported
+    job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))
     with importable(job.folder, job.modules()):
-        report(Stage("scan", f"looking at {job.data.path}"))
-        dataset = scan(job.data, job.folder, store, fresh=fresh, also=job.named_columns)
+        report(Stage("scan", f"scanning {job.data.path}"))
+        dataset = scan(job.data, job.folder, store, fresh=fresh, extra_columns=job.named_columns)
         with claimed(
             job, dataset, store=store, fresh=fresh, report=report, address=address, wait_seconds=wait_seconds
         ) as (run, journal):
-            if journal is not None:
+            if journal is not None:  # None: the run had finished before, and is only returned
                 context = prepare_rows(job, dataset, run=run, store=store, journal=journal)
-                members = num_members(job) if job.ranges else job.train.seeds.n
-                with journal.stage("train", f"{context.prepared.num_rows('train'):,} rows, {members} members"):
-                    trained = train_members(search_of(context), context.prepared, context.workers, context.device)
-                context = with_variants(context, trained)
+                with journal.stage("train", f"{context.prepared.num_rows('train'):,} rows, {describe_members(job)}"):
+                    trained = train_members(trainer_of(context), context.prepared, context.workers, context.device)
+                context = with_variants(context, trained)  # members of a search may have prepared rows of their own
                 with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
                     context, linear = train_linear(context)
                 with journal.stage("combine", job.ensemble.name):
                     ensemble = combine_members(context, trained)
-                with journal.stage("evaluate", f"{context.prepared.num_rows('test'):,} test rows, looked at once"):
+                with journal.stage("evaluate", f"{context.prepared.num_rows('test'):,} test rows, evaluated only once"):
                     scores, gates = score_model(context, trained, linear, ensemble)
                 with journal.stage("report", run.root):
                     run = write_results(context, trained, linear, ensemble, scores=scores, gates=gates)

@@ -131,6 +131,12 @@ def test_a_run_leaves_everything_a_reader_needs(folder, store):
     assert found.scores.paired["dummy"].low > 0
 
 
+def test_the_members_that_the_train_stage_tells_of_are_those_that_are_trained(folder, store):
+    found, events = run(folder, store, train={"seeds": 2, "folds": 3, "epochs": 1})
+    (text,) = [event["text"] for event in events if event["event"] == "stage" and event["stage"] == "train"]
+    assert text.endswith(f" {len(store.read_json(f'{found.root}/run.json')['tensor_hashes'])} members")
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_returned_and_nothing_is_done(finished):
     folder, store, first = finished

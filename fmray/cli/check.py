@@ -88,7 +88,7 @@ def _exact(job: Any, store: str) -> dict[str, str]:
     from fmray.targets.codec import codec_of
 
     opened = Store(store)
-    dataset = scan(job.data, job.folder, opened, also=job.named_columns)
+    dataset = scan(job.data, job.folder, opened, extra_columns=job.named_columns)
     with Watch(error_console) as watch:
         prepared = prepare(dataset, job, task=decide(dataset, job.data, job.task), store=opened, report=watch)
     for name in (job.evaluate.primary, *(job.evaluate.metrics or ())):

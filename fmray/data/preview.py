@@ -59,7 +59,7 @@ def preview(job: Job) -> Preview:
         DataError: If files cannot be read.
         SpecError: If a column, the split or a step does not fit.
     """
-    dataset = scan(job.data, job.folder, most_files=FOOTERS, also=job.named_columns)
+    dataset = scan(job.data, job.folder, most_files=FOOTERS, extra_columns=job.named_columns)
     task = decide(dataset, job.data, job.task)
     columns = raw_schema(dataset, job)
     shown = list(dict.fromkeys([*(c.name for c in columns.columns), *job.data.target]))

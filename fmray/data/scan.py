@@ -97,7 +97,7 @@ def scan(
     *,
     most_files: int | None = None,
     fresh: bool = False,
-    also: Sequence[tuple[str, str]] = (),
+    extra_columns: Sequence[tuple[str, str]] = (),
 ) -> Dataset:
     """Find the files, unify their schemas and check every column the data section names.
 
@@ -106,7 +106,8 @@ def scan(
         store: Keeps footers that were read, and sample data; without it samples go to the user's cache.
         most_files: Look at the first so many files only, for a preview.
         fresh: Read every footer again, and have `prepare` read every row again.
-        also: Columns that other sections name, and the keys where they do: said with the others if they are missing.
+        extra_columns: Columns that other sections name, and the keys where they do: reported with the others if they
+            are missing.
 
     Raises:
         DataError: If there are no files or rows, or files are damaged or disagree.
@@ -123,7 +124,7 @@ def scan(
     roles = _roles(data)
     required_everywhere(pairs, names, schemas, roles)
     schemas, said = schemas_with(pairs, names, schemas, listing.types)
-    schema = _schema(data, files, schemas=schemas, roles=roles, also=also)
+    schema = _schema(data, files, schemas=schemas, roles=roles, extra_columns=extra_columns)
     if not sum(file.num_rows for file in files):
         raise DataError(f"'{data.path}' has {len(files)} files and no rows.", "data.path")
     found = Dataset(
@@ -171,7 +172,7 @@ def _schema(
     files: Sequence[File],
     schemas: Sequence[pa.Schema],
     roles: Mapping[str, str],
-    also: Sequence[tuple[str, str]],
+    extra_columns: Sequence[tuple[str, str]],
 ) -> pa.Schema:
     # Writers type the columns of an empty table at random, so files without rows have no say.
     any_rows = any(file.num_rows for file in files)
@@ -187,7 +188,7 @@ def _schema(
     place = files[0].path if len(files) == 1 else f"any of {len(files)} files"
     idle = [*((name, "data.ignore") for name in data.ignore), *((name, "data.read_as") for name in data.read_as)]
     refused: list[FmrayError] = []
-    elsewhere = [(name, key, "the data") for name, key in also]
+    elsewhere = [(name, key, "the data") for name, key in extra_columns]
     for name, key, where in [*((name, key, place) for name, key in [*roles.items(), *idle]), *elsewhere]:
         try:
             _refuse_unknown(name, key, known, where)

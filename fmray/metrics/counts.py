@@ -130,7 +130,7 @@ class ScoreCounts:
         pairs = zip(scores, hits, strict=True)
         return [ScoreTable.count(score.astype(np.float64), w, hit, 1 - hit) for score, hit in pairs]
 
-    def fold(self) -> "HeldScores":
+    def accumulator(self) -> "HeldScores":
         """Give what takes rows batch by batch."""
         return HeldScores(self)
 

@@ -39,7 +39,7 @@ class Slope:
         return self.pull(output, target, weights_of(len(target), weight))
 
 
-class Fold(Protocol):
+class Accumulator(Protocol):
     """Sum up the rows of a split as they come, batch by batch."""
 
     def add(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> None:
@@ -72,9 +72,9 @@ class MergedParts:
         return self._total
 
 
-def fold_of(sums: "Sums") -> Fold:
-    """Give what sums up rows batch by batch: the metric's own `fold` where it has one, else merged parts."""
-    own = getattr(sums, "fold", None)
+def accumulator_of(sums: "Sums") -> Accumulator:
+    """Give what sums up rows batch by batch: the metric's own `accumulator` where it has one, else merged parts."""
+    own = getattr(sums, "accumulator", None)
     return MergedParts(sums) if own is None else own()
 
 

@@ -41,7 +41,7 @@ def section(account: SearchAccount, members: Sequence[Member], scores: Scores) -
     if account.leaderboard:
         figures.append(sweep_plots.leaderboard(metric, account.leaderboard, scores.extra.get("level", 0.95)))
     if account.rungs:
-        figures.append(sweep_plots.rungs(metric, account.rungs))
+        figures.append(sweep_plots.rungs(metric, account.rungs, scores.higher_is_better))
     if shares:
         figures.append(sweep_plots.importance(shares))
     if account.finalists:

@@ -40,14 +40,19 @@ def leaderboard(metric: str, rows: Sequence[Json], level: float) -> Figure:
     )
 
 
-def rungs(metric: str, found: Sequence[Json]) -> Figure:
-    """Draw how many members reached each rung, and how many went on."""
+def rungs(metric: str, found: Sequence[Json], higher_is_better: bool) -> Figure:
+    """Draw how many members reached each rung, and how many went on; `cutoff` is shown as the metric has it."""
+    sign = 1 if higher_is_better else -1  # rungs hold scores as they are compared, higher for better
+    cutoffs = [None if rung.get("cutoff") is None else sign * rung["cutoff"] for rung in found]
     written = [(float(place), f"epoch {rung['epoch']}") for place, rung in enumerate(found)]
     axes = Axes((-0.6, len(found) - 0.4), (0, max(r["reached"] for r in found)), ("rung", "members"), x_ticks=written)
     for place, rung in enumerate(found):
         axes.bar(place - 0.38, place, rung["reached"], "light")
         axes.bar(place, place + 0.38, rung["survived"])
-    rows = [[str(r["epoch"]), number(r["reached"]), number(r["survived"]), number(r.get("cutoff"))] for r in found]
+    rows = [
+        [str(r["epoch"]), number(r["reached"]), number(r["survived"]), number(cutoff)]
+        for r, cutoff in zip(found, cutoffs, strict=True)
+    ]
     caption = f"Grey reached the rung, blue went on; the cutoff is the worst {metric} that did."
     return Figure(
         "Rungs",

@@ -14,8 +14,8 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.train.predict import predict
-from fmray.tune.plans import job_at
-from fmray.tune.sweep import Workers
+from fmray.tune.plans import job_of_member
+from fmray.tune.sweep import WorkerCount
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Context:
     prepared: Prepared
     metric: Metric
     device: str
-    workers: Workers
+    workers: WorkerCount
     on_data: tuple[Json, ...]
 
     def way_of(self, member: Member) -> tuple[Job, int | None]:
         """Say how the rows of a member were prepared: by which steps, and what fold these learned nothing from."""
         folds = self.job.train.folds
-        return job_at(self.job, member), member.params.get(FOLD) if folds and folds.strict else None
+        return job_of_member(self.job, member), member.params.get(FOLD) if folds and folds.strict else None
 
     def prepare_as(self, job: Job, fold: int | None = None) -> Prepared:
         """Give the rows of a structure, which are those of the job unless it has steps of its own, or a fold has."""

@@ -9,17 +9,17 @@ from fmray.stages.context import Context
 from fmray.train.groups import described
 from fmray.train.population import layout_of
 from fmray.tune.plans import left_out_numbers, linear_job, linear_plans
-from fmray.tune.search import Search
+from fmray.tune.search import MemberTrainer
 from fmray.tune.sweep import Sweep, sweep
 
 
-def search_of(context: Context) -> Search:
+def trainer_of(context: Context) -> MemberTrainer:
     """Say what members are to be trained, and what they begin with."""
     job = context.job
     if job.train.groups and not job.ranges:  # members of a search may name other parameters
         for text in described(job.train.groups, layout_of(job.model, context.prepared)):
             context.journal.note(text)
-    search = Search(
+    trainer = MemberTrainer(
         job,
         context.task,
         prepare=context.prepare_as,
@@ -33,9 +33,9 @@ def search_of(context: Context) -> Search:
     elif job.train.warm_start is not None:
         find = partial(starts_of, job, job.train.warm_start)
     else:
-        return search
+        return trainer
     starts = find(context.prepared, context.run, store=context.store, note=context.journal.note)
-    return replace(search, starts=starts)
+    return replace(trainer, starts=starts)
 
 
 def with_variants(context: Context, trained: Sweep) -> Context:

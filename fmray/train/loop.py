@@ -1,7 +1,7 @@
-"""Train a population epoch by epoch: over one pass of the data, or so many steps as the job says; then score it.
+"""Train a population: each epoch is one pass over the data, or a fixed number of steps, followed by validation.
 
-There is one loop, and it trains K >= 1 members on W >= 1 workers; one is not special. It knows neither Ray nor files:
-rows come from `Rows`, states go to `Checkpoints`, sums go through the `Group`, all handed in.
+The same loop trains K >= 1 members on W >= 1 workers; there is no special case for one. It depends on neither Ray nor
+files: `Rows` delivers batches, `Checkpoints` saves states and `Group` reduces over workers; the caller passes them in.
 Shape legend: K members, B rows, P parameters per member.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fmray.events import Epoch, Report, ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
-from fmray.metrics.metric import Metric, fold_of
+from fmray.metrics.metric import Metric, accumulator_of
 from fmray.seeding import DRAWING, derive
 from fmray.tasks.task import Batch, by_entry
 from fmray.train.decision import Decide, Decision
@@ -46,7 +46,7 @@ def fit(
     group: Group = ALONE,
     decide: Decide | None = None,
 ) -> bool:
-    """Train until every member has finished or must wait; the best states lie in the pack.
+    """Train until every member has finished or must wait; `pack.state` holds the best weights of each.
 
     Continues from `pack.state`, which may be fresh or restored.
 
@@ -55,52 +55,57 @@ def fit(
         train_rows, val_rows: Rows to learn from, and to stop and choose by; with several workers, their shares.
         metric: Primary metric; its value on validation decides which state is kept.
         order_seed: Seed of the order of rows.
-        checkpoints: Where states go, on the first worker; None keeps none.
+        checkpoints: Where the first worker saves states; None on all other workers, or to save none.
         report: Gets one event per epoch.
         group: The workers that train together.
-        decide: Called on the first worker after every epoch, and once more by a training that continues there.
+        decide: Called on the first worker after every epoch, and again on resume from a state saved between epochs.
 
     Returns:
         Whether every member has finished.
     """
-    if pack.state.global_step == 0:
+    if pack.state.global_step == 0:  # later states bring their generators along
+        # torch's global generator, for modules with random operations; concurrent packs share it, hence the lock
         with DRAWING:
-            torch.manual_seed(derive(order_seed, "draws", group.rank))  # for modules that draw numbers of their own
+            torch.manual_seed(derive(order_seed, "draws", group.rank))
     train = pack.train
     steps = Steps.of(train, train_rows.num_rows)
     batches = train_rows.endless(train.order, order_seed, train.batch_rows, first_step=pack.state.global_step)
-    waits = _stop_members(pack, decide, group) if pack.state.epoch and not pack.state.step else False
-    saved = 0.0
-    while _continues(pack) and not waits:
+    # A state saved between two epochs may lack the decision made after the first: ask again, the answer is the same.
+    between_epochs = pack.state.epoch > 0 and pack.state.step == 0
+    waits = between_epochs and _apply_decision(pack, decide, group)
+    checkpoint_seconds = 0.0  # of the save after the previous epoch; it is reported with the next one
+    while _has_epochs_left(pack) and not waits:
         started = time.perf_counter()
-        of_epoch = steps.of_epoch(pack.state.epoch) if isinstance(pack, Pack) else pack.num_steps
-        missing = of_epoch - pack.state.step
+        epoch_steps = steps.of_epoch(pack.state.epoch) if isinstance(pack, Pack) else pack.num_steps
+        steps_left = epoch_steps - pack.state.step
         if isinstance(pack, Pack):
             spent = run_epoch(pack, batches, steps, checkpoints=checkpoints, group=group)
         else:
-            spent = _grow_epoch(pack, train_rows, checkpoints, group)
-        seconds = time.perf_counter() - started
-        if len(pack):
+            spent = _run_estimator_epoch(pack, train_rows, checkpoints, group)
+        train_seconds = time.perf_counter() - started
+        if len(pack):  # else all members failed inside the epoch, which then does not count
             _finish_epoch(pack, val_rows, metric, group)
-            waits = _stop_members(pack, decide, group)
-        passes = missing / (steps.per_pass if isinstance(pack, Pack) else of_epoch)
-        speed = passes * train_rows.num_rows / max(seconds, 1e-9)
-        seconds = time.perf_counter() - started + saved
+            waits = _apply_decision(pack, decide, group)
+        passes = steps_left / (steps.per_pass if isinstance(pack, Pack) else epoch_steps)
+        speed = passes * train_rows.num_rows / max(train_seconds, 1e-9)
+        epoch_seconds = time.perf_counter() - started + checkpoint_seconds
         waited = 0.0 if train_rows.in_memory else spent["rows"]
-        spent = {"rows": max(group.all_gather(waited)), "checkpoints": spent["checkpoints"] + saved}
-        report(_epoch_event(pack, metric, rows_per_second=speed, seconds=seconds, spent=spent))
-        due = group.broadcast(checkpoints is not None and (checkpoints.due() or waits or not _continues(pack)))
-        saved = _save(pack, checkpoints, group) if due else 0.0
+        # seconds, see `Epoch.spent`; of the worker that waited longest for rows
+        spent = {"rows": max(group.all_gather(waited)), "checkpoints": spent["checkpoints"] + checkpoint_seconds}
+        report(_epoch_event(pack, metric, rows_per_second=speed, seconds=epoch_seconds, spent=spent))
+        # the first worker decides; `_save` is collective, so all must agree
+        due = group.broadcast(checkpoints is not None and (checkpoints.due() or waits or not _has_epochs_left(pack)))
+        checkpoint_seconds = _save(pack, checkpoints, group) if due else 0.0
     return not waits
 
 
-def outputs(
+def predict_rows(
     pack: Learner, rows: Rows, group: Group = ALONE, kept: np.ndarray | None = None
 ) -> tuple[np.ndarray, Tensor]:
-    """Predict every row of a split, or of a share of it, with the present parameters, in sequence order.
+    """Predict all rows of a split, or this worker's share of them, with the current parameters, in dataset order.
 
     Args:
-        kept: Which rows' predictions are wanted (N,), bool; None for all.
+        kept: Mask (N,) of the rows whose predictions are returned; None returns all.
 
     Shapes:
         returns: predictions (K, N, C or T) in target units; losses (K,), weighted means over all workers.
@@ -108,74 +113,77 @@ def outputs(
     found = [np.zeros((len(pack), 0, pack.task.num_outputs))]
     first = 0
 
-    def keep(batch: Batch, predictions: np.ndarray) -> None:
+    def collect(batch: Batch, predictions: np.ndarray) -> None:
         nonlocal first
         if kept is not None:
             rows = kept[first : first + len(batch)]
-            of_tokens = predictions.shape[1] > len(batch)
-            predictions = predictions[:, np.repeat(rows, batch.lengths.cpu().numpy()) if of_tokens else rows]
+            per_token = predictions.shape[1] > len(batch)  # every row has at least one token: others are unlabelled
+            predictions = predictions[:, np.repeat(rows, batch.lengths.cpu().numpy()) if per_token else rows]
         found.append(predictions)
         first += len(batch)
 
-    losses = _predict_all(pack, rows, group, keep)
+    losses = _predict_all(pack, rows, group, collect)
     return np.concatenate(found[1:] or found, axis=1), losses
 
 
 def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = ALONE) -> tuple[list[float], Tensor]:
     """Score each member on the rows of all workers, and give its loss on them.
 
-    Predictions are folded into the metric batch by batch, so they are never held for all rows; sums travel between
-    workers, not rows, and the number is the same however rows are cut.
+    Predictions are reduced to the sums of the metric batch by batch, so they are never in memory for all rows. Workers
+    exchange sums, not rows, so the score does not depend on how rows are divided among workers.
 
     Shapes:
         returns: scores (K,); losses (K,), weighted means over all workers.
     """
-    folds = [fold_of(metric.sums) for _ in range(len(pack))]
+    accumulators = [accumulator_of(metric.sums) for _ in range(len(pack))]
     scored = rows.scored()
     targets = scored["target"]
     weights = scored.get("weight")
     first = 0
 
-    def fold(_: Batch | None, predictions: np.ndarray) -> None:
+    def add_batch(_: Batch | None, predictions: np.ndarray) -> None:
         nonlocal first
         part = slice(first, first + predictions.shape[1])
-        given = None if weights is None else weights[part]
-        for own, member in zip(folds, predictions, strict=True):
-            own.add(member[:, 0] if member.shape[1] == 1 else member, targets[part], given)
+        part_weights = None if weights is None else weights[part]
+        for own, member in zip(accumulators, predictions, strict=True):
+            own.add(member[:, 0] if member.shape[1] == 1 else member, targets[part], part_weights)
         first = part.stop
 
-    losses = _predict_all(pack, rows, group, fold)
+    losses = _predict_all(pack, rows, group, add_batch)
     if not len(targets):  # a worker without rows still takes part in the sums
-        fold(None, np.zeros((len(pack), 0, pack.task.num_outputs)))
+        add_batch(None, np.zeros((len(pack), 0, pack.task.num_outputs)))
     scores: list[float] = []
-    # One member after the other where no other worker waits: tables of scores are large.
-    together = 1 if group.size == 1 else len(folds)
-    for start in range(0, len(folds), together):
-        own_totals = [own.total() for own in folds[start : start + together]]
+    # Alone: one member at a time, because totals can be large. In a group: all members in one collective call.
+    members_at_a_time = 1 if group.size == 1 else len(accumulators)
+    for start in range(0, len(accumulators), members_at_a_time):
+        own_totals = [own.total() for own in accumulators[start : start + members_at_a_time]]
         parts = zip(*group.all_gather(own_totals), strict=True)
         scores += [metric.sums.value(metric.sums.merge(part)) for part in parts]
     return scores, losses
 
 
-def _predict_all(pack: Learner, rows: Rows | Sample, group: Group, take: Callable[[Batch, np.ndarray], None]) -> Tensor:
-    """Predict all rows in sequence, pass each batch with its predictions to `take`, and return the losses (K,)."""
+def _predict_all(
+    pack: Learner, rows: Rows | Sample, group: Group, consume: Callable[[Batch, np.ndarray], None]
+) -> Tensor:
+    """Predict all rows in dataset order, pass each batch with its predictions to `consume`; return the losses (K,)."""
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
-    pack.population.prepare_step(0, None)
+    pack.population.prepare_step(0, None)  # None: evaluation mode, without dropout
     with torch.no_grad(), precision_of(pack):
         for batch, output in _forward(pack, rows):
+            # outputs are known already; only a task with several phases calls the model again, on other inputs
             model = pack.population if len(pack.task.phases) > 1 else lambda _: output  # noqa: B023
             losses = pack.task.loss(model, batch, pack.task.phases[0])
             loss, weight = losses.sums()
             sums[0] += loss.cpu()
             sums[1] += weight if isinstance(weight, float) else weight.cpu()
-            take(batch, by_entry(pack.task.predict(output, batch), batch).cpu().numpy())
+            consume(batch, by_entry(pack.task.predict(output, batch), batch).cpu().numpy())
             beat()
     sums = group.all_reduce(sums.to(pack.device)).cpu()
     return sums[0] / sums[1]
 
 
 def _forward(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor]]:
-    """Give batches of rows in sequence with their outputs, as large as memory allows."""
+    """Yield batches in dataset order with their outputs; halve the batch size whenever memory runs out."""
     for batch in rows.in_sequence():
         first = 0
         while first < len(batch):
@@ -187,8 +195,8 @@ def _forward(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor
             except Exception as error:
                 if kind_of(error) not in (MEMORY, DEVICE_MEMORY) or len(part) == 1:
                     raise
-                log.warning("%d rows at a time do not fit into memory: %s", len(part), one_line(error))
-            if output is None:
+                log.warning("predicting %d rows ran out of memory, trying half as many: %s", len(part), one_line(error))
+            if output is None:  # retry outside of `except`: the error keeps the tensors of the failed pass alive
                 pack.most_rows = len(part) // 2
                 continue
             yield part, output
@@ -198,28 +206,29 @@ def _forward(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor
 def run_epoch(
     pack: Pack, batches: Iterator[Batch], steps: Steps, checkpoints: Checkpoints | None = None, group: Group = ALONE
 ) -> dict[str, float]:
-    """Train on the batches of the current epoch, from the state's step on.
+    """Train for the rest of the current epoch, starting at `pack.state.step`.
 
     Returns the seconds spent waiting for batches, and writing checkpoints.
 
     Args:
-        batches: Those of the training from the state's step on.
-        checkpoints: Where states go while the epoch lasts, on the first worker; None keeps none.
+        batches: Endless training batches, positioned at `pack.state.global_step`.
+        checkpoints: Where the first worker saves states during the epoch; None on all other workers, or to save none.
         group: The workers that train together.
     """
     state = pack.state
-    of_epoch = steps.of_epoch(state.epoch)
+    epoch_steps = steps.of_epoch(state.epoch)
     waited = 0.0
     saved = 0.0
-    while state.step < of_epoch:
-        asked = time.perf_counter()
+    while state.step < epoch_steps:
+        fetch_started = time.perf_counter()
         batch = next(batches)
-        waited += time.perf_counter() - asked
-        due = checkpoints is not None and state.step + 1 < of_epoch and checkpoints.due()
+        waited += time.perf_counter() - fetch_started
+        due = checkpoints is not None and state.step + 1 < epoch_steps and checkpoints.due()
+        # the flag is reduced with the gradients: all workers learn of a due checkpoint without another exchange
         due = train_step(pack, batch, factor=pack.factors(steps), group=group, flag=due)
         state.step += 1
         state.global_step += 1
-        if state.health:
+        if state.health:  # members whose loss was not finite
             _drop_faulty(pack)
             if not len(pack):
                 break
@@ -228,8 +237,10 @@ def run_epoch(
     return {"rows": waited, "checkpoints": saved}
 
 
-def _grow_epoch(pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, group: Group) -> dict[str, float]:
-    """Grow the rounds of the current epoch; see `run_epoch`."""
+def _run_estimator_epoch(
+    pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, group: Group
+) -> dict[str, float]:
+    """Train an estimator for the boosting rounds of the current epoch; see `run_epoch`."""
 
     def due() -> bool:
         return checkpoints is not None and checkpoints.due()
@@ -237,17 +248,17 @@ def _grow_epoch(pack: Estimators, rows: Rows, checkpoints: Checkpoints | None, g
     return pack.run_epoch(rows, due, partial(_save, pack, checkpoints, group), group)
 
 
-def _stop_members(pack: Learner, decide: Decide | None, group: Group) -> bool:
-    """Drop the members that stop here, and return whether the others must wait."""
+def _apply_decision(pack: Learner, decide: Decide | None, group: Group) -> bool:
+    """Drop the members that `decide` stops after this epoch; return whether the others must wait."""
     if decide is None or not len(pack):
         return False
     state = pack.state
-    on_first = None
+    own_decision = None
     if group.is_first:
         best = state.best_score[state.alive].tolist()
         indices = [pack.plans[member].index for member in state.alive.tolist()]
-        on_first = decide(state.epoch, dict(zip(indices, best, strict=True)))
-    decision: Decision = group.broadcast(on_first)
+        own_decision = decide(state.epoch, dict(zip(indices, best, strict=True)))
+    decision: Decision = group.broadcast(own_decision)
     rows = {pack.plans[member].index: row for row, member in enumerate(state.alive.tolist())}
     reasons = {rows[index]: reason for index, reason in decision.dropped.items() if index in rows}
     if reasons:
@@ -267,14 +278,16 @@ def _save(pack: Learner, checkpoints: Checkpoints | None, group: Group) -> float
 
 
 def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group: Group) -> None:
-    """Score on validation, keep the best states, and stop members by early stopping."""
+    """Score on validation, keep the best states, and drop members that are out of patience."""
     state = pack.state
     with pack.averaged():
         scores, val_loss = evaluate(pack, val_rows, metric, group)
-        signed = torch.tensor(scores, dtype=torch.float64).nan_to_num(nan=-math.inf * pack.sign) * pack.sign
+        # NaN ranks last. Infinities stay: `nan_to_num` would make finite numbers of them, which pass as scores.
+        signed = pack.sign * torch.tensor(scores, dtype=torch.float64)
+        signed = signed.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
         state.epoch = state.epoch + 1
         state.step = 0
-        better = _keep_best(pack, signed)
+        better = _keep_best(pack, signed)  # inside `averaged`: with ema, the averaged weights are the ones to keep
     train_loss = (state.loss_sum / state.weight_sum).tolist()
     for row, member in enumerate(state.alive.tolist()):
         named = {"train_loss": train_loss[row], "val_loss": float(val_loss[row]), metric.name: scores[row]}
@@ -284,7 +297,7 @@ def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group:
         ]
     state.loss_sum.zero_()
     state.weight_sum.zero_()
-    _stop_early(pack, signed, better)
+    _update_patience(pack, signed, better)
 
 
 def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
@@ -293,7 +306,7 @@ def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
     stop = pack.train.early_stop
     alive = pack.state.alive
     better = scores > state.best_score[alive] + (stop.min_delta if stop else 0.0)
-    better |= state.best_epoch[alive] == 0
+    better |= state.best_epoch[alive] == 0  # nothing is kept yet: keep the first epoch, even with a NaN score
     rows = torch.nonzero(better)[:, 0]
     pack.keep_best(rows)
     state.best_score[alive[rows]] = scores[rows]
@@ -301,22 +314,23 @@ def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
     return better
 
 
-def _stop_early(pack: Learner, scores: Tensor, better: Tensor) -> None:
-    """Update plateaus and patience; `scores` (K,) are higher for better."""
+def _update_patience(pack: Learner, scores: Tensor, better: Tensor) -> None:
+    """Update plateau and patience counters, and drop members out of patience; `scores` (K,): higher is better."""
     state = pack.state
     stop = pack.train.early_stop
     alive = pack.state.alive
     state.bad_epochs[alive] = torch.where(better, 0, state.bad_epochs[alive] + 1)
     if isinstance(pack.schedule, Plateau):
-        _lower_on_plateau(pack, pack.schedule, scores)
+        _reduce_lr_on_plateau(pack, pack.schedule, scores)
     if stop is not None:
-        tired = torch.nonzero(state.bad_epochs[alive] >= stop.patience)[:, 0].tolist()
-        if tired:
-            reason = f"no better on validation for {stop.patience} epochs"
-            pack.drop(tired, "stopped", [reason] * len(tired))
+        out_of_patience = torch.nonzero(state.bad_epochs[alive] >= stop.patience)[:, 0].tolist()
+        if out_of_patience:
+            reason = f"no improvement on validation for {stop.patience} epochs"
+            pack.drop(out_of_patience, "stopped", [reason] * len(out_of_patience))
 
 
-def _lower_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> None:
+def _reduce_lr_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> None:
+    """Lower the learning rate of members without improvement for `patience` epochs; `min_delta` plays no part."""
     state = pack.state
     alive = pack.state.alive
     better = scores > state.plateau_best[alive]
@@ -330,7 +344,7 @@ def _lower_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> None:
 
 
 def _drop_faulty(pack: Pack) -> None:
-    """Stop the members whose faults are new; the pack goes on without them."""
+    """Drop members with a non-finite loss that were not dropped yet; the others keep training."""
     fresh = {event["row_in_pack"]: event for event in pack.state.health if not event["handled"]}
     if not fresh:
         return
@@ -344,14 +358,14 @@ def _drop_faulty(pack: Pack) -> None:
         event["handled"] = True
 
 
-def _continues(pack: Learner) -> bool:
+def _has_epochs_left(pack: Learner) -> bool:
     return pack.state.epoch < pack.train.num_epochs and len(pack) > 0
 
 
 def _epoch_event(
     pack: Learner, metric: Metric, rows_per_second: float, seconds: float, spent: dict[str, float]
 ) -> Epoch:
-    best = float(pack.state.best_score.max()) * pack.sign
+    finite = pack.state.best_score[torch.isfinite(pack.state.best_score)]
     return Epoch(
         epoch=pack.state.epoch,
         epochs=pack.train.num_epochs,
@@ -360,7 +374,7 @@ def _epoch_event(
         spent={name: round(value, 3) for name, value in spent.items()},
         seconds_left=round(seconds * (pack.train.num_epochs - pack.state.epoch), 1) if len(pack) else 0.0,
         primary=metric.name,
-        best=best if math.isfinite(best) else None,
+        best=float(finite.max()) * pack.sign if len(finite) else None,
         members=len(pack.plans),
         alive=len(pack),
     )

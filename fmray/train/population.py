@@ -418,8 +418,8 @@ def layout_of(model: Ref, prepared: Prepared) -> ModuleLayout:
     return ModuleLayout.of(module)
 
 
-def packs(blueprint: Blueprint, schema: Schema, num_outputs: int, inputs: Mapping[str, Tensor]) -> str:
-    """Say why members of this model cannot be packed, or nothing if they can.
+def why_not_packable(blueprint: Blueprint, schema: Schema, num_outputs: int, inputs: Mapping[str, Tensor]) -> str:
+    """Return why members of this model cannot be packed, "" if they can.
 
     Two members are built and trained one step, packed and alone; gradients must agree.
 

@@ -1,6 +1,6 @@
 """Train members one after another, each on rows weighted by the mistakes of those before it.
 
-Every round is a sweep of its own, so a killed boosting goes on from the round it was in.
+Every round is a sweep of its own, so boosting that was killed resumes in the round it had reached.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def boost(
 ) -> Sweep:
     """Boost one configuration as `ensemble: adaboost` asks for.
 
-    Weights of rows are held by the driver and pass through a file in the store, which every worker must see.
+    The driver holds the weights of rows and passes them on in a file of the store, which every worker must see.
 
     Args:
         plans: The one configuration.
@@ -47,11 +47,11 @@ def boost(
         device: Where the driver lets members predict the training rows.
 
     Raises:
-        SpecError: If there are several configurations, or numbers are predicted.
+        SpecError: If there are several configurations, or the target is numeric.
         TrainError: If a round has no member that can predict, or the first is no better than chance.
     """
     if len(plans) != 1:
-        raise SpecError(f"adaboost boosts one configuration, and {len(plans)} are asked for. Leave one.", "ensemble")
+        raise SpecError(f"adaboost boosts one configuration, but the job has {len(plans)}. Keep one.", "ensemble")
     refuse_numbers("adaboost", {}, prepared.target.kind)
     lanes = Lanes(prepared, "train")
     found = lanes.load(["target", *["weight"] * prepared.weighted])
@@ -60,17 +60,18 @@ def boost(
 
     def train_round(weights: np.ndarray) -> np.ndarray:
         plan = _plan(plans[0], len(rounds))
-        path = _written(weights, store)
+        path = _write_weights(weights, store)
         one = replace(plan, rows={**plan.rows, "weights": path})
         rounds.append(train(one))
-        store.remove(path)  # its name says what was in it, so a finished round is found again without it
-        return outputs_of(_only(rounds[-1]), prepared, split="train", rows=rows, task=one.task, device=device)
+        # the path holds a hash of the weights and is part of the round's key: a finished round does not need the file
+        store.remove(path)
+        return outputs_of(_member_of(rounds[-1]), prepared, split="train", rows=rows, task=one.task, device=device)
 
     num_classes = len(prepared.target.classes)
     alphas = samme(train_round, found["target"], num_classes=num_classes, params=params, weight=found.get("weight"))
-    alphas += [0.0] * (len(rounds) - len(alphas))  # the last one may be no better than chance
+    alphas += [0.0] * (len(rounds) - len(alphas))  # a last round no better than chance was trained, but has no vote
     members = tuple(
-        replace(_only(one), params={**_only(one).params, ALPHA: alpha})
+        replace(_member_of(one), params={**_member_of(one).params, ALPHA: alpha})
         for one, alpha in zip(rounds, alphas, strict=True)
     )
     return Sweep(
@@ -88,15 +89,15 @@ def _plan(plan: Plan, number: int) -> Plan:
     return replace(plan, index=number, seed=seed, params=params)
 
 
-def _only(one: Sweep) -> Member:
-    member = one.members[0]
+def _member_of(sweep: Sweep) -> Member:
+    member = sweep.members[0]
     if member.val_score is None:
         raise TrainError(f"a round has no member that can predict: {member.reason}.", "ensemble.adaboost")
     return member
 
 
-def _written(weights: np.ndarray, store: Store) -> str:
-    """Keep weights, scaled to a mean of 1, under a name that says what they are."""
+def _write_weights(weights: np.ndarray, store: Store) -> str:
+    """Write weights, scaled to a mean of 1, to a file that is named by their hash; return its path."""
     values = (weights * len(weights)).astype(np.float32)
     path = store.path(KIND, f"{hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()}.npy")
     held = io.BytesIO()

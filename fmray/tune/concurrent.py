@@ -1,6 +1,6 @@
-"""Do pieces of work side by side in threads of this process, each as it would be done alone.
+"""Run functions concurrently in threads of this process; results are those of running one after the other.
 
-What computes outside Python's lock gains: kernels of torch do. The first piece that fails ends all.
+Work that releases the GIL, such as kernels of torch, gains from it. The first failure ends all.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ Result = TypeVar("Result")
 def run_concurrently(
     pieces: Sequence[Callable[[], Result]], lanes: int, stop: Callable[[], None] = lambda: None
 ) -> list[Result]:
-    """Give what each piece gave, in their order; at most so many are done at a time.
+    """Return the results of all pieces, in order; at most `lanes` run at a time.
 
     Args:
         stop: Makes pieces that have begun end early, with a `CancelledError`; called when one fails, or the caller is
             interrupted.
 
     Raises:
-        BaseException: What the first piece that failed raised.
+        BaseException: What a piece raised; of several that failed at once, any one.
     """
     if lanes == 1:
         return [piece() for piece in pieces]

@@ -1,7 +1,7 @@
-"""Execute trials: one after the other in this process, or side by side as trials of Ray Tune.
+"""Execute trials: one after the other in this process, or concurrently as trials of Ray Tune.
 
-Ray Tune starts them where there is room; it knows neither what they do nor their outcome. Every trial finds its own
-newest state in the store, so Ray Tune is asked to run it again, never to restore it.
+Ray Tune only schedules trials; their states and outcomes are in the store. A trial resumes from its newest state there,
+so Ray Tune restarts trials but never restores them.
 """
 
 import logging
@@ -30,31 +30,31 @@ from fmray.train.failures import Budget, is_of_user
 from fmray.train.group import ALONE
 from fmray.train.heartbeat import beat, look_seconds
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
-from fmray.train.restart_policy import decide, find
+from fmray.train.restart_policy import decide as decide_restart
+from fmray.train.restart_policy import find
 from fmray.train.stacks import here
 from fmray.train.watch import Watch, on_roll
 from fmray.train.workers import Worker, failing_here, of_worker, refusal
-from fmray.tune.halving import Rules, Stopper, Table
-from fmray.tune.outcomes import abandon, is_finished
+from fmray.tune.halving import Rules, RungScores, Stopper
+from fmray.tune.outcomes import is_finished, record_untrained
 from fmray.tune.proposals import Proposals
 from fmray.tune.slots import resources
 from fmray.tune.train_trials import train_trials
 from fmray.tune.trial import Trial, TrialContext
 
-QUIET = {
+RAY_TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table whatever its settings
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a run of fmray as it ends any
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Ray Tune's own state is never restored
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-
-
-DIED = "its worker died more often than run.max_failures"
+"""Environment that Ray Tune is started with: no output of its own, no signal handler, no copies of its state."""
+WORKER_DIED = "its worker died more than run.max_failures times"
 
 
 def train_here(
-    context: TrialContext, proposals: Proposals, rules: Rules, before: Table, run: RunOptions, report: Report
+    context: TrialContext, proposals: Proposals, rules: Rules, before: RungScores, run: RunOptions, report: Report
 ) -> list[Trial]:
     """Train proposed trials in this process, one after the other, and return those that wait.
 
@@ -62,24 +62,25 @@ def train_here(
         FmrayError: Whatever training raises.
     """
     stopper = Stopper(context.store, context.home, rules, before)
-    waiting = []
+    paused = []
     with failing_here(run.hang_seconds, report):
         while (trial := proposals.ask()) is not None:
             device = set_up(run, trial.job.train)
-            if spent := stopper.exhausted if not is_finished(context, trial) else "":
-                abandon(context, trial, f"{spent} before it began", "stopped")
+            exhausted = "" if is_finished(context, trial) else stopper.exhausted_budget
+            if exhausted:
+                record_untrained(context, trial, f"{exhausted} before it began", "stopped")
             elif not train_trials(context, [trial], Worker(ALONE, device, report, run), stopper.decide):
-                waiting.append(trial)
+                paused.append(trial)
                 continue
             proposals.tell(trial)
-    return waiting
+    return paused
 
 
 def train_on_ray(
     context: TrialContext,
     proposals: Proposals,
     rules: Rules,
-    before: Table,
+    before: RungScores,
     run: RunOptions,
     report: Report,
     slots: int,
@@ -88,80 +89,81 @@ def train_on_ray(
     """Train proposed trials concurrently over Ray Tune, and return those that wait.
 
     Args:
-        slots: Trials at a time.
+        slots: Number of concurrent trials.
         name: Of the sweep.
 
     Raises:
-        ClusterError: If so many do not fit, or Ray fails.
+        ClusterError: If that many concurrent trials do not fit on the cluster, or Ray fails.
         FmrayError: Whatever training raises that is not recorded as an outcome.
     """
     with session():
         import ray
 
         needed = resources(living_nodes(), slots, run.gpu)
-        queue = placed_here(_TrialQueue).remote(context, rules, dict(before), run, list(sys.path))
-        watch = Watch(queue, run.hang_seconds, report)
+        server = placed_here(_TrialServer).remote(context, rules, dict(before), run, list(sys.path))
+        watch = Watch(server, run.hang_seconds, report)
         source = _Source(context, proposals, watch=watch, max_failures=run.max_failures, report=report)
-        os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+        os.environ.update({key: os.environ.get(key, value) for key, value in RAY_TUNE_ENVIRONMENT.items()})
         with (
-            every(POLL_SECONDS, partial(deliver, queue, report)),
+            every(POLL_SECONDS, partial(deliver, server, report)),
             every(look_seconds(run.hang_seconds), watch.look),
             warnings.catch_warnings(action="ignore"),
         ):
-            _fit(source, queue, needed=needed, slots=slots, store=context.store, name=name)
-        refused = ray.get(queue.refusal.remote())
+            _run_tuner(source, server, needed=needed, slots=slots, store=context.store, name=name)
+        refused = ray.get(server.refusal.remote())
         context.store.remove(context.store.path("ray", name))
     if refused is not None:
         raise pickle.loads(refused)
     return source.waiting()
 
 
-def _fit(source: "_Source", queue: Any, needed: Json, slots: int, store: Store, name: str) -> None:
+def _run_tuner(source: "_Source", server: Any, needed: Json, slots: int, store: Store, name: str) -> None:
     from ray import tune
     from ray.tune import RunConfig, TuneConfig, Tuner
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    trainable = tune.with_resources(tune.with_parameters(_train_trial, queue=queue), needed)
+    trainable = tune.with_resources(tune.with_parameters(_train_trial, server=server), needed)
     tuner = Tuner(
         trainable,
         tune_config=TuneConfig(
             search_alg=source.as_searcher(), num_samples=-1, max_concurrent_trials=slots, reuse_actors=True,
-            metric="finished", mode="max",
+            metric="finished", mode="max",  # Ray Tune wants a metric; nothing depends on it
         ),
         run_config=RunConfig(name=name, storage_path=store.path("ray"), verbose=0, callbacks=[source.as_callback()]),
     )  # fmt: skip
     tuner.fit()
 
 
-def _train_trial(config: Json, queue: Any) -> None:
+def _train_trial(config: Json, server: Any) -> None:
     """Train one trial, as a trial of Ray Tune."""
     import ray
     from ray import tune
 
-    if ray.get(queue.refusal.remote()) is not None:
+    if ray.get(server.refusal.remote()) is not None:
         tune.report({"finished": 0})
         return
-    packed, (context, run, path) = ray.get(queue.open.remote(config["trial"]))
+    packed, (context, run, path) = ray.get(server.fetch.remote(config["trial"]))
     begin(path)
     trial: Trial = pickle.loads(packed)
-    place = here(node=ray.get_runtime_context().get_node_id())
-    queue.put.remote(Workers([place], trial=trial.number))
+    process = here(node=ray.get_runtime_context().get_node_id())
+    server.put.remote(Workers([process], trial=trial.number))
     device = set_up_trial(run, trial.job.train)
 
-    def decide(pack: str, epoch: int, scores: Mapping[int, float]) -> Decision:
-        found: Decision = ray.get(queue.decide.remote(pack, epoch, scores))
+    def decide_on_driver(pack: str, epoch: int, scores: Mapping[int, float]) -> Decision:
+        found: Decision = ray.get(server.decide.remote(pack, epoch, scores))
         return found
 
     def put(event: Event) -> None:
-        queue.put.remote(event)
+        server.put.remote(event)
 
     finished = False
     try:
-        with on_roll(queue, trial.number, rank=0, size=1, asked=run.hang_seconds), waiting(put, beat):
-            finished = train_trials(context, [trial], Worker(ALONE, device, put, run), decide)
+        with on_roll(server, trial.number, rank=0, size=1, asked=run.hang_seconds), waiting(put, beat):
+            finished = train_trials(context, [trial], Worker(ALONE, device, put, run), decide_on_driver)
     except FmrayError as error:
-        ray.get(queue.refuse.remote(refusal(error)))
+        ray.get(server.refuse.remote(refusal(error)))
     except BaseException as error:
+        # Ctrl-C and signals pass; `sys.exit()` called by the user's code is an error of that code
         if not isinstance(error, Exception) and not is_of_user(error):
             raise
         raise of_worker(error, trial.number, 0, put) from error
@@ -169,29 +171,31 @@ def _train_trial(config: Json, queue: Any) -> None:
 
 
 def set_up_trial(run: RunOptions, train: Train) -> torch.device:
-    """Make this process ready to train on what its trial has reserved."""
+    """Set the device and threads of this process to what Ray has reserved for its trial."""
     import ray
 
     cores = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
     return set_up(run, train, cores if run.threads == "auto" else run.threads)
 
 
-class _TrialQueue(Mailbox):
-    """Give trials to workers, and decide which of their members stop; lives in an actor."""
+class _TrialServer(Mailbox):
+    """Serve trials to workers, and decide which of their members stop; lives in an actor."""
 
-    def __init__(self, context: TrialContext, rules: Rules, before: Table, run: RunOptions, path: list[str]) -> None:
+    def __init__(
+        self, context: TrialContext, rules: Rules, before: RungScores, run: RunOptions, path: list[str]
+    ) -> None:
         super().__init__()
         self._stopper = Stopper(context.store, context.home, rules, before)
         self._common = (context, run, path)
         self._trials = dict[int, bytes]()
 
     def submit(self, number: int, trial: bytes) -> str:
-        """Take a trial that is about to start; return which budget is spent, if one is."""
+        """Store a trial for the worker that will train it; return the budget that is exhausted, "" if none is."""
         self._trials[number] = trial
-        return self._stopper.exhausted
+        return self._stopper.exhausted_budget
 
-    def open(self, number: int) -> tuple[bytes, tuple[TrialContext, RunOptions, list[str]]]:
-        """Give a trial, as it was submitted, and what all of them need."""
+    def fetch(self, number: int) -> tuple[bytes, tuple[TrialContext, RunOptions, list[str]]]:
+        """Return a trial as it was submitted, and the arguments that all trials share."""
         return self._trials[number], self._common
 
     def decide(self, pack: str, epoch: int, scores: Mapping[int, float]) -> Decision:
@@ -200,10 +204,10 @@ class _TrialQueue(Mailbox):
 
 
 class _Source:
-    """Give Ray Tune the proposed trials, and take note which of them ended, and how.
+    """Feed proposed trials to Ray Tune, and keep track of how each one ends.
 
-    Trials whose worker died are started again from here: Ray Tune itself does not restart those whose worker died
-    before they ran, as one does that is reused, and does not ask for the cause.
+    Trials whose worker died are restarted here, not by Ray Tune: it ignores the cause, and it does not restart a trial
+    whose worker, kept from an earlier trial, died before the trial began.
     """
 
     def __init__(
@@ -213,39 +217,39 @@ class _Source:
         self._proposals = proposals
         self._watch = watch
         self._report = report
-        self._queue = watch.mailbox
+        self._server = watch.mailbox
         self._running: dict[str, Trial] = {}
-        self._open: dict[int, Trial] = {}
-        self._again: list[Trial] = []
+        self._unfinished: dict[int, Trial] = {}
+        self._to_restart: list[Trial] = []
         self._failures = Counter[int]()
         self._budgets = defaultdict[int, Budget](lambda: Budget(max_failures))
 
     def __getstate__(self) -> Json:
-        """Give nothing: Ray Tune keeps a copy of what it is given, which is never restored."""
+        """Pickle nothing: Ray Tune saves a copy of its searcher, which fmray never restores."""
         return {}
 
     def suggest(self, trial_id: str) -> Json | str | None:
-        """Give the next trial, None if a running one may have to start again, or Ray Tune's word for the end."""
+        """Return the next trial, None while running ones may have to be restarted, or `Searcher.FINISHED`."""
         import ray
         from ray.tune.search import Searcher
 
-        while (trial := self._again.pop(0) if self._again else self._proposals.ask()) is not None:
+        while (trial := self._to_restart.pop(0) if self._to_restart else self._proposals.ask()) is not None:
             if not is_finished(self._context, trial):
-                spent = ray.get(self._queue.submit.remote(trial.number, ray.cloudpickle.dumps(trial)))
-                if not spent:
-                    self._running[trial_id] = self._open[trial.number] = trial
+                exhausted = ray.get(self._server.submit.remote(trial.number, ray.cloudpickle.dumps(trial)))
+                if not exhausted:
+                    self._running[trial_id] = self._unfinished[trial.number] = trial
                     return {"trial": trial.number}
-                abandon(self._context, trial, f"{spent} before it began", "stopped")
-            self._open.pop(trial.number, None)
+                record_untrained(self._context, trial, f"{exhausted} before it began", "stopped")
+            self._unfinished.pop(trial.number, None)
             self._proposals.tell(trial)
         return None if self._running else str(Searcher.FINISHED)
 
     def completed(self, trial_id: str) -> None:
-        """Take note that a trial is finished, or waits."""
+        """Record that a trial is finished, or waits at a rung."""
         self._settle(self._running.pop(trial_id))
 
     def failed(self, trial_id: str, error: BaseException) -> None:
-        """Have a trial started again, or record it as failed, by the cause."""
+        """Restart a trial or record it as failed, depending on what ended it."""
         trial = self._running.pop(trial_id)
         self._failures[trial.number] += 1
         fault = find(error, trial.number, self._watch)
@@ -253,21 +257,21 @@ class _Source:
         self._watch.forget(trial.number)
         try:
             halve = self._context.micro_batches(trial).halve
-            decide(fault, budget, attempt=self._failures[trial.number], halve=halve, report=self._report)
+            decide_restart(fault, budget, attempt=self._failures[trial.number], halve=halve, report=self._report)
         except FmrayError:
-            abandon(self._context, trial, DIED if fault.kind == WORKER else fault.text)
+            record_untrained(self._context, trial, WORKER_DIED if fault.kind == WORKER else fault.text)
             self._settle(trial)
         else:
-            self._again.append(trial)
+            self._to_restart.append(trial)
 
     def _settle(self, trial: Trial) -> None:
         if is_finished(self._context, trial):
-            del self._open[trial.number]
+            del self._unfinished[trial.number]
             self._proposals.tell(trial)
 
     def waiting(self) -> list[Trial]:
         """List the trials that wait."""
-        return [self._open[number] for number in sorted(self._open)]
+        return [self._unfinished[number] for number in sorted(self._unfinished)]
 
     def as_searcher(self) -> Any:
         """Give the searcher that Ray Tune asks for trials."""
@@ -280,7 +284,7 @@ class _Source:
                 return source.suggest(trial_id)
 
             def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
-                if not error:  # else the cause is known in a moment: see `as_callback`
+                if not error:  # failures are handled in `as_callback`, which gets the error
                     source.completed(trial_id)
 
             def save(self, checkpoint_path: str) -> None:
@@ -305,7 +309,7 @@ class _Source:
 
 
 def _error_of(trial: Any) -> BaseException:
-    """Read the error of a trial that Ray Tune has just written, or its text if that is all it keeps."""
+    """Read the error file that Ray Tune writes for a failed trial; if it cannot be unpickled, its text."""
     import ray
 
     with suppress(OSError, TypeError, AttributeError, pickle.UnpicklingError, ImportError):

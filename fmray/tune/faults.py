@@ -9,16 +9,16 @@ from fmray.records import Json
 from fmray.train.failures import CodeError, failure, is_of_user, kind_of, one_line
 from fmray.train.pack import Plan
 from fmray.train.workers import code_error
-from fmray.tune.trial import spelled
+from fmray.tune.trial import name_members
 
 
-def fault_of(error: BaseException, plans: Sequence[Plan], path: str, report: Report) -> Json | None:
-    """Describe an error of members, {"reason", "class" of the error}, and report it; None if it ends the sweep.
+def report_member_error(error: BaseException, plans: Sequence[Plan], path: str, report: Report) -> Json | None:
+    """Report an error that only concerns members, and return {"reason", "class"}; None if it must end the sweep.
 
     Args:
-        path: Where in the run's directory the traceback goes.
+        path: Where in the run's directory the traceback is written.
     """
-    about = f"{spelled(plans)}: "
+    about = f"{name_members(plans)}: "
     if isinstance(error, SpecError | TrainError) and not isinstance(error, CodeError):
         report(failure(kind_of(error), f"{about}{one_line(error)}", LEFT_OUT))
         return {"reason": str(error), "class": type(error).__name__}

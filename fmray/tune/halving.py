@@ -18,24 +18,25 @@ from fmray.spec.job import Job
 from fmray.store import Store
 from fmray.train.decision import Decision
 
-LOG = "judgements.jsonl"
+DECISIONS_FILE = "judgements.jsonl"
+"""Every decision; the name of the file is that of earlier versions, whose searches can then be resumed."""
 NUM_RUNGS = 3
 """Number of rungs that `first_rung: auto` leaves room for."""
 Scores = Mapping[int, float]
 """Member -> score, higher for better."""
-Table = Mapping[int, Scores]
+RungScores = Mapping[int, Scores]
 """Epoch of a rung -> the scores there."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Say when members stop.
+    """Hold the rules by which members stop.
 
     Args:
         rungs: Epochs at which members are compared.
-        eta: One of so many goes on.
+        eta: At each rung, the best 1/eta of the members continue.
         waits: Members that reach a rung wait for all others, so that the order of arrival does not matter.
-        exact: Budgets, too, are checked only when all wait.
+        exact: Check budgets only while all packs wait, so that timing cannot change a decision.
         epochs: Epochs to spend on all members together, or None.
         seconds: Time after which every member stops, or None.
     """
@@ -68,15 +69,15 @@ class Stopper:
         before: Scores at each rung of the members of a sweep that this one extends.
     """
 
-    def __init__(self, store: Store, home: str, rules: Rules, before: Table) -> None:
+    def __init__(self, store: Store, home: str, rules: Rules, before: RungScores) -> None:
         self.rules = rules
         self._store = store
-        self._path = f"{home}/{LOG}"
+        self._path = f"{home}/{DECISIONS_FILE}"
         self._scores: dict[int, dict[int, float]] = defaultdict(dict, {k: dict(v) for k, v in before.items()})
         self._decided: dict[tuple[str, int], Json] = {}
-        self._of_waiting: dict[int, dict[int, str]] = {}
+        self._stopped_after_waiting: dict[int, dict[int, str]] = {}
         self._latest: dict[str, int] = defaultdict(int)
-        self.spent = 0  # epochs of members that were decided about
+        self.spent = 0  # epochs trained so far, summed over members
         self._seconds_before = 0.0
         self._opened = time.monotonic()
         for event in store.events(self._path):
@@ -95,12 +96,12 @@ class Stopper:
         self.require(pack, epoch - 1)
         if (pack, epoch) not in self._decided:
             reached = {"pack": pack, "epoch": epoch, "scores": {str(m): s for m, s in scores.items()}}
-            self._remember(reached)
+            self._remember(reached)  # first, since the decision is made with these scores; `_write` then adds it
             self._write({**reached, "dropped": self._dropped(epoch, list(scores))})
         decided = self._decided[pack, epoch]
         if decided["dropped"] is not None:
             return Decision({int(member): reason for member, reason in decided["dropped"].items()})
-        known = self._of_waiting.get(epoch)
+        known = self._stopped_after_waiting.get(epoch)
         if known is None:
             return Decision(waits=True)
         return Decision({member: known[member] for member in scores if member in known})
@@ -115,13 +116,13 @@ class Stopper:
             if rung <= epoch and (pack, rung) not in self._decided:
                 raise DataError(
                     f"{self._path} is damaged: what was decided about pack {pack} at epoch {rung} is gone. "
-                    "Restore it, or remove its folder to have the search trained anew."
+                    "Restore the file, or delete its folder to run the search again."
                 )
 
     def decide_waiting(self) -> bool:
         """Decide about the members that wait at the first open rung; return whether there were any.
 
-        To be called when no pack trains: then all members that will ever reach that rung have reached it.
+        Call this only while no pack trains: then all members that will ever reach that rung have reached it.
         """
         for epoch in self.rules.rungs:
             waiting = [
@@ -130,21 +131,23 @@ class Stopper:
                 if at == epoch and decided["dropped"] is None
                 for member in decided["scores"]
             ]
-            if waiting and epoch not in self._of_waiting:
-                reasons = self._at_rung(epoch, waiting) if not self.exhausted else self._all(waiting)
+            if waiting and epoch not in self._stopped_after_waiting:
+                reasons = (
+                    self._stopped_at_rung(epoch, waiting) if not self.exhausted_budget else self._all_stopped(waiting)
+                )
                 self._write({"closed": epoch, "dropped": reasons})
                 return True
         return False
 
     @property
-    def exhausted(self) -> str:
-        """Say which budget is spent; empty if none is."""
+    def exhausted_budget(self) -> str:
+        """Return which budget is exhausted, "" if none is."""
         rules = self.rules
         seconds = self._seconds
         if rules.epochs is not None and self.spent >= rules.epochs:
             return f"search.epochs: {self.spent} of {rules.epochs} are spent"
         if rules.seconds is not None and seconds >= rules.seconds:
-            return f"search.time: {seconds:.0f} of {rules.seconds:.0f} seconds are over"
+            return f"search.time: {seconds:.0f} of {rules.seconds:.0f} seconds have passed"
         return ""
 
     def table(self) -> dict[int, dict[int, float]]:
@@ -153,16 +156,18 @@ class Stopper:
 
     def _dropped(self, epoch: int, members: list[int]) -> Json | None:
         """Give the members that stop, or None if all have to wait."""
-        if self.exhausted and not self.rules.exact:
-            return self._all(members)
+        if self.exhausted_budget and not self.rules.exact:
+            return self._all_stopped(members)
         if epoch not in self.rules.rungs:
             return {}
-        return None if self.rules.waits else self._at_rung(epoch, members)
+        return None if self.rules.waits else self._stopped_at_rung(epoch, members)
 
-    def _all(self, members: list[int]) -> Json:
-        return dict.fromkeys(map(str, members), self.exhausted)
+    def _all_stopped(self, members: list[int]) -> Json:
+        """Return member -> reason for all members, because a budget is exhausted."""
+        return dict.fromkeys(map(str, members), self.exhausted_budget)
 
-    def _at_rung(self, epoch: int, members: list[int]) -> Json:
+    def _stopped_at_rung(self, epoch: int, members: list[int]) -> Json:
+        """Return member -> reason for the members that are not among the best at a rung."""
         scores = self._scores[epoch]
         eta = self.rules.eta
         reason = f"not among the best 1/{eta} of {len(scores)} members at epoch {epoch}"
@@ -180,7 +185,7 @@ class Stopper:
 
     def _remember(self, event: Json) -> None:
         if "closed" in event:
-            self._of_waiting[event["closed"]] = {int(m): reason for m, reason in event["dropped"].items()}
+            self._stopped_after_waiting[event["closed"]] = {int(m): reason for m, reason in event["dropped"].items()}
             return
         pack = event["pack"]
         epoch = event["epoch"]
@@ -200,7 +205,7 @@ def rungs_of(job: Job) -> tuple[int, ...]:
 
 
 def rung_epochs(epochs: int, eta: int, first: int | None = None) -> tuple[int, ...]:
-    """Give the epochs at which members are compared: the first, and eta times as many each time, before the last."""
+    """Give the rung epochs: `first`, then eta times the one before, while below `epochs`."""
     epoch = first or max(1, -(-epochs // eta**NUM_RUNGS))
     found = []
     while epoch < epochs:
@@ -210,7 +215,7 @@ def rung_epochs(epochs: int, eta: int, first: int | None = None) -> tuple[int, .
 
 
 def survivors(scores: Scores, arrived: Sequence[int], eta: int) -> set[int]:
-    """Give the members that go on: those of the arrived that are among the best 1/eta of all with a score here, or one.
+    """Give those of the arrived members that are among the best 1/eta (at least one) of all members at this rung.
 
     Of equal scores, that of the member with the smaller index is the better one.
 
@@ -222,7 +227,7 @@ def survivors(scores: Scores, arrived: Sequence[int], eta: int) -> set[int]:
 
 
 def expected_epochs(members: int, epochs: int, rungs: Sequence[int], eta: int) -> int:
-    """Count the epochs that members are trained for in all, if none stops for another reason."""
+    """Count the epochs of all members together, if members stop at rungs only."""
     total = 0
     alive = members
     before = 0

@@ -1,7 +1,7 @@
-"""Write and read what trials came to: tensors, predictions on a sample of validation, and last the members' records.
+"""Write and read the outcomes of trials: tensors, predictions on a validation sample, and last the member records.
 
-A pack whose record is there is never trained again, so a trial may be killed at any instant and continued by another
-process. Only a process that holds the lease writes.
+A pack that has a record is never trained again, so a trial may be killed at any point and resumed by another process.
+Only a process that holds the lease writes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,18 @@ from fmray.train.artefacts import FILES, file_of
 from fmray.train.group import ALONE, Group
 from fmray.train.ingest import Rows
 from fmray.train.learner import Learner
-from fmray.train.loop import outputs
+from fmray.train.loop import predict_rows
 from fmray.train.pack import Plan
 from fmray.tune.trial import Trial, TrialContext
 
 Status = Literal["finished", "stopped", "failed"]
-Reasons = Mapping[int, Json]
-"""Index of a member that was not trained to its end -> {"reason", "class" of the error}."""
-RESULT, PREDICTIONS = "result.json", "val.npy"
-NONE: Reasons = MappingProxyType({})
+Failures = Mapping[int, Json]
+"""Member that was not trained to its end -> {"reason", "class" of the error}."""
+RESULT = "result.json"
+PREDICTIONS = "val.npy"
+SAID = "said"
+"""Key under which records name their file of predictions; records of earlier versions have it, so it stays."""
+NO_FAILURES: Failures = MappingProxyType({})
 
 
 def is_finished(context: TrialContext, trial: Trial) -> bool:
@@ -37,8 +40,8 @@ def is_finished(context: TrialContext, trial: Trial) -> bool:
     return context.store.exists(f"{context.folder(trial.number)}/{RESULT}")
 
 
-def read_outcome(context: TrialContext, number: int) -> list[Json]:
-    """Read what the packs of a finished trial came to: members, health, width, file of predictions, errors."""
+def read_packs(context: TrialContext, number: int) -> list[Json]:
+    """Read the packs of a finished trial; members that are in no pack count as one more pack."""
     found = context.store.read_json(f"{context.folder(number)}/{RESULT}")
     homes = [f"{context.folder(number)}/{pack:05d}" for pack in found["packs"]]
     packs = [_with_whole_paths(context.store.read_json(f"{home}/{RESULT}"), home) for home in homes]
@@ -46,42 +49,45 @@ def read_outcome(context: TrialContext, number: int) -> list[Json]:
 
 
 def read_pack(context: TrialContext, trial: Trial, number: int) -> Json | None:
-    """Read what a pack came to; None if it is not finished."""
+    """Read the outcome of a pack; None if it is not finished."""
     path = f"{context.pack_folder(trial, number)}/{RESULT}"
     return context.store.read_json(path) if context.store.exists(path) else None
 
 
-def best_score(context: TrialContext, trial: Trial) -> float | None:
+def best_val_score(context: TrialContext, trial: Trial) -> float | None:
     """Give the best score of a finished trial, higher for better; None if no member has one."""
     sign = 1 if context.metric_of(trial).higher_is_better else -1
-    found = [member["val_score"] for pack in read_outcome(context, trial.number) for member in pack["members"]]
+    found = [member["val_score"] for pack in read_packs(context, trial.number) for member in pack["members"]]
     return max((sign * score for score in found if score is not None), default=None)
 
 
-def finish_trial(context: TrialContext, trial: Trial, packs: Sequence[int], lost: Json | None = None) -> None:
+def finish_trial(context: TrialContext, trial: Trial, packs: Sequence[int], untrained: Json | None = None) -> None:
     """Complete the outcome of a trial.
 
     Args:
         packs: Numbers of the packs that have an outcome.
-        lost: Outcome of the members that are in none of them; see `outcome_of_untrained`.
+        untrained: Pack-like outcome of the members that are in no pack; see `outcome_of_untrained`.
     """
     context.fence.check()
-    context.store.write_json(f"{context.folder(trial.number)}/{RESULT}", {"packs": list(packs), "lost": lost})
+    context.store.write_json(f"{context.folder(trial.number)}/{RESULT}", {"packs": list(packs), "lost": untrained})
 
 
-def abandon(context: TrialContext, trial: Trial, reason: str, status: Status = "failed", error: str = "") -> None:
+def record_untrained(
+    context: TrialContext, trial: Trial, reason: str, status: Status = "failed", error_class: str = ""
+) -> None:
     """Record that the members of a trial were not trained to their end, and why; finished packs are kept.
 
     Args:
-        error: Class of the error, if code or parameters were at fault.
+        error_class: Class of the error, if code or parameters were at fault.
     """
+    # a trial has at most one pack per member; its true number of packs is not known here
     numbered = ((number, read_pack(context, trial, number)) for number in range(len(trial.plans)))
     packs = {number: pack for number, pack in numbered if pack is not None}
     done = {member["index"] for pack in packs.values() for member in pack["members"]}
     left = [plan for plan in trial.plans if plan.index not in done]
-    reasons = {plan.index: {"reason": reason, "class": error} for plan in left}
-    lost = outcome_of_untrained(context, trial, left, reasons, status=status) if left else None
-    finish_trial(context, trial, list(packs), lost)
+    reasons = {plan.index: {"reason": reason, "class": error_class} for plan in left}
+    untrained = outcome_of_untrained(context, trial, left, reasons, status=status) if left else None
+    finish_trial(context, trial, list(packs), untrained)
 
 
 def write_pack(
@@ -91,13 +97,13 @@ def write_pack(
     val_rows: Rows,
     number: int = 0,
     group: Group = ALONE,
-    lost: Reasons = NONE,
+    left_out: Failures = NO_FAILURES,
 ) -> None:
     """Write the outcome of a pack that is trained: tensors, predictions on validation, and last the records.
 
     Args:
-        number: Of the pack in its trial.
-        lost: Members of the trial that were left out of the pack.
+        number: Position of the pack in its trial.
+        left_out: Members of the pack that failed and were not trained any further.
     """
     predictions = _predictions_on_sample(pack, val_rows, group)
     if not group.is_first:
@@ -107,41 +113,48 @@ def write_pack(
     with to_write(f"{folder}/{PREDICTIONS}") as path:
         np.save(path, predictions, allow_pickle=False)
     members = [
-        _write_member(context, trial, pack, place=place, number=number, predictions=predictions[place])
-        for place in range(len(pack.plans))
+        _write_member(context, trial, pack, row=row, pack_number=number, predictions=predictions[row])
+        for row in range(len(pack.plans))
     ]
-    left_out = [plan for plan in trial.plans if plan.index in lost]
-    others = outcome_of_untrained(context, trial, left_out, lost)
+    left_out_plans = [plan for plan in trial.plans if plan.index in left_out]
+    others = outcome_of_untrained(context, trial, left_out_plans, left_out)
     made = [PREDICTIONS, *(f"{member.index:05d}/{file_of(member)}" for member in members)]
     result = {
         "files": measure(folder, made),
         "members": [*(_with_relative_root(member, folder) for member in members), *others["members"]],
         "health": pack.state.health,
         "width": len(pack.plans),
-        "said": PREDICTIONS,
+        SAID: PREDICTIONS,
         "errors": others["errors"],
     }
     context.store.write_json(f"{folder}/{RESULT}", result)
     context.store.remove(f"{folder}/states")
 
 
-def write_failed_pack(context: TrialContext, trial: Trial, number: int, plans: Sequence[Plan], lost: Reasons) -> None:
+def write_failed_pack(
+    context: TrialContext, trial: Trial, number: int, plans: Sequence[Plan], left_out: Failures
+) -> None:
     """Write the outcome of a pack of which no member could be trained."""
-    shown = outcome_of_untrained(context, trial, plans, lost)
+    context.fence.check()
+    shown = outcome_of_untrained(context, trial, plans, left_out)
     context.store.write_json(f"{context.pack_folder(trial, number)}/{RESULT}", shown)
 
 
 def outcome_of_untrained(
-    context: TrialContext, trial: Trial, plans: Sequence[Plan], reasons: Reasons, status: Status = "failed"
+    context: TrialContext, trial: Trial, plans: Sequence[Plan], reasons: Failures, status: Status = "failed"
 ) -> Json:
     """Describe members that were not trained to their end, as the outcome of a pack."""
-    members = [_untrained(context, trial, plan, status=status, reason=reasons[plan.index]["reason"]) for plan in plans]
+    members = [
+        _member_without_tensors(context, trial, plan, status=status, reason=reasons[plan.index]["reason"])
+        for plan in plans
+    ]
     errors = {str(plan.index): reasons[plan.index]["class"] for plan in plans if reasons[plan.index]["class"]}
     shown = [member.to_json() for member in members]
-    return {"members": shown, "health": [], "width": len(shown), "said": "", "errors": errors}
+    return {"members": shown, "health": [], "width": len(shown), SAID: "", "errors": errors}
 
 
-def _untrained(context: TrialContext, trial: Trial, plan: Plan, status: Status, reason: str) -> Member:
+def _member_without_tensors(context: TrialContext, trial: Trial, plan: Plan, status: Status, reason: str) -> Member:
+    """Build the record of a member that has no weights; `_write_member` adds what a trained one has."""
     return Member(
         index=plan.index,
         model={"name": plan.model.name, "params": dict(plan.model.params)},
@@ -161,45 +174,49 @@ def _untrained(context: TrialContext, trial: Trial, plan: Plan, status: Status, 
 
 
 def _write_member(
-    context: TrialContext, trial: Trial, pack: Learner, place: int, number: int, predictions: np.ndarray
+    context: TrialContext, trial: Trial, pack: Learner, row: int, pack_number: int, predictions: np.ndarray
 ) -> Member:
-    plan = pack.plans[place]
+    plan = pack.plans[row]
     state = pack.state
-    home = f"{context.pack_folder(trial, number)}/{plan.index:05d}"
-    kind, data, digest = pack.artefact(place)
+    home = f"{context.pack_folder(trial, pack_number)}/{plan.index:05d}"
+    kind, data, digest = pack.artefact(row)
     with to_write(f"{home}/{FILES[kind]}") as path, open(path, "wb") as file:
         file.write(data)
-    end: dict[str, Any] = state.ends.get(str(place), {"status": "finished", "reason": "", "epochs": state.epoch})
-    if not torch.isfinite(state.best_score[place]) and end["status"] != "failed":
-        end = {**end, "status": "failed", "reason": _why_unscored(context.metric, predictions)}
-    score = float(state.best_score[place]) * pack.sign
-    member = _untrained(context, trial, plan, status="failed", reason=end["reason"])
+    end: dict[str, Any] = state.ends.get(str(row), {"status": "finished", "reason": "", "epochs": state.epoch})
+    if not torch.isfinite(state.best_score[row]) and end["status"] != "failed":
+        scores = [e["value"] for e in state.history if e["member"] == plan.index and e["metric"] == context.metric]
+        end = {**end, "status": "failed", "reason": _why_unscored(context.metric, scores, predictions)}
+    score = float(state.best_score[row]) * pack.sign
+    member = _member_without_tensors(context, trial, plan, status="failed", reason=end["reason"])
     return replace(
         member,
         root=home,
         status=end["status"],
-        best_epoch=int(state.best_epoch[place]),
+        best_epoch=int(state.best_epoch[row]),
         epochs=end["epochs"],
-        val_score=score if end["status"] != "failed" and torch.isfinite(state.best_score[place]) else None,
+        val_score=score if end["status"] != "failed" and torch.isfinite(state.best_score[row]) else None,
         tensor_hash=digest,
         artefact=kind,
         history=tuple({name: e[name] for name in HISTORY} for e in state.history if e["member"] == plan.index),
-        pack=number,
+        pack=pack_number,
     )
 
 
-def _why_unscored(metric: str, predictions: np.ndarray) -> str:
-    """Say why a member that was trained has no score on validation."""
+def _why_unscored(metric: str, scores: Sequence[float], predictions: np.ndarray) -> str:
+    """Return why a member that was trained has no score on validation."""
     finite = np.isfinite(predictions)
+    if finite.all() and any(np.isinf(scores)):
+        return f"{metric} is infinite on the validation rows: check the target values for outliers"
     if finite.all():
-        return f"{metric} is not defined on its validation rows: see how many of each class, or which values, they have"
-    return f"its predictions on validation are not finite in {len(predictions) - finite.all(-1).sum()} rows"
+        return f"{metric} is undefined on the validation rows: check their class counts or target values"
+    count = len(predictions) - finite.all(-1).sum()
+    return f"{count} of {len(predictions)} sampled validation predictions are not finite"
 
 
 def _predictions_on_sample(pack: Learner, rows: Rows, group: Group) -> np.ndarray:
-    """Predict with every member at its best, on a sample of validation rows in their sequence.
+    """Predict a sample of validation rows, in dataset order, with the best weights of every member.
 
-    Which rows are in the sample depends on their ids alone, so members of any pack, on any workers, predict the same.
+    The sample depends on row ids alone, so members of all packs, on any workers, predict the same rows.
 
     Shapes:
         returns: (M, n, C or T), float32, an entry per token where tokens have targets; empty on all workers but the
@@ -208,7 +225,7 @@ def _predictions_on_sample(pack: Learner, rows: Rows, group: Group) -> np.ndarra
     ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
     kept = sample_of(ids, rows.num_rows)
     with pack.at_best() as every:
-        predictions, _ = outputs(every, rows, group, kept=kept)
+        predictions, _ = predict_rows(every, rows, group, kept=kept)
     positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
     target = rows.lanes.load(["target"], rows.share)["target"]
     if isinstance(target, Ragged):
@@ -221,11 +238,11 @@ def _predictions_on_sample(pack: Learner, rows: Rows, group: Group) -> np.ndarra
 
 
 def _with_relative_root(member: Member, home: str) -> Json:
-    """Name a member's folder relative to its pack's: a store may be moved."""
+    """Return a member as JSON, its folder relative to that of its pack, so that the store can be moved."""
     return {**member.to_json(), "root": member.root.removeprefix(f"{home}/")}
 
 
 def _with_whole_paths(pack: Json, home: str) -> Json:
     members = [{**member, "root": f"{home}/{member['root']}" if member["root"] else ""} for member in pack["members"]]
-    predictions = f"{home}/{pack['said']}" if pack["said"] else ""
-    return {**pack, "folder": home, "members": members, "said": predictions}
+    predictions = f"{home}/{pack[SAID]}" if pack[SAID] else ""
+    return {**pack, "folder": home, "members": members, SAID: predictions}

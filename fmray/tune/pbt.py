@@ -1,8 +1,8 @@
 """Search by population based training: members that fall behind continue from the state of one that leads.
 
-Ray Tune decides which, and pauses and restarts trials, each of which trains one member. Weights, optimizer, epoch,
-history and best state pass from one member to the other, with the lineage of the weights. Name, seed and parameters
-never do, wherever they are held: in columns of the optimizer, the task, or buffers of the model.
+Ray Tune decides which, and pauses and restarts trials, each of which trains one member. A member that exploits another
+copies its weights, optimizer state, epoch, history, best state and lineage. It keeps its own index, seed and
+parameters, wherever these are stored: in the optimizer, the task, or buffers of the model.
 
 Source: Jaderberg et al., "Population Based Training of Neural Networks", 2017.
 """
@@ -42,9 +42,9 @@ from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, pl
 from fmray.train.pack import Pack
 from fmray.train.state import State
 from fmray.train.workers import Worker
-from fmray.tune.executors import DIED, QUIET, set_up_trial
-from fmray.tune.faults import fault_of
-from fmray.tune.outcomes import abandon, finish_trial, is_finished, write_pack
+from fmray.tune.executors import RAY_TUNE_ENVIRONMENT, WORKER_DIED, set_up_trial
+from fmray.tune.faults import report_member_error
+from fmray.tune.outcomes import finish_trial, is_finished, record_untrained, write_pack
 from fmray.tune.plans import LINEAGE, searched_plans
 from fmray.tune.slots import num_slots, resources
 from fmray.tune.space import trial_groups
@@ -53,13 +53,13 @@ from fmray.tune.trial import Trial, TrialContext
 
 QUANTILE = 0.25
 """Share of the population that continues from others, and that others continue from."""
-KEPT = 4
+CHECKPOINTS_KEPT = 4
 """Checkpoints kept per member: others may still continue from one that is not its newest."""
-PLACING = {**QUIET, "TUNE_GLOBAL_CHECKPOINT_S": "2"}
+RESTORABLE_ENVIRONMENT = {**RAY_TUNE_ENVIRONMENT, "TUNE_GLOBAL_CHECKPOINT_S": "2"}
 """Here Ray Tune restores its own state: which member has whose weights, and which parameters."""
 log = logging.getLogger("fmray")
 Lineage = tuple[Json, ...]
-"""({epoch, from, params}, ...), oldest first: whose weights these were before, and with what they went on."""
+"""({epoch, from, params}, ...), oldest first: when weights were copied, from whom, to train with which parameters."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class MemberCheckpoint:
     """Hold the state of a member at the end of an interval.
 
     Args:
-        state: Of its pack, which has no other member.
+        state: State of its pack, which holds this member only.
         member: Whose state it is.
         model: What it trained.
-        epoch: At whose end it was compared; a member that failed trains no more, but is still compared.
-        lineage: Of its weights.
+        epoch: End of the interval. Beyond `state.epoch` for a failed member, which is compared all the same.
+        lineage: History of its weights.
     """
 
     state: State
@@ -107,8 +107,8 @@ class MemberCheckpoint:
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """Plan the members of a population, whose parameters change as it trains.
+class PopulationPlan:
+    """Plan the members of a population; their parameters change during training.
 
     Args:
         job: With its ranges.
@@ -121,20 +121,20 @@ class Cohort:
     prepared: Prepared
 
     @property
-    def first(self) -> list[Json]:
-        """Give the parameters each member begins with, by dotted path."""
+    def initial_params(self) -> list[Json]:
+        """Return the initial parameters of each member, by dotted path."""
         return [{dotted(keys): v for keys, v in values.items()} for values in trial_groups(self.job)[0].members]
 
     @property
     def interval(self) -> int:
-        """Give the epochs between two comparisons."""
+        """Return the number of epochs between two comparisons."""
         return self.job.search.interval_in(self.job.train.num_epochs)
 
     def trial(self, index: int, params: Json, lineage: Lineage = ()) -> Trial:
         """Plan the trial of one member.
 
         Args:
-            params: It has now.
+            params: Its current parameters.
         """
         values = {keys: params[dotted(keys)] for keys in self.job.ranges}
         plan = searched_plans(self.job, self.task, structural={}, members=[values], first=index)[0]
@@ -147,14 +147,14 @@ class Cohort:
 
 
 def mutations(ranges: Mapping[Keys, Range], seed: int) -> Json:
-    """Give how Ray Tune may change each parameter: among its options, or scaled or drawn anew if it is a number."""
+    """Give how Ray Tune may change each parameter: among its options, or scaled or drawn again if it is a number."""
     return {
         dotted(keys): list(found.options) or partial(_draw, found, stream(seed, "pbt", dotted(keys)))
         for keys, found in ranges.items()
     }
 
 
-def within(ranges: Mapping[Keys, Range], params: Json) -> Json:
+def clip_to_ranges(ranges: Mapping[Keys, Range], params: Json) -> Json:
     """Clip parameters that were scaled to their ranges."""
     corners = {dotted(keys): found.corners for keys, found in ranges.items() if not found.options}
     limited = {name: min(max(params[name], low), high) for name, (low, high) in corners.items()}
@@ -168,7 +168,8 @@ def exploit(pack: Pack, checkpoint: MemberCheckpoint) -> None:
     history = [{**event, "member": own.index} for event in state.history]
     pack.adopt(replace(state, history=history), [checkpoint.model])
     if checkpoint.member != own.index:
-        torch.manual_seed(derive(own.seed, "draws", state.epoch))  # or both would draw the same from here on
+        # otherwise both members would use the same random numbers from here on
+        torch.manual_seed(derive(own.seed, "draws", state.epoch))
 
 
 def train_member(
@@ -185,9 +186,9 @@ def train_member(
     """Train a member to its end, and write its outcome.
 
     Args:
-        rows: To learn from, and to choose by.
+        rows: Training rows and validation rows.
         report: Gets its events.
-        save: Gets a checkpoint after every interval, with {"score", "epoch"}; may never return.
+        save: Gets a checkpoint and {"score", "epoch"} after every interval; Ray Tune may end the trial in this call.
         checkpoint: What it continues from.
         lineage: Of its weights.
     """
@@ -208,10 +209,11 @@ def train_member(
             metric,
             order_seed=order_seed,
             report=report,
-            decide=partial(_wait, until, last),
+            decide=partial(_pause_at, until, last),
         )
         failed = any(end["status"] == "failed" for end in pack.state.ends.values())
-        if ended and (not failed or until == last):  # one that failed may be given the state of another
+        # a failed member stays in the population: it may continue from a copy of another
+        if ended and (not failed or until == last):
             break
         epoch = until
         own = MemberCheckpoint(pack.snapshot(), trial.number, model=trial.plans[0].model, epoch=epoch, lineage=lineage)
@@ -220,13 +222,13 @@ def train_member(
     finish_trial(context, trial, [0])
 
 
-def _wait(until: int, last: int, epoch: int, scores: Mapping[int, float]) -> Decision:
+def _pause_at(until: int, last: int, epoch: int, scores: Mapping[int, float]) -> Decision:
     """Pause a training at the end of an interval."""
     return Decision(waits=until <= epoch < last)
 
 
 def _score(pack: Pack, metric: Metric) -> float:
-    """Give the score of the newest epoch, higher for better; the best epoch may be long past."""
+    """Give the score of the newest epoch, higher for better; members are compared by their present weights."""
     values = [event["value"] for event in pack.state.history if event["metric"] == metric.name]
     score = pack.sign * values[-1] if values else -math.inf
     return -math.inf if math.isnan(score) else score
@@ -241,12 +243,12 @@ class PopulationBasedSearch:
     """Run a search by population based training.
 
     Args:
-        cohort: The members.
+        population: The members.
         report: Gets events.
         key: Names the sweep.
     """
 
-    cohort: Cohort
+    population: PopulationPlan
     report: Report
     key: str
 
@@ -254,55 +256,56 @@ class PopulationBasedSearch:
         """Train every member, and return their trials.
 
         Raises:
-            ClusterError: If so many at a time do not fit, or Ray fails.
+            ClusterError: If that many concurrent trials do not fit on the cluster, or Ray fails.
             FmrayError: Whatever training raises that is not recorded as an outcome.
         """
-        trials = [self.cohort.trial(index, params) for index, params in enumerate(self.cohort.first)]
+        trials = [self.population.trial(index, params) for index, params in enumerate(self.population.initial_params)]
         if not all(is_finished(context, trial) for trial in trials):
             with session():
                 self._train_on_ray(context)
         for trial in trials:
             if not is_finished(context, trial):
-                abandon(context, trial, DIED)
+                record_untrained(context, trial, WORKER_DIED)
         return trials
 
     def _train_on_ray(self, context: TrialContext) -> None:
         import ray
 
-        run = self.cohort.job.run
+        run = self.population.job.run
         store = context.store
-        members = self.cohort.job.search.members
+        members = self.population.job.search.members
         slots = min(num_slots(living_nodes(), run), members)
         needed = resources(living_nodes(), slots, run.gpu)
         turns = f"{members} members take turns on {slots} workers over Ray Tune (run.workers: {run.workers})"
-        self.report(Note(f"{turns}, and are compared every {self.cohort.interval} epochs"))
-        shared = placed_here(_SharedState).remote(ray.cloudpickle.dumps((context, self.cohort, list(sys.path))))
-        os.environ.update(PLACING)
+        self.report(Note(f"{turns}, and are compared every {self.population.interval} epochs"))
+        shared = placed_here(_SharedInputs).remote(ray.cloudpickle.dumps((context, self.population, list(sys.path))))
+        # not `setdefault`: an earlier search of this process may have set other values
+        os.environ.update(RESTORABLE_ENVIRONMENT)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         with every(POLL_SECONDS, partial(deliver, shared, self.report)), warnings.catch_warnings(action="ignore"):
             for remaining in range(run.max_failures, -1, -1):
-                lost = self._tuner(shared, needed, store).fit().num_errors
-                if not lost or not remaining:
+                num_errors = self._tuner(shared, needed, store).fit().num_errors
+                if not num_errors or not remaining:
                     break
-                # Ray Tune does not restart members whose worker died before they ran, as one does that is reused.
-                self.report(Note(f"{lost} members lost their workers, and are started again"))
+                # Ray Tune does not restart a member whose worker, reused from another, died before the member began
+                self.report(Note(f"{num_errors} members lost their workers, and are started again"))
         refused = ray.get(shared.refusal.remote())
         store.remove(store.path("ray", self.key))
         if refused is not None:
             raise pickle.loads(refused)
 
     def _tuner(self, shared: Any, needed: Json, store: Store) -> Any:
-        """Give a new search, or the one that was begun."""
+        """Create the tuner of a new search, or restore that of an unfinished one."""
         from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
-        job = self.cohort.job
+        job = self.population.job
         home = store.path("ray", self.key)
         trainable = tune.with_resources(tune.with_parameters(_train_member, shared=shared), needed)
         if Tuner.can_restore(home) and _is_whole(store, home):
             return Tuner.restore(home, trainable, resume_unfinished=True, resume_errored=True)
         store.remove(home)
-        members = [{"index": index, **params} for index, params in enumerate(self.cohort.first)]
+        members = [{"index": index, **params} for index, params in enumerate(self.population.initial_params)]
         return Tuner(
             trainable,
             param_space={"member": tune.grid_search(members)},
@@ -312,7 +315,7 @@ class PopulationBasedSearch:
             run_config=RunConfig(
                 name=self.key, storage_path=store.path("ray"), verbose=0,
                 failure_config=FailureConfig(max_failures=job.run.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+                checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             ),
         )  # fmt: skip
 
@@ -326,8 +329,8 @@ def scheduler(job: Job) -> Any:
         def choose_trial_to_run(self, tune_controller: Any) -> Any:
             """Run the member that has trained the fewest epochs itself.
 
-            Ray Tune counts the epochs of the state a member was given; then a bad member may continue from the same
-            state of a better one again and again, and the better one never runs.
+            Ray Tune counts the epochs of the state a member continues from; then a bad member may continue from the
+            same state of a better one again and again, and the better one never runs.
             """
             waiting = [trial for trial in tune_controller.get_trials() if trial.status in (Trial.PENDING, Trial.PAUSED)]
             return min(waiting, key=lambda trial: trial.last_result.get("epoch", 0), default=None)
@@ -338,21 +341,21 @@ def scheduler(job: Job) -> Any:
         mode="max",
         perturbation_interval=job.search.interval_in(job.train.num_epochs),
         hyperparam_mutations={"member": mutations(job.ranges, job.train.seed)},
-        custom_explore_fn=partial(_explored, dict(job.ranges)),
+        custom_explore_fn=partial(_clip_explored, dict(job.ranges)),
         quantile_fraction=QUANTILE,
         log_config=False,
     )
 
 
-class _SharedState(Mailbox):
-    """Give members what all of them share; lives in an actor."""
+class _SharedInputs(Mailbox):
+    """Hold what all members share; lives in an actor."""
 
     def __init__(self, common: bytes) -> None:
         super().__init__()
         self._common = common
 
     def common(self) -> bytes:
-        """Give it."""
+        """Return the pickled (context, population, sys.path)."""
         return self._common
 
 
@@ -366,23 +369,24 @@ def _train_member(config: Json, shared: Any) -> None:
             _train(int(tune.get_context().get_trial_name()), config["member"], shared)
         except FmrayError as error:
             ray.get(shared.refuse.remote(pickle.dumps(error)))
-    tune.report({"score": -math.inf, "epoch": 0, "done": True})  # not used: a member that is done is compared no more
+    # ends the trial: `done` keeps this score out of every comparison
+    tune.report({"score": -math.inf, "epoch": 0, "done": True})
 
 
-def _train(index: int, given: Json, shared: Any) -> None:
-    """Train a member from what its trial is given, and write its outcome, unless it has one.
+def _train(index: int, config: Json, shared: Any) -> None:
+    """Train a member from the checkpoint of its trial, and write its outcome, unless it has one.
 
     Args:
-        given: Its parameters, and an index that may be another member's.
+        config: Parameters of the member, and an index that may be another member's.
     """
     import ray
     from ray import tune
 
-    context, cohort, device, rows = _opened(ray.get(shared.common.remote()))
-    params = {name: value for name, value in given.items() if name != "index"}
+    context, population, device, rows = _open_shared(ray.get(shared.common.remote()))
+    params = {name: value for name, value in config.items() if name != "index"}
     checkpoint = _read_checkpoint(tune.get_checkpoint())
     lineage = () if checkpoint is None else checkpoint.lineage_for(index, params)
-    trial = cohort.trial(index, params, lineage)
+    trial = population.trial(index, params, lineage)
     if is_finished(context, trial):
         return
     if checkpoint is not None and checkpoint.member != index:
@@ -400,50 +404,50 @@ def _train(index: int, given: Json, shared: Any) -> None:
             device=device,
             report=report,
             save=partial(_save_to_tune, context),
-            interval=cohort.interval,
+            interval=population.interval,
             checkpoint=checkpoint,
             lineage=lineage,
         )
     except BaseException as error:
-        why = fault_of(error, trial.plans, f"stacks/member-{index:05d}.txt", shared.put.remote)
+        why = report_member_error(error, trial.plans, f"stacks/member-{index:05d}.txt", shared.put.remote)
         if why is None:
             raise
-        abandon(context, trial, why["reason"])
+        record_untrained(context, trial, why["reason"])
 
 
 @lru_cache(maxsize=1)
-def _opened(common: bytes) -> tuple[TrialContext, Cohort, torch.device, tuple[Rows, Rows]]:
+def _open_shared(common: bytes) -> tuple[TrialContext, PopulationPlan, torch.device, tuple[Rows, Rows]]:
     """Open what members share; a worker trains many of them, one after the other."""
-    context, cohort, path = pickle.loads(common)
+    context, population, path = pickle.loads(common)
     begin(path)
-    job = cohort.job.at({})
-    prepared = cohort.prepared
+    job = population.job.at({})
+    prepared = population.prepared
     device = set_up_trial(job.run, job.train)
     worker = Worker(ALONE, device, ignore, job.run)
     passes = Steps.of(job.train, prepared.num_rows("train")).num_passes
     train_rows = worker.rows(prepared, "train", passes, job.live_steps, order=job.train.order)
-    return context, cohort, device, (train_rows, worker.rows(prepared, "val", job.train.num_epochs))
+    return context, population, device, (train_rows, worker.rows(prepared, "val", job.train.num_epochs))
 
 
 def _read_checkpoint(checkpoint: Any) -> MemberCheckpoint | None:
-    """Read what a trial continues from; if that is gone, it starts anew, and soon continues from another member."""
+    """Read the checkpoint a trial continues from; without a usable one, the member starts from scratch."""
     if checkpoint is None:
         return None
     try:
         with checkpoint.as_directory() as folder:
             return MemberCheckpoint.read(folder)
     except (DataError, OSError) as error:
-        log.warning("checkpoint %s is unusable, its member starts anew: %s", checkpoint.path, error)
+        log.warning("checkpoint %s is unusable, its member starts from scratch: %s", checkpoint.path, error)
         return None
 
 
-def _save_to_tune(context: TrialContext, checkpoint: MemberCheckpoint, standing: Json) -> None:
+def _save_to_tune(context: TrialContext, checkpoint: MemberCheckpoint, result: Json) -> None:
     from ray import tune
 
     context.fence.check()
     with TemporaryDirectory() as folder:
         checkpoint.write(folder)
-        tune.report(standing, checkpoint=tune.Checkpoint.from_directory(folder))
+        tune.report(result, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def _is_whole(store: Store, home: str) -> bool:
@@ -455,7 +459,7 @@ def _is_whole(store: Store, home: str) -> bool:
         for prefix, check in read.items():
             check(store.read_bytes(f"{home}/{max(name for name in _names(store, home) if name.startswith(prefix))}"))
     except (ValueError, EOFError, pickle.UnpicklingError, DataError) as error:
-        log.warning("the saved state of Ray Tune is unusable, members that have not finished start anew: %s", error)
+        log.warning("the saved state of Ray Tune is unusable, unfinished members start from scratch: %s", error)
         return False
     return True
 
@@ -464,8 +468,8 @@ def _names(store: Store, home: str) -> list[str]:
     return [name.rsplit("/", 1)[-1] for name in store.list(home)]
 
 
-def _explored(ranges: Mapping[Keys, Range], config: Json) -> Json:
-    return {**config, "member": within(ranges, config["member"])}
+def _clip_explored(ranges: Mapping[Keys, Range], config: Json) -> Json:
+    return {**config, "member": clip_to_ranges(ranges, config["member"])}
 
 
 def _name(trial: Any) -> str:

@@ -1,7 +1,7 @@
 """Turn a job into the members that are trained, one plan each: per seed, per bootstrap sample, per fold.
 
-Bootstrap samples and folds differ in how much each training row counts, which changes no shape, so they train in one
-pack over one pass; only strict folds have inputs of their own, and a trial each.
+Bootstrap samples and folds differ only in row weights, not in shapes, so their members train in one pack that reads the
+data once. Only strict folds have inputs of their own, and hence a trial each.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +18,7 @@ from fmray.spec.ranges import Values
 from fmray.spec.ref import Ref
 from fmray.targets.codec import codec_for
 from fmray.train.pack import Plan
+from fmray.tune.space import num_members
 from fmray.tune.trial import Trial
 
 LINEAR_RATES = (0.1, 0.02, 0.004, 0.0008)
@@ -28,7 +29,7 @@ LINEAGE = "search.pbt.lineage"
 
 
 def plans_of(job: Job, task: Ref) -> list[Plan]:
-    """List the members of a job that searches nothing: one per seed."""
+    """List the plans of a job without a search: one per seed."""
     seeds = job.train.seeds
     return [plan_of(job, task, i, {"train.seeds": i} if seeds.n > 1 else {}) for i in range(seeds.n)]
 
@@ -49,7 +50,7 @@ def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Va
     """Plan the members of one structure of a search.
 
     Args:
-        first: Index of the first.
+        first: Index of the first member.
     """
     named = {dotted(keys): value for keys, value in structural.items()}
     plans = []
@@ -59,13 +60,33 @@ def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Va
     return plans
 
 
-def job_at(job: Job, member: Member) -> Job:
+def job_of_member(job: Job, member: Member) -> Job:
     """Give the job of one member of a search, without ranges."""
     return job.at({keys: member.params[dotted(keys)] for keys in job.ranges})
 
 
+def retrains_finalists(job: Job) -> bool:
+    """Tell whether the best members of a search are trained again: with more seeds, or with folds or bags."""
+    return job.train.seeds.n > 1 or job.train.folds is not None or job.ensemble.name == "bagging"
+
+
+def describe_members(job: Job) -> str:
+    """Count the members that a job trains, in words: per seed, fold and bag, or those of a search and its finalists."""
+    folds = 1 if job.train.folds is None else job.train.folds.n
+    bags = ENSEMBLES.read("bagging", job.ensemble.params).members if job.ensemble.name == "bagging" else 1
+    per_configuration = job.train.seeds.n * folds * bags
+    if job.ranges:
+        searched = num_members(job)
+        finalists = min(job.search.finalists, searched) * per_configuration
+        again = f", then at most {finalists:,} that train the best again" if retrains_finalists(job) else ""
+        return f"{searched:,} members of a search{again}"
+    if job.ensemble.name == "adaboost":
+        return f"at most {ENSEMBLES.read('adaboost', job.ensemble.params).rounds:,} members, one per round"
+    return f"{per_configuration:,} member{'s' * (per_configuration > 1)}"
+
+
 def linear_plans(job: Job, task: Ref) -> list[Plan]:
-    """List the members behind the linear baseline: one per learning rate, so that none can be called badly tuned."""
+    """List the plans behind the linear baseline: one per learning rate, so that the baseline is tuned, too."""
     plain = Ref(task.name)
     return [
         Plan(
@@ -81,12 +102,12 @@ def linear_plans(job: Job, task: Ref) -> list[Plan]:
 
 
 def left_out_numbers(prepared: Prepared) -> list[str]:
-    """Name the number columns that `auto` leaves out as names of rows, which a linear model can use all the same."""
+    """List the numeric columns that `auto` drops as row identifiers; a linear model can use them nevertheless."""
     return [name for step in prepared.steps for name in step["state"].get("left_out", [])]
 
 
 def linear_job(job: Job, prepared: Prepared) -> Job:
-    """Give the job by which the linear baseline trains: same rows and batches, patient, nothing fancy.
+    """Give the job of the linear baseline: same rows, batches and epochs, plain Adam, no schedule, clipping or ema.
 
     It sees the numbers that `auto` leaves out for the model too: where they would have helped, the gate that compares
     the model with its baselines must be able to tell.
@@ -116,11 +137,11 @@ def linear_job(job: Job, prepared: Prepared) -> Job:
     return replace(job, train=train, steps=steps, ranges={})
 
 
-def resampled(job: Job, plans: Sequence[Plan]) -> list[Plan]:
-    """Give the members a job asks for by `train.folds` and `ensemble: bagging`, for each one it asks for otherwise.
+def with_folds_and_bags(job: Job, plans: Sequence[Plan]) -> list[Plan]:
+    """Replace each plan by one per fold and bootstrap sample that `train.folds` and `ensemble: bagging` ask for.
 
     Raises:
-        SpecError: If fewer than one bootstrap sample is asked for.
+        SpecError: If the number of bootstrap samples is less than one.
     """
     found = list(plans)
     if job.train.folds is not None:
@@ -130,22 +151,23 @@ def resampled(job: Job, plans: Sequence[Plan]) -> list[Plan]:
     return found
 
 
-def final_plans(job: Job, task: Ref, member: Member, first: int) -> list[Plan]:
-    """Give the members that train one of a search again: with every seed, on every fold and bag that the job asks for.
+def finalist_plans(job: Job, task: Ref, member: Member, first: int) -> list[Plan]:
+    """Plan to retrain a finalist of a search: with every seed, fold and bootstrap sample that the job asks for.
 
     Args:
         job: With its ranges.
         task: The objective, decided.
-        member: Of the search.
-        first: Index of the first.
+        member: The finalist, as the search trained it.
+        first: Index of the first member.
     """
-    concrete = job_at(job, member)
-    shown = {name: value for name, value in member.params.items() if name != LINEAGE}  # its weights start anew
-    shown["finalist of"] = member.index
-    plans = [plan_of(concrete, task, seed, {**shown, "train.seeds": seed}) for seed in range(job.train.seeds.n)]
+    concrete = job_of_member(job, member)
+    # it is retrained from scratch, so the lineage of its weights in the search does not apply
+    params = {name: value for name, value in member.params.items() if name != LINEAGE}
+    params["finalist of"] = member.index
+    plans = [plan_of(concrete, task, seed, {**params, "train.seeds": seed}) for seed in range(job.train.seeds.n)]
     return [
         replace(plan, seed=derive(plan.seed, member.index), index=index)
-        for index, plan in enumerate(resampled(concrete, plans), first)
+        for index, plan in enumerate(with_folds_and_bags(concrete, plans), first)
     ]
 
 
@@ -153,16 +175,16 @@ class Prepare(Protocol):
     """Give the rows of a job without ranges, as its steps prepare them."""
 
     def __call__(self, job: Job, fold: int | None = None) -> Prepared:
-        """Give them.
+        """Return the prepared rows.
 
         Args:
-            fold: That the steps do not learn from.
+            fold: The fold that steps are not fitted on; None fits them on all training rows.
         """
         ...
 
 
 def trials_of(job: Job, plans: Sequence[Plan], prepare: Prepare) -> list[Trial]:
-    """Give the trials of one configuration: a single one, or with strict folds one per fold on rows of its own."""
+    """Give one trial for a configuration; with strict folds, one per fold, each on rows prepared for that fold."""
     if job.train.folds is None or not job.train.folds.strict:
         return [Trial(0, 0, job=job, plans=tuple(plans), prepared=prepare(job))]
     of_fold = [tuple(plan for plan in plans if plan.params[FOLD] == fold) for fold in range(job.train.folds.n)]
@@ -173,7 +195,7 @@ def trials_of(job: Job, plans: Sequence[Plan], prepare: Prepare) -> list[Trial]:
 
 
 def bagging_plans(plans: Sequence[Plan], n: int, seed: int) -> list[Plan]:
-    """Give n members for each, with a bootstrap sample and an initialisation of its own."""
+    """Give n plans per plan, each with its own bootstrap sample and initialisation."""
     return _numbered(
         replace(
             plan,
@@ -187,7 +209,7 @@ def bagging_plans(plans: Sequence[Plan], n: int, seed: int) -> list[Plan]:
 
 
 def fold_plans(plans: Sequence[Plan], folds: int, seed: int) -> list[Plan]:
-    """Give one member per fold for each, which learns from all rows but those of its fold."""
+    """Give one plan per fold and plan; each member trains on all rows outside of its fold."""
     return _numbered(
         replace(plan, params={**plan.params, FOLD: fold}, rows={**plan.rows, **fold_rows(fold, folds, seed)})
         for plan in plans

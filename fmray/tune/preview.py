@@ -1,4 +1,4 @@
-"""Say in words what a search will try and how long that takes, before anything is trained; imports no torch."""
+"""Describe in words what a search will try and how long that takes, before training starts; imports no torch."""
 
 from fmray.spec.explain import dotted
 from fmray.spec.job import Job
@@ -21,13 +21,13 @@ def describe(job: Job) -> dict[str, str]:
         "structural": [f"{dotted(keys)} {found.to_json()}" for keys, found in structural.items()],
         "packable": [f"{dotted(keys)} {found.to_json()}" for keys, found in packable.items()],
     }
-    stop = f"1/{search.eta} go on at epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped"
+    stop = f"the best 1/{search.eta} continue at epochs {', '.join(map(str, rungs))}" if rungs else "none is stopped"
     if search.by == "pbt":
-        stop = f"every {search.interval_in(epochs)} epochs the worst quarter goes on from the best"
+        stop = f"every {search.interval_in(epochs)} epochs the worst quarter continues from copies of the best"
     expected = expected_epochs(members, epochs, rungs, search.eta)
     return {
         "search": f"{members} members by {search.by} in {len(groups)} structures, {len(groups)} packs at least; {stop}",
         **{kind: "; ".join(found) or "none" for kind, found in spelled.items()},
-        "epochs": f"about {expected:,} over all members, {members * epochs:,} if nobody stopped"
+        "epochs": f"about {expected:,} over all members, {members * epochs:,} if none is stopped"
         + (f"; at most {' and '.join(budgets)}" if budgets else ""),
     }

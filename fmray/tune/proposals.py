@@ -1,4 +1,4 @@
-"""Propose trials, from a list or by what earlier ones came to.
+"""Propose trials: from a fixed list, or by learning from the results of earlier ones.
 
 A proposal is written before it is tried, so a search that is restarted tries each of them exactly once.
 """
@@ -15,13 +15,13 @@ from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.ranges import Keys, Range
-from fmray.tune.outcomes import best_score
+from fmray.tune.outcomes import best_val_score
 from fmray.tune.space import TrialGroup, num_structures, packable_draws, shares
 from fmray.tune.trial import Trial, TrialContext
 
 Build = Callable[[int, TrialGroup, int], Trial]
 """(number of the trial, its group, index of its first member) -> the trial."""
-LOG = "proposals.jsonl"
+PROPOSALS_FILE = "proposals.jsonl"
 
 
 class Proposals(Protocol):
@@ -32,12 +32,12 @@ class Proposals(Protocol):
         ...
 
     def tell(self, trial: Trial) -> None:
-        """Take note that a trial is finished."""
+        """Receive a finished trial."""
         ...
 
 
-class Listed:
-    """Propose what is on a list."""
+class ListedProposals:
+    """Propose the trials of a list, in order."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self._left = list(trials)
@@ -47,10 +47,10 @@ class Listed:
         return self._left.pop(0) if self._left else None
 
     def tell(self, trial: Trial) -> None:
-        """Ignore it."""
+        """Do nothing: the list does not depend on results."""
 
 
-class Learning:
+class TPEProposals:
     """Propose structures by Optuna's TPE; each has its share of the members.
 
     A proposal is a function of the job, the results so far and its place in the sequence.
@@ -68,13 +68,13 @@ class Learning:
         self._build = build
         self._context = context
         self._store = context.store
-        self._path = f"{context.home}/{LOG}"
+        self._path = f"{context.home}/{PROPOSALS_FILE}"
         self._structural, self._packable = split_ranges(job)
         self._shares = shares(job.search.members, num_structures(job, job.search.members))
-        self._firsts = [sum(self._shares[:place]) for place in range(len(self._shares))]
+        self._first_members = [sum(self._shares[:place]) for place in range(len(self._shares))]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(direction="maximize")
-        self._kinds = {dotted(keys): _distribution(found) for keys, found in self._structural.items()}
+        self._distributions = {dotted(keys): _distribution(found) for keys, found in self._structural.items()}
         self._written = self._store.events(self._path)
         self._structures: list[Json] = []
         self._asked = 0
@@ -85,17 +85,20 @@ class Learning:
         if number == len(self._shares):
             return None
         if number == len(self._written):
-            self._refuse_lost(number)
+            self._require_proposal(number)
+            # a sampler per proposal, seeded by its number: a restarted search then proposes the same
             self._study.sampler = optuna.samplers.TPESampler(
-                seed=derive(self._job.train.seed, "optuna", number) % (1 << 32), n_startup_trials=_startup(self._shares)
+                seed=derive(self._job.train.seed, "optuna", number) % (1 << 32),
+                n_startup_trials=_num_random(self._shares),
             )
-            drawn = self._study.ask(self._kinds).params
+            # the asked trial stays RUNNING, which TPE ignores; `tell` adds the result as another trial
+            drawn = self._study.ask(self._distributions).params
             self._store.append(self._path, event := {"trial": number, "drawn": drawn})
             self._written.append(event)
         self._asked += 1
-        return self._build(number, self._group(number, self._written[number]["drawn"]), self._firsts[number])
+        return self._build(number, self._group(number, self._written[number]["drawn"]), self._first_members[number])
 
-    def _refuse_lost(self, number: int) -> None:
+    def _require_proposal(self, number: int) -> None:
         """Make sure that a trial without a proposal has not been tried.
 
         Raises:
@@ -103,15 +106,15 @@ class Learning:
         """
         if self._store.exists(self._context.folder(number)):
             raise DataError(
-                f"{self._path} is damaged: the proposal of trial {number} is gone, which was tried. Restore it, or "
-                f"remove {self._context.home} to have the search begun anew."
+                f"{self._path} is damaged: the proposal of trial {number} is gone, which was tried. Restore the file, "
+                f"or delete {self._context.home} to run the search again."
             )
 
     def tell(self, trial: Trial) -> None:
         """Learn from the best score of a trial."""
-        if (score := best_score(self._context, trial)) is not None:
+        if (score := best_val_score(self._context, trial)) is not None:
             drawn = self._written[trial.number]["drawn"]
-            self._study.add_trial(optuna.create_trial(params=drawn, distributions=self._kinds, value=score))
+            self._study.add_trial(optuna.create_trial(params=drawn, distributions=self._distributions, value=score))
 
     def _group(self, number: int, drawn: Json) -> TrialGroup:
         if drawn not in self._structures:
@@ -120,12 +123,13 @@ class Learning:
             keys: found.options[drawn[dotted(keys)]] if found.options else drawn[dotted(keys)]
             for keys, found in self._structural.items()
         }
+        # 0 is the generation, as in `space.trial_groups`: with Optuna, `search.more` is refused
         members = packable_draws(self._job, self._packable, self._shares[number], 0, number)
         return TrialGroup(self._structures.index(drawn), values, members)
 
 
-def _startup(shares: Sequence[int]) -> int:
-    """Give how many structures are drawn at random before the others are learned from them."""
+def _num_random(shares: Sequence[int]) -> int:
+    """Give how many structures are drawn at random before TPE proposes the others."""
     return max(2, min(10, len(shares) // 3))
 
 

@@ -1,7 +1,7 @@
-"""Search the ranges of a job: draw or propose trials, train them, and stop members that do worse than others.
+"""Train the members of a job; if it has ranges, search them: propose trials, and stop members that do worse.
 
-What is tried, its outcome, and which members were stopped when are written as it happens, so a search that was killed
-continues, and one that is finished can be extended.
+Proposals, outcomes and decisions to stop members are written as they are made, so a search that was killed resumes, and
+one that is finished can be extended.
 """
 
 import math
@@ -28,21 +28,31 @@ from fmray.train.population import num_parameters
 from fmray.train.warm import Start
 from fmray.tune.boost import boost
 from fmray.tune.executors import train_here, train_on_ray
-from fmray.tune.faults import fault_of
-from fmray.tune.halving import Rules, Stopper, Table, expected_epochs, rungs_of
-from fmray.tune.outcomes import read_outcome
-from fmray.tune.pbt import Cohort, PopulationBasedSearch
-from fmray.tune.plans import Prepare, final_plans, job_at, plans_of, resampled, searched_plans, trials_of
-from fmray.tune.proposals import Learning, Listed, Proposals
+from fmray.tune.faults import report_member_error
+from fmray.tune.halving import Rules, RungScores, Stopper, expected_epochs, rungs_of
+from fmray.tune.outcomes import SAID, read_packs
+from fmray.tune.pbt import PopulationBasedSearch, PopulationPlan
+from fmray.tune.plans import (
+    Prepare,
+    finalist_plans,
+    job_of_member,
+    plans_of,
+    retrains_finalists,
+    searched_plans,
+    trials_of,
+    with_folds_and_bags,
+)
+from fmray.tune.proposals import ListedProposals, Proposals, TPEProposals
 from fmray.tune.search_progress import SearchProgress
 from fmray.tune.slots import num_slots
 from fmray.tune.space import TrialGroup, trial_groups
-from fmray.tune.sweep import Sweep, Workers, described, key_of, recorded, sweep, sweep_trials
+from fmray.tune.sweep import Sweep, WorkerCount, key_of, key_parts, open_record, sweep, sweep_trials
 from fmray.tune.trial import Role, Trial, TrialContext
 
-CUT = "cut.json"
+GROUP_SPLIT_FILE = "cut.json"
+"""Into how many trials each group is split; the name of the file is that of earlier versions."""
 FEWEST_PER_TRIAL = 8
-"""Members below which a group is not cut for the sake of an idle worker."""
+"""A group is never split into trials of fewer members, even if workers stay idle."""
 Execute = Callable[[Proposals], list[Trial]]
 """Trains what is proposed, and returns the trials that wait."""
 WORK_HERE = 5e11
@@ -50,17 +60,17 @@ WORK_HERE = 5e11
 
 
 @dataclass(frozen=True)
-class Search:
-    """Search the ranges of a job.
+class MemberTrainer:
+    """Train the members of a job: those of a search if it has ranges, or plans that are known in advance.
 
     Args:
-        job: With its ranges.
+        job: With its ranges, if it has any.
         task: The objective; never `auto`.
-        prepare: Gives the rows of each structure, and of each strict fold.
+        prepare: Returns the prepared rows of a structure, or of a strict fold.
         metric: The primary one.
         attempt: Sets a repeated search apart from the first.
         report: Gets every event.
-        starts: What members begin with, in turn; nothing is searched then.
+        starts: Initial weights, assigned to members in rotation; only used where nothing is searched.
     """
 
     job: Job
@@ -72,42 +82,50 @@ class Search:
     report: Report = ignore
     starts: Sequence[Start] = ()
 
-    def search(self) -> Sweep:
-        """Search the ranges, or read back a search that is finished.
+    def run_search(self) -> Sweep:
+        """Search the ranges, or read back a finished search.
 
         Raises:
             TrainError: If no member could be trained.
-            ClusterError: If Ray fails, or so many trials at a time do not fit.
+            ClusterError: If Ray fails, or that many concurrent trials do not fit on the cluster.
         """
         job = self.job
-        before = self._without_more().search() if self.job.search.more else None
-        searched = replace(job, train=replace(job.train, seeds=Seeds()))  # seeds and finalists come after the search
-        who = [searched.to_json()[name] for name in ("model", "task", "steps", "train")]
-        key = self._key(searched, [*who, replace(job.search, finalists=1)], "member")
+        # extending: first run the original search, or read it back
+        extended = self._without_more().run_search() if self.job.search.more else None
+        # seeds and finalists do not affect the search, so they are left out of its key
+        searched = replace(job, train=replace(job.train, seeds=Seeds()))
+        definition = [searched.to_json()[name] for name in ("model", "task", "steps", "train")]
+        key = self._key(searched, [*definition, replace(job.search, finalists=1)], "member")
         members = job.search.more or sum(len(group.members) for group in trial_groups(job))
         expected = expected_epochs(members, job.train.num_epochs, rungs_of(job), job.search.eta)
         reporting = replace(
             self,
             report=SearchProgress(self.report, self.metric, members=members, expected=expected, rungs=rungs_of(job)),
         )
-        with recorded(
-            key, self.metric, self.store, role="member", report=self.report, tolerant=True, isolates=True
+        with open_record(
+            key,
+            self.metric,
+            self.store,
+            role="member",
+            report=self.report,
+            records_refused_trials=True,
+            records_failed_members=True,
         ) as record:
             context = record.context
             if context is not None and job.search.by == "pbt":
-                cohort = Cohort(job, self.task, self.prepare(job.at({})))
-                record.trials = PopulationBasedSearch(cohort, reporting.report, key).train(context)
+                population = PopulationPlan(job, self.task, self.prepare(job.at({})))
+                record.trials = PopulationBasedSearch(population, reporting.report, key).train(context)
             elif context is not None:
-                rounds = _Rounds.of(reporting, context, key, before)
+                rounds = _Rounds.of(reporting, context, key, extended)
                 proposals: Proposals = rounds.proposals
                 while waiting := rounds.execute(proposals):
                     proposals = rounds.after_rung(waiting)
                 record.trials, record.rungs = rounds.results()
         found = record.sweep()
-        return before.joined(found) if before else found
+        return extended.join(found) if extended else found
 
-    def finals(self, found: Sweep) -> Sweep:
-        """Train the best members of a search again, with every seed of the job.
+    def train_finalists(self, found: Sweep) -> Sweep:
+        """Retrain the best members of a search, with every seed of the job.
 
         Raises:
             TrainError: If none could be trained.
@@ -117,27 +135,33 @@ class Search:
         first = len(found.members)
         chosen = ranked(found.members, self.metric.higher_is_better)[: job.search.finalists]
         for number, member in enumerate(chosen):
-            concrete = job_at(job, member)
-            plans = final_plans(job, self.task, member, first)
+            concrete = job_of_member(job, member)
+            plans = finalist_plans(job, self.task, member, first)
             first += len(plans)
             trials += [replace(trial, structure=number) for trial in trials_of(concrete, plans, self.prepare)]
         trials = [replace(trial, number=number, total=len(trials)) for number, trial in enumerate(trials)]
-        key = self._key(job.at({}), described(trials), "finalist")
-        with recorded(
-            key, self.metric, self.store, role="finalist", report=self.report, tolerant=False, isolates=True
+        key = self._key(job.at({}), key_parts(trials), "finalist")
+        with open_record(
+            key,
+            self.metric,
+            self.store,
+            role="finalist",
+            report=self.report,
+            records_refused_trials=False,
+            records_failed_members=True,
         ) as record:
             if record.context is not None:
                 record.trials = trials
-                slots = self.slots(sum(len(trial.plans) for trial in trials))
+                slots = self.choose_slots(sum(len(trial.plans) for trial in trials))
                 execute = self.executor(record.context, rules=Rules(), before={}, slots=slots, name=key)
-                execute(Listed(trials))
+                execute(ListedProposals(trials))
         return record.sweep()
 
-    def executor(self, context: TrialContext, rules: Rules, before: Table, slots: int, name: str) -> Execute:
-        """Give what trains proposed trials, and returns those that wait.
+    def executor(self, context: TrialContext, rules: Rules, before: RungScores, slots: int, name: str) -> Execute:
+        """Return the function that trains proposed trials and returns those that wait at a rung.
 
         Args:
-            slots: Trials at a time over Ray Tune; 0 for one after the other in this process.
+            slots: Number of concurrent Ray Tune trials; 0 trains one trial at a time in this process.
         """
         run = self.job.run
         report = self.report
@@ -147,14 +171,14 @@ class Search:
             )
         return partial(train_here, context, rules=rules, before=before, run=run, report=report)
 
-    def slots(self, members: int) -> int:
-        """Give how many trials train at a time, 0 for one after the other in this process, and say why."""
+    def choose_slots(self, members: int) -> int:
+        """Choose the number of concurrent trials, 0 for one at a time in this process, and report why."""
         run = self.job.run
         if run.workers == 0:
             slots, rule = 0, "run.workers: 0"
         elif run.workers == "auto" and not os.environ.get("RAY_ADDRESS") and (work := self._work(members)) <= WORK_HERE:
             slots = 0
-            rule = f"at most {work:.0e} operations, which is faster than starting workers"
+            rule = f"at most {work:.0e} operations, which take less time than starting workers"
         else:
             with session():
                 slots = num_slots(living_nodes(), run)
@@ -164,7 +188,7 @@ class Search:
         return slots
 
     def groups(self) -> list[TrialGroup]:
-        """Draw what is tried, without what was tried by an earlier search that this one extends."""
+        """Draw the groups to try, except those of the search that this one extends."""
         tried = len(trial_groups(self._without_more().job)) if self.job.search.more else 0
         return trial_groups(self.job)[tried:]
 
@@ -183,7 +207,7 @@ class Search:
         except BaseException as error:
             if not _is_of_steps(error):
                 raise
-            fault = fault_of(error, plans, f"stacks/steps-{number:05d}.txt", self.report)
+            fault = report_member_error(error, plans, f"stacks/steps-{number:05d}.txt", self.report)
             if fault is None:
                 raise
         return Trial(
@@ -191,33 +215,33 @@ class Search:
         )
 
     def trials(self, context: TrialContext, slots: int, first: int) -> list[Trial]:
-        """List what is tried, cut so that no worker is idle; exactly as drawn with `run.deterministic`.
+        """List the trials: groups are split so that no worker is idle, unless runs must be deterministic.
 
-        The cut is written: a search that continues elsewhere, with more workers or fewer, finds its trials again.
+        The split is stored, so a search that continues with another number of workers finds the same trials.
 
         Args:
             first: Index of the first member.
         """
         store = self.store
-        path = f"{context.home}/{CUT}"
+        path = f"{context.home}/{GROUP_SPLIT_FILE}"
         groups = self.groups()
         if not store.exists(path):
             pieces = 1 if self.job.run.deterministic else max(1, slots // len(groups))
             store.write_json(path, {"pieces": pieces})
-        parts = [part for group in groups for part in _cut(group, store.read_json(path)["pieces"])]
+        parts = [part for group in groups for part in _split_group(group, store.read_json(path)["pieces"])]
         trials = list[Trial]()
         for number, part in enumerate(parts):
             trials.append(replace(self.trial(number, part, first), total=len(parts)))
             first += len(part.members)
         return trials
 
-    def _without_more(self) -> "Search":
+    def _without_more(self) -> "MemberTrainer":
         return replace(self, job=replace(self.job, search=replace(self.job.search, more=0)))
 
-    def _key(self, job: Job, who: object, role: Role) -> str:
+    def _key(self, job: Job, definition: object, role: Role) -> str:
         return key_of(
             job,
-            who,
+            definition,
             prepared=self.prepare(self.job.at({})),
             metric=self.metric,
             attempt=self.attempt,
@@ -226,7 +250,7 @@ class Search:
         )
 
     def _work(self, members: int) -> float:
-        """Estimate the floating-point operations of so many members, if all had the largest model and none stopped."""
+        """Estimate the floating-point operations of the members, if all had the largest model and none stopped."""
         most = 0.0
         for group in self.groups():
             concrete = self.job.at({**group.structural, **group.members[0]})
@@ -235,50 +259,49 @@ class Search:
             except BaseException as error:
                 if not _is_of_steps(error):
                     raise
-                continue  # its trial will say so
+                continue  # reported by its trial, see `trial`
             num_rows = prepared.num_rows("train")
             rows = num_rows * Steps.of(concrete.train, num_rows).num_passes
+            # 6 operations per parameter and row: 2 forward, 4 backward
             most = max(most, 6.0 * _size(concrete, prepared) * rows)
         return most * members
 
 
-def train_members(search: Search, prepared: Prepared, workers: Workers, device: str) -> Sweep:
-    """Train all members a job asks for: by search, by seeds, by folds and bags, or one boosted after the other.
+def train_members(trainer: MemberTrainer, prepared: Prepared, workers: WorkerCount, device: str) -> Sweep:
+    """Train all members a job asks for: of a search, one per seed, fold and bag, or by rounds of AdaBoost.
 
-    Members of a search come first, then those of them that were trained again.
+    Members of the search come first, then the retrained finalists.
 
     Args:
-        search: Of the job, which may have no ranges.
+        trainer: Trains the members of the job, which need not have ranges.
         prepared: Rows of the job with the first value of each range.
-        workers: On how many a pack trains, where nothing is searched.
+        workers: Number of workers per pack, where nothing is searched.
         device: Where members predict in this process between rounds of boosting.
 
     Raises:
         TrainError: If no member could be trained.
     """
-    job = search.job
-    store = search.store
+    job = trainer.job
+    store = trainer.store
     if job.ranges:
-        found = search.search()
-        if job.train.seeds.n == 1 and job.train.folds is None and job.ensemble.name != "bagging":
-            return found
-        return found.joined(search.finals(found))
+        found = trainer.run_search()
+        return found.join(trainer.train_finalists(found)) if retrains_finalists(job) else found
 
     def train(plan: Plan) -> Sweep:
         return sweep(
             job,
             [plan],
             prepared=prepared,
-            metric=search.metric,
+            metric=trainer.metric,
             store=store,
             workers=workers,
-            attempt=search.attempt,
-            report=search.report,
+            attempt=trainer.attempt,
+            report=trainer.report,
         )
 
-    plans = plans_of(job, search.task)
-    if search.starts:
-        plans = [replace(plan, start=search.starts[plan.index % len(search.starts)]) for plan in plans]
+    plans = plans_of(job, trainer.task)
+    if trainer.starts:
+        plans = [replace(plan, start=trainer.starts[plan.index % len(trainer.starts)]) for plan in plans]
     if job.ensemble.name == "adaboost":
         return boost(
             plans,
@@ -288,47 +311,59 @@ def train_members(search: Search, prepared: Prepared, workers: Workers, device: 
             params=ENSEMBLES.read("adaboost", job.ensemble.params),
             device=device,
         )
-    trials = trials_of(job, resampled(job, plans), search.prepare)
-    return sweep_trials(trials, search.metric, store, workers, attempt=search.attempt, report=search.report)
+    trials = trials_of(job, with_folds_and_bags(job, plans), trainer.prepare)
+    return sweep_trials(trials, trainer.metric, store, workers, attempt=trainer.attempt, report=trainer.report)
 
 
 @dataclass(frozen=True)
 class _Rounds:
-    """Train everything that is proposed, in rounds: members that wait at a rung continue in the next one.
+    """Hold what a search needs to train in rounds: members that wait at a rung continue in the next round.
 
     Args:
         proposals: What is tried.
         rules: When members stop.
-        compared: Scores at each rung of the search that this one extends.
+        earlier_scores: Scores at each rung of the search that this one extends.
         execute: Trains what is proposed, and returns the trials that wait.
     """
 
-    search: Search
+    trainer: MemberTrainer
     context: TrialContext
-    proposals: "_Recorded"
+    proposals: "_RememberedProposals"
     rules: Rules
-    compared: Table
+    earlier_scores: RungScores
     execute: Execute
 
     @classmethod
-    def of(cls, search: Search, context: TrialContext, key: str, before: Sweep | None) -> "_Rounds":
-        """Decide what is proposed, when members stop and where they train.
+    def of(cls, trainer: MemberTrainer, context: TrialContext, key: str, extended: Sweep | None) -> "_Rounds":
+        """Choose how trials are proposed, when members stop and where they train.
 
         Args:
             key: Of the sweep.
-            before: What the search extends.
+            extended: What the search extends.
         """
-        job = search.job
-        slots = search.slots(job.search.more or job.search.members)
+        job = trainer.job
+        slots = trainer.choose_slots(job.search.more or job.search.members)
         learns = job.search.by == "optuna"
+        # Waiting makes rungs independent of the order of arrival. Optuna cannot wait: it needs finished trials.
         rules = Rules.of(job, waits=(job.run.deterministic or not slots) and not learns)
         if learns and job.run.deterministic:
-            slots = min(slots, 1)
-        first = len(before.members) if before else 0
-        proposals = Learning(job, search.trial, context) if learns else Listed(search.trials(context, slots, first))
-        compared = before.rungs if before else {}
-        execute = search.executor(context, rules=rules, before=compared, slots=slots, name=key)
-        return cls(search, context, proposals=_Recorded(proposals), rules=rules, compared=compared, execute=execute)
+            slots = min(slots, 1)  # a proposal depends on all results before it, so trials must not run concurrently
+        first = len(extended.members) if extended else 0
+        proposals = (
+            TPEProposals(job, trainer.trial, context)
+            if learns
+            else ListedProposals(trainer.trials(context, slots, first))
+        )
+        earlier_scores = extended.rungs if extended else {}
+        execute = trainer.executor(context, rules=rules, before=earlier_scores, slots=slots, name=key)
+        return cls(
+            trainer,
+            context,
+            proposals=_RememberedProposals(proposals),
+            rules=rules,
+            earlier_scores=earlier_scores,
+            execute=execute,
+        )
 
     def after_rung(self, waiting: Sequence[Trial]) -> Proposals:
         """Decide which of the waiting members stop, and propose the trials of the others again.
@@ -338,10 +373,10 @@ class _Rounds:
         """
         if not self._stopper(self.rules).decide_waiting():
             names = ", ".join(str(trial.number) for trial in waiting)
-            raise TrainError(f"trials {names} wait at no rung. This is a bug of fmray.", "search")
-        return Listed([replace(trial, waited=True) for trial in waiting])
+            raise TrainError(f"trials {names} are waiting, but no rung is open. This is a bug in fmray.", "search")
+        return ListedProposals([replace(trial, waited=True) for trial in waiting])
 
-    def results(self) -> tuple[list[Trial], Table]:
+    def results(self) -> tuple[list[Trial], RungScores]:
         """Give the trials, and the scores of members at each rung.
 
         Raises:
@@ -350,18 +385,18 @@ class _Rounds:
         trials = self.proposals.trials
         stopper = self._stopper(self.rules) if self.rules.rungs else None
         for trial in trials if stopper else []:
-            for number, pack in enumerate(read_outcome(self.context, trial.number)):
+            for number, pack in enumerate(read_packs(self.context, trial.number)):
                 trained = [member["epochs"] for member in pack["members"] if member["status"] != "failed"]
-                if stopper and pack["said"]:
+                if stopper and pack[SAID]:
                     stopper.require(f"{trial.number}.{number}", max(trained, default=0))
-        return trials, self._stopper(Rules.of(self.search.job, waits=False)).table()
+        return trials, self._stopper(self.rules).table()
 
     def _stopper(self, rules: Rules) -> Stopper:
-        return Stopper(self.search.store, self.context.home, rules, self.compared)
+        return Stopper(self.trainer.store, self.context.home, rules, self.earlier_scores)
 
 
-class _Recorded:
-    """Pass proposals on, and keep a list of them."""
+class _RememberedProposals:
+    """Forward to other proposals, and remember every trial that was proposed."""
 
     def __init__(self, proposals: Proposals) -> None:
         self._proposals = proposals
@@ -376,20 +411,20 @@ class _Recorded:
         self._proposals.tell(trial)
 
 
-def _cut(group: TrialGroup, pieces: int) -> list[TrialGroup]:
+def _split_group(group: TrialGroup, pieces: int) -> list[TrialGroup]:
     pieces = max(1, min(pieces, len(group.members) // FEWEST_PER_TRIAL))
     size = math.ceil(len(group.members) / pieces)
     return [replace(group, members=group.members[start : start + size]) for start in range(0, len(group.members), size)]
 
 
 def _is_of_steps(error: BaseException) -> bool:
-    """Tell whether an error in the rows of a structure comes from its steps, in which alone structures differ there."""
+    """Tell whether rows of a structure cannot be prepared because of its own steps, not of the data or the store."""
     is_refused = isinstance(error, SpecError) and error.where.startswith("steps")
     return is_refused or is_of_user(error)
 
 
 def _size(job: Job, prepared: Prepared) -> int:
-    """Count the parameters of a model; 0 where it cannot be built, which its trial will say."""
+    """Estimate the size of a model in parameters; 0 if it cannot be built, which its trial reports."""
     if job.model.name in ESTIMATORS:  # each round goes through all inputs of a row
         rounds: int = ESTIMATORS.read(job.model.name, job.model.params).rounds_per_epoch
         return rounds * prepared.schema.width

@@ -1,4 +1,4 @@
-"""Add up what the packs of a search report, for whoever watches."""
+"""Add up the progress that packs report to that of their whole search, for display."""
 
 import time
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from fmray.events import Epoch, Event, Failure, Report, SearchStanding, Stacks
 from fmray.failures import LEFT_OUT
 from fmray.metrics.metric import Metric
 
-MOST_TOLD = 20
-"""Members left out that are told of as it happens; all of them are told of once more when the search ends."""
+MOST_REPORTED = 20
+"""Number of left-out members that are reported one by one; the others are only in the summary at the end."""
 
 
 class SearchProgress:
-    """Pass events on; those of an epoch also say how the whole search stands.
+    """Forward events; add the progress of the whole search to those of an epoch.
 
     Args:
         report: Gets every event.
         metric: The primary one.
-        members: How many there are in all.
-        expected: Epochs they are likely to be trained for, together.
+        members: Number of members in the search.
+        expected: Number of epochs they are likely to train, all together.
         rungs: Epochs at which they are compared.
     """
 
@@ -36,22 +36,23 @@ class SearchProgress:
         self._left_out = 0
 
     def __call__(self, event: Event) -> None:
-        """Take an event."""
-        if self._is_one_of_many(event):
+        """Forward an event."""
+        if self._is_suppressed(event):
             return
         self._report(replace(event, search=self._standing(event)) if isinstance(event, Epoch) else event)
 
-    def _is_one_of_many(self, event: Event) -> bool:
-        """Count members that were left out, and their tracebacks: beyond the first, their records say enough."""
+    def _is_suppressed(self, event: Event) -> bool:
+        """Tell whether an event is about a left-out member beyond the first `MOST_REPORTED`; count these."""
         if isinstance(event, Stacks):
-            return event.path.startswith("stacks/member-") and self._left_out >= MOST_TOLD
+            return event.path.startswith("stacks/member-") and self._left_out >= MOST_REPORTED
         if isinstance(event, Failure) and event.action == LEFT_OUT:
             self._left_out += 1
-            return self._left_out > MOST_TOLD
+            return self._left_out > MOST_REPORTED
         return False
 
     def _standing(self, event: Epoch) -> SearchStanding:
         key = (event.place.trial, event.place.pack)
+        # a pack that is new here, or was resumed by this process, has just trained one epoch with all members
         before = self._packs.get(key, replace(event, alive=event.members, epoch=event.epoch - 1))
         self._packs[key] = event
         self._epochs += before.alive * max(event.epoch - before.epoch, 0)

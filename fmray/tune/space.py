@@ -22,7 +22,7 @@ from fmray.spec.ranges import Keys, Range, Values
 MEMBERS_PER_STRUCTURE = 32
 FEWEST_STRUCTURES = 8
 TRIES = 50
-"""Draws per structure that is wanted; where they repeat each other, the search has fewer."""
+"""Draws per structure wanted; if too many of them are equal, the search has fewer structures."""
 Ranges = dict[Keys, Range]
 
 
@@ -42,9 +42,9 @@ class TrialGroup:
 
 
 def trial_groups(job: Job) -> list[TrialGroup]:
-    """Draw everything a job searches, or one group of one member where it searches nothing.
+    """Draw all groups of a search, or one group of one member for a job without ranges.
 
-    With `by: optuna` structures depend on results; then these are the ones it starts from, see `share_of`.
+    With `by: optuna`, only their numbers hold: structures are proposed as results come in, see `tune.proposals`.
     """
     structural, packable = split_ranges(job)
     if job.search.by == "grid":
@@ -69,11 +69,11 @@ def num_members(job: Job) -> int:
 
 
 def num_structures(job: Job, members: int) -> int:
-    """Count the structures that so many members are shared among."""
+    """Count the structures among which `members` are shared."""
     structural, _ = split_ranges(job)
-    given = job.search.structures
+    requested = job.search.structures
     distinct = math.prod(found.num_values for found in structural.values())
-    wanted = max(FEWEST_STRUCTURES, members // MEMBERS_PER_STRUCTURE) if given == "auto" else given
+    wanted = max(FEWEST_STRUCTURES, members // MEMBERS_PER_STRUCTURE) if requested == "auto" else requested
     return int(min(distinct, wanted, members))
 
 
@@ -91,7 +91,7 @@ def packable_draws(job: Job, packable: Ranges, num: int, *names: str | int) -> t
 
 
 def points(by: str, dimensions: int, num: int, seed: int) -> np.ndarray:
-    """Draw points of the unit cube; more of them begin with the same.
+    """Draw points of the unit cube; with the same seed, a longer sequence begins with the shorter one.
 
     Shapes:
         returns: (num, dimensions), in [0, 1).
@@ -102,7 +102,8 @@ def points(by: str, dimensions: int, num: int, seed: int) -> np.ndarray:
         return np.zeros((num, 0))
     if by == "random":
         return stream(seed, "points").random((num, dimensions))
-    with warnings.catch_warnings(action="ignore"):  # a number that is no power of two is less even, not wrong
+    # scipy warns unless num is a power of two; other numbers of points only cover the cube less evenly
+    with warnings.catch_warnings(action="ignore"):
         found: np.ndarray = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(seed)).random(num)
     return found
 
@@ -110,10 +111,15 @@ def points(by: str, dimensions: int, num: int, seed: int) -> np.ndarray:
 def _generation(
     job: Job, structural: Ranges, packable: Ranges, members: int, generation: int, before: Sequence[Values]
 ) -> list[TrialGroup]:
-    """Draw as many members, with structures that were not tried before as far as there are any."""
+    """Draw `members` members; prefer structures that are not in `before`.
+
+    Args:
+        generation: 0 for a search, 1 for what `search.more` adds to it.
+    """
     known = list(before)
     num = num_structures(job, members)
-    fresh = _distinct(job, structural, num=num, generation=generation, known=known)
+    fresh = _new_structures(job, structural, num=num, generation=generation, known=known)
+    # filled up with known ones if there are too few new ones
     chosen = [*fresh, *(known or fresh)[: num - len(fresh)]]
     groups = []
     for place, (outer, share) in enumerate(zip(chosen, shares(members, len(chosen)), strict=True)):
@@ -122,7 +128,8 @@ def _generation(
     return groups
 
 
-def _distinct(job: Job, structural: Ranges, num: int, generation: int, known: Sequence[Values]) -> list[Values]:
+def _new_structures(job: Job, structural: Ranges, num: int, generation: int, known: Sequence[Values]) -> list[Values]:
+    """Draw up to `num` different structures that are not among the known ones."""
     if math.prod(found.num_values for found in structural.values()) <= num + len(known):
         return [values for values in _product(structural) if values not in known][:num]
     by = "random" if job.search.by == "random" else "sobol"

@@ -1,4 +1,4 @@
-"""Give account of a search: what was tried, what was stopped, and how far its winner may be believed."""
+"""Summarise a search: what was tried, what was stopped, and how reliable the score of its winner is."""
 
 import statistics
 from collections import defaultdict
@@ -17,7 +17,7 @@ from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.ranges import Range
-from fmray.tune.sweep import KEPT, Sweep
+from fmray.tune.sweep import MOST_MEMBERS_KEPT, Sweep
 
 LEADERS = 20
 MOST_COMPARED = 30
@@ -26,9 +26,9 @@ Truth = dict[str, np.ndarray]
 
 
 def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ensemble: Ensemble) -> SearchAccount:
-    """Bring together what a page says of a search, on the sample of validation rows that all members predicted."""
+    """Collect what the report shows about a search, on the validation sample that all members predicted."""
     searched = [member for member in trained.members if member.role == "member"]
-    best = ranked(searched, metric.higher_is_better)[:KEPT]
+    best = ranked(searched, metric.higher_is_better)[:MOST_MEMBERS_KEPT]
     _, truth = Lanes(prepared, "val").sample()
     structural, _ = split_ranges(job)
     return SearchAccount(
@@ -50,7 +50,7 @@ def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ens
     )
 
 
-def _flat(predictions: np.ndarray) -> np.ndarray:
+def _without_single_output(predictions: np.ndarray) -> np.ndarray:
     return predictions[..., 0] if predictions.shape[-1] == 1 else predictions
 
 
@@ -65,12 +65,12 @@ def _spelled(found: Range, packable: bool) -> Json:
 
 def _rung(trained: Sweep, epoch: int) -> Json:
     scores = trained.rungs[epoch]
-    gone_on = [scores[member.index] for member in trained.members if member.index in scores and member.epochs > epoch]
-    return {"epoch": epoch, "reached": len(scores), "survived": len(gone_on), "cutoff": min(gone_on, default=None)}
+    survived = [scores[member.index] for member in trained.members if member.index in scores and member.epochs > epoch]
+    return {"epoch": epoch, "reached": len(scores), "survived": len(survived), "cutoff": min(survived, default=None)}
 
 
 def _leader(trained: Sweep, member: Member, truth: Truth, metric: Metric, job: Job) -> Json:
-    predictions = _flat(trained.predictions_of([member.index])[0]).astype(np.float64)
+    predictions = _without_single_output(trained.predictions_of([member.index])[0]).astype(np.float64)
     found = interval(
         metric, (predictions, truth["target"], truth.get("weight")), truth.get("group"), job.evaluate.level
     )
@@ -78,14 +78,14 @@ def _leader(trained: Sweep, member: Member, truth: Truth, metric: Metric, job: J
 
 
 def _selection(trained: Sweep, best: Sequence[Member], truth: Truth, metric: Metric, job: Job) -> Json:
-    predictions = _flat(trained.predictions_of([member.index for member in best]))
+    predictions = _without_single_output(trained.predictions_of([member.index for member in best]))
     rest = (truth["target"], truth.get("weight"), truth.get("group"))
     found = corrected(metric, predictions, *rest, seed=derive(job.train.seed, "selection"), level=job.evaluate.level)
     return {**found.to_json(), "winner": best[found.winner].index}
 
 
 def _finalists(members: Sequence[Member]) -> list[Json]:
-    """Give the spread over seeds of each configuration that was trained again."""
+    """Give the spread over seeds of each configuration that was retrained."""
     scores = defaultdict[int, list[float]](list)
     by_index = {member.index: member for member in members}
     for member in members:
@@ -104,14 +104,14 @@ def _finalists(members: Sequence[Member]) -> list[Json]:
 
 
 def _diversity(trained: Sweep, ensemble: Ensemble, truth: Truth, metric: Metric) -> Json:
-    """Compare the members of the ensemble, or those of them that count most."""
+    """Compare the members of the ensemble pair by pair; of a large one, those with the largest weights."""
     if len(set(ensemble.members)) < 2 or ensemble.combine != "mean":
         return {}
     heavy = sorted(zip(ensemble.weights, ensemble.members, strict=True), reverse=True)[:MOST_COMPARED]
     total = sum(weight for weight, _ in heavy)
     shares = [weight / total for weight, _ in heavy]
     members = [member for _, member in heavy]
-    predictions = _flat(trained.predictions_of(members)).astype(np.float64)
+    predictions = _without_single_output(trained.predictions_of(members)).astype(np.float64)
     return diversity(
         metric.kind, members, outputs=predictions, target=truth["target"], weight=truth.get("weight"), shares=shares
     ).to_json()

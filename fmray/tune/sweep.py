@@ -1,6 +1,6 @@
 """Train the members a job asks for, and keep them as one record.
 
-A plain training is a sweep of one trial. A killed sweep continues from the newest state of each pack; a finished one
+A plain training run is a sweep of one trial. A killed sweep resumes from the newest state of each pack; a finished one
 is read back.
 """
 
@@ -24,15 +24,15 @@ from fmray.store.copies import copy_file
 from fmray.train.artefacts import file_of
 from fmray.train.pack import Plan
 from fmray.train.workers import train
-from fmray.tune.halving import Table
-from fmray.tune.outcomes import is_finished, read_outcome
+from fmray.tune.halving import RungScores
+from fmray.tune.outcomes import SAID, is_finished, read_packs
 from fmray.tune.train_trials import train_trials
 from fmray.tune.trial import Role, Trial, TrialContext
 
-Workers = int | tuple[int, int]
+WorkerCount = int | tuple[int, int]
 KIND = "members"
-KEPT = 50
-"""Members of a search whose tensors are kept: the best."""
+MOST_MEMBERS_KEPT = 50
+"""Number of the best members of a search whose tensors are kept."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sweep:
         health: Numeric events of the training.
         widths: Members per pack.
         reused: Whether it was read back rather than trained.
-        predictions: Files with predictions on a sample of validation rows, and the members whose they are.
+        predictions: [(file, members)], on a sample of validation rows; row i of a file belongs to members[i].
         rungs: Epoch -> member -> score, higher for better, where members were compared.
         seconds: How long its training took.
     """
@@ -56,7 +56,7 @@ class Sweep:
     widths: tuple[int, ...]
     reused: bool
     predictions: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    rungs: Table = field(default_factory=dict)
+    rungs: RungScores = field(default_factory=dict)
     seconds: float = 0.0
 
     def best(self, metric: Metric) -> Member:
@@ -86,8 +86,8 @@ class Sweep:
         files = {path: load(path) for path in paths}
         return np.stack([files[places[index][0]][places[index][1]] for index in members])
 
-    def joined(self, more: "Sweep") -> "Sweep":
-        """Give this sweep with the members of another that extends it."""
+    def join(self, more: "Sweep") -> "Sweep":
+        """Append the members of a sweep that extends this one; `key` and `reused` are those of the other."""
         return replace(
             more,
             members=self.members + more.members,
@@ -105,7 +105,7 @@ def sweep(
     prepared: Prepared,
     metric: Metric,
     store: Store,
-    workers: Workers = 0,
+    workers: WorkerCount = 0,
     *,
     attempt: str = "",
     role: Role = "member",
@@ -116,7 +116,7 @@ def sweep(
     Args:
         job: Without ranges.
         plans: One per member.
-        workers: On how many workers each pack trains; 0 trains in this process.
+        workers: Number of workers per pack; 0 trains in this process.
         attempt: Sets a repeated training apart from the first.
         role: What the members are for.
         report: Gets one event per epoch and pack.
@@ -134,23 +134,32 @@ def sweep_trials(
     trials: Sequence[Trial],
     metric: Metric,
     store: Store,
-    workers: Workers = 0,
+    workers: WorkerCount = 0,
     *,
     attempt: str = "",
     role: Role = "member",
     report: Report = ignore,
 ) -> Sweep:
-    """Train members that are known in advance, each trial's on rows of its own, one after the other; see `sweep`.
+    """Train known trials one after the other, each on its own prepared rows; see `sweep`.
 
     Raises:
         TrainError: If no member could be trained.
     """
     first = trials[0]
     key = key_of(
-        first.job, described(trials), prepared=first.prepared, metric=metric, attempt=attempt, role=role, code=__name__
+        first.job, key_parts(trials), prepared=first.prepared, metric=metric, attempt=attempt, role=role, code=__name__
     )
-    isolates = sum(len(trial.plans) for trial in trials) > 1
-    with recorded(key, metric, store, role=role, report=report, tolerant=False, isolates=isolates) as record:
+    # the error of an only member is that of the run
+    records_failed_members = sum(len(trial.plans) for trial in trials) > 1
+    with open_record(
+        key,
+        metric,
+        store,
+        role=role,
+        report=report,
+        records_refused_trials=False,
+        records_failed_members=records_failed_members,
+    ) as record:
         if (context := record.context) is not None:
             record.trials = trials
             train(
@@ -165,33 +174,33 @@ def sweep_trials(
     return record.sweep()
 
 
-def described(trials: Sequence[Trial]) -> list[object]:
-    """Describe the members of trials and the rows they learn from, as `key_of` wants it."""
+def key_parts(trials: Sequence[Trial]) -> list[object]:
+    """List what a sweep's key depends on: the plans of all members, and the rows of their trial."""
     return [(trial.prepared.fingerprint, *map(vars, trial.plans)) for trial in trials]
 
 
 def _halve(context: TrialContext, trials: Sequence[Trial]) -> int | None:
-    """Halve the micro-batches of the trial that was in training."""
+    """Halve the micro-batch size of the trial that was training: the first without an outcome."""
     trial = next((trial for trial in trials if not is_finished(context, trial)), None)
     return None if trial is None else context.micro_batches(trial).halve()
 
 
-def key_of(job: Job, who: object, prepared: Prepared, metric: Metric, attempt: str, role: Role, code: str) -> str:
+def key_of(job: Job, members: object, prepared: Prepared, metric: Metric, attempt: str, role: Role, code: str) -> str:
     """Name the record of a sweep by everything that its results depend on.
 
     Args:
-        who: Describes the members.
+        members: Whatever describes the members; see `key_parts`.
         code: Name of the module that trains them.
     """
     scored = (metric.name, job.evaluate.val_rows)
-    inputs = (job.train, job.live_steps, who, prepared.fingerprint, scored, attempt, role)
+    inputs = (job.train, job.live_steps, members, prepared.fingerprint, scored, attempt, role)
     return fingerprint(KIND, *inputs, job.run.deterministic, code_digest(code, *_modules(job, metric)))
 
 
 def _modules(job: Job, metric: Metric) -> list[str]:
-    """Name the modules that members consist of, are trained by and are compared by."""
+    """List the Python modules whose code decides how members are built, trained and compared."""
     train = job.train
-    tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # whichever it will be
+    tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # not decided yet: the code of every task counts
     used = [
         (ESTIMATORS if job.model.name in ESTIMATORS else MODELS).module(job.model.name),
         *([] if train.optimizer.name in OPTIMIZERS else [OPTIMIZERS.module(train.optimizer.name)]),  # those are torch's
@@ -204,8 +213,8 @@ def _modules(job: Job, metric: Metric) -> list[str]:
 
 
 @dataclass
-class Recording:
-    """Hold the record of a sweep while it is made, or as it was read back.
+class SweepRecord:
+    """Hold the record of a sweep while it is filled, or as it was read back.
 
     Args:
         context: What its trials share; None if the sweep was finished before.
@@ -218,10 +227,10 @@ class Recording:
     context: TrialContext | None
     manifest: Json = field(default_factory=dict)
     trials: Sequence[Trial] = ()
-    rungs: Table = field(default_factory=dict)
+    rungs: RungScores = field(default_factory=dict)
 
     def sweep(self) -> Sweep:
-        """Give the sweep that is recorded.
+        """Give the results in the record.
 
         Raises:
             TrainError: If no member could be trained.
@@ -233,7 +242,7 @@ class Recording:
             for value in manifest["members"]
         )
         if members and all(member.status == "failed" for member in members):
-            raise _none_left(members, {})
+            raise _all_failed_error(members, {})
         if failed := [member for member in members if member.status == "failed"]:
             self.report(Note(f"{len(failed)} of {len(members)} members failed: {reasons_of(failed)}"))
         return Sweep(
@@ -242,20 +251,27 @@ class Recording:
             health=tuple(manifest["health"]),
             widths=tuple(manifest["widths"]),
             reused=self.context is None,
-            predictions=tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest["said"]),
+            predictions=tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest[SAID]),
             rungs={int(epoch): {int(m): s for m, s in scores.items()} for epoch, scores in manifest["rungs"].items()},
             seconds=manifest["seconds"],
         )
 
 
 @contextmanager
-def recorded(
-    key: str, metric: Metric, store: Store, role: Role, report: Report, *, tolerant: bool, isolates: bool
-) -> Iterator[Recording]:
-    """Read a sweep back, or write what is trained inside a `with` block as its record.
+def open_record(
+    key: str,
+    metric: Metric,
+    store: Store,
+    role: Role,
+    report: Report,
+    *,
+    records_refused_trials: bool,
+    records_failed_members: bool,
+) -> Iterator[SweepRecord]:
+    """Yield the stored record of a sweep, or an empty one for the `with` block to fill, which is then written.
 
     Args:
-        tolerant, isolates: As for `TrialContext`.
+        records_refused_trials, records_failed_members: As for `TrialContext`.
 
     Raises:
         TrainError: If code failed and no member is left.
@@ -263,39 +279,45 @@ def recorded(
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:
         if draft.existing is not None:
-            yield Recording(key, report, None, manifest=draft.existing)
+            yield SweepRecord(key, report, None, manifest=draft.existing)
             return
         home = store.path("checkpoints", key)
         started = time.perf_counter()
         with store.lease(home) as lease:
             context = TrialContext(
-                metric.name, store, home=home, role=role, fence=lease.fence, tolerant=tolerant, isolates=isolates
+                metric.name,
+                store,
+                home=home,
+                role=role,
+                fence=lease.fence,
+                records_refused_trials=records_refused_trials,
+                records_failed_members=records_failed_members,
             )
-            recording = Recording(key, report, context)
-            yield recording
-            _refuse_all_failed(context, recording.trials)
-            facts = _assemble(context, recording.trials, metric=metric, folder=draft.folder, rungs=recording.rungs)
-            recording.manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
+            record = SweepRecord(key, report, context)
+            yield record
+            _refuse_all_failed(context, record.trials)
+            facts = _assemble(context, record.trials, metric=metric, folder=draft.folder, rungs=record.rungs)
+            record.manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
         store.remove(home)
 
 
 def _refuse_all_failed(context: TrialContext, trials: Sequence[Trial]) -> None:
-    """End a sweep if all of its members failed by their code; its outcome is removed, so the next run tries again.
+    """Raise if all members failed because of their code; first remove their outcomes, so that the next run tries again.
 
     Raises:
         FmrayError: The error that all members met, or one that lists them.
     """
-    packs = [pack for trial in trials for pack in read_outcome(context, trial.number)]
+    packs = [pack for trial in trials for pack in read_packs(context, trial.number)]
     members = [Member.from_json(member) for pack in packs for member in pack["members"]]
     errors = {int(index): name for pack in packs for index, name in pack.get("errors", {}).items()}
     if errors and all(member.status == "failed" for member in members):
         for trial in trials:
             context.store.remove(context.folder(trial.number))
-        raise _none_left(members, errors)
+        raise _all_failed_error(members, errors)
 
 
-def _none_left(members: Sequence[Member], errors: Mapping[int, str]) -> FmrayError:
-    """Say that no member could be trained, and why.
+def _all_failed_error(members: Sequence[Member], errors: Mapping[int, str]) -> FmrayError:
+    """Build the error that says why no member could be trained.
 
     Args:
         errors: Index of a member whose code or parameters were at fault -> the class of error.
@@ -310,43 +332,44 @@ def _none_left(members: Sequence[Member], errors: Mapping[int, str]) -> FmrayErr
     return TrainError(f"{text}{f' Others: {reasons_of(others)}.' if others else ''}{where}", "train")
 
 
-def _assemble(context: TrialContext, trials: Sequence[Trial], metric: Metric, folder: str, rungs: Table) -> Json:
+def _assemble(context: TrialContext, trials: Sequence[Trial], metric: Metric, folder: str, rungs: RungScores) -> Json:
     """Collect the outcomes of trials: records and predictions of all members, tensors of those that are kept."""
-    packs = [(trial, place, pack) for trial in trials for place, pack in enumerate(read_outcome(context, trial.number))]
+    packs = [(trial, place, pack) for trial in trials for place, pack in enumerate(read_packs(context, trial.number))]
     members = [Member.from_json(member) for _, _, pack in packs for member in pack["members"]]
     order = [member.index for member in ranked(members, metric.higher_is_better)]
-    chosen = set(order[:KEPT]) if context.tolerant else {member.index for member in members}
+    # only a search records refused trials, and may have too many members to keep the tensors of all
+    chosen = set(order[:MOST_MEMBERS_KEPT]) if context.records_refused_trials else {member.index for member in members}
     predictions = []
     for trial, place, pack in packs:
         _verify_pack(pack, chosen)
-        if pack["said"]:
+        if pack[SAID]:
             name = f"said-{trial.number:05d}-{place:05d}.npy"
-            copy_file(pack["said"], f"{folder}/{name}")
+            copy_file(pack[SAID], f"{folder}/{name}")
             predictions.append([name, [member["index"] for member in pack["members"] if member["root"]]])
-    stored = [_stored(member, folder, rungs, member.index in chosen) for member in members]
+    stored = [_store_member(member, folder, rungs, member.index in chosen) for member in members]
     return {
         "members": [member.to_json() for member in sorted(stored, key=lambda member: member.index)],
         "health": [event for _, _, pack in packs for event in pack["health"]],
         "widths": [pack["width"] for _, _, pack in packs],
-        "said": predictions,
+        SAID: predictions,
         "rungs": {str(epoch): {str(m): score for m, score in scores.items()} for epoch, scores in rungs.items()},
     }
 
 
 def _verify_pack(pack: Json, chosen: set[int]) -> None:
-    """Make sure that the files of a pack which are kept are those that were written."""
-    left = [Member.from_json(member) for member in pack["members"]]
-    unkept = {f"{member.index:05d}/{file_of(member)}" for member in left if member.index not in chosen}
-    if pack["said"]:
+    """Verify the checksums of a pack's files, except for tensors that are not kept."""
+    members = [Member.from_json(member) for member in pack["members"]]
+    unkept = {f"{member.index:05d}/{file_of(member)}" for member in members if member.index not in chosen}
+    if pack[SAID]:
         verify(pack["folder"], {name: entry for name, entry in pack["files"].items() if name not in unkept})
 
 
-def _stored(member: Member, folder: str, rungs: Table, is_kept: bool) -> Member:
-    """Move a member's tensors into the record, if they are kept, and note where it was compared."""
+def _store_member(member: Member, folder: str, rungs: RungScores, is_kept: bool) -> Member:
+    """Copy a member's tensors into the record if they are kept, and add its scores at the rungs."""
     compared = [(epoch, scores[member.index]) for epoch, scores in sorted(rungs.items()) if member.index in scores]
-    seen = tuple({"epoch": e, "score": score, "survived": member.epochs > e} for e, score in compared)
+    rung_scores = tuple({"epoch": e, "score": score, "survived": member.epochs > e} for e, score in compared)
     if not (is_kept and member.root):
-        return replace(member, root="", rungs=seen)
+        return replace(member, root="", rungs=rung_scores)
     name = f"{member.index:05d}"
     copy_file(f"{member.root}/{file_of(member)}", f"{folder}/{name}/{file_of(member)}")
-    return replace(member, root=name, rungs=seen)
+    return replace(member, root=name, rungs=rung_scores)

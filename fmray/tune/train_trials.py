@@ -1,7 +1,7 @@
 """Train the members of trials, in one pack per trial or in several where that is faster.
 
-A pack continues from its newest state, and one that has an outcome is not trained again; see `tune.outcomes`. It goes
-on in smaller steps where memory does not suffice, and without the members whose code fails.
+A pack resumes from its newest state; one with a stored outcome is not trained again, see `tune.outcomes`. If memory
+runs out, a pack continues with smaller micro-batches; members whose code fails are left out of it.
 """
 
 import threading
@@ -29,32 +29,33 @@ from fmray.train.state import Checkpoints
 from fmray.train.step import train_step
 from fmray.train.workers import Worker
 from fmray.tune.concurrent import run_concurrently
-from fmray.tune.faults import fault_of
+from fmray.tune.faults import report_member_error
 from fmray.tune.outcomes import (
-    abandon,
     finish_trial,
     is_finished,
     read_pack,
+    record_untrained,
     write_failed_pack,
     write_pack,
 )
-from fmray.tune.trial import Decide, Trial, TrialContext, spelled
-from fmray.tune.width import Layout, choose
+from fmray.tune.trial import DecideForPack, Trial, TrialContext, name_members
+from fmray.tune.width import PackLayout, choose_layout
 
-Given = ParamSpec("Given")
-Answer = TypeVar("Answer")
-LOST = "lost.json"
+P = ParamSpec("P")
+R = TypeVar("R")
+LEFT_OUT_FILE = "lost.json"
+"""Members of a pack that are left out, with reasons; the name of the file is that of earlier versions."""
 
 
 @dataclass(frozen=True)
 class _PackTask:
-    """Hold what a worker trains as one pack: some members of a trial, on these rows.
+    """Hold what a worker trains as one pack: members of a trial, and the rows they train on.
 
     Args:
-        place: Which pack of which trial it is, as every event says.
+        place: Position of the pack in the sweep, for events.
         scored_rows: The validation rows that epochs are scored on: all, or a sample of them.
         decide: Decides which members stop.
-        remaining: Of the plans, those of members that are not left out.
+        remaining: Plans of the members that are not left out.
     """
 
     context: TrialContext
@@ -65,7 +66,7 @@ class _PackTask:
     val_rows: Rows
     scored_rows: Rows | Sample
     place: Place
-    decide: Decide | None
+    decide: DecideForPack | None
     remaining: Sequence[Plan] = ()
 
     @property
@@ -82,19 +83,23 @@ class _PackTask:
     def order_seed(self) -> int:
         """Seed of the order of rows: that of the job, or with `train.seeds.order` one of the pack's own."""
         train = self.trial.job.train
-        return derive(train.seed, *(("order", self.remaining[0].index) if train.seeds.order else ("order",)))
+        # with `seeds.order`, a pack has one member, and an order of rows of its own
+        stream = ("order", self.remaining[0].index) if train.seeds.order else ("order",)
+        return derive(train.seed, *stream)
 
 
-def train_trials(context: TrialContext, trials: Sequence[Trial], worker: Worker, decide: Decide | None = None) -> bool:
-    """Train trials one after the other, on any number of workers; return whether all are finished, or some wait.
+def train_trials(
+    context: TrialContext, trials: Sequence[Trial], worker: Worker, decide: DecideForPack | None = None
+) -> bool:
+    """Train trials one after the other, on any number of workers; return False if some wait at a rung.
 
-    The first worker writes.
+    Only the first worker writes outcomes.
 
     Args:
         decide: Decides which members stop.
 
     Raises:
-        SpecError, TrainError: If one cannot be trained, unless the context records that as its outcome.
+        SpecError, TrainError: If a trial cannot be trained and the context does not record that as its outcome.
     """
     waits = False
     for trial in trials:
@@ -102,21 +107,23 @@ def train_trials(context: TrialContext, trials: Sequence[Trial], worker: Worker,
             continue
         if trial.fault is not None:
             if worker.group.is_first:
-                abandon(context, trial, trial.fault["reason"], error=trial.fault["class"])
+                record_untrained(context, trial, trial.fault["reason"], error_class=trial.fault["class"])
             continue
         try:
-            layout, tasks = _divided(context, trial, worker, decide)
+            layout, tasks = _divide_into_packs(context, trial, worker, decide)
             with _torch_threads(layout.threads):
                 if layout.lanes == 1:
                     finished = list(map(_train_pack, tasks))
                 else:
                     pieces = [partial(_train_pack, task) for task in tasks]
+                    # all packs read the same rows: closing them ends the other packs at their next batch
                     finished = run_concurrently(pieces, layout.lanes, tasks[0].train_rows.close)
         except (SpecError, TrainError) as error:
-            if not context.tolerant or worker.group.size > 1:
+            # in a group, the error may have hit one worker only: it is raised, so that all of them leave
+            if not context.records_refused_trials or worker.group.size > 1:
                 raise
-            worker.report(failure(kind_of(error), f"{spelled(trial.plans)}: {error}", LEFT_OUT))
-            abandon(context, trial, str(error))
+            worker.report(failure(kind_of(error), f"{name_members(trial.plans)}: {error}", LEFT_OUT))
+            record_untrained(context, trial, str(error))
             continue
         if not all(finished):
             waits = True
@@ -135,7 +142,7 @@ def build_networks(
 
 @contextmanager
 def _torch_threads(number: int) -> Iterator[None]:
-    """Let torch compute with so many threads for the length of a `with` block."""
+    """Set the number of torch's threads for the length of a `with` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -144,15 +151,15 @@ def _torch_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _divided(
-    context: TrialContext, trial: Trial, worker: Worker, decide: Decide | None
-) -> tuple[Layout, list[_PackTask]]:
+def _divide_into_packs(
+    context: TrialContext, trial: Trial, worker: Worker, decide: DecideForPack | None
+) -> tuple[PackLayout, list[_PackTask]]:
     """Divide a trial into packs, and open the rows that all of them read."""
     job = trial.job
-    identified = any(plan.rows for plan in trial.plans)
+    needs_row_ids = any(plan.rows for plan in trial.plans)  # row weights are looked up by row id
     passes = Steps.of(job.train, trial.prepared.num_rows("train")).num_passes
     train_rows = worker.rows(
-        trial.prepared, "train", passes, job.live_steps, order=job.train.order, identified=identified
+        trial.prepared, "train", passes, job.live_steps, order=job.train.order, identified=needs_row_ids
     )
     val_rows = worker.rows(trial.prepared, "val", job.train.num_epochs)
     scored_rows = worker.sample(val_rows, job.evaluate.val_rows)
@@ -160,8 +167,8 @@ def _divided(
     packs = [trial.plans[first : first + layout.width] for first in range(0, len(trial.plans), layout.width)]
     if layout.lanes > 1:
         lock = threading.Lock()
-        worker = replace(worker, report=_locked(worker.report, lock))
-        decide = None if decide is None else _locked(decide, lock)
+        worker = replace(worker, report=_serialize_calls(worker.report, lock))
+        decide = None if decide is None else _serialize_calls(decide, lock)
     places = [
         Place(context.role, trial.number, trials=trial.total, pack=number, packs=len(packs))
         for number in range(len(packs))
@@ -183,26 +190,26 @@ def _divided(
 
 
 def _train_pack(task: _PackTask) -> bool:
-    """Train a pack from its newest state to its end, and write its outcome; return whether it is finished, or waits.
+    """Train a pack from its newest state to its end and write its outcome; return False if it waits at a rung.
 
     Raises:
-        FmrayError: If code fails, unless the context records that; or if memory does not suffice for a step on one row.
+        FmrayError: If code fails and the context does not record that, or memory is too small for a step on one row.
     """
     context = task.context
     trial = task.trial
     group = task.worker.group
     if group.broadcast(read_pack(context, trial, task.number) is not None):
         return True
-    path = f"{task.folder}/{LOST}"
+    path = f"{task.folder}/{LEFT_OUT_FILE}"
     report = partial(_report_with_place, task.worker.report, task.place)
     decide = None if task.decide is None else partial(task.decide, f"{trial.number}.{task.number}")
-    # which members are left out is kept: states of the others have no place for them
-    lost = _read_lost(task, path) if context.isolates else {}
-    while remaining := [plan for plan in task.plans if plan.index not in lost]:
+    # read back who was left out: saved states have rows for the remaining members only
+    left_out = _read_left_out(task, path) if context.records_failed_members else {}
+    while remaining := [plan for plan in task.plans if plan.index not in left_out]:
         task = replace(task, remaining=remaining)
         pack: Learner | None = None
         try:
-            pack, checkpoints = _built_or_restored(task)
+            pack, checkpoints = _build_or_restore(task)
             finished = fit(
                 pack,
                 task.train_rows,
@@ -215,40 +222,41 @@ def _train_pack(task: _PackTask) -> bool:
                 decide=decide,
             )
             if finished:
-                write_pack(context, trial, pack, task.val_rows, number=task.number, group=group, lost=lost)
+                write_pack(context, trial, pack, task.val_rows, number=task.number, group=group, left_out=left_out)
             return finished
         except BaseException as error:
-            more = _lost_by(error, task)
-            if more is None:
+            # {}: retry in smaller micro-batches; None: give up
+            newly_failed = _members_to_leave_out(error, task)
+            if newly_failed is None:
                 raise
-        pack = None  # the next one needs its memory
-        if more:
-            lost = lost | more
+        pack = None  # frees the memory, which the next one needs
+        if newly_failed:
+            left_out = left_out | newly_failed
             context.fence.check()
-            # in this order: a process killed in between begins the whole pack anew
+            # states first: if killed before the list is written, the whole pack starts over, which is safe
             context.store.remove(f"{task.folder}/states")
-            context.store.write_json(path, {str(index): why for index, why in lost.items()})
+            context.store.write_json(path, {str(index): why for index, why in left_out.items()})
         release(task.worker.device)
-    write_failed_pack(context, trial, task.number, plans=task.plans, lost=lost)
+    write_failed_pack(context, trial, task.number, plans=task.plans, left_out=left_out)
     return True
 
 
-def _built_or_restored(task: _PackTask) -> tuple[Learner, Checkpoints]:
-    """Build a pack, restored from its newest state if there is one, and give where its states are written."""
+def _build_or_restore(task: _PackTask) -> tuple[Learner, Checkpoints]:
+    """Build a pack, restore its newest state if there is one, and return it with its `Checkpoints`."""
     context = task.context
     worker = task.worker
     group = worker.group
-    asked = task.trial.job.train.accumulate
+    requested = task.trial.job.train.accumulate
     micro_batches = context.micro_batches(task.trial)
-    trial = _in_micro_batches(task.trial, group.broadcast(micro_batches.number() if group.is_first else None))
-    parts = trial.job.train.accumulate
-    now = circumstances(group.size, worker.device) | {"accumulate": parts}
+    trial = _with_micro_batches(task.trial, group.broadcast(micro_batches.number() if group.is_first else None))
+    accumulate = trial.job.train.accumulate
+    running_on = circumstances(group.size, worker.device) | {"accumulate": accumulate}
     checkpoints = Checkpoints(
         context.store,
         f"{task.folder}/states",
         trial.job.run.checkpoint_seconds,
         context.fence.check,
-        circumstances=now,
+        circumstances=running_on,
     )
     newest = group.broadcast(checkpoints.newest() if group.is_first else None)
     better = context.metric_of(trial).higher_is_better
@@ -256,139 +264,151 @@ def _built_or_restored(task: _PackTask) -> tuple[Learner, Checkpoints]:
         task.remaining, trial.job, trial.prepared, better=better, device=worker.device, fresh=newest is None
     )
     if newest is not None:
-        name, before = newest
+        name, saved_on = newest
         state = checkpoints.read(name)
-        same = "exact" if before == now else "same batches"
-        if before.get("accumulate", asked) != parts:
-            same = f"changed (micro-batch, step {state.global_step})"
-        if not (trial.waited and before == now):
-            worker.report(Resumed(state.epoch, state.step, same, task.place, changed=_differences(before, now)))
+        # how the steps to come compare with those of an uninterrupted run, see `Resumed`
+        fidelity = "exact" if saved_on == running_on else "same batches"
+        if saved_on.get("accumulate", requested) != accumulate:
+            fidelity = f"changed (micro-batch, step {state.global_step})"
+        if not (trial.waited and saved_on == running_on):
+            worker.report(
+                Resumed(state.epoch, state.step, fidelity, task.place, changed=_differences(saved_on, running_on))
+            )
         pack.restore(state, group.rank)
         return pack, checkpoints
     worker.report(PackStarted(task.place))
-    if parts != asked:
-        changed = f"accumulate {asked} -> {parts}"
+    if accumulate != requested:
+        changed = f"accumulate {requested} -> {accumulate}"
         worker.report(Resumed(0, 0, "changed (micro-batch, step 0)", task.place, changed=changed))
     if group.size == 1 and isinstance(pack, Pack):
         refuse_single_rows(pack, list(task.remaining), task.train_rows)
     return pack, checkpoints
 
 
-def _read_lost(task: _PackTask, path: str) -> dict[int, Json]:
+def _read_left_out(task: _PackTask, path: str) -> dict[int, Json]:
     store = task.context.store
     found = store.read_json(path) if store.exists(path) else {}
     return {int(index): why for index, why in found.items()}
 
 
-def _lost_by(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
-    """Say which members a pack loses by an error: none if smaller steps are tried; None if the error ends the sweep.
+def _members_to_leave_out(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
+    """Return the members to leave out after an error: {} to retry in smaller micro-batches, None to end the sweep.
 
     Raises:
-        TrainError: If memory does not suffice for a step on one row, unless that is an outcome.
+        TrainError: If memory does not suffice for a step on one row and the context does not record that.
     """
     if not isinstance(error, ShortOfMemoryError):
-        return _lost_members(error, task)
+        return _members_at_fault(error, task)
     try:
         task.context.micro_batches(task.trial).halve_together(task.worker, error)
     except TrainError as short:
-        if (found := _lost_members(short, task)) is None:
+        if (found := _members_at_fault(short, task)) is None:
             raise
         return found
     return {}
 
 
-def _lost_members(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
-    if not task.context.isolates or task.worker.group.size > 1:
+def _members_at_fault(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
+    """Return the members that fail with reasons; all of the pack if none fails alone, None if this ends the sweep."""
+    # in a group, the error may have hit one worker only: it is raised, so that all of them leave
+    if not task.context.records_failed_members or task.worker.group.size > 1:
         return None
     path = f"stacks/member-{task.trial.number:05d}-{task.number:05d}.txt"
-    why = fault_of(error, task.remaining, path, task.worker.report)
+    why = report_member_error(error, task.remaining, path, task.worker.report)
     if why is None:
         return None
-    alone = {}
+    at_fault = {}
     if len(task.remaining) > 1:
-        alone = _faults_alone(task.context, task.trial, task.remaining, worker=task.worker, rows=task.train_rows)
-    return alone or {plan.index: why for plan in task.remaining}
+        at_fault = _faults_alone(task.context, task.trial, task.remaining, worker=task.worker, rows=task.train_rows)
+    return at_fault or {plan.index: why for plan in task.remaining}
 
 
 def _faults_alone(
     context: TrialContext, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows
 ) -> dict[int, Json]:
-    """Find the members of a pack that cannot be built, or make no step, each alone."""
+    """Build each member alone and train it for one step; return those that fail, with reasons."""
     found: dict[int, Json] = {}
     for plan in plans:
         try:
             one = build_networks(context, trial, [plan], worker.device)
             train_step(one, next(rows.batches(one.train.order, 0, 0, one.train.batch_rows)), 1.0)
         except BaseException as error:
-            fault = fault_of(error, [plan], "stacks/member.txt", ignore)
+            fault = report_member_error(error, [plan], path="", report=ignore)  # only the reason is wanted
             if fault is None:
                 raise
             found[plan.index] = fault
     return found
 
 
-def _layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> Layout:
-    """Decide how the members train together; what was chosen for a structure is read back, with the cores there are."""
+def _layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> PackLayout:
+    """Choose how members train together, once per structure; a stored choice is limited to the cores at hand."""
     path = f"{context.home}/width-{trial.structure:05d}.json"
     chosen = None
     if worker.group.is_first:
         if not context.store.exists(path):
             if context.store.list(context.pack_folder(trial, 0)):
                 raise DataError(
-                    f"{path} is missing, and packs of that width are there already. Restore it, or remove "
-                    f"{context.home} to have them trained anew."
+                    f"{path} is missing, but packs trained by it exist. Restore the file, or delete "
+                    f"{context.home} to train them again."
                 )
-            alike = trial.plans[:1] if trial.job.train.seeds.order else trial.plans  # in the order of their rows
-            context.store.write_json(path, asdict(_chosen_layout(context, trial, alike, worker=worker, rows=rows)))
+            # with `seeds.order`, members read rows in different orders, so none can share a pack
+            packable = trial.plans[:1] if trial.job.train.seeds.order else trial.plans
+            layout = _choose_fitting_layout(context, trial, packable, worker=worker, rows=rows)
+            context.fence.check()
+            context.store.write_json(path, asdict(layout))
         chosen = context.store.read_json(path)
-    found = Layout(**worker.group.broadcast(chosen))
+    found = PackLayout(**worker.group.broadcast(chosen))
     most = torch.get_num_threads()
     threads = min(found.threads, most)
     return replace(found, threads=threads, lanes=max(1, min(found.lanes, most // threads)))
 
 
-def _chosen_layout(context: TrialContext, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows) -> Layout:
-    """Choose among as many members as memory holds on a whole batch."""
+def _choose_fitting_layout(
+    context: TrialContext, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows
+) -> PackLayout:
+    """Choose a layout by timing as many members as fit into memory with a whole batch."""
     if is_estimator(plans[0]):
-        return Layout(1, torch.get_num_threads())
+        return PackLayout(1, torch.get_num_threads())
 
     def build(plans: Sequence[Plan]) -> Pack:
-        # how long a step takes does not depend on what members were initialised to
+        # timing does not depend on the initial weights, so they are not drawn
         return build_networks(context, trial, plans, worker.device, fresh=False)
 
     while True:
         try:
-            return choose(plans, build, rows, trial.job.run, alone=worker.group.size == 1)
+            return choose_layout(plans, build, rows, trial.job.run, single_worker=worker.group.size == 1)
         except ShortOfMemoryError:
             plans = plans[: max(1, len(plans) // 2)]
         except BaseException as error:
-            # which members fail is found out where they are trained, each alone if nobody can be timed
-            if isinstance(error, SpecError | TrainError) or not context.isolates:
+            # time the sound members only; those that fail are recorded when they are trained
+            if isinstance(error, SpecError | TrainError) or not context.records_failed_members:
                 raise
-            if fault_of(error, plans, "", ignore) is None:
+            if report_member_error(error, plans, "", ignore) is None:
                 raise
             faulty = _faults_alone(context, trial, plans, worker=worker, rows=rows)
             sound = [plan for plan in plans if plan.index not in faulty]
             if not 0 < len(sound) < len(plans):
-                return Layout(1, 1)
+                return PackLayout(1, 1)
             plans = sound
         release(worker.device)
 
 
-def _in_micro_batches(trial: Trial, number: int) -> Trial:
+def _with_micro_batches(trial: Trial, number: int) -> Trial:
     train = replace(trial.job.train, accumulate=number)
     return replace(trial, job=replace(trial.job, train=train))
 
 
-def _differences(before: Json, now: Json) -> str:
-    changed = [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+def _differences(saved_on: Json, running_on: Json) -> str:
+    changed = [
+        f"{name} {saved_on.get(name)} -> {value}" for name, value in running_on.items() if saved_on.get(name) != value
+    ]
     return ", ".join(changed)
 
 
-def _locked(call: Callable[Given, Answer], lock: threading.Lock) -> Callable[Given, Answer]:
+def _serialize_calls(call: Callable[P, R], lock: threading.Lock) -> Callable[P, R]:
     """Let one thread at a time make this call."""
 
-    def call_locked(*given: Given.args, **named: Given.kwargs) -> Answer:
+    def call_locked(*given: P.args, **named: P.kwargs) -> R:
         with lock:
             return call(*given, **named)
 
@@ -396,5 +416,5 @@ def _locked(call: Callable[Given, Answer], lock: threading.Lock) -> Callable[Giv
 
 
 def _report_with_place(report: Report, place: Place, event: Event) -> None:
-    """Report which pack an epoch is of."""
+    """Forward an event; add the place of the pack to an epoch."""
     report(replace(event, place=place) if isinstance(event, Epoch) else event)

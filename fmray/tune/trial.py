@@ -14,23 +14,26 @@ from fmray.train.micro_batches import MicroBatches
 from fmray.train.pack import Plan
 
 Role = Literal["member", "finalist", "baseline"]
-Decide = Callable[[str, int, dict[int, float]], Decision]
+DecideForPack = Callable[[str, int, dict[int, float]], Decision]
 """(pack, epochs finished, member -> best score) -> which members stop; see `tune.halving`."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Hold members of one structure, which one process or group of workers trains.
+    """Members of one structure, trained by one process or one group of workers.
+
+    Members share a structure if they differ only in parameters that may differ within a pack; see `spec.packable`.
 
     Args:
-        number: In the sweep.
+        number: Position in the sweep.
         structure: Number of the structure.
         job: The job with the structure's values.
         plans: One per member.
         prepared: The rows they learn from.
-        total: Trials of the sweep, as far as known; for people.
-        waited: It continues after a rung where all members waited, which is not reported as a resumed training.
-        fault: Why its rows cannot be prepared, {"reason", "class" of the error}; then `prepared` is that of the job.
+        total: Number of trials of the sweep, as far as known; only shown in progress messages.
+        waited: The trial has waited at a rung and continues now; this is not reported as a resume.
+        fault: {"reason", "class"} of the error if its rows cannot be prepared, else None. `prepared` is then only a
+            placeholder: the rows of the job with the first value of each range.
     """
 
     number: int
@@ -51,9 +54,9 @@ class TrialContext:
         metric: Name of the primary metric.
         store, home: Where states and outcomes are written, a folder for each trial.
         role: What the members are for.
-        fence: A process that has lost its lease must not write there any more.
-        tolerant: A trial whose parameters turn out to be impossible is recorded as failed; the sweep does not end.
-        isolates: A member whose code fails is recorded as failed too, and the others go on.
+        fence: Its `check` raises if this process has lost its lease; called before states and outcomes are written.
+        records_refused_trials: Record a trial whose parameters are refused as failed, instead of ending the sweep.
+        records_failed_members: Record a member whose code raises as failed, too, and keep training the others.
     """
 
     metric: str
@@ -61,29 +64,29 @@ class TrialContext:
     home: str
     role: Role
     fence: Fence
-    tolerant: bool = False
-    isolates: bool = False
+    records_refused_trials: bool = False
+    records_failed_members: bool = False
 
     def folder(self, number: int) -> str:
-        """Name the folder of a trial."""
+        """Return the folder of a trial."""
         return f"{self.home}/trials/{number:05d}"
 
-    def pack_folder(self, trial: Trial, number: int) -> str:
-        """Name the folder of a pack of a trial."""
-        return f"{self.folder(trial.number)}/{number:05d}"
+    def pack_folder(self, trial: Trial, pack: int) -> str:
+        """Return the folder of a pack of a trial."""
+        return f"{self.folder(trial.number)}/{pack:05d}"
 
     def metric_of(self, trial: Trial) -> Metric:
         """Give the primary metric, for the rows of a trial."""
         return find_metric(self.metric, trial.prepared.target)
 
     def micro_batches(self, trial: Trial) -> MicroBatches:
-        """Give in how many parts the batches of a trial are computed."""
+        """Return the stored number of micro-batches per step of a trial."""
         path = f"{self.folder(trial.number)}/accumulate.json"
         return MicroBatches(self.store, path, self.fence, trial.job.train)
 
 
-def spelled(plans: Sequence[Plan]) -> str:
-    """Name members in a sentence: the first few, and what sets the first one apart."""
+def name_members(plans: Sequence[Plan]) -> str:
+    """Name up to eight members for a message; a single member with the parameters that set it apart."""
     names = ", ".join(str(plan.index) for plan in plans[:8]) + (", ..." if len(plans) > 8 else "")
     params = ", ".join(f"{name}: {value}" for name, value in plans[0].params.items()) if len(plans) == 1 else ""
     return f"member{'s' * (len(plans) > 1)} {names}{f' ({params})' if params else ''}"

@@ -1,4 +1,4 @@
-"""Decide how many members train together, and how many packs side by side, so that neither ever loses.
+"""Choose how many members form a pack and how many packs train concurrently, by what is fastest per member.
 
 The choice is made once per structure, by timing a few steps or, where runs must be deterministic, from sizes alone; it
 is recorded with the members and replayed on resume.
@@ -18,7 +18,7 @@ from fmray.spec.sections import RunOptions
 from fmray.tasks.task import Batch
 from fmray.train.ingest import Rows, Steps
 from fmray.train.pack import Pack, Plan
-from fmray.train.population import packs
+from fmray.train.population import why_not_packable
 from fmray.train.step import train_step
 from fmray.tune.concurrent import run_concurrently
 
@@ -26,25 +26,26 @@ Build = Callable[[Sequence[Plan]], Pack]
 log = logging.getLogger("fmray")
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
-TRIAL_STEPS = (2, 7)
+TIMED_STEPS = (2, 7)
 """Fewest and most steps that are timed per width."""
-TRIAL_SHARE = 0.02
-"""Of all steps to come, what trials may take; a short training is not timed for longer than it takes."""
+TIMING_SHARE = 0.02
+"""Share of the steps to come that may be spent on timing, so that short trainings are not timed for long."""
 NEAR = 1.1
-"""Times differ so much by chance: the widest pack as near to the best is taken."""
+"""Tolerance for noise in timings: the widest pack whose time is at most this many times the shortest is chosen."""
 CACHE_BYTES = 16 << 20
+"""What a pack may touch in a step to stay in a processor's cache, where widths are chosen by size alone."""
 THREADED_WORK = 5e8
 """Floating-point operations of a step from which on it trains with several threads."""
 
 
 def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -> int:
-    """Give the number of members per pack that costs least per member.
+    """Give the number of members per pack that takes the least time per member.
 
     Args:
         plans: Members of one structure.
         build: Makes a pack of plans.
-        rows: Training rows, a few of which serve as trial.
-        exact: Decide from sizes alone, so that every machine decides alike.
+        rows: Training rows; one batch of them is used for timing.
+        exact: Decide by sizes alone, so that every machine chooses the same.
     """
     if len(plans) == 1:
         return 1
@@ -53,28 +54,29 @@ def choose_width(plans: Sequence[Plan], build: Build, rows: Rows, exact: bool) -
     why_not = "bfloat16 autocast does nothing under vmap" if first.train.precision == "bfloat16" else ""
     if first.population.entry != "native":
         few = {name: value[:8].cpu() for name, value in batch.inputs.items()}
-        why_not = why_not or packs(plans[0].blueprint, rows.schema, first.task.num_outputs, few)
+        why_not = why_not or why_not_packable(plans[0].blueprint, rows.schema, first.task.num_outputs, few)
         if why_not:
             log.info("members train one by one: %s", why_not)
             return 1
     widths = [width for width in WIDTHS if width < len(plans)] + [min(len(plans), WIDTHS[-1])]
     if exact:
+        # float32: about six arrays of parameter size (weights, gradients, moments, best, ...), and the activations
         per_member = 4 * (first.population.flat.shape[1] * 6 + len(batch) * activations(first) * rows.entries_per_row)
         return max([width for width in widths if width * per_member <= CACHE_BYTES], default=1)
-    steps = _trial_steps(first, rows, len(plans), sum(widths))
+    steps = _num_timed_steps(first, rows, len(plans), sum(widths))
     seconds = {width: _step_seconds([build(plans[:width])], batch, steps) / width for width in widths}
     log.info("seconds per member and step by pack width: %s", {w: f"{s:.2e}" for w, s in seconds.items()})
     return max(width for width, needed in seconds.items() if needed <= NEAR * min(seconds.values()))
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Say how the members of a structure train.
+class PackLayout:
+    """Describe how the members of a structure train.
 
     Args:
         width: Members of a pack.
-        threads: That a pack computes with.
-        lanes: Packs that train side by side.
+        threads: Torch threads per pack.
+        lanes: Packs that train concurrently, each in a thread; not the lanes of the data.
     """
 
     width: int
@@ -86,15 +88,17 @@ class Layout:
         return -(-members // (self.width * self.lanes))
 
 
-def choose(plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, alone: bool) -> Layout:
-    """Choose how members train: how many to a pack, with how many threads, how many packs at a time.
+def choose_layout(
+    plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, single_worker: bool
+) -> PackLayout:
+    """Choose how members train: how many per pack, with how many threads, and how many packs concurrently.
 
-    Threads wait for each other at every operation. Where another process holds a core, small steps take up to forty
-    times as long with two threads as with one; on a quiet machine they gain little. So small steps train with one,
-    unless the job names a number. Packs side by side wait for nobody but Python's lock.
+    Torch synchronises its threads at every operation: if another process occupies a core, small steps take up to forty
+    times as long with two threads as with one, and they gain little on an idle machine. So small steps use one thread,
+    unless the job sets a number. Concurrent packs wait for nothing but the GIL.
 
     Args:
-        alone: No other worker trains the same packs, so they may train in any order.
+        single_worker: No other worker trains the same packs, so they may train in any order.
     """
     most = torch.get_num_threads()
     one = build(plans[:1])
@@ -106,19 +110,19 @@ def choose(plans: Sequence[Plan], build: Build, rows: Rows, run: RunOptions, *, 
     try:
         torch.set_num_threads(threads(min(len(plans), WIDTHS[-1])))
         width = choose_width(plans, build, rows, run.deterministic)
-        layout = Layout(width, threads(width))
-        if alone and one.device.type == "cpu" and one.population.entry == "native" and rows.in_memory:
+        layout = PackLayout(width, threads(width))
+        if single_worker and one.device.type == "cpu" and one.population.entry == "native" and rows.in_memory:
             wider = partial(_more_lanes, threads, most, len(plans), run.deterministic)
-            layout = _widened(layout, wider, plans=plans, build=build, rows=rows)
+            layout = _add_lanes(layout, wider, plans=plans, build=build, rows=rows)
     finally:
         torch.set_num_threads(most)
     return layout
 
 
 def _more_lanes(
-    threads: Callable[[int, int], int], most: int, members: int, exact: bool, layout: Layout
-) -> Layout | None:
-    """Give a layout with twice the lanes, of narrower packs if there are too few; None if that cannot be.
+    threads: Callable[[int, int], int], most: int, members: int, exact: bool, layout: PackLayout
+) -> PackLayout | None:
+    """Give a layout with twice the lanes, with narrower packs if there are too few of them; None if impossible.
 
     Neither width nor threads may change where the bits of members depend on them and runs must be deterministic.
     """
@@ -126,21 +130,25 @@ def _more_lanes(
     width = layout.width if exact else min(layout.width, math.ceil(members / lanes))
     if lanes > most or math.ceil(members / width) < lanes or (exact and threads(width, lanes) != layout.threads):
         return None
-    return Layout(width, threads(width, lanes), lanes)
+    return PackLayout(width, threads(width, lanes), lanes)
 
 
-def _widened(
-    layout: Layout, wider: Callable[[Layout], Layout | None], plans: Sequence[Plan], build: Build, rows: Rows
-) -> Layout:
-    """Go on to more lanes as long as all members are through earlier.
+def _add_lanes(
+    layout: PackLayout,
+    wider: Callable[[PackLayout], PackLayout | None],
+    plans: Sequence[Plan],
+    build: Build,
+    rows: Rows,
+) -> PackLayout:
+    """Double the lanes for as long as that shortens the time for all members.
 
-    By however little: threads that have just begun often share a core at first, so a trial shows less than there is.
+    Any gain counts: new threads often share a core at first, so short timings underestimate it.
     """
     first = build(plans[:1])
     batch = next(rows.batches(first.train.order, 0, 0, first.train.batch_rows))
-    steps = _trial_steps(first, rows, len(plans), 2 * min(len(plans), layout.width * torch.get_num_threads()))
+    steps = _num_timed_steps(first, rows, len(plans), 2 * min(len(plans), layout.width * torch.get_num_threads()))
 
-    def seconds(tried: Layout) -> float:
+    def seconds(tried: PackLayout) -> float:
         torch.set_num_threads(tried.threads)
         packs = [build(plans[: tried.width]) for _ in range(tried.lanes)]
         return tried.rounds(len(plans)) * _step_seconds(packs, batch, steps)
@@ -165,17 +173,17 @@ def activations(pack: Pack) -> int:
     return sum(shape[-1] for shape in pack.population.shapes.values() if len(shape) > 1)
 
 
-def _trial_steps(first: Pack, rows: Rows, members: int, at_a_time: int) -> int:
-    """Count the steps to time, of so many members at a time, for trials to take their share and no more."""
+def _num_timed_steps(first: Pack, rows: Rows, members: int, at_a_time: int) -> int:
+    """Count the steps to time at each width, so that timing takes no more than its share of all steps."""
     to_come = members * Steps.of(first.train, rows.num_rows).total
-    fewest, most = TRIAL_STEPS
-    return min(most, max(fewest, int(TRIAL_SHARE * to_come / at_a_time) - 1))
+    fewest, most = TIMED_STEPS
+    return min(most, max(fewest, int(TIMING_SHARE * to_come / at_a_time) - 1))
 
 
 def _step_seconds(packs: Sequence[Pack], batch: Batch, steps: int) -> float:
-    """Give the median, after one step to warm up: the best would not know of a machine that others use as well.
+    """Give the median time of a step after one warm-up step; the minimum would hide the load of other processes.
 
-    Of packs side by side, it is the median of the slowest.
+    Of concurrent packs, it is the median of the slowest.
     """
 
     def step(pack: Pack) -> float:

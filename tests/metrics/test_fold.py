@@ -8,7 +8,7 @@ import pytest
 
 from fmray.catalogue import METRICS
 from fmray.metrics.find import find_metric
-from fmray.metrics.metric import Metric, fold_of
+from fmray.metrics.metric import Metric, accumulator_of
 from fmray.records import Target
 
 NUM_ROWS = 3000
@@ -40,31 +40,31 @@ def test_a_metric_folded_batch_by_batch_is_that_of_all_rows(name, weighted, num_
     metric = metric_of(name)
     output, target, weight = rows_for(metric.kind, num_classes)
     weight = weight if weighted else None
-    fold = fold_of(metric.sums)
+    accumulator = accumulator_of(metric.sums)
     cuts = [0, 1, 700, 700, 2900, NUM_ROWS]
     for start, stop in itertools.pairwise(cuts):
-        fold.add(output[start:stop], target[start:stop], None if weight is None else weight[start:stop])
-    assert metric.sums.value(fold.total()) == metric.sums.value(metric.sums.partial(output, target, weight))
+        accumulator.add(output[start:stop], target[start:stop], None if weight is None else weight[start:stop])
+    assert metric.sums.value(accumulator.total()) == metric.sums.value(metric.sums.partial(output, target, weight))
 
 
 @pytest.mark.parametrize("name", METRIC_NAMES)
 def test_no_row_at_all_is_undefined_and_no_error(name):
     metric = metric_of(name)
     output, target, _ = rows_for(metric.kind, num_rows=0)
-    fold = fold_of(metric.sums)
-    fold.add(output, target, None)
-    assert np.isnan(metric.sums.value(fold.total()))
+    accumulator = accumulator_of(metric.sums)
+    accumulator.add(output, target, None)
+    assert np.isnan(metric.sums.value(accumulator.total()))
 
 
 def held_by(metric, num_batches, batch_rows=8192):
     """Give the bytes that a fold holds once all rows were taken; batches are made anew, as those of the loop are."""
     rng = np.random.default_rng(0)
     target = rng.integers(0, 2, batch_rows)
-    fold = fold_of(metric.sums)
+    accumulator = accumulator_of(metric.sums)
     tracemalloc.start()
     for _ in range(num_batches):
         p = rng.random(batch_rows)
-        fold.add(np.stack([1 - p, p], 1), target, None)
+        accumulator.add(np.stack([1 - p, p], 1), target, None)
     del p
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as oracle
 
 from fmray.metrics.find import find_metric
-from fmray.metrics.metric import fold_of
+from fmray.metrics.metric import accumulator_of
 from fmray.records import Target
 
 NAMES = ("f1_micro", "f1_macro", "subset_accuracy", "hamming_loss")
@@ -74,7 +74,7 @@ def test_the_influence_of_a_row_is_the_derivative_by_its_weight(name):
 def test_labels_folded_batch_by_batch_give_the_same_number(name):
     p, target, weight = rows()
     metric = find_metric(name, TARGET)
-    fold = fold_of(metric.sums)
+    accumulator = accumulator_of(metric.sums)
     for part in (slice(0, 1), slice(1, 130), slice(130, 400)):
-        fold.add(p[part], target[part], weight[part])
-    assert metric.sums.value(fold.total()) == metric.sums.value(metric.sums.partial(p, target, weight))
+        accumulator.add(p[part], target[part], weight[part])
+    assert metric.sums.value(accumulator.total()) == metric.sums.value(metric.sums.partial(p, target, weight))

@@ -12,7 +12,7 @@ from fmray.evaluate.intervals import interval, squares, standard_error
 from fmray.evaluate.resampled import Sums, scorer_of
 from fmray.evaluate.table import Table
 from fmray.metrics.find import find_metric
-from fmray.metrics.metric import fold_of
+from fmray.metrics.metric import accumulator_of
 from fmray.records import Target
 from fmray.rigour.recompute import recompute
 
@@ -80,10 +80,10 @@ def test_parts_add_up_exactly():
     whole = METRIC.sums.partial(p, target, weight)
     sums = [METRIC.sums.partial(p[part], target[part], weight[part]) for part in parts]
     assert METRIC.sums.merge(sums[::-1]) == whole
-    fold = fold_of(METRIC.sums)
+    accumulator = accumulator_of(METRIC.sums)
     for part in parts:
-        fold.add(p[part], target[part], weight[part])
-    assert METRIC.sums.value(fold.total()) == METRIC.value(p, target, weight)
+        accumulator.add(p[part], target[part], weight[part])
+    assert METRIC.sums.value(accumulator.total()) == METRIC.value(p, target, weight)
 
 
 def test_the_influence_of_a_text_is_the_derivative_by_its_weight():

@@ -9,7 +9,7 @@ from sklearn import metrics as oracle
 from fmray.errors import SpecError
 from fmray.evaluate.intervals import interval, squares, standard_error
 from fmray.metrics.find import find_metric
-from fmray.metrics.metric import fold_of
+from fmray.metrics.metric import accumulator_of
 from fmray.ragged import Ragged, entries_of
 from fmray.records import Target
 
@@ -125,10 +125,10 @@ def test_parts_of_whole_rows_add_up_exactly(name):
     whole = metric.sums.partial(p, target, weight)
     sums = [metric.sums.partial(p[part], target[part], weight[part]) for part in parts]
     assert metric.sums.merge(sums[::-1]) == whole
-    fold = fold_of(metric.sums)
+    accumulator = accumulator_of(metric.sums)
     for part in parts:
-        fold.add(p[part], target[part], weight[part])
-    assert metric.sums.value(fold.total()) == metric.sums.value(whole) == metric.value(p, target, weight)
+        accumulator.add(p[part], target[part], weight[part])
+    assert metric.sums.value(accumulator.total()) == metric.sums.value(whole) == metric.value(p, target, weight)
 
 
 @pytest.mark.parametrize("name", NAMES)

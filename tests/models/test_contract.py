@@ -7,7 +7,7 @@ from fmray.catalogue import MODELS
 from fmray.models.model import PopulationNative
 from fmray.schema import Column, Schema
 from fmray.tasks.task import Batch, Places
-from fmray.train.population import Blueprint, enter, packs
+from fmray.train.population import Blueprint, enter, why_not_packable
 
 SCHEMA = Schema((Column("first", "number"), Column("pixels", "vector", 255)))  # 16 x 16, for models of images
 TOKENS = Schema((Column("words", "tokens", 20, block="tokens"), Column("words.shape", "tokens", 9, block="shape")))
@@ -100,7 +100,7 @@ def test_every_parameter_gets_a_gradient(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_members_can_be_packed_natively_or_by_vmap(name):
-    assert packs(blueprints(name, 1)[0], schema_of(name), OF_IDS.get(name, 2), inputs(name)) == ""
+    assert why_not_packable(blueprints(name, 1)[0], schema_of(name), OF_IDS.get(name, 2), inputs(name)) == ""
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if isinstance(MODELS.find(name), PopulationNative)])

@@ -12,7 +12,7 @@ from fmray.models.decoder import rotated
 from fmray.schema import Column, Schema
 from fmray.spec.components import models as declared
 from fmray.tasks.task import Batch, Places
-from fmray.train.population import Blueprint, enter, packs
+from fmray.train.population import Blueprint, enter, why_not_packable
 
 NUM_IDS = 30
 SCHEMA = Schema((Column("text", "tokens", NUM_IDS, block="tokens"), Column("n", "number")))
@@ -91,7 +91,7 @@ def test_outputs_are_those_of_the_formula_written_out():
 
 def test_packed_members_answer_and_learn_as_they_do_alone():
     blueprints = [Blueprint.of("decoder", {**PARAMS, "dropout": 0.4}, seed) for seed in range(2)]
-    assert packs(blueprints[0], SCHEMA, NUM_IDS, batch().inputs) == ""
+    assert why_not_packable(blueprints[0], SCHEMA, NUM_IDS, batch().inputs) == ""
 
     def gradients(some):
         population = enter(some, SCHEMA, NUM_IDS)

@@ -8,7 +8,7 @@ from fmray.errors import SpecError
 from fmray.models.resnet import ResNet
 from fmray.schema import Column, Schema
 from fmray.spec.components import models
-from fmray.train.population import Blueprint, packs
+from fmray.train.population import Blueprint, why_not_packable
 
 
 def pixels(width):
@@ -44,7 +44,7 @@ def test_a_pixel_moved_anywhere_reaches_the_output():
 
 @pytest.mark.parametrize("params", [{}, {"width": 12, "depth": 2, "stages": 2}, {"image": [1, 4, 16]}])
 def test_members_can_be_packed(params):
-    assert packs(Blueprint.of("resnet", params, 0), pixels(64), 3, {"x": torch.randn(7, 64)}) == ""
+    assert why_not_packable(Blueprint.of("resnet", params, 0), pixels(64), 3, {"x": torch.randn(7, 64)}) == ""
 
 
 def test_a_few_images_are_learned_by_heart():

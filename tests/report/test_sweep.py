@@ -93,6 +93,15 @@ def test_finalists_are_not_points_of_the_search():
     assert section(account, [*members, *again], scores) == section(account, members, scores)
 
 
+@pytest.mark.parametrize(("higher_is_better", "stored", "shown"), [(True, 0.25, "0.2500"), (False, -0.25, "0.2500")])
+def test_the_cutoff_of_a_rung_is_shown_as_the_metric_has_it(higher_is_better, stored, shown):
+    rung = {"epoch": 2, "reached": 4, "survived": 2, "cutoff": stored}  # scores are compared higher for better
+    account = SearchAccount({}, 4, 1, 1, 8, 8, 1.0, rungs=(rung, {**rung, "cutoff": None}))
+    made = section(account, [], replace(card().scores, higher_is_better=higher_is_better))
+    (figure,) = [figure for figure in made.figures if figure.title == "Rungs"]
+    assert [row[3] for row in figure.rows] == [shown, "not defined"]
+
+
 def test_what_a_sweep_took_is_said_in_words():
     account = SearchAccount({}, 200, 8, 8, 1000, 4000, 12.3, failed=({"member": 1, "reason": "x"},))
     assert effort(account) == (

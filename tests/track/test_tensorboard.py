@@ -75,14 +75,14 @@ def test_numbers_that_are_none_and_those_beyond_float32_are_kept_as_such(tmp_pat
 
 def test_the_text_beside_says_what_the_member_is_and_keeps_secrets(tmp_path):
     params = {"train.seeds": 3, "api_key": "hunter2", "columns": "a|b"}
-    given = member(params=params, status="stopped", reason="no better on validation for 2 epochs")
+    given = member(params=params, status="stopped", reason="no improvement on validation for 2 epochs")
     write_events(str(tmp_path / "t"), [given])
     text = described(tmp_path / "t/member-00000")
     assert "| model | mlp |" in text
     assert "| model.width | 8 |" in text
     assert "| train.seeds | 3 |" in text
     assert "| columns | a\\|b |" in text
-    assert "| status | stopped: no better on validation for 2 epochs |" in text
+    assert "| status | stopped: no improvement on validation for 2 epochs |" in text
     assert "| best epoch | 2 of 3 |" in text
     assert "hunter2" not in text
 

@@ -101,7 +101,7 @@ def test_patience_counts_blocks_of_rounds(job, prepared, store):
     job = trained(job, {"epochs": 200, "early_stop": replace(job.train.early_stop, patience=2)})
     (member,) = train(job, prepared, store).members
     assert member.status == "stopped"
-    assert member.reason == "no better on validation for 2 epochs"
+    assert member.reason == "no improvement on validation for 2 epochs"
     assert member.epochs == member.best_epoch + 2
 
 

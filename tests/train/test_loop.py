@@ -1,6 +1,7 @@
 import copy
 import math
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 from fmray.errors import TrainError
 from fmray.spec.ref import Ref
 from fmray.spec.sections import EarlyStop, Order, Train
-from fmray.train.loop import evaluate, fit, outputs, train_step
+from fmray.train.loop import evaluate, fit, predict_rows, train_step
+from fmray.train.pack import Pack
 from fmray.train.state import State
 
 ORDER = Order(chunk_rows=4, window_chunks=3, num_lanes=5)
@@ -140,9 +142,40 @@ def test_the_state_kept_is_the_best_on_validation_and_patience_is_obeyed(trainin
     assert pack.state.ends["0"]["status"] == "stopped"
     fresh = training.pack(pack.plans, BUSY)
     fresh.population.load(pack.state.best, pack.state.best_buffers)
-    predictions, _ = outputs(fresh, training.rows("val"))
+    predictions, _ = predict_rows(fresh, training.rows("val"))
     found = predictions[0][:, 0] if predictions.shape[2] == 1 else predictions[0]
     assert training.metric.value(found, training.rows("val").scored()["target"], None) == pytest.approx(scores[best])
+
+
+@dataclass(frozen=True)
+class Given:
+    """Give numbers in place of a metric, one per member and epoch; `sums` are those of a real one."""
+
+    sums: Any
+    values: list[float]
+
+    def partial(self, output, target, weight=None):
+        return self.sums.partial(output, target, weight)
+
+    def merge(self, parts):
+        return self.sums.merge(parts)
+
+    def value(self, totals):
+        return self.values.pop(0)
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+@pytest.mark.parametrize("score", [math.inf, -math.inf])
+def test_an_infinite_score_stays_infinite_and_ranks_before_or_behind_all_finite_ones(classes, higher_is_better, score):
+    sums = Given(classes.metric.sums, [score, 0.5, 1e300])
+    metric = replace(classes.metric, sums=sums, higher_is_better=higher_is_better)
+    plans = [classes.plan(i) for i in range(3)]
+    pack = Pack(plans, classes.prepared.schema, classes.prepared.target, replace(PLAIN, epochs=1), higher_is_better)
+    events = []
+    fit(pack, classes.rows(), classes.rows("val"), metric, 11, report=events.append)
+    sign = 1 if higher_is_better else -1
+    assert pack.state.best_score.tolist() == [sign * score, sign * 0.5, sign * 1e300]
+    assert events[-1].best == (1e300 if higher_is_better else 0.5)
 
 
 def test_a_plateau_lowers_the_rate_of_the_member_that_stands_still(training):
@@ -242,7 +275,7 @@ def test_epochs_are_scored_on_the_sample_they_are_given(training):
     fit(pack, training.rows(), sample, training.metric, 11)
     assert torch.equal(pack.state.flat, whole.state.flat)
     (score,), _ = evaluate(pack, sample, training.metric)
-    said, _ = outputs(pack, training.rows("val"))
+    said, _ = predict_rows(pack, training.rows("val"))
     positions = torch.cat([batch.rows for batch in sample.in_sequence()]).numpy()
     output = said[0, positions]
     target = sample.scored()["target"]

@@ -8,7 +8,7 @@ from fmray.models.mlp import MLP
 from fmray.schema import Column, Schema
 from fmray.spec.components.models import Mlp
 from fmray.tasks.task import Batch, Places
-from fmray.train.population import Blueprint, enter, packs
+from fmray.train.population import Blueprint, enter, why_not_packable
 
 SCHEMA = Schema((Column("v", "vector", 5),))
 
@@ -97,7 +97,7 @@ def test_dropout_in_a_module_of_ones_own_is_the_same_alone_and_in_company(rates)
     before = gradients(population)
     population.select(torch.tensor([2, 1]))
     torch.testing.assert_close(gradients(population), before[[2, 1]], rtol=1e-4, atol=1e-6)
-    assert packs(own[1], SCHEMA, 2, {"x": rows(9)}) == ""
+    assert why_not_packable(own[1], SCHEMA, 2, {"x": rows(9)}) == ""
 
 
 def test_dropout_in_a_module_of_ones_own_is_the_same_in_micro_batches():
@@ -159,10 +159,10 @@ def test_a_member_taken_out_answers_as_it_did_inside(build):
 
 def test_whether_a_model_packs_is_probed():
     few = {"x": rows(4)}
-    assert packs(Blueprint.of("mlp", {}, 0), SCHEMA, 2, few) == ""
-    assert packs(Blueprint(Net, {}, 0), SCHEMA, 2, few) == ""
-    assert "vmap refuses it" in packs(Blueprint(Recurrent, {}, 0), SCHEMA, 2, few)
-    assert "nn.Dropout" in packs(Blueprint(Dropping, {}, 0), SCHEMA, 2, few)
+    assert why_not_packable(Blueprint.of("mlp", {}, 0), SCHEMA, 2, few) == ""
+    assert why_not_packable(Blueprint(Net, {}, 0), SCHEMA, 2, few) == ""
+    assert "vmap refuses it" in why_not_packable(Blueprint(Recurrent, {}, 0), SCHEMA, 2, few)
+    assert "nn.Dropout" in why_not_packable(Blueprint(Dropping, {}, 0), SCHEMA, 2, few)
 
 
 def test_initialising_leaves_torchs_generator_alone():

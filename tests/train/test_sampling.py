@@ -13,7 +13,7 @@ from fmray.spec.ref import Ref
 from fmray.spec.sections import Train
 from fmray.store import Store
 from fmray.train.ingest import Rows
-from fmray.train.loop import fit, outputs
+from fmray.train.loop import fit, predict_rows
 from fmray.train.pack import Pack, Plan
 
 NUM_ROWS = 20_000
@@ -45,7 +45,7 @@ def test_after_sampling_the_mean_probability_is_the_true_base_rate(tmp_path, sam
     pack = Pack([plan], prepared.schema, prepared.target, train, metric.higher_is_better)
     test = Rows(prepared, "test", "cpu")
     fit(pack, Rows(prepared, "train", "cpu"), Rows(prepared, "val", "cpu"), metric, 11)
-    said = outputs(pack, test)[0][0, :, 1]
+    said = predict_rows(pack, test)[0][0, :, 1]
 
     truth, counts = test.scored()["target"], prepared.target.counts
     share = np.mean(truth)

@@ -19,7 +19,7 @@ from fmray.spec.sections import Order, Train
 from fmray.store import Store
 from fmray.train import ingest
 from fmray.train.ingest import EVALUATION_ROWS, NO_TARGET, Rows
-from fmray.train.loop import evaluate, outputs
+from fmray.train.loop import evaluate, predict_rows
 from fmray.train.pack import Pack, Plan
 
 ORDER = Order(chunk_rows=4, window_chunks=3, num_lanes=5)
@@ -123,7 +123,7 @@ def test_members_are_scored_by_token_with_the_weights_of_rows(prepared, memory):
     pack, rows = pack_of(prepared), Rows(prepared, "val", "cpu", memory_bytes=memory)
     metric = find_metric("token_accuracy", prepared.target)
     scores, losses = evaluate(pack, rows, metric)
-    said, same = outputs(pack, rows)
+    said, same = predict_rows(pack, rows)
     held = entries_of(Lanes(prepared, "val").load(["target", "weight"]))
     log_loss = find_metric("token_log_loss", prepared.target)
     for member, output in enumerate(said):
@@ -135,11 +135,11 @@ def test_members_are_scored_by_token_with_the_weights_of_rows(prepared, memory):
 
 def test_some_rows_are_predicted_with_all_their_tokens(prepared):
     pack, rows = pack_of(prepared), Rows(prepared, "val", "cpu")
-    whole = by_row(outputs(pack, rows)[0][0], Lanes(prepared, "val").load(["target"])["target"])
+    whole = by_row(predict_rows(pack, rows)[0][0], Lanes(prepared, "val").load(["target"])["target"])
     kept = np.arange(rows.num_rows) % 3 == 1
-    some, _ = outputs(pack, rows, kept=kept)
+    some, _ = predict_rows(pack, rows, kept=kept)
     assert np.array_equal(some[0], values_of(whole[kept]))
-    none, _ = outputs(pack, rows, kept=np.zeros(rows.num_rows, bool))
+    none, _ = predict_rows(pack, rows, kept=np.zeros(rows.num_rows, bool))
     assert none.shape == (2, 0, 3)
 
 

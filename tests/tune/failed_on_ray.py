@@ -17,7 +17,7 @@ from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.search import Search
+from fmray.tune.search import MemberTrainer
 
 WIDTHS = {"width": {"choice": [13, 14]}}
 LR = {"adamw": {"lr": {"log_uniform": [1e-3, 1e-1]}}}
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
                 value["train"]["optimizer"] = LR
             value["run"] |= {"workers": 2, "deterministic": False}
             store, events, error, members = Store(str(folder / name)), [], "", ()
-            search = Search(
+            trainer = MemberTrainer(
                 Job.from_json(value),
                 Ref("classification"),
                 lambda job: prepared,
@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
                 report=events.append,
             )
             try:
-                members = search.search().members
+                members = trainer.run_search().members
             except FmrayError as caught:
                 error = f"{type(caught).__name__}: {caught}"
             told = [event.text for event in events if isinstance(event, Failure)]

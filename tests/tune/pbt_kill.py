@@ -18,7 +18,7 @@ from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.search import Search
+from fmray.tune.search import MemberTrainer
 
 EPOCHS, MEMBERS, INTERVAL = 8, 5, 2
 LONG = {"epochs": 48, "interval": 4}
@@ -78,7 +78,7 @@ def main(folder: Path, way: str) -> None:
     if way == "long":
         train, asked = replace(job.train, epochs=LONG["epochs"]), replace(job.search, interval=LONG["interval"])
         job = replace(job, train=train, search=asked)
-    found = Search(job, Ref("classification"), lambda job: prepared, metric, store, report=report).search()
+    found = MemberTrainer(job, Ref("classification"), lambda job: prepared, metric, store, report=report).run_search()
     members = [member.to_json() for member in found.members]
     (folder / "result.json").write_text(json.dumps({"members": members, "reused": found.reused}))
 

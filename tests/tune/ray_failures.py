@@ -23,7 +23,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.tune.plans import plans_of
-from fmray.tune.search import Search
+from fmray.tune.search import MemberTrainer
 from fmray.tune.sweep import sweep
 
 WORKERS = 2
@@ -54,8 +54,10 @@ def search(job: Job, prepared: Prepared, folder: Path, ways: list[str]) -> dict[
     store, metric = Store(str(folder / "store")), find_metric("roc_auc", prepared.target)
     root = store.path("runs/one")
     report = Recorded(Journal(root, store, lambda event: None))
-    members = Search(Job.from_json(value), Ref("classification"), lambda job: prepared, metric, store, report=report)
-    return described(members.search().members, store, root, folder)
+    trainer = MemberTrainer(
+        Job.from_json(value), Ref("classification"), lambda job: prepared, metric, store, report=report
+    )
+    return described(trainer.run_search().members, store, root, folder)
 
 
 def described(members: Sequence[Member], store: Store, root: str, folder: Path) -> dict[str, Any]:

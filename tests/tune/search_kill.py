@@ -17,7 +17,7 @@ from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.search import Search
+from fmray.tune.search import MemberTrainer
 
 SEARCHED = {
     "model": {"mlp": {"width": {"choice": [4, 8]}, "depth": {"choice": [1, 2]}, "dropout": {"uniform": [0, 0.5]}}},
@@ -44,7 +44,7 @@ def carry(job: Job, folder: Path, name: str, die_at: int | None) -> None:
     prepared = prepared_rows(job, folder)
     calls = _count_durable(die_at)
     metric, store = find_metric("roc_auc", prepared.target), Store(str(folder / f"store-{name}"))
-    done = Search(job, Ref("classification"), lambda job: prepared, metric, store).search()
+    done = MemberTrainer(job, Ref("classification"), lambda job: prepared, metric, store).run_search()
     members = [{k: v for k, v in m.to_json().items() if k != "root"} for m in done.members]
     facts = {
         "members": members,

@@ -20,7 +20,7 @@ from fmray.events import to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.ref import Ref
 from fmray.store import Store
-from fmray.tune.search import Search
+from fmray.tune.search import MemberTrainer
 
 
 def kill_workers(killed: list[int]) -> None:
@@ -51,14 +51,14 @@ def main(folder: Path, name: str, workers: int, killing: bool) -> None:
     store, killed = Store(str(folder / name)), list[int]()
     if killing:
         threading.Thread(target=kill_workers, args=(killed,), daemon=True).start()
-    done = Search(
+    done = MemberTrainer(
         job,
         Ref("classification"),
         lambda job: prepared,
         metric,
         store,
         report=lambda event: events.append(to_json(event)),
-    ).search()
+    ).run_search()
     members = [{k: v for k, v in member.to_json().items() if k != "root"} for member in done.members]
     notes = [event["text"] for event in events if event["event"] == "note"]
     resumed = [event["class"] for event in events if event["event"] == "resumed"]

@@ -26,7 +26,7 @@ from fmray.store import Store
 from fmray.train.combine import combine_outputs
 from fmray.train.rowweights import fold_of
 from fmray.tune.boost import boost
-from fmray.tune.plans import plans_of, resampled
+from fmray.tune.plans import plans_of, with_folds_and_bags
 from fmray.tune.sweep import sweep
 
 TASK = Ref("classification")
@@ -81,7 +81,7 @@ def test_a_boosting_that_was_finished_is_read_back_and_one_that_was_not_goes_on(
 
 def test_boosting_is_of_one_configuration(setting):
     job, prepared, _, store = setting
-    with pytest.raises(SpecError, match="2 are asked for"):
+    with pytest.raises(SpecError, match="the job has 2"):
         two = plans_of(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=2))), TASK)
         boost(two, prepared, store, trained(setting, job), Adaboost())
 
@@ -90,7 +90,7 @@ def test_boosting_is_of_one_configuration(setting):
 def folded(setting):
     job, prepared, metric, store = setting
     job = replace(job, train=replace(job.train, folds=3, seeds=replace(job.train.seeds, n=2)))
-    found = sweep(job, resampled(job, plans_of(job, TASK)), prepared, metric, store)
+    found = sweep(job, with_folds_and_bags(job, plans_of(job, TASK)), prepared, metric, store)
     return job, configurations(found.members, 3)
 
 
@@ -109,7 +109,7 @@ def test_on_each_training_row_the_member_speaks_that_never_saw_it(setting, folde
     rows = np.arange(lanes.num_rows)
     found = oof_outputs(whole[1], job.train.seed, prepared, rows, TASK)
     ids = lanes.load(["row_id"])["row_id"].view(np.int64)
-    salt = resampled(job, plans_of(job, TASK))[0].rows["salt"]
+    salt = with_folds_and_bags(job, plans_of(job, TASK))[0].rows["salt"]
     fold = fold_of(torch.from_numpy(ids[:, 0].copy()), 3, salt).numpy()
     for number, member in enumerate(whole[1]):
         said = outputs_of(member, prepared, "train", rows, TASK, "cpu")

@@ -1,25 +1,32 @@
 """Members whose own code fails: they are left out with the reason, and all others are trained."""
 
+import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from train import bad_nets
 from tune.kill import prepared_rows, write_data
 
-from fmray.errors import FmrayError, SpecError, TrainError
-from fmray.events import to_json
+from fmray.errors import ClusterError, FmrayError, SpecError, TrainError
+from fmray.events import ignore, to_json
 from fmray.metrics.find import find_metric
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
+from fmray.train.group import ALONE
 from fmray.train.single_rows import smallest_part
+from fmray.train.workers import Worker
 from fmray.tune import train_trials
+from fmray.tune.outcomes import write_failed_pack
 from fmray.tune.plans import plans_of
-from fmray.tune.search import Search, train_members
+from fmray.tune.search import MemberTrainer, train_members
 from fmray.tune.sweep import sweep
+from fmray.tune.trial import Trial, TrialContext
 
 TASK = Ref("classification")
 WIDTHS = [8, 13, 16]
@@ -49,10 +56,10 @@ def searched(job: Job, name: str, widths=WIDTHS, *, seeds=1, **search) -> Job:
 def search(rows, store, name, widths=WIDTHS, events=None, **asked):
     job, prepared = searched(rows[0], name, widths, **asked), rows[1]
     report = (lambda event: None) if events is None else lambda event: events.append(to_json(event))
-    search = Search(
+    trainer = MemberTrainer(
         job, TASK, lambda job, fold=None: prepared, find_metric("roc_auc", prepared.target), store, report=report
     )
-    return train_members(search, prepared, 0, "cpu")
+    return train_members(trainer, prepared, 0, "cpu")
 
 
 def alone(rows, store, name, seeds=1, events=None, **params):
@@ -74,7 +81,7 @@ FAULTS = {
     "FailsBackward": r"modified by an inplace operation",
     "WrongShape": r"model: gave outputs of shape \(100, 4\) for 100 rows and 2 classes",
     "NotFinite": r"the loss was not finite at step 0",
-    "NotFiniteInEvaluation": r"its predictions on validation are not finite in \d+ rows",
+    "NotFiniteInEvaluation": r"\d+ of \d+ sampled validation predictions are not finite",
     "Greedy": r"can't allocate memory|not enough memory|Storage size calculation overflowed",
     "GreedyForward": r"memory does not suffice for a step on one row",
     "Exits": r"^SystemExit: 3 \(bad_nets\.py:\d+ in forward\)$",
@@ -224,6 +231,61 @@ def test_the_smallest_part_of_a_batch_is_counted(num_rows, batch_rows, accumulat
     assert smallest_part(num_rows, batch_rows, accumulate) == smallest
 
 
+@dataclass(frozen=True)
+class Infinite:
+    """Score one member of two as infinite; `sums` are those of a real metric."""
+
+    sums: Any
+    calls: list[int]
+
+    def partial(self, output, target, weight=None):
+        return self.sums.partial(output, target, weight)
+
+    def merge(self, parts):
+        return self.sums.merge(parts)
+
+    def value(self, totals):
+        self.calls.append(0)
+        return math.inf if len(self.calls) % 2 else self.sums.value(totals)
+
+
+def test_a_member_whose_score_is_infinite_has_none_and_fails_with_that_reason(rows, store, monkeypatch):
+    real = find_metric("roc_auc", rows[1].target)
+    monkeypatch.setattr("fmray.tune.trial.find_metric", lambda *_: replace(real, sums=Infinite(real.sums, [])))
+    infinite, finite = alone(rows, store, "Good", seeds=2).members
+    assert (infinite.status, infinite.val_score) == ("failed", None)
+    assert infinite.reason.startswith("roc_auc is infinite on the validation rows")
+    assert (finite.status, finite.val_score is None) == ("finished", False)
+
+
+class Lost:
+    """Stand in for the fence of a lease that another process has taken over."""
+
+    def check(self) -> None:
+        raise ClusterError("another process has taken over")
+
+
+def context_of(store: Store, fence: Any) -> TrialContext:
+    return TrialContext("roc_auc", store, store.path("checkpoints", "k"), "member", fence, records_failed_members=True)
+
+
+def test_a_process_that_has_lost_its_lease_does_not_write_a_pack_of_which_all_members_failed(rows, store):
+    plans = plans_of(rows[0], TASK)
+    trial = Trial(0, 0, job=rows[0], plans=tuple(plans), prepared=rows[1])
+    left_out = {plan.index: {"reason": "does not work", "class": "TrainError"} for plan in plans}
+    with pytest.raises(ClusterError, match="taken over"):
+        write_failed_pack(context_of(store, Lost()), trial, 0, plans, left_out)
+    assert store.list(store.path("checkpoints", "k")) == []
+
+
+def test_a_process_that_has_lost_its_lease_does_not_write_how_members_are_laid_out(rows, store):
+    trial = Trial(0, 0, job=rows[0], plans=tuple(plans_of(rows[0], TASK)), prepared=rows[1])
+    worker = Worker(ALONE, torch.device("cpu"), ignore, rows[0].run)
+    with pytest.raises(ClusterError, match="taken over"):
+        train_trials.train_trials(context_of(store, Lost()), [trial], worker)
+    assert store.list(store.path("checkpoints", "k")) == []
+
+
 class Watched(Store):
     """Note what is done to the states of packs and to the lists of members that are left out."""
 
@@ -236,12 +298,12 @@ class Watched(Store):
         super().remove(path)
 
     def write_json(self, path, value):
-        self.done += [path] if path.endswith(f"/{train_trials.LOST}") else []
+        self.done += [path] if path.endswith(f"/{train_trials.LEFT_OUT_FILE}") else []
         super().write_json(path, value)
 
 
 def test_states_that_hold_a_lost_member_are_gone_before_it_is_written_down_as_lost(rows, tmp_path):
     store = Watched(str(tmp_path / "store"))
     search(rows, store, "Unlucky", [8, 13])
-    (place,) = [place for place, path in enumerate(store.done) if path.endswith(train_trials.LOST)]
-    assert store.done[place - 1] == store.done[place].replace(train_trials.LOST, "states")
+    (place,) = [place for place, path in enumerate(store.done) if path.endswith(train_trials.LEFT_OUT_FILE)]
+    assert store.done[place - 1] == store.done[place].replace(train_trials.LEFT_OUT_FILE, "states")

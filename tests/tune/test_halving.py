@@ -69,7 +69,7 @@ def test_a_budget_of_epochs_ends_everyone_and_says_so(store):
     assert table.decide("0.0", 2, {1: 0.5, 2: 0.4}).dropped == {}
     dropped = table.decide("0.0", 3, {1: 0.6, 2: 0.5}).dropped
     assert set(dropped.values()) == {"search.epochs: 8 of 7 are spent"}
-    assert table.exhausted
+    assert table.exhausted_budget
 
 
 def test_a_budget_of_time_counts_what_was_used_before_a_restart(store):
@@ -78,7 +78,7 @@ def test_a_budget_of_time_counts_what_was_used_before_a_restart(store):
     log = store.events("checkpoints/k/judgements.jsonl")
     store.append("checkpoints/k/judgements.jsonl", {**log[-1], "epoch": 2, "seconds": 999.99})
     again = stopper(store, seconds=1000.0)
-    while not again.exhausted:
+    while not again.exhausted_budget:
         pass
     assert "search.time" in next(iter(again.decide("0.0", 3, {0: 0.1}).dropped.values()))
 

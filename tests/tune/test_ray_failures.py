@@ -71,7 +71,7 @@ def test_a_trial_of_a_search_fails_for_itself_and_each_kind_has_its_own_budget(f
         "none": "finished", "hang": "finished", "memory": "finished", "bug": "failed", "kill": "failed",
     }  # fmt: skip
     assert "ValueError: the user's own mistake (faulty_net.py:" in ends["bug"][1]
-    assert ends["kill"][1] == "its worker died more often than run.max_failures"
+    assert ends["kill"][1] == "its worker died more than run.max_failures times"
     assert sorted(failures(found["search"], "class", "action")) == [
         ("device memory", "halved the micro-batch"), ("hang", "restarted"), ("user", "left the member out"), ("worker", "stopped"),
     ]  # fmt: skip

@@ -17,8 +17,8 @@ from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.tune import train_trials
 from fmray.tune.halving import rung_epochs
-from fmray.tune.proposals import Listed
-from fmray.tune.search import Search
+from fmray.tune.proposals import ListedProposals
+from fmray.tune.search import MemberTrainer
 
 TASK = Ref("classification")
 
@@ -42,9 +42,9 @@ def search(rows, tmp_path_factory):
 
     def go(job, **options):
         prepared = rows[1]
-        return Search(
+        return MemberTrainer(
             job, TASK, lambda job: prepared, find_metric("roc_auc", prepared.target), store, **options
-        ).search()
+        ).run_search()
 
     go.store, go.metric, go.prepare = store, find_metric("roc_auc", rows[1].target), lambda job: rows[1]
     return go
@@ -132,7 +132,7 @@ def test_what_members_say_is_kept_and_scores_as_their_records_do(search, found, 
 def test_finalists_are_the_best_members_trained_again_with_every_seed(search, job):
     job = with_search(replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=3))), finalists=2)
     found = search(job)
-    again = Search(job, TASK, search.prepare, search.metric, search.store).finals(found)
+    again = MemberTrainer(job, TASK, search.prepare, search.metric, search.store).train_finalists(found)
     best = ranked(found.members, search.metric.higher_is_better)[:2]
     assert [member.index for member in again.members] == list(range(22, 28))
     assert [member.params["finalist of"] for member in again.members] == [best[0].index] * 3 + [best[1].index] * 3
@@ -142,14 +142,14 @@ def test_finalists_are_the_best_members_trained_again_with_every_seed(search, jo
 
 
 def test_a_structure_that_turns_out_impossible_is_recorded_with_its_reason(search, job, monkeypatch):
-    real = train_trials.choose
+    real = train_trials.choose_layout
 
-    def refuse(plans, *rest, alone):
+    def refuse(plans, *rest, single_worker):
         if plans[0].model.params["width"] == 8:
             raise SpecError("width 8 is not to be had", "model.mlp.width")
-        return real(plans, *rest, alone=alone)
+        return real(plans, *rest, single_worker=single_worker)
 
-    monkeypatch.setattr(train_trials, "choose", refuse)
+    monkeypatch.setattr(train_trials, "choose_layout", refuse)
     found = search(job, attempt="impossible")
     failed = [member for member in found.members if member.status == "failed"]
     assert {member.params["model.mlp.width"] for member in failed} == {8}
@@ -178,18 +178,18 @@ def test_a_search_that_goes_on_with_other_workers_loses_nobody(search, rows, mon
     value = searched(rows[0], exact=False).to_json()
     value["model"] = {"mlp": {"width": 4, "dropout": {"uniform": [0, 0.5]}}}
     job = Job.from_json(value)
-    executor = Search.executor
+    executor = MemberTrainer.executor
 
     def interrupted(self, context, rules, before, slots, name):
         def place(proposals):
-            executor(self, context, rules, before, 0, name)(Listed([proposals.ask()]))
+            executor(self, context, rules, before, 0, name)(ListedProposals([proposals.ask()]))
             raise KeyboardInterrupt
 
         return place
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Search, "slots", lambda self, members: 2)
-        patched.setattr(Search, "executor", interrupted)
+        patched.setattr(MemberTrainer, "choose_slots", lambda self, members: 2)
+        patched.setattr(MemberTrainer, "executor", interrupted)
         search(job)
     found = search(job)
     assert [member.index for member in found.members] == list(range(22))

@@ -19,7 +19,7 @@ from fmray.store import Store
 from fmray.tune import train_trials
 from fmray.tune.plans import left_out_numbers, linear_job, linear_plans, plans_of
 from fmray.tune.sweep import sweep
-from fmray.tune.width import Layout
+from fmray.tune.width import PackLayout
 
 TASK = Ref("classification")
 
@@ -83,7 +83,7 @@ def by_twos(job, monkeypatch):
     """Give a job of seven members in packs of two, and what lets so many packs train side by side."""
 
     def lanes(number: int) -> None:
-        monkeypatch.setattr(train_trials, "choose", lambda *_, alone: Layout(2, 1, number))
+        monkeypatch.setattr(train_trials, "choose_layout", lambda *_, single_worker: PackLayout(2, 1, number))
         monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
     return replace(job, train=replace(job.train, seeds=replace(job.train.seeds, n=7))), lanes
