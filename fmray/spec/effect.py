@@ -212,6 +212,12 @@ def _in_task(job: Job) -> list[Refusal]:
     if task == "language_model" and job.model.name in MODELS and MODELS.params(job.model.name).looks_ahead:
         text = f"{job.model.name} sees the tokens behind each, which language_model is to foretell. Take decoder."
         found.append((("model",), text))
+    for keys in job.ranges:
+        if keys == ("task", "multi_label", "thresholds"):
+            text = (
+                "members share thresholds, which are chosen once these are trained. Give shared, per_label or a number."
+            )
+            found.append((keys, text))
     loss = job.task.params.get("loss")
     if job.model.name == "perceptron":
         if ":" not in task and loss != "perceptron":
@@ -230,12 +236,7 @@ def _in_model(job: Job) -> list[Refusal]:
         return []
     model = MODELS.params(name)
     made = {STEPS.params(step.name).makes for step in job.prepared_steps}
-    # the refusal of `spec.inputs` begins with the model, as does this one's key
-    return [
-        (("model",), lacking(name, model.reads, kind).removeprefix("model "))
-        for kind in model.needs
-        if kind not in made
-    ]
+    return [(("model",), lacking(name, model.reads, kind)) for kind in model.needs if kind not in made]
 
 
 def _in_order(job: Job) -> list[Refusal]:

@@ -22,10 +22,10 @@ def lacking(model: str, kinds: Sequence[str], needed: str = "") -> str:
     ragged = [needed] if needed else [kind for kind in kinds if kind in MAKERS]
     what = needed or " or ".join(kinds)
     if not ragged:
-        return f"model {model} reads {what}, and no step makes it. Keep columns of numbers, or choose another model."
+        return f"{model} reads {what}, and no step makes it. Keep columns of numbers, or choose another model."
     steps = " or ".join(f"{MAKERS[kind]}, e.g. steps: [{{{MAKERS[kind]}: {{columns: TEXT}}}}]" for kind in ragged)
     steps += ", or tokenize_words for lists of words" if "tokens" in ragged else ""
-    return f"model {model} reads {what}, and no step makes {'them' if needed == 'tokens' else 'it'}. Add {steps}."
+    return f"{model} reads {what}, and no step makes {'them' if needed == 'tokens' else 'it'}. Add {steps}."
 
 
 def require_inputs(model: str, reads: Sequence[str], needs: Sequence[str], schema: Schema) -> None:

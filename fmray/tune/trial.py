@@ -440,7 +440,7 @@ class Training:
 
     def metric_of(self, trial: Trial) -> Metric:
         """Give the primary metric."""
-        return find_metric(self.metric, trial.prepared.target)
+        return find_metric(self.metric, trial.prepared.target, trial.job.task.params)
 
     def build(self, trial: Trial, device: torch.device, plans: Sequence[Plan], fresh: bool = True) -> Pack:
         """Build a pack of networks of a trial, untrained; see `Pack` for `fresh`."""

@@ -242,7 +242,7 @@ def test_a_model_that_lacks_what_it_reads_names_the_step():
     numbers = Schema((Column("n", "number"),))
     with pytest.raises(SpecError, match="bag_of_embeddings reads tokens, and no step makes them. Add tokenize"):
         enter([Blueprint.of("bag_of_embeddings", {}, 0)], numbers, 2)
-    with pytest.raises(SpecError, match="model mlp reads x, and no step makes it"):
+    with pytest.raises(SpecError, match="model: mlp reads x, and no step makes it"):
         enter([Blueprint.of("mlp", {}, 0)], Schema(TEXTS.columns[:1]), 2)
 
 
