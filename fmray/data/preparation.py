@@ -31,7 +31,7 @@ from fmray.schema import TYPICAL_ENTRIES
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Sample
 from fmray.store import fingerprint
-from fmray.targets.codec import codec_of
+from fmray.targets.codec import codec_for, codec_of
 from fmray.targets.wording import plural, spell_rows
 
 SCRATCH_BYTES = 84
@@ -314,7 +314,8 @@ class Preparation:
         data = self.recipe.dataset.data
         count = rows["unlabelled"]
         named = " and ".join(f"'{name}'" for name in data.target)
-        without = [f"{count} of {rows['read']} rows have no {named} (null or NaN) and are left out"] if count else []
+        absent = codec_for(self.recipe.task).absent
+        without = [f"{count} of {rows['read']} rows have no {named} ({absent}) and are left out"] if count else []
         if reasons:
             shown = "; ".join(f"{reason}: {number} rows" for reason, number in reasons.items())
             text = f"{rows['quarantined']} of {rows['read']} rows cannot be used and are set aside ({shown})"

@@ -15,7 +15,7 @@ from fmray.records import Target
 from fmray.registry import nearest
 from fmray.targets.codec import codec_named, codec_of
 from fmray.targets.labels import HALF, Rule, rule_of
-from fmray.targets.tags import marks_entities
+from fmray.targets.tags import marks_entities, unfit_for_entities
 
 SHOWN = 5
 ONE_CLASS = re.compile(r"f1\[(.+)\]")
@@ -58,8 +58,9 @@ def find_metric(name: str, target: Target, params: Mapping[str, Any] | None = No
         raise SpecError(f"'{name}' judges a {judged}, the target is a {given}. Accepted: {fitting}.", "evaluate")
     if metric is tags.ENTITY_F1 and target.classes:
         if not marks_entities(target.classes):
-            shown = ", ".join(target.classes[:SHOWN])
-            raise SpecError(f"entity_f1 needs tags O, B-TYPE and I-TYPE, and the tags are {shown}.", "evaluate")
+            shown = ", ".join((unfit_for_entities(target.classes) or target.classes)[:SHOWN])
+            text = f"entity_f1 needs tags O, B-TYPE and I-TYPE, and there are {shown}. data.labels can map them."
+            raise SpecError(text, "evaluate")
         return tags.entity_f1(target.classes)
     if metric is distribution.MMD:
         return distribution.mmd(target.scale)

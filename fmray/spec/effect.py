@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from fmray.catalogue import ESTIMATORS, LINEAR_MODELS, MODELS, STEPS
+from fmray.catalogue import ESTIMATORS, LINEAR_MODELS, MODELS, STEPS, TASKS
 from fmray.spec.explain import dotted
-from fmray.spec.inputs import MAKERS, lacking
+from fmray.spec.inputs import MAKERS, at_odds, lacking
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.promotion import Promote
@@ -218,6 +218,9 @@ def _in_task(job: Job) -> list[Refusal]:
                 "members share thresholds, which are chosen once these are trained. Give shared, per_label or a number."
             )
             found.append((keys, text))
+    known = (task == "auto" or task in TASKS) and (job.model.name in MODELS or job.model.name in ESTIMATORS)
+    if known and (text := at_odds(job.model.name, task)):
+        found.append((("model",), text))
     loss = job.task.params.get("loss")
     if job.model.name == "perceptron":
         if ":" not in task and loss != "perceptron":
