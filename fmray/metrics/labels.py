@@ -14,14 +14,14 @@ from functools import partial
 
 import numpy as np
 
-from fmray.metrics.exact import Exact, RowSums, Terms, mean, ratio
-from fmray.metrics.metric import Metric, mean_pull
+from fmray.metrics.exact import UNIT_BITS, Exact, RowSums, Terms, Totals, mean, ratio
+from fmray.metrics.metric import Metric, Slope, Sums, mean_pull
 from fmray.targets.labels import HALF, PER_LABEL, Rule, fixed, split_output
 
 KIND = "labels"
 MOST_CELLS = 1 << 16
 """Labels times bins that are counted."""
-FEWEST_BINS, MOST_BINS = 32, 512
+FEWEST_BINS, MOST_BINS = 32, 256
 FARTHEST = 14.0
 """Log odds beyond which probabilities fall into the outermost bins, which are about as wide as a millionth."""
 
@@ -32,7 +32,7 @@ class _Counts:
 
     Args:
         rule: As the task has it. Where it names no number and nothing is decided, the first two are summed per label
-            and bin: of all rows whose probability lies there, and of those which have the label.
+            and bin: of the rows whose probability lies there and which have the label, and of all of these.
     """
 
     rule: Rule
@@ -41,16 +41,17 @@ class _Counts:
         """Give what to sum."""
         num_labels = target.shape[1]
         found: dict[str, tuple[np.ndarray, np.ndarray | None, int]] = {}
+        own = target > 0
+        row, label = np.nonzero(own)
+        found["actual"] = (w[row], label, num_labels)
         if self.is_open(output, target):
             bins = _num_bins(num_labels)
             cell = np.arange(num_labels) * bins + _bin_of(output, bins)
-            for name, rows in (("tp", target > 0), ("said", np.ones(target.shape, bool))):
-                found[name] = _by_cell(np.broadcast_to(w[:, None], rows.shape)[rows], cell[rows], num_labels * bins)
-            row, label = np.nonzero(target)
-            found["actual"] = (w[row], label, num_labels)
+            found["tp"] = _by_cell(w[row], cell[own], num_labels * bins)
+            found["said"] = _by_cell(np.repeat(w, num_labels), cell.ravel(), num_labels * bins)
             return found
         said = self.said(output, target)
-        for name, cells in (("tp", said & target), ("said", said), ("actual", target)):
+        for name, cells in (("tp", said & target), ("said", said)):
             row, label = np.nonzero(cells)
             found[name] = (w[row], label, num_labels)
         return found
@@ -65,6 +66,7 @@ class _Counts:
 
 
 def _num_bins(num_labels: int) -> int:
+    """Say by how many bins labels are counted where thresholds are still to be chosen."""
     return int(np.clip(MOST_CELLS // max(num_labels, 1), FEWEST_BINS, MOST_BINS))
 
 
@@ -104,28 +106,50 @@ class _F1:
         self.counts = _Counts(rule)
         self.is_micro = is_micro
         self.only = only
-        self.sums = RowSums(self.counts, self.of, self.pull)
+        self.rows = RowSums(self.counts, self.of, self.pull)
 
-    def value(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
-        """Give the number of some rows."""
-        return _number(self.sums, output, target, weight)
+    def partial(self, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> Totals:
+        """Sum over some rows, possibly none."""
+        return self.rows.partial(output, target, weight)
+
+    def merge(self, parts: Sequence[Totals]) -> Totals:
+        """Give the sums over all rows of one part or more."""
+        return self.rows.merge(parts)
+
+    def value(self, totals: Totals) -> float:
+        """Give the number; NaN where no label occurs or is predicted."""
+        return self.rows.value(self._decided(totals)[0])
+
+    def slope(self, totals: Totals) -> Slope:
+        """Give what tells how far any row pulls the number, as it is at the thresholds chosen."""
+        decided, first_C = self._decided(totals)
+        found = self.rows.slope(decided)
+        if found.pull is None or first_C is None:
+            return found
+        pull = found.pull
+        bins = len(totals["said"]) // len(first_C)
+
+        def at_thresholds(output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+            if self.counts.is_open(output, target):
+                output = np.concatenate([output, _bin_of(output, bins) >= first_C], 1)
+            return pull(output, target, w)
+
+        return Slope(found.value, at_thresholds)
 
     def of(self, sums: Exact) -> float:
-        """Give the number from sums over rows."""
-        tp, said = self._decided(sums)
-        groups = [(tp[c], said[c] + sums["actual"][c]) for c in self._labels(len(tp))]
+        """Give the number from sums per label."""
+        groups = [(sums["tp"][c], sums["said"][c] + sums["actual"][c]) for c in self._labels(len(sums["tp"]))]
         if self.is_micro:
             above, below = (sum(counts, Fraction(0)) for counts in zip(*groups, strict=True))
             return ratio(2 * above, below)
-        return mean([ratio(2 * hits, below) for hits, below in groups if below > 0])
+        return mean([ratio(2 * tp, below) for tp, below in groups if below > 0])
 
     def pull(self, sums: Exact, output: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
         """Give how far each row pulls the number (N,): w (2 tp_row - F1 (said_row + actual_row)) / (said + actual)."""
-        said = self._said(sums, output, target).astype(np.float64)
+        said = self.counts.said(output, target).astype(np.float64)
         tp = said * target
-        own_tp, own_said = self._decided(sums)
-        tp_C = np.array([float(v) for v in own_tp])
-        below_C = np.array([float(a + b) for a, b in zip(own_said, sums["actual"], strict=True)])
+        tp_C = np.array([float(v) for v in sums["tp"]])
+        below_C = np.array([float(a + b) for a, b in zip(sums["said"], sums["actual"], strict=True)])
         if self.is_micro:
             f1 = 2 * tp_C.sum() / below_C.sum()
             return np.asarray(w * (2 * tp.sum(1) - f1 * (said.sum(1) + target.sum(1))) / below_C.sum())
@@ -136,43 +160,34 @@ class _F1:
         share_C = np.divide(1.0, below_C, out=np.zeros_like(tp_C), where=(below_C > 0) & counted) / counted.sum()
         return np.asarray(w * ((2 * tp - f1_C * (said + target)) @ share_C))
 
-    def _decided(self, sums: Exact) -> tuple[list[Fraction], list[Fraction]]:
-        """Give the sums of what is predicted and true, and of what is predicted, per label."""
-        bins = len(sums["said"]) // len(sums["actual"])
+    def _decided(self, totals: Totals) -> tuple[Totals, np.ndarray | None]:
+        """Choose thresholds where they are open: give sums per label, and each label's first bin that is predicted."""
+        num_labels = len(totals["actual"])
+        bins = len(totals["said"]) // max(num_labels, 1)
         if bins <= 1:
-            return sums["tp"], sums["said"]
-        first_C = self._first(sums)
-        tp, said = (
-            [sum(sums[name][c * bins + first : (c + 1) * bins], Fraction(0)) for c, first in enumerate(first_C)]
-            for name in ("tp", "said")
-        )
-        return tp, said
-
-    def _first(self, sums: Exact) -> list[int]:
-        """Give the first bin of each label that is predicted."""
-        actual_C = np.array([float(v) for v in sums["actual"]])
+            return totals, None
+        unit = 1 << UNIT_BITS
+        actual_C = np.array([total / unit for total in totals["actual"]])
         tp_CB, said_CB = (
-            np.array([float(v) for v in sums[name]]).reshape(len(actual_C), -1) for name in ("tp", "said")
+            np.array([total / unit for total in totals[name]]).reshape(num_labels, bins) for name in ("tp", "said")
         )
         if self.counts.rule == PER_LABEL:
-            found: list[int] = _first_bins(tp_CB, said_CB, actual_C).tolist()
-            return found
-        together = _first_bins(tp_CB.sum(0)[None], said_CB.sum(0)[None], actual_C.sum()[None])
-        first: int = together.item()
-        return [first] * len(actual_C)
-
-    def _said(self, sums: Exact, output: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Give what is predicted of some rows, given the sums over all (N, C)."""
-        if not self.counts.is_open(output, target):
-            return self.counts.said(output, target)
-        bins = len(sums["said"]) // len(sums["actual"])
-        return _bin_of(output, bins) >= np.array(self._first(sums))
+            first_C = _first_bins(tp_CB, said_CB, actual_C)
+        else:
+            first_C = np.repeat(_first_bins(tp_CB.sum(0)[None], said_CB.sum(0)[None], actual_C.sum()[None]), num_labels)
+        summed = {
+            name: tuple(
+                sum(totals[name][c * bins + first : (c + 1) * bins]) for c, first in enumerate(first_C.tolist())
+            )
+            for name in ("tp", "said")
+        }
+        return {**totals, **summed}, first_C
 
     def _labels(self, number: int) -> Sequence[int]:
         return range(number) if self.only is None else (self.only,)
 
 
-def _number(sums: RowSums, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
+def _number(sums: Sums, output: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> float:
     return sums.value(sums.partial(output, target, weight))
 
 
@@ -217,7 +232,7 @@ def _quotient(sums: Exact) -> float:
 
 
 def _of_f1(name: str, f1: _F1) -> Metric:
-    return Metric(name, True, KIND, f1.value, sums=f1.sums, is_bounded=True)
+    return Metric(name, True, KIND, partial(_number, f1), sums=f1, is_bounded=True)
 
 
 def f1_of(label: str, index: int, rule: Rule = HALF) -> Metric:
