@@ -16,8 +16,10 @@ JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 NAMES = [path.stem for path in JOBS]
 TASKS = {
     **dict.fromkeys(("bike_sharing", "california_housing", "california_search"), "regression"),
+    "goemotions": "multi_label",
     "tiny_shakespeare": "language_model",
     "ud_english_tags": "tagging",
+    "wnut17_entities": "tagging",
 }
 """Job -> its task, where that is not classification."""
 
@@ -47,6 +49,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "bike_sharing",
         "california_housing",
         "california_search",
+        "goemotions",
         "letter_ensemble",
         "mnist_linear",
         "mnist_mlp",
@@ -57,6 +60,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "sms_spam_tokens",
         "tiny_shakespeare",
         "ud_english_tags",
+        "wnut17_entities",
     ]
 
 
@@ -146,3 +150,24 @@ def test_a_treebank_has_a_part_of_speech_for_each_word_of_the_published_split(re
     seen = preview(job)
     assert list(seen.inputs.blocks) == ["tokens", "suffix3", "suffix2", "prefix2", "shape"]
     assert len(seen.target.classes) > 10
+
+
+def test_comments_have_labels_of_the_published_split_and_not_their_numbers_as_inputs(real):
+    job, folder = real("goemotions")
+    named, numbered = (column(folder, name) for name in ("labels", "label_ids"))
+    assert [len(row) for row in named] == [len(row) for row in numbered]
+    assert "label_ids" in job.data.ignore
+    assert set(column(folder, "split")) == {"train", "dev", "test"}
+    seen = preview(job)
+    assert len(seen.target.classes) == 28
+    assert list(seen.inputs.blocks) == ["bag"]
+    assert job.task.params["thresholds"] == "per_label"
+
+
+def test_entities_are_marked_in_tags_as_long_as_the_words_of_the_published_split(real):
+    job, folder = real("wnut17_entities")
+    words, tags = (column(folder, name) for name in ("tokens", "ner_tags"))
+    assert [len(row) for row in words] == [len(row) for row in tags]
+    assert set(column(folder, "split")) == {"train", "dev", "test"}
+    assert len({tag[2:] for row in tags for tag in row} - {""}) == 6
+    assert "which mark entities" in " ".join(preview(job).notes)

@@ -10,6 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 
+from fmray.cli import main
 from fmray.errors import SpecError
 from fmray.evaluate.table import read
 from fmray.inference.model import open_model
@@ -99,6 +100,19 @@ def test_the_report_says_which_threshold_was_chosen(done):
     text = Path(f"{done.root}/report.html").read_text()
     assert "a label is predicted above a probability of" in text
     assert "F1 per label" in text
+
+
+@pytest.mark.parametrize(("metric", "code", "said"), [("f1[amber]", 0, ""), ("log_loss", 5, "the target is a label")])
+def test_check_takes_the_f1_of_a_label(home, capsys, metric, code, said):
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(home / "job.yaml"), "--set", "task=multi_label", "--set", f"evaluate.metrics=['{metric}']"])
+    assert ended.value.code == code
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_score_on_validation_is_that_of_the_thresholds_that_are_chosen_there(done):
+    record = json.loads(Path(f"{done.root}/model/model.json").read_text())["ensemble"]
+    assert record["val_score"] == pytest.approx(done.scores.val["f1_micro"].value, abs=0.01)
 
 
 def test_another_task_on_lists_is_refused(home):

@@ -63,7 +63,7 @@ def _refuse_metrics(job: Any, task: str) -> None:
     if not named or ":" in task or task == "auto":
         return  # of a user's own task, only the task can tell what it predicts; of auto, the data
     from fmray.catalogue import METRICS
-    from fmray.metrics.find import find_metric
+    from fmray.metrics.find import find_metric, judges_one_class
     from fmray.records import Target
     from fmray.targets.codec import codec_for
 
@@ -72,7 +72,7 @@ def _refuse_metrics(job: Any, task: str) -> None:
     for name in named:
         if name in METRICS:
             find_metric(name, target)
-        elif name.startswith("f1[") and not codec.names_classes:
+        elif name.startswith("f1[") and not judges_one_class(codec.kind):
             raise SpecError(f"'{name}' judges a class, the target is a {codec.noun}. Name another metric.", "evaluate")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from fmray import moments
 from fmray.data.arrow_frames import as_frame, blocks
 from fmray.data.canonical import LANES, key, mix
 from fmray.data.class_sampling import lane_copies
@@ -102,7 +103,8 @@ def write_item(
     refuse_infinite(inputs, pipeline.schema, recipe=recipe, item=item, places=places)
     beside = {"target": encoded, "row_id": going.ids, **beside_of(recipe, going, levels)}
     arrays = {**inputs, **{name: values[rows[order]] for name, values in beside.items()}}
-    unseen = _unseen(recipe, item, table=going.table, unknown=codec_of(target).unknown(encoded), places=going.places)
+    unknown = codec_of(target).unknown(encoded)
+    unseen = _unseen(recipe, item, table=going.table, target=target, unknown=unknown, places=going.places)
     return write_parts(recipe, item, going, arrays=arrays, counts=counts, unseen=unseen)
 
 
@@ -255,14 +257,22 @@ def _refuse_other_lengths(inputs: Arrays, target: Ragged, recipe: Recipe, item: 
 
 
 def _unseen(
-    recipe: Recipe, item: WorkItem, table: pa.Table, unknown: np.ndarray, places: np.ndarray
+    recipe: Recipe, item: WorkItem, table: pa.Table, target: Target, unknown: np.ndarray, places: np.ndarray
 ) -> dict[str, tuple[int, str]]:
+    """Give each class that no training row has, the number of its rows here, and the first of them in words."""
     rows = np.flatnonzero(unknown)
-    values = [str(value) for value in table.column(recipe.dataset.data.target[0]).take(pa.array(rows)).to_pylist()]
+    data = recipe.dataset.data
+    values = table.column(data.target[0]).take(pa.array(rows)).to_pylist()
+    known = set(target.classes)
     found: dict[str, tuple[int, str]] = {}
     for row, value in zip(rows.tolist(), values, strict=True):
-        count, first = found.get(value) or (0, where(recipe.dataset, item, int(places[row])))
-        found[value] = (count + 1, first)
+        names = [str(value)]
+        if isinstance(value, list):  # of a list, those that are meant
+            spelled = dict.fromkeys(moments.spell(one) for one in value if one is not None)
+            names = [name for name in spelled if data.labels.get(name, name) not in known]
+        for name in names:
+            count, first = found.get(name) or (0, where(recipe.dataset, item, int(places[row])))
+            found[name] = (count + 1, first)
     return found
 
 

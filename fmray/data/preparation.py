@@ -31,6 +31,8 @@ from fmray.schema import TYPICAL_ENTRIES
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Sample
 from fmray.store import fingerprint
+from fmray.targets.codec import codec_for, codec_of
+from fmray.targets.wording import plural, spell_rows
 
 SCRATCH_BYTES = 84
 """What a row takes beside the lanes while it is prepared: hashes, side and place in its bucket."""
@@ -312,7 +314,8 @@ class Preparation:
         data = self.recipe.dataset.data
         count = rows["unlabelled"]
         named = " and ".join(f"'{name}'" for name in data.target)
-        without = [f"{count} of {rows['read']} rows have no {named} (null or NaN) and are left out"] if count else []
+        absent = codec_for(self.recipe.task).absent
+        without = [f"{count} of {rows['read']} rows have no {named} ({absent}) and are left out"] if count else []
         if reasons:
             shown = "; ".join(f"{reason}: {number} rows" for reason, number in reasons.items())
             text = f"{rows['quarantined']} of {rows['read']} rows cannot be used and are set aside ({shown})"
@@ -380,7 +383,7 @@ class Preparation:
             begin = {split: begin[split] + number for split, number in zip(SPLITS, count, strict=True)}
         write = write_windows if self.recipe.context else write_item
         written: list[Written] = self.run("write lanes", write, (self.recipe, steps, target, levels), own)
-        self._refuse_unseen(written)
+        self._refuse_unseen(written, plural(codec_of(target).noun))
         parts: dict[Split, list[Part]] = {split: [] for split in SPLITS}
         for (_, starts), done in zip(own, written, strict=True):
             for split, (name, num_rows) in done.parts.items():
@@ -389,7 +392,7 @@ class Preparation:
         overlap = [done.overlap for done in written if done.overlap]
         return {split: tuple(p) for split, p in parts.items()}, digest, _entries(written), overlap
 
-    def _refuse_unseen(self, written: Sequence[Written]) -> None:
+    def _refuse_unseen(self, written: Sequence[Written], nouns: str) -> None:
         counts: Counter[str] = Counter()
         first: dict[str, str] = {}
         for done in written:
@@ -398,10 +401,10 @@ class Preparation:
                 first.setdefault(name, place)
         if counts:
             named = list(counts)[:SHOWN]
-            shown = "; ".join(f"'{name}': {counts[name]} rows, the first in {first[name]}" for name in named)
-            shown += f"; and {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else ""
+            shown = "; ".join(f"'{name}': {spell_rows(counts[name])}, the first in {first[name]}" for name in named)
+            shown += f"; and {len(counts) - SHOWN} more {nouns}" if len(counts) > SHOWN else ""
             raise DataError(
-                f"classes of '{self.recipe.dataset.data.target[0]}' in validation or test that no training row has: "
+                f"{nouns} of '{self.recipe.dataset.data.target[0]}' in validation or test that no training row has: "
                 f"{shown}. Map them with data.labels, give training rows of them, or {self._another_split}.",
                 "data.target",
             )

@@ -238,7 +238,8 @@ def _refuse_type(field: pa.Field, role: str, data: Data) -> None:
     if not role and is_list_of_text(kind):
         return  # whether a step reads it is known where steps are
     if role and pa.types.is_nested(kind):
-        raise SpecError(f"column '{field.name}' holds {kind}. Accepted: one value per row.", role)
+        lists = ", or a list<string> of any length, of labels or tags" if role == "data.target" else ""
+        raise SpecError(f"column '{field.name}' holds {kind}. Accepted: one value per row{lists}.", role)
     if field.name not in data.ignore and pa.types.is_nested(kind) and not holds_numbers(kind):
         raise SpecError(refusal(field.name, kind), "data.path")
 

@@ -102,7 +102,8 @@ def _of_lists(dataset: Dataset, data: Data, task: Ref, listed: list[str]) -> Ref
     name = data.target[0]
     if not listed:
         kind = dataset.schema.field(name).type
-        raise SpecError(f"{task.name} needs {OF_LISTS[task.name]}, column '{name}' holds {kind}.", "task")
+        cure = " Split its text into lists first." if pa.types.is_string(kind) else ""
+        raise SpecError(f"{task.name} needs {OF_LISTS[task.name]}, column '{name}' holds {kind}.{cure}", "task")
     if task.name not in ("auto", *OF_LISTS):
         text = f"{task.name} takes one value per row, column '{name}' holds lists."
         raise SpecError(f"{text} Set task: multi_label, or task: tagging for a tag per token.", "task")
@@ -217,25 +218,30 @@ def target_frame(table: pa.Table, data: Data, *, as_numbers: bool = False) -> pl
     for name in data.target:
         values = table.column(name)
         if is_list_of_labels(values.type):
-            columns[name] = _lists_meant(pl.Series(name, values), data.labels)
+            columns[name] = _lists_meant(pl.Series(name, values), data)
             continue
         is_long = pa.types.is_decimal(values.type) and values.type.precision > SHORT_DIGITS
         series = pl.Series(name, _exact(values, name) if is_long and not as_numbers else plain(values))
         series = series.fill_nan(None) if series.dtype.is_float() else series
-        if data.labels:
-            series = _meant(series if series.dtype == pl.String else without(series, data.null_values), data.labels)
-        columns[name] = without(series, data.null_values)
+        columns[name] = _values_meant(series, data)
     return pl.DataFrame(columns)
 
 
-def _lists_meant(series: pl.Series, labels: Mapping[str, str]) -> pl.Series:
-    """Give lists with labels as the job means them."""
-    if not labels:
+def _lists_meant(series: pl.Series, data: Data) -> pl.Series:
+    """Give lists with labels as the job means them; what means "missing" is a null in its list."""
+    if not data.labels and not data.null_values:
         return series
     levels = series.list.explode().unique().drop_nulls()
-    names = [labels.get(moments.spell(level), moments.spell(level)) for level in levels.to_list()]
-    meant = pl.element().replace_strict(levels, names, default=None, return_dtype=pl.String)
-    return series.list.eval(meant)
+    plain_levels = levels if levels.dtype != pl.Categorical else levels.cast(pl.String)
+    meant = _values_meant(plain_levels, data)
+    return series.list.eval(pl.element().replace_strict(levels, meant, default=None, return_dtype=meant.dtype))
+
+
+def _values_meant(series: pl.Series, data: Data) -> pl.Series:
+    """Give values as the job means them: spellings mapped, what means "missing" as null."""
+    if data.labels:
+        series = _meant(series if series.dtype == pl.String else without(series, data.null_values), data.labels)
+    return without(series, data.null_values)
 
 
 def _exact(decimals: pa.ChunkedArray, name: str) -> pa.ChunkedArray:

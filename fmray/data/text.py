@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from fmray.data.hashing import row_hash
 from fmray.data.step import chosen
+from fmray.errors import DataError
 from fmray.ragged import Ragged
 from fmray.schema import Column, Kind, Schema
 
@@ -54,6 +55,26 @@ def replaced(schema: Schema, blocks: dict[str, str], kind: Kind, width: int) -> 
     )
     _ = made.blocks  # refuses two columns of one block
     return made
+
+
+def refuse_empty(column: str, what: str, filled: int, step: str) -> None:
+    """Refuse a column in which a step finds nothing to learn from.
+
+    Args:
+        what: The step looks for, for the message.
+        filled: Training rows that have some.
+
+    Raises:
+        DataError: If none has.
+    """
+    if not filled:
+        text = f"no training row has any {what} in column '{column}'. Name another column, or leave the step out."
+        raise DataError(text, f"steps.{step}.columns")
+
+
+def about_empty(empty: int, num_rows: int) -> str:
+    """Say how many training rows have nothing that a step reads; "" where all have some."""
+    return f"; {empty:,} of {num_rows:,} training rows have none" if empty else ""
 
 
 def hashes_of(texts: pl.Series) -> np.ndarray:

@@ -12,7 +12,7 @@ import polars as pl
 
 from fmray.data.canonical import key, mix
 from fmray.data.step import Fitted, Partial
-from fmray.data.text import blocks_of, hashes_of, replaced, weighted_series
+from fmray.data.text import about_empty, blocks_of, hashes_of, refuse_empty, replaced, weighted_series
 from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Schema
@@ -40,7 +40,8 @@ class Tfidf:
         for name in self._blocks(schema):
             rows, ids, _ = self._counted(frame[name])
             frequency = np.bincount(ids, minlength=self.params.buckets)
-            found[name] = {"rows": frame.height, "frequency": frequency, "entries": len(rows)}
+            filled = len(np.unique(rows))
+            found[name] = {"rows": frame.height, "filled": filled, "frequency": frequency, "entries": len(rows)}
         return found
 
     def merge(self, one: Partial, other: Partial) -> Partial:
@@ -48,7 +49,11 @@ class Tfidf:
         return {name: {k: part[k] + other[name][k] for k in part} for name, part in one.items()}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
-        """Fix the weight of each n-gram."""
+        """Fix the weight of each n-gram.
+
+        Raises:
+            DataError: If no training row has one.
+        """
         blocks = self._blocks(schema)
         state: Json = {
             "rows": {name: part["rows"] for name, part in partial.items()},
@@ -57,10 +62,11 @@ class Tfidf:
         }
         notes = []
         for name, part in partial.items():
+            refuse_empty(name, f"n-gram of {self.params.of}", part["filled"], "tfidf")
             used = int((part["frequency"] > 0).sum())
             text = f"tfidf makes block '{blocks[name]}' of '{name}': n-grams fall into {used:,} of "
             text += f"{self.params.buckets:,} ids, {state['mean_lengths'][blocks[name]]:.1f} per training row"
-            notes.append(text)
+            notes.append(text + about_empty(part["rows"] - part["filled"], part["rows"]))
         return Fitted(state, replaced(schema, blocks, "bag", self.params.buckets), tuple(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:

@@ -14,7 +14,16 @@ import numpy as np
 import polars as pl
 
 from fmray.data.step import Fitted, Partial
-from fmray.data.text import Sample, blocks_of, list_series, merged_sample, replaced, sample_of
+from fmray.data.text import (
+    Sample,
+    about_empty,
+    blocks_of,
+    list_series,
+    merged_sample,
+    refuse_empty,
+    replaced,
+    sample_of,
+)
 from fmray.errors import SpecError
 from fmray.ragged import Ragged
 from fmray.records import Json
@@ -47,18 +56,26 @@ class Tokenize:
         names = list(self._blocks(schema))
         most = self.params.sample
         samples = {name: sample_of(frame[name].str.head(MOST_CHARACTERS), most) for name in names}
-        return {"samples": samples, "rows": frame.height}
+        filled = {name: int((frame[name].str.len_bytes() > 0).sum()) for name in names}
+        return {"samples": samples, "filled": filled, "rows": frame.height}
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give what both say."""
         samples = {
             name: merged_sample(own, other["samples"][name], self.params.sample) for name, own in one["samples"].items()
         }
-        return {"samples": samples, "rows": one["rows"] + other["rows"]}
+        filled = {name: number + other["filled"][name] for name, number in one["filled"].items()}
+        return {"samples": samples, "filled": filled, "rows": one["rows"] + other["rows"]}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
-        """Learn the vocabulary."""
+        """Learn the vocabulary.
+
+        Raises:
+            DataError: If no training row has text.
+        """
         blocks = self._blocks(schema)
+        for name, filled in partial["filled"].items():
+            refuse_empty(name, "text", filled, "tokenize")
         whole: Sample = []
         for sample in partial["samples"].values():
             whole = merged_sample(whole, sample, self.params.sample)
@@ -68,7 +85,8 @@ class Tokenize:
         means = {}
         for name, sample in partial["samples"].items():
             means[blocks[name]], note = self._lengths(name, blocks[name], sample=sample, tokenizer=text)
-            notes.append(f"{note}, by {width:,} ids")
+            empty = about_empty(partial["rows"] - partial["filled"][name], partial["rows"])
+            notes.append(f"{note}, by {width:,} ids{empty}")
         state = {"tokenizer": text, "columns": list(blocks), "mean_lengths": means}
         return Fitted(state, replaced(schema, blocks, "tokens", width), tuple(notes))
 

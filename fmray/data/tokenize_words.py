@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from fmray.data.step import Fitted, Partial
-from fmray.data.text import blocks_of, list_series
+from fmray.data.text import about_empty, blocks_of, list_series, refuse_empty
 from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Column, Schema
@@ -38,23 +38,30 @@ class TokenizeWords:
         """Count words and parts of words, and rows."""
         counts: dict[str, Counter[str]] = {part: Counter() for part in self.params.parts}
         lengths = {}
+        filled = {}
         for name in self._blocks(schema):
             words = frame[name].list.explode().drop_nulls().alias("word").value_counts(name="rows")
             for part, counted in counts.items():
                 found = words.select(self._part(words["word"], part).alias("part"), "rows").group_by("part").sum()
                 counted.update(dict(found.iter_rows()))
             lengths[name] = int(frame[name].list.len().sum())
+            filled[name] = int((frame[name].list.len() > 0).sum())
         most = {part: _most(counted) for part, counted in counts.items()}
-        return {"counts": most, "words": lengths, "rows": frame.height}
+        return {"counts": most, "words": lengths, "filled": filled, "rows": frame.height}
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the counts of both sets of rows."""
         counts = {part: _most(Counter(own) + Counter(other["counts"][part])) for part, own in one["counts"].items()}
         words = {name: number + other["words"][name] for name, number in one["words"].items()}
-        return {"counts": counts, "words": words, "rows": one["rows"] + other["rows"]}
+        filled = {name: number + other["filled"][name] for name, number in one["filled"].items()}
+        return {"counts": counts, "words": words, "filled": filled, "rows": one["rows"] + other["rows"]}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
-        """Give ids to the most frequent parts, the most frequent first; equally frequent ones go by their spelling."""
+        """Give ids to the most frequent parts, the most frequent first; equally frequent ones go by their spelling.
+
+        Raises:
+            DataError: If no training row has a word.
+        """
         blocks = self._blocks(schema)
         vocabularies = {part: self._vocabulary(counts) for part, counts in partial["counts"].items()}
         unknown = {part: _unknown(partial["counts"][part], known) for part, known in vocabularies.items()}
@@ -65,14 +72,17 @@ class TokenizeWords:
             if column.name not in blocks:
                 columns.append(column)
                 continue
+            filled = partial["filled"][column.name]
+            refuse_empty(column.name, "word", filled, "tokenize_words")
             mean = partial["words"][column.name] / max(1, partial["rows"])
+            empty = about_empty(partial["rows"] - filled, partial["rows"]).replace("none", "no word")
             for part, known in vocabularies.items():
                 block = _block(blocks[column.name], part, several=len(blocks) > 1)
                 columns.append(Column(_named(column.name, part), "tokens", FIRST + len(known), block=block))
                 means[block] = mean
                 notes.append(
                     f"tokenize_words makes block '{block}' of '{column.name}': {mean:.1f} words per row, by "
-                    f"{FIRST + len(known):,} ids; {unknown[part]} of training words have none of their own"
+                    f"{FIRST + len(known):,} ids; {unknown[part]} of training words have none of their own{empty}"
                 )
         made = Schema(tuple(columns))
         _ = made.blocks  # refuses two columns of one block

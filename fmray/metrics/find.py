@@ -1,9 +1,11 @@
 """Find the metrics that a job names, or those that fit its target.
 
-A metric whose value depends on which class is the positive one is bound to it here, once.
+A metric whose value depends on which class is the positive one, or on how the task decides, is bound to it here, once.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from fmray.catalogue import METRICS
 from fmray.errors import SpecError
@@ -11,15 +13,14 @@ from fmray.metrics import classification, distribution, labels, ranking, tags
 from fmray.metrics.metric import Metric
 from fmray.records import Target
 from fmray.registry import nearest
-from fmray.targets.codec import codec_of
-from fmray.targets.tags import marks_entities
+from fmray.targets.codec import codec_named, codec_of
+from fmray.targets.labels import HALF, Rule, rule_of
+from fmray.targets.tags import marks_entities, unfit_for_entities
 
 SHOWN = 5
 ONE_CLASS = re.compile(r"f1\[(.+)\]")
-ONE_OF = {"class": classification.f1_of, "labels": labels.f1_of, tags.KIND: tags.f1_of}
-"""Kind of target -> the F1 of one of its classes."""
-OF_KIND = {("labels", metric.name): metric for metric in (labels.F1_MACRO, labels.F1_MICRO)}
-"""Kind of target, name -> the metric of a name that those of several kinds share."""
+ONE_OF = {"class": classification.f1_of, tags.KIND: tags.f1_of}
+"""Kind of target -> the F1 of one of its classes; of labels it depends on the task as well."""
 
 
 def defaults(target: Target) -> tuple[str, tuple[str, ...]]:
@@ -28,26 +29,38 @@ def defaults(target: Target) -> tuple[str, tuple[str, ...]]:
     return names[0], names
 
 
-def find_metric(name: str, target: Target) -> Metric:
+def judges_one_class(kind: str) -> bool:
+    """Tell whether a kind of target has metrics of one class, `f1[label]`."""
+    return kind == labels.KIND or kind in ONE_OF
+
+
+def find_metric(name: str, target: Target, params: Mapping[str, Any] | None = None) -> Metric:
     """Give a metric by name, bound to the target's positive class.
+
+    Args:
+        params: Of the task, where outputs are scored before anything is decided: these say how it will be. Without them
+            a label is predicted above one half.
 
     Raises:
         SpecError: If there is no such metric, or it does not fit the target.
     """
+    rule = HALF if params is None else rule_of(params)
     if matched := ONE_CLASS.fullmatch(name):
-        return _f1_of(matched.group(1), target)
+        return _f1_of(matched.group(1), target, rule)
+    if target.kind == labels.KIND and name in labels.BY_RULE:
+        return labels.BY_RULE[name](rule)
     if name not in METRICS and ":" not in name:
         raise SpecError(f"unknown metric '{name}'. {nearest(name, [*METRICS, 'f1[label]'])}", "evaluate")
-    metric: Metric = OF_KIND.get((target.kind, name)) or METRICS.find(name)
+    metric: Metric = METRICS.find(name)
     if metric.kind != target.kind:
         fitting = ", ".join(defaults(target)[1])
-        raise SpecError(
-            f"'{name}' judges a {metric.kind}, the target is a {target.kind}. Accepted: {fitting}.", "evaluate"
-        )
+        judged, given = (codec_named(kind).noun for kind in (metric.kind, target.kind))
+        raise SpecError(f"'{name}' judges a {judged}, the target is a {given}. Accepted: {fitting}.", "evaluate")
     if metric is tags.ENTITY_F1 and target.classes:
         if not marks_entities(target.classes):
-            shown = ", ".join(target.classes[:SHOWN])
-            raise SpecError(f"entity_f1 needs tags O, B-TYPE and I-TYPE, and the tags are {shown}.", "evaluate")
+            shown = ", ".join((unfit_for_entities(target.classes) or target.classes)[:SHOWN])
+            text = f"entity_f1 needs tags O, B-TYPE and I-TYPE, and there are {shown}. data.labels can map them."
+            raise SpecError(text, "evaluate")
         return tags.entity_f1(target.classes)
     if metric is distribution.MMD:
         return distribution.mmd(target.scale)
@@ -56,7 +69,8 @@ def find_metric(name: str, target: Target) -> Metric:
     return metric
 
 
-def _f1_of(label: str, target: Target) -> Metric:
+def _f1_of(label: str, target: Target, rule: Rule) -> Metric:
     if label not in target.classes:
         raise SpecError(f"f1[{label}]: there is no class '{label}'. {nearest(label, target.classes)}", "evaluate")
-    return ONE_OF[target.kind](label, target.classes.index(label))
+    index = target.classes.index(label)
+    return labels.f1_of(label, index, rule) if target.kind == labels.KIND else ONE_OF[target.kind](label, index)

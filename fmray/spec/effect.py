@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from fmray.catalogue import ESTIMATORS, LINEAR_MODELS, MODELS, STEPS
+from fmray.catalogue import ESTIMATORS, LINEAR_MODELS, MODELS, STEPS, TASKS
 from fmray.spec.explain import dotted
-from fmray.spec.inputs import MAKERS, lacking
+from fmray.spec.inputs import MAKERS, at_odds, lacking
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.promotion import Promote
@@ -212,6 +212,15 @@ def _in_task(job: Job) -> list[Refusal]:
     if task == "language_model" and job.model.name in MODELS and MODELS.params(job.model.name).looks_ahead:
         text = f"{job.model.name} sees the tokens behind each, which language_model is to foretell. Take decoder."
         found.append((("model",), text))
+    for keys in job.ranges:
+        if keys == ("task", "multi_label", "thresholds"):
+            text = (
+                "members share thresholds, which are chosen once these are trained. Give shared, per_label or a number."
+            )
+            found.append((keys, text))
+    known = (task == "auto" or task in TASKS) and (job.model.name in MODELS or job.model.name in ESTIMATORS)
+    if known and (text := at_odds(job.model.name, task)):
+        found.append((("model",), text))
     loss = job.task.params.get("loss")
     if job.model.name == "perceptron":
         if ":" not in task and loss != "perceptron":
@@ -230,12 +239,7 @@ def _in_model(job: Job) -> list[Refusal]:
         return []
     model = MODELS.params(name)
     made = {STEPS.params(step.name).makes for step in job.prepared_steps}
-    # the refusal of `spec.inputs` begins with the model, as does this one's key
-    return [
-        (("model",), lacking(name, model.reads, kind).removeprefix("model "))
-        for kind in model.needs
-        if kind not in made
-    ]
+    return [(("model",), lacking(name, model.reads, kind)) for kind in model.needs if kind not in made]
 
 
 def _in_order(job: Job) -> list[Refusal]:

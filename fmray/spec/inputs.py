@@ -1,15 +1,19 @@
 """Compare the blocks that a model reads with those that steps make.
 
-A model that lacks what it reads is refused, with the step that would make it; a block that nobody reads is named.
+A model that lacks what it reads is refused, with the step that would make it; a block that nobody reads is named. So is
+a model of rows refused where tokens have targets, and the other way round.
 """
 
 from collections.abc import Sequence
 
+from fmray.catalogue import ESTIMATORS, MODELS, TASKS
 from fmray.errors import SpecError
 from fmray.schema import DENSE, Schema
 
 MAKERS = {"tokens": "tokenize", "bag": "tfidf"}
 """Kind of block -> the step that makes it."""
+SAME = ("logistic", "perceptron")
+"""Models that are linear by another name or loss, and are not proposed."""
 
 
 def lacking(model: str, kinds: Sequence[str], needed: str = "") -> str:
@@ -22,10 +26,10 @@ def lacking(model: str, kinds: Sequence[str], needed: str = "") -> str:
     ragged = [needed] if needed else [kind for kind in kinds if kind in MAKERS]
     what = needed or " or ".join(kinds)
     if not ragged:
-        return f"model {model} reads {what}, and no step makes it. Keep columns of numbers, or choose another model."
+        return f"{model} reads {what}, and no step makes it. Keep columns of numbers, or choose another model."
     steps = " or ".join(f"{MAKERS[kind]}, e.g. steps: [{{{MAKERS[kind]}: {{columns: TEXT}}}}]" for kind in ragged)
     steps += ", or tokenize_words for lists of words" if "tokens" in ragged else ""
-    return f"model {model} reads {what}, and no step makes {'them' if needed == 'tokens' else 'it'}. Add {steps}."
+    return f"{model} reads {what}, and no step makes {'them' if needed == 'tokens' else 'it'}. Add {steps}."
 
 
 def require_inputs(model: str, reads: Sequence[str], needs: Sequence[str], schema: Schema) -> None:
@@ -43,6 +47,28 @@ def require_inputs(model: str, reads: Sequence[str], needs: Sequence[str], schem
             raise SpecError(lacking(model, reads, kind), "model")
     if kinds.isdisjoint(reads):
         raise SpecError(f"{lacking(model, reads)} There is: {', '.join(schema.blocks)}.", "model")
+
+
+def at_odds(model: str, task: str) -> str:
+    """Say why a model does not do for a task: the one is of tokens and the other of rows; "" where it does.
+
+    Args:
+        model, task: Of fmray; others are not known before they compute.
+    """
+    declared = MODELS.params(model) if model in MODELS else ESTIMATORS.params(model)
+    asks = task != "auto" and TASKS.params(task).by_token  # auto never takes a list for tags
+    if declared.by_token == asks:
+        return ""
+    fitting = [
+        name
+        for name in MODELS
+        if MODELS.params(name).by_token == asks and "tokens" in MODELS.params(name).reads and name not in SAME
+    ]
+    if asks:
+        return f"{model} gives an output per row, and {task} asks for one per token. Take {' or '.join(fitting)}."
+    named = "a target without task: tagging" if task == "auto" else task
+    text = f"{model} gives an output per token, and {named} asks for one per row."
+    return f"{text} Set task: tagging where tokens have tags, or take {' or '.join(fitting)}."
 
 
 def read_by(reads: Sequence[str], schema: Schema) -> frozenset[str]:

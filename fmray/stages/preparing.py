@@ -12,7 +12,7 @@ from fmray.metrics.find import defaults, find_metric
 from fmray.records import Run
 from fmray.report.gates import data_gates
 from fmray.report.journal import Journal
-from fmray.spec.inputs import unread
+from fmray.spec.inputs import require_inputs, unread
 from fmray.spec.job import Job
 from fmray.stages.context import Context
 from fmray.store import Store
@@ -38,7 +38,10 @@ def prepare_rows(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jo
     if job.model.name in MODELS or job.model.name in ESTIMATORS:
         for text in unread(job.model.name, MODELS.params(job.model.name).reads, prepared.schema):
             journal.note(text)
-    metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target)
+        if not job.ranges:  # which may change the steps; then each trial tells
+            declared = MODELS.params(job.model.name)
+            require_inputs(job.model.name, declared.reads, declared.needs, prepared.schema)
+    metric = find_metric(job.evaluate.primary or defaults(prepared.target)[0], prepared.target, task.params)
     for text in check_sides(prepared, metric, job.evaluate.metrics or defaults(prepared.target)[1]):
         journal.note(text)
     refuse_numbers(job.ensemble.name, job.ensemble.params, prepared.target.kind)

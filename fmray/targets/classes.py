@@ -5,6 +5,7 @@ Variants that look like slips are shown, never merged. A class is spelled once; 
 
 import decimal
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any, ClassVar
@@ -85,7 +86,7 @@ class Class(OneColumnPerOutput):
         numbers = tuple(counts[level] for level in levels)
         positive, notes = _positive(data, classes, numbers, is_boolean=all(isinstance(level, bool) for level in levels))
         guessed = _about_type(data, levels)
-        guessed += _about_missing([level for level in levels if isinstance(level, str)], counts)
+        guessed += about_missing([level for level in levels if isinstance(level, str)], counts, cls.noun)
         return Target(data.target, "class", classes, positive, counts=numbers), (*guessed, *notes, *variants(classes))
 
     @classmethod
@@ -258,15 +259,22 @@ def top_of(output: np.ndarray, number: int) -> np.ndarray:
 
 
 def variants(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Show classes that differ in case, spaces or a trailing dot only."""
+    """Show classes that differ in case, spaces, a trailing dot or the Unicode form of their letters only."""
     alike: dict[str, list[str]] = {}
     for name in classes:
-        alike.setdefault(name.strip().rstrip(".").casefold(), []).append(name)
+        plain = unicodedata.normalize("NFKC", name).strip().rstrip(".").casefold()
+        alike.setdefault(plain, []).append(name)
     return tuple(
-        f"classes {', '.join(map(repr, names))} look like spellings of one; data.labels can map them"
+        f"classes {_told_apart(names)} look like spellings of one; data.labels can map them"
         for names in alike.values()
         if len(names) > 1
     )
+
+
+def _told_apart(names: Sequence[str]) -> str:
+    """Quote names; those that look the same on a screen are spelled by their code points."""
+    same = len({unicodedata.normalize("NFKC", name) for name in names}) < len(names)
+    return ", ".join(map(ascii if same else repr, names))
 
 
 def _refuse_many(counts: Sized, data: Data) -> None:
@@ -278,10 +286,10 @@ def _refuse_many(counts: Sized, data: Data) -> None:
         )
 
 
-def _about_missing(levels: Sequence[str], counts: Mapping[Any, int]) -> tuple[str, ...]:
+def about_missing(levels: Sequence[str], counts: Mapping[Any, int], noun: str) -> tuple[str, ...]:
     """Say that a class may be what somebody wrote where there is no label."""
     return tuple(
-        f"class '{level}' ({counts[level]} training rows) may mean that there is no label; "
+        f"{noun} '{level}' ({counts[level]} training rows) may mean that there is no label; "
         f"data.null_values: [{json.dumps(level, ensure_ascii=False)}] says so"
         for level in levels
         if level.strip().lower() in NULL_WORDS

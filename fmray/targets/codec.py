@@ -55,6 +55,7 @@ class Learning(Protocol):
             the lanes; what is scored is the entry, see `fmray.ragged.entries_of`.
         from_inputs: Whether targets are made of prepared inputs, as the next token is of a text.
         linear_model: The model of the baseline "linear".
+        absent: How a row may come to have no target, in words.
     """
 
     kind: ClassVar[str]
@@ -66,6 +67,7 @@ class Learning(Protocol):
     by_entry: ClassVar[bool]
     from_inputs: ClassVar[bool]
     linear_model: ClassVar[str]
+    absent: ClassVar[str]
 
     @classmethod
     def missing(cls, frame: pl.DataFrame) -> np.ndarray:

@@ -8,7 +8,7 @@ Shape legend: N rows, C labels.
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ from fmray import moments
 from fmray.errors import DataError
 from fmray.records import Json, Split, Target
 from fmray.spec.sections import Data
-from fmray.targets.classes import variants
+from fmray.targets.classes import about_missing, variants
 from fmray.targets.codec import Decisions, Partial
 from fmray.targets.one_column import fixed_lists
 from fmray.targets.per_row import OneTargetPerRow
@@ -27,6 +27,9 @@ from fmray.targets.wording import lacking_classes, rare_classes
 MOST_LABELS = 1000
 HALF = 0.5
 """Probability above which a label is predicted where no threshold was chosen."""
+SHARED, PER_LABEL = "shared", "per_label"
+Rule = str | float
+"""What the task says of thresholds: SHARED or PER_LABEL, to be chosen on validation, or the number itself."""
 UNKNOWN = 255
 """Stands in the first column of a row with a label that no training row has."""
 THRESHOLDS = "thresholds"
@@ -107,6 +110,7 @@ class Labels(OneTargetPerRow):
         return Target(data.target, "labels", classes, counts=numbers, rows=partial["rows"]), (
             *notes,
             *variants(classes),
+            *about_missing([level for level in levels if isinstance(level, str)], counts, cls.noun),
         )
 
     @classmethod
@@ -167,7 +171,7 @@ class Labels(OneTargetPerRow):
             params: Of the task. Its `thresholds` are "shared": one, of the highest micro-F1; "per_label": one for each
                 label, of its own highest F1; or a number.
         """
-        rule = params.get(THRESHOLDS, "shared")
+        rule = rule_of(params)
         w = np.ones(len(target)) if weight is None else np.asarray(weight, np.float64)
         match rule:
             case "shared":
@@ -201,7 +205,7 @@ class Labels(OneTargetPerRow):
     def about_settings(self, settings: Json) -> str:
         """Say which thresholds were chosen."""
         found = settings[THRESHOLDS]
-        named = [f"{name} {t:.3g}" for name, t in zip(self.target.classes, found, strict=True)]
+        named = [f"'{name}' {t:.3g}" for name, t in zip(self.target.classes, found, strict=True)]
         if len(set(found)) == 1:
             shown = f"{found[0]:.3g}"
         else:
@@ -303,15 +307,26 @@ class Labels(OneTargetPerRow):
         return np.asarray(output > np.asarray(settings.get(THRESHOLDS, HALF)), np.uint8)
 
 
-def split_output(output: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Give what is decided (N, C), uint8: as it stands behind the probabilities, else by one half.
+def rule_of(params: Mapping[str, Any]) -> Rule:
+    """Say how thresholds are chosen by the parameters of a task."""
+    found: Rule = params.get(THRESHOLDS, SHARED)
+    return found
+
+
+def fixed(rule: Rule) -> float:
+    """Give the number of a rule, one half where that is still to be chosen."""
+    return HALF if isinstance(rule, str) else float(rule)
+
+
+def split_output(output: np.ndarray, target: np.ndarray, threshold: float = HALF) -> np.ndarray:
+    """Give what is decided (N, C), uint8: as it stands behind the probabilities, else by a threshold.
 
     Shapes:
         output: (N, C) probabilities, or (N, 2 C) with 0 or 1 per label behind them; target: (N, C).
     """
     num_labels = target.shape[1]
     if output.shape[1] == num_labels:
-        return np.asarray(output > HALF, np.uint8)
+        return np.asarray(output > threshold, np.uint8)
     return np.asarray(output[:, num_labels:], np.uint8)
 
 

@@ -14,6 +14,7 @@ class OneTargetPerRow:
     by_entry: ClassVar[bool] = False
     from_inputs: ClassVar[bool] = False
     linear_model: ClassVar[str] = "linear"
+    absent: ClassVar[str] = "null or NaN"
 
     @classmethod
     def missing(cls, frame: pl.DataFrame) -> np.ndarray:

@@ -6,6 +6,7 @@ their group where rows have none (`fmray.ragged.entries_of`). A row with a missi
 Shape legend: N rows, T tokens of all rows, C tags.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -25,6 +26,9 @@ from fmray.targets.one_column import OneColumnPerOutput
 from fmray.targets.wording import lacking_classes, rare_classes
 
 MOST_TAGS = 1000
+SHOWN = 5
+MARK = re.compile(r"[Oo]$|[A-Za-z]-.")
+"""Tags of any scheme that marks entities: BIO, BIOES, BILOU, in capitals or not."""
 OUTSIDE = "O"
 """Tag of tokens outside of all entities, where tags mark entities."""
 
@@ -40,6 +44,7 @@ class Tags(OneColumnPerOutput):
     settles: ClassVar[bool] = False
     by_entry: ClassVar[bool] = True
     linear_model: ClassVar[str] = "token_linear"
+    absent: ClassVar[str] = "no list, an empty one, or a null in it"
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -88,7 +93,7 @@ class Tags(OneColumnPerOutput):
         kind = "which mark entities" if marks_entities(classes) else "one per token"
         note = f"'{data.target[0]}' holds {len(levels)} tags, {kind}: {sum(numbers):,} in {partial['rows']:,} rows"
         target = Target(data.target, "tags", classes, counts=numbers, rows=partial["rows"])
-        return target, (note, *variants(classes))
+        return target, (note, *variants(classes), *_about_other_marks(classes))
 
     @classmethod
     def missing(cls, frame: pl.DataFrame) -> np.ndarray:
@@ -246,8 +251,25 @@ ENTITY_METRICS = ("entity_f1", *METRICS)
 
 def marks_entities(classes: Sequence[str]) -> bool:
     """Tell tags that mark entities: `O`, and all others begin with `B-` or `I-`."""
-    others = [name for name in classes if name != OUTSIDE]
-    return len(others) < len(classes) and bool(others) and all(name[:2] in ("B-", "I-") for name in others)
+    return OUTSIDE in classes and len(classes) > 1 and not unfit_for_entities(classes)
+
+
+def unfit_for_entities(classes: Sequence[str]) -> list[str]:
+    """Give the tags that are none of `O`, `B-TYPE` and `I-TYPE`."""
+    return [name for name in classes if name != OUTSIDE and name[:2] not in ("B-", "I-")]
+
+
+def _about_other_marks(classes: Sequence[str]) -> list[str]:
+    """Say which tags keep entities from being scored, where all look as if they marked some."""
+    odd = unfit_for_entities(classes)
+    if not odd or OUTSIDE not in (name.upper() for name in classes) or not all(MARK.match(name) for name in classes):
+        return []
+    first = next((name for name in odd if name.upper() != OUTSIDE), odd[0])
+    meant = {"S": "B", "U": "B", "E": "I", "L": "I"}.get(first[0].upper(), first[0].upper())
+    example = OUTSIDE if first.upper() == OUTSIDE else f"{meant}-{first[2:]}"
+    shown = ", ".join(map(repr, odd[:SHOWN])) + (f" and {len(odd) - SHOWN} more" if len(odd) > SHOWN else "")
+    text = f"entities are scored where all tags are O, B-TYPE or I-TYPE, and {shown} are not"
+    return [f'{text}; data.labels can map them, e.g. {{"{first}": {example}}}']
 
 
 def _refuse_many(number: int, data: Data) -> None:

@@ -15,6 +15,11 @@ def spell_rows(count: int) -> str:
     return f"{count:,} row{'' if count == 1 else 's'}"
 
 
+def plural(noun: str) -> str:
+    """Give a noun for several."""
+    return f"{noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def count_class(target: Target, held: Mapping[str, Json], name: str, noun: str) -> str:
     """Name a class with its rows on each side."""
     train = target.counts[target.classes.index(name)]
@@ -29,8 +34,7 @@ def lacking_classes(target: Target, held: Mapping[str, Json], split: Split, noun
     if not missing:
         return f"it has {spell_rows(own['rows'])}"
     shown = "; ".join(count_class(target, held, name, noun) for name in missing[:MOST_SHOWN])
-    nouns = f"{noun}{'es' if noun.endswith('s') else 's'}"
-    more = f"; and {len(missing) - MOST_SHOWN} more {nouns}" if len(missing) > MOST_SHOWN else ""
+    more = f"; and {len(missing) - MOST_SHOWN} more {plural(noun)}" if len(missing) > MOST_SHOWN else ""
     counted = " of a weight above 0" if weighted else ""
     return f"none of its {spell_rows(own['rows'])}{counted} is of {shown}{more}"
 

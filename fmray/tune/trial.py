@@ -77,7 +77,7 @@ class TrialContext:
 
     def metric_of(self, trial: Trial) -> Metric:
         """Give the primary metric, for the rows of a trial."""
-        return find_metric(self.metric, trial.prepared.target)
+        return find_metric(self.metric, trial.prepared.target, trial.job.task.params)
 
     def micro_batches(self, trial: Trial) -> MicroBatches:
         """Return the stored number of micro-batches per step of a trial."""

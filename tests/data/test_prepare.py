@@ -273,6 +273,30 @@ def test_a_class_that_training_lacks_is_named_with_its_rows(write, prepared):
         prepared(folder, split={"by": "given", "column": "s"})
 
 
+LISTED = {
+    "multi_label": ("labels", {}),
+    "tagging": ("tags", {"steps": [{"tokenize_words": {"columns": "a"}}], "model": "tagger"}),
+}
+
+
+@pytest.mark.parametrize("task", list(LISTED))
+def test_of_a_list_only_what_training_lacks_is_named(write, prepared, task):
+    nouns, others = LISTED[task]
+    lists = [["u", "v"], ["v", "u"], ["u"], ["v", "w"], ["old", "w"], ["u", "x"], ["v"]]
+    table = {
+        "a": pa.array([[f"word{i}"] * len(row) for i, row in enumerate(lists)]) if task == "tagging" else range(7),
+        "y": pa.array(lists),
+        "s": ["train"] * 3 + ["val"] + ["test"] * 3,
+    }
+    folder = write("p.parquet", table)
+    data = {"labels": {"old": "u"}}
+    expected = (
+        rf"data.target: {nouns} of 'y' in .*: 'w': 2 rows, the first in p.parquet row 3; 'x': 1 row, the first in "
+    )
+    with pytest.raises(DataError, match=expected):
+        prepared(folder, task=task, data=data, split={"by": "given", "column": "s"}, **others)
+
+
 def test_slices_carry_levels_in_order_of_value(write, prepared):
     table = rows().append_column("grade", pa.array([(None, 10, 9, 2)[i % 4] for i in range(N)], pa.int64()))
     found = prepared(write("p.parquet", table), steps=["auto"], evaluate={"slices": ["grade", "city", "paid"]})

@@ -256,7 +256,7 @@ def test_classes_that_may_mean_missing_are_said_with_the_way_to_make_them_so(wor
 def test_of_many_classes_that_no_training_row_has_the_first_are_named(write, prepared):
     folder = write("a.parquet", {"x": [n / 7 for n in range(200)], "y": [f"id{n}" for n in range(200)]})
     with pytest.raises(
-        DataError, match=r"'id\d+': 1 rows, the first in a.parquet row \d+; and \d+ more classes"
+        DataError, match=r"'id\d+': 1 row, the first in a.parquet row \d+; and \d+ more classes"
     ) as error:
         prepared(folder)
     assert str(error.value).count("the first in") == module.SHOWN

@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from fmray.data.text import merged_sample, sample_of
 from fmray.data.tfidf import Tfidf
 from fmray.data.tokenize import Tokenize
-from fmray.errors import SpecError
+from fmray.errors import DataError, SpecError
 from fmray.schema import Column, Schema
 from fmray.spec.components import steps as declared
 
@@ -42,6 +42,26 @@ def test_missing_and_empty_texts_are_empty_rows():
         assert made.null_count() == 0
         assert made.list.len().to_list()[2:4] == [0, 0]
         assert step.apply(FRAME[:0], learned(step).state).height == 0
+
+
+STEPS = {
+    "tfidf": (Tfidf(declared.Tfidf(columns="text")), "n-gram of words"),
+    "tokenize": (Tokenize(declared.Tokenize(columns="text")), "text"),
+}
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_rows_without_text_are_counted_and_where_no_row_has_any_the_step_is_refused(name):
+    step, what = STEPS[name]
+    parts = [step.fit(rows, SCHEMA) for rows in (FRAME[:3], FRAME[3:])]
+    for partial in (step.merge(*parts), step.merge(*parts[::-1])):
+        assert step.learn(partial, SCHEMA).notes[0].endswith("; 2 of 7 training rows have none")
+    assert "have none" not in learned(step, FRAME[4:]).notes[0]
+    for rows in (FRAME[2:4], FRAME[:0]):
+        with pytest.raises(
+            DataError, match=rf"steps\.{name}\.columns: no training row has any {what} in column 'text'\."
+        ):
+            learned(step, rows)
 
 
 def test_tokens_are_cut_and_the_note_counts_them():

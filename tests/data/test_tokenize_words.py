@@ -11,7 +11,7 @@ import pytest
 
 from fmray.data.preview import preview
 from fmray.data.tokenize_words import TokenizeWords
-from fmray.errors import SpecError
+from fmray.errors import DataError, SpecError
 from fmray.inference.model import open_model
 from fmray.schema import Column, Schema
 from fmray.spec.components import steps as declared
@@ -66,12 +66,26 @@ def test_words_never_seen_and_missing_words_are_unknown():
     assert ids(step(min_count=2), LISTS, [["zebra", "cat", None], [None], ["barks"]]) == [[1, 3, 1], [1], [1]]
 
 
-@pytest.mark.parametrize("lists", [[], [None], [[]], [[None]]])
-def test_training_rows_without_a_word_make_no_vocabulary(lists):
+@pytest.mark.parametrize("lists", [[], [None], [[]]])
+def test_training_rows_without_a_word_are_refused(lists):
+    text = r"steps\.tokenize_words\.columns: no training row has any word in column 'said'\. Name another column"
+    with pytest.raises(DataError, match=text):
+        learned(step(parts=["whole", "shape"]), frame(lists))
+
+
+def test_training_rows_of_missing_words_make_no_vocabulary():
     made = step(parts=["whole", "shape"])
-    found = learned(made, frame(lists))
+    found = learned(made, frame([[None]]))
     assert found.state["vocabularies"] == {"whole": [], "shape": []}
     assert made.apply(frame([["a"], None]), found.state)["said"].to_list() == [[1], []]
+
+
+def test_rows_without_a_word_are_counted_over_all_parts():
+    made = step()
+    parts = [made.fit(frame(lists), SCHEMA) for lists in (LISTS, [[], ["a"]])]
+    for partial in (made.merge(*parts), made.merge(*parts[::-1])):
+        assert made.learn(partial, SCHEMA).notes[0].endswith("; 3 of 7 training rows have no word")
+    assert "no word" not in learned(made, frame([["a"]])).notes[0]
 
 
 PARTS = [

@@ -170,7 +170,9 @@ def test_the_interval_is_that_of_a_bootstrap_over_rows(name):
 
 def test_what_marks_no_entity_scores_by_tokens_alone():
     plain = Target(("y",), "tags", ("NOUN", "O", "VERB"), counts=(1, 1, 1), rows=3)
-    with pytest.raises(SpecError, match=r"entity_f1 needs tags O, B-TYPE and I-TYPE, and the tags are NOUN, O, VERB\."):
+    with pytest.raises(
+        SpecError, match=r"entity_f1 needs tags O, B-TYPE and I-TYPE, and there are NOUN, VERB\. data\.labels can"
+    ):
         find_metric("entity_f1", plain)
     assert find_metric("token_accuracy", plain).name == "token_accuracy"
 

@@ -64,11 +64,33 @@ IDLE = {
         "task": "fmray.tasks.regression:Regression",
     },
 }
+WORDS = [{"tokenize_words": {"columns": "words"}}]
 CONTRADICTIONS = {
     "model: tagger sees the tokens behind each, which language_model is to foretell. Take decoder.": {
         "task": "language_model",
         "steps": [{"tokenize": {"columns": "target"}}],
         "model": "tagger",
+    },
+    "model: tagger gives an output per token, and multi_label asks for one per row. Set task: tagging where": {
+        "task": "multi_label",
+        "steps": WORDS,
+        "model": "tagger",
+    },
+    "model: token_linear gives an output per token, and a target without task: tagging asks for one per row. Set": {
+        "steps": WORDS,
+        "model": "token_linear",
+    },
+    "model: bag_of_embeddings gives an output per row, and tagging asks for one per token. Take decoder or tagger or": {
+        "task": "tagging",
+        "steps": WORDS,
+        "model": "bag_of_embeddings",
+    },
+    "model: lightgbm gives an output per row, and tagging asks for one per token.": {
+        "task": "tagging",
+        "model": "lightgbm",
+    },
+    "task.multi_label.thresholds: members share thresholds, which are chosen once these are trained. Give shared": {
+        "task": {"multi_label": {"thresholds": {"uniform": [0.2, 0.6]}}},
     },
     "data.sample: nothing given. Give one of over, under, rates.": {"data": {"sample": {}}},
     "data.sample: over and rates given. Give one of over, under, rates.": {

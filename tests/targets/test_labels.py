@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score
 
+from fmray.data.target import target_frame
 from fmray.errors import DataError
 from fmray.spec.sections import Data
 from fmray.targets.codec import codec_of
@@ -57,6 +58,47 @@ def test_nulls_in_lists_and_labels_listed_twice_are_said():
     assert "2 training rows list a null as a label, which is no label" in notes
     assert "1 training rows list a label more than once, which counts once" in notes
     assert codec_of(target).encode(frame(lists)).tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("word", ["", "?", "NA"])
+def test_a_label_that_may_mean_none_is_said_with_the_way_to_make_it_so(word):
+    lists = [["a"], ["b", word], [word]]
+    _, notes = Labels.learn(Labels.summarise(frame(lists), DATA), DATA)
+    assert f"label '{word}' (2 training rows) may mean that there is no label; data.null_values: " in notes[-1]
+    data = Data(path="x", target="y", null_values=(word,))
+    meant = target_frame(pa.table({"y": pa.array(lists, pa.list_(pa.string()))}), data)
+    assert meant["y"].to_list() == [["a"], ["b", None], [None]]
+    target, notes = Labels.learn(Labels.summarise(meant, data), data)
+    assert target.classes == ("a", "b")
+    assert "2 training rows list a null as a label, which is no label" in notes
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "given", "expected"),
+    [
+        ([[1, 2], [3]], pa.list_(pa.int32()), {"null_values": (3,)}, [[1, 2], [None]]),
+        ([[1, 2], [3]], pa.list_(pa.int32()), {"labels": {"1": "one"}, "null_values": (3,)}, [["one", "2"], [None]]),
+        ([["a", "?"], ["b"]], pa.list_(pa.string()), {"labels": {"b": "?"}, "null_values": ("?",)}, [["a", None], [None]]),
+        ([["a", "?"], None], pa.list_(pa.dictionary(pa.int32(), pa.string())), {"null_values": ("?",)}, [["a", None], None]),
+        ([["a"], []], pa.list_(pa.string()), {"null_values": ("?",)}, [["a"], []]),
+        ([None, None], pa.list_(pa.string()), {"null_values": ("?",)}, [None, None]),
+    ],
+)  # fmt: skip
+def test_what_means_missing_is_a_null_in_its_list(values, kind, given, expected):
+    frame = target_frame(pa.table({"y": pa.array(values, kind)}), Data(path="x", target="y", **given))
+    assert frame["y"].to_list() == expected
+
+
+def test_labels_that_look_alike_are_said_and_told_apart():
+    lists = [["caf\u00e9"], ["cafe\u0301", "b"], ["B"]]
+    _, notes = Labels.learn(Labels.summarise(frame(lists), DATA), DATA)
+    assert "classes 'B', 'b' look like spellings of one; data.labels can map them" in notes
+    assert r"classes 'cafe\u0301', 'caf\xe9' look like spellings of one; data.labels can map them" in notes
+
+
+def test_thresholds_are_said_by_quoted_names_so_that_spaces_and_empty_ones_are_seen():
+    said = codec([["", "a "], ["b"]]).about_settings({THRESHOLDS: [0.25, 0.5, 0.125]})
+    assert said.startswith("a label is predicted above a probability of '' 0.25, 'a ' 0.5, 'b' 0.125; ")
 
 
 def test_the_threshold_has_the_highest_f1_of_all():

@@ -52,6 +52,26 @@ def test_rows_without_a_list_with_an_empty_one_or_with_a_missing_tag_have_no_tar
     assert Tags.missing(frame([])).tolist() == []
 
 
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (["B-P", "I-P", "E-P", "S-P", "O"], "'E-P', 'S-P' are not; data.labels can map them, e.g. {\"E-P\": I-P}"),
+        (["B-P", "I-P", "L-P", "U-P", "O"], "'L-P', 'U-P' are not; data.labels can map them, e.g. {\"L-P\": I-P}"),
+        (["b-p", "i-p", "o"], "'b-p', 'i-p', 'o' are not; data.labels can map them, e.g. {\"b-p\": B-p}"),
+        (["B-P", "I-P", "o"], "'o' are not; data.labels can map them, e.g. {\"o\": O}"),
+    ],
+)
+def test_marks_of_entities_in_another_scheme_are_said_with_the_way_to_score_them(tags, expected):
+    _, notes = Tags.learn(Tags.summarise(frame([tags]), DATA), DATA)
+    assert notes[-1] == f"entities are scored where all tags are O, B-TYPE or I-TYPE, and {expected}"
+
+
+@pytest.mark.parametrize("tags", [["B-P", "I-P", "O"], ["NOUN", "VERB", "O"], ["B-P", "I-P"], ["A-B", "C", "o"]])
+def test_tags_that_mark_nothing_are_not_taken_for_another_scheme(tags):
+    _, notes = Tags.learn(Tags.summarise(frame([tags]), DATA), DATA)
+    assert not any("entities are scored" in note for note in notes)
+
+
 def test_lists_become_an_index_per_tag():
     encoded = codec().encode(frame(LISTS))
     assert rows_of(encoded) == [[1, 2, 1], [2], [], [], [], [0, 2]]

@@ -22,8 +22,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order
 from fmray.store import Store
-from fmray.tasks.task import Batch
-from fmray.train.blocks import RaggedTensor, as_floats, batch_of_rows
+from fmray.train.blocks import RaggedTensor, as_floats
 from fmray.train.ingest import Rows
 from fmray.train.population import Blueprint, enter
 from fmray.train.stream import Pieces, Windows
@@ -228,45 +227,7 @@ def test_ragged_rows_are_chosen_assigned_and_written_as_arrays_are():
     assert not padded[torch.arange(padded.shape[1]) >= torch.from_numpy(lengths)[:, None]].any()
 
 
-MODELS = [("bag_of_embeddings", {"width": 8}), ("linear", {})]
 TEXTS = Schema((Column("t", "tokens", 50, block="tokens"), Column("n", "number")))
-
-
-def text_batch(num_rows=9):
-    random = np.random.default_rng(1)
-    lengths = random.integers(0, 12, num_rows)
-    rows = Blocks(
-        {
-            "x": random.standard_normal((num_rows, 1)).astype(np.float32),
-            "tokens": Ragged.of_lengths(random.integers(2, 50, lengths.sum()).astype(np.int32), lengths),
-        }
-    )
-    inputs = batch_of_rows(rows, TEXTS.blocks, "cpu").inputs
-    return Batch(inputs, torch.from_numpy(random.integers(0, 2, num_rows)), None, torch.arange(num_rows))
-
-
-@pytest.mark.parametrize(("name", "params"), MODELS)
-@pytest.mark.parametrize("more", [1, 8, 100])
-def test_padding_never_changes_a_loss(name, params, more):
-    population = enter([Blueprint.of(name, params, seed) for seed in range(3)], TEXTS, 2)
-    batch = text_batch()
-    wide = torch.nn.functional.pad(batch.inputs["tokens"], (0, more))
-    padded = Batch({**batch.inputs, "tokens": wide}, batch.target, None, batch.rows)
-
-    def loss(batch):
-        outputs = population(batch)
-        return torch.stack([torch.nn.functional.cross_entropy(own, batch.target) for own in outputs])
-
-    torch.testing.assert_close(loss(padded), loss(batch), rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize(("name", "params"), MODELS)
-def test_members_in_a_pack_compute_what_they_compute_alone(name, params):
-    blueprints = [Blueprint.of(name, params, seed) for seed in range(3)]
-    together = enter(blueprints, TEXTS, 2)
-    batch = text_batch()
-    for place, blueprint in enumerate(blueprints):
-        torch.testing.assert_close(enter([blueprint], TEXTS, 2)(batch)[0], together(batch)[place])
 
 
 def test_an_embedding_bag_is_the_weighted_sum_of_its_embeddings():
@@ -281,7 +242,7 @@ def test_a_model_that_lacks_what_it_reads_names_the_step():
     numbers = Schema((Column("n", "number"),))
     with pytest.raises(SpecError, match="bag_of_embeddings reads tokens, and no step makes them. Add tokenize"):
         enter([Blueprint.of("bag_of_embeddings", {}, 0)], numbers, 2)
-    with pytest.raises(SpecError, match="model mlp reads x, and no step makes it"):
+    with pytest.raises(SpecError, match="model: mlp reads x, and no step makes it"):
         enter([Blueprint.of("mlp", {}, 0)], Schema(TEXTS.columns[:1]), 2)
 
 

@@ -53,6 +53,8 @@ class Params(BaseModel):
     """Of a model: kinds of blocks that it cannot do without."""
     looks_ahead: ClassVar[bool] = False
     """Of a model of tokens: whether what it says of a token depends on those behind it."""
+    by_token: ClassVar[bool] = False
+    """Of a model: whether it gives an output for each token of a row; of a task: whether it asks for one."""
     makes: ClassVar[str] = "x"
     """Of a step: kind of block that it makes."""
 

@@ -38,6 +38,7 @@ class TokenLinear(Params):
 
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    by_token: ClassVar[bool] = True
 
 
 class Tagger(Params):
@@ -45,6 +46,7 @@ class Tagger(Params):
 
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    by_token: ClassVar[bool] = True
     packable: ClassVar[tuple[str, ...]] = ("dropout",)
     looks_ahead: ClassVar[bool] = True
 
@@ -60,6 +62,7 @@ class Decoder(Params):
 
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    by_token: ClassVar[bool] = True
 
     width: Units = Field(128, description="Numbers per token; a multiple of twice the heads.")
     depth: Units = Field(4, description="Number of layers.")

@@ -51,6 +51,7 @@ class Tagging(Params):
 
     packable: ClassVar[tuple[str, ...]] = ("label_smoothing",)
     target: ClassVar[str] = "tags"
+    by_token: ClassVar[bool] = True
 
     label_smoothing: Smoothing = Field(0.0, description="Share of the target spread over all tags.")
 
