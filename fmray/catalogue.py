@@ -185,6 +185,7 @@ GATES = Registry(
         "G15": "fmray.rigour.gates.numeric_health:GATE",
         "G20": "fmray.rigour.gates.interval_and_size:GATE",
         "G22": "fmray.rigour.gates.beats_baselines:GATE",
+        "G31": "fmray.rigour.gates.same_when_reopened:GATE",
     },
 )
 UNWAIVABLE = {

@@ -15,7 +15,7 @@ from fmray.spec.job import Job
 from fmray.stages.ownership import claimed
 from fmray.stages.preparing import prepare_rows
 from fmray.stages.reporting import write_results
-from fmray.stages.scoring import combine_members, score_model
+from fmray.stages.scoring import combine_members, judge_training, score_model
 from fmray.stages.training import train_linear, trainer_of, with_variants
 from fmray.store import Store, redact
 from fmray.track.address import address_of
@@ -76,6 +76,7 @@ def execute(
                     context, linear = train_linear(context)
                 with journal.stage("combine", job.ensemble.name):
                     ensemble = combine_members(context, trained)
+                context = judge_training(context, trained, ensemble)
                 with journal.stage("evaluate", f"{context.prepared.num_rows('test'):,} test rows, evaluated only once"):
                     scores, gates = score_model(context, trained, linear, ensemble)
                 with journal.stage("report", run.root):

@@ -4,9 +4,14 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from live_ray import LiveRay
+
+from fmray.inference import fresh
 
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # before anything imports torch
 gc.disable()  # until all tests are collected: what is imported stays
@@ -43,6 +48,43 @@ def num_kills(request):
     """Give how often a campaign that asks for so many kills kills here: a sample of them, or with `--whole` all."""
     whole = request.config.getoption("--whole")
     return lambda wanted: wanted if whole else min(wanted, SAMPLED_KILLS)
+
+
+IN_A_PROCESS_OF_ITS_OWN = fresh.fresh_process
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _reopen_models_here() -> None:
+    """Open the models of runs again in this process, by the function that a fresh one calls.
+
+    Each run of the suite would otherwise wait for another Python that imports torch. What this leaves out is the start
+    of that process, and that it knows nothing of this one: tests marked `fresh_process`, and those that run the command
+    line, have the real thing.
+    """
+    fresh.fresh_process = _here
+
+
+@pytest.fixture(autouse=True)
+def _reopen_models_afresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("fresh_process") is not None:
+        monkeypatch.setattr(fresh, "fresh_process", IN_A_PROCESS_OF_ITS_OWN)
+
+
+@contextmanager
+def _here(hidden: str = "") -> Iterator[Callable[[Path], str]]:
+    def reopened(folder: Path) -> str:
+        before = list(sys.path)
+        from fmray.inference.reopen import reopen
+
+        try:
+            reopen(folder)
+        except Exception as error:
+            return f"it ended with code 1: {type(error).__name__}: {error}"
+        finally:
+            sys.path[:] = before  # a model's own code is put there
+        return ""
+
+    yield reopened
 
 
 @pytest.fixture(scope="session")

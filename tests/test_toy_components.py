@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import fmray
+from fmray.rigour.ledger import Ledger
+from fmray.store import Store
 
 SOURCE = Path(fmray.__file__).parent
 
@@ -201,25 +203,35 @@ class ToyFirst(Ensemble):
     share: Annotated[Real, Field(gt=0, lt=1)] = Field(0.5, description="Share of the first member.")
 ''',
 )
-GATE = Toy(
-    "rigour/gates/toy.py",
-    '''
-"""Gate G99: make sure that more than one member was trained."""
+
+
+def gate(stage: str, number: int, body: str) -> Toy:
+    """Add a gate of a stage, which looks at the evidence of that stage."""
+    text = f'''
+"""Gate G{number}: look at the {stage}."""
 
 from fmray.rigour.gates.gate import Finding, Gate
 
 
-def several(evidence, rigour):
-    number = len(evidence.members)
-    return Finding("pass" if number > 1 else "fail", f"{number} members were trained.", value=float(number), limit=2.0)
+def look(evidence, rigour):
+    {body}
 
 
-GATE = Gate("several members", "result", {}, several)
-''',
-    "GATES",
-    '"G99": "fmray.rigour.gates.toy:GATE",',
-)
-TOYS = {"step": STEP, "model": MODEL, "task": TASK, "metric": METRIC, "ensemble": ENSEMBLE, "gate": GATE}
+GATE = Gate("toy of the {stage}", "{stage}", {{}}, look)
+'''
+    file = f"rigour/gates/toy_{stage}.py"
+    return Toy(file, text, "GATES", f'"G{number}": "fmray.rigour.gates.toy_{stage}:GATE",')
+
+
+SEVERAL = """number = len(evidence.members)
+    return Finding("pass" if number > 1 else "fail", f"{number} members were trained.", value=float(number), limit=2.0)"""
+GATES = {
+    "data": gate("data", 95, 'return Finding("pass", f"{evidence.num_files} file was read.")'),
+    "training": gate("training", 96, SEVERAL),
+    "result": gate("result", 99, SEVERAL),
+    "artefact": gate("artefact", 97, 'return Finding("pass", f"not opened: {evidence.reason}")'),
+}
+TOYS = {"step": STEP, "model": MODEL, "task": TASK, "metric": METRIC, "ensemble": ENSEMBLE, **GATES}
 JOB = """
 name: toys
 data: {path: data, target: y}
@@ -286,9 +298,32 @@ def test_a_component_takes_its_file_its_parameters_and_one_line_of_the_catalogue
     assert card["ensemble"]["reason"].startswith("the first of 2 has 0.75")
     assert card["scores"]["primary"] == "toy_error"
     assert 0 <= card["scores"]["test"]["toy_error"]["value"] < 0.2
-    assert {gate["gate"]: gate["status"] for gate in card["gates"]}["G99"] == "pass"
+    found = {gate["gate"]: gate for gate in card["gates"]}
+    assert [found[name]["status"] for name in ("G95", "G96", "G99", "G97")] == ["pass"] * 4
+    assert [found[name].get("stage") for name in ("G95", "G96", "G99", "G97")] == ["data", "training", None, "artefact"]
+    assert found["G95"]["text"] == "1 file was read."
+    assert found["G96"]["text"] == found["G99"]["text"] == "2 members were trained."
+    assert found["G97"]["text"] == "not opened: a draft: its model was not opened again."
+    assert "gate G96, toy of the training: pass. 2 members were trained." in done.stderr
     history = pq.read_table(root / "history.parquet").to_pylist()
     losses = [entry["value"] for entry in history if entry["metric"] == "train_loss"]
     assert max(losses) > 100  # a thousand times what cross-entropy is
     predicted = fmray_of(tmp_path, "predict", str(root / "model"), "data", "--out", "said")
     assert predicted.returncode == 0, predicted.stderr
+
+    (tmp_path / "alone.yaml").write_text(
+        JOB.replace("name: toys", "name: alone")
+        .replace("seeds: 2, ", "")
+        .replace("ensemble: {toy_first: {share: 0.75, keep: always}}", "ensemble: single")
+        .replace("rigour: {profile: draft}", "")
+    )
+    stopped = fmray_of(tmp_path, "run", "alone.yaml", "--json")
+    answer = json.loads(stopped.stdout.splitlines()[-1])
+    assert stopped.returncode == 2, stopped.stderr
+    assert answer["failed_gates"] == ["G96"]
+    assert "Change the job, or waive G96 under rigour.waive with a reason." in stopped.stderr
+    root = Path(answer["run_dir"])
+    kept = [(gate["gate"], gate["status"]) for gate in json.loads((root / "gates.json").read_text())]
+    assert kept == [("G02", "pass"), ("G03", "pass"), ("G95", "pass"), ("G96", "fail")]
+    assert not (root / "sealed").exists()
+    assert root.name not in Ledger(Store(str(tmp_path / "fmray-store"))).first_looks()  # the test set was not looked at

@@ -26,7 +26,7 @@ from fmray.data.split import TEST, TRAIN
 from fmray.data.target import encode_target
 from fmray.errors import DataError, SpecError
 from fmray.ragged import Arrays, Ragged, empty_rows, repeated
-from fmray.records import SPLITS, Split, Target
+from fmray.records import SPLITS, Part, Split, Target
 from fmray.schema import DENSE, Schema
 from fmray.targets.codec import codec_of
 
@@ -149,7 +149,7 @@ def write_parts(
     parts: dict[Split, tuple[str, int]] = {}
     begin = 0
     for split, count in counts.items():
-        name = f"{split}-{item.index:06d}.arrow"
+        name = _part_name(split, item.index)
         write_part(f"{recipe.folder}/{name}", {key: values[begin : begin + count] for key, values in arrays.items()})
         parts[split] = (name, count)
         begin += count
@@ -160,6 +160,15 @@ def write_parts(
     }
     overlap = _leave_overlap(recipe, item.index, going.places, going.ids)
     return Written(parts, _digest(going.ids[going.sides == TEST]), unseen, entries=entries, overlap=overlap)
+
+
+def _part_name(split: Split, index: int) -> str:
+    return f"{split}-{index:06d}.arrow"
+
+
+def item_of(part: Part) -> int:
+    """Give the index of the work item that the rows of a part come from."""
+    return int(part.file.removesuffix(".arrow").rpartition("-")[2])
 
 
 def _leave_overlap(recipe: Recipe, index: int, going: np.ndarray, ids: np.ndarray) -> str:

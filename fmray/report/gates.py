@@ -1,4 +1,4 @@
-"""Run the gates of a stage on behalf of a run: say what they find, and stop it where its data fail one."""
+"""Run the gates of a stage on behalf of a run: say what they find, and stop it where its data or training fails one."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,23 +17,31 @@ RUN, GATES = "run.json", "gates.json"
 
 
 def data_gates(prepared: Prepared, job: Job, root: str, store: Store, note: Callable[[str], None]) -> tuple[Json, ...]:
-    """Run the gates of the data, and say what they find.
+    """Run the gates of the data, and say what they find; see `require_passed`."""
+    found = run_gates("data", DataEvidence.of(prepared, job.data.key), job.rigour)
+    require_passed(found, (), root=root, store=store, note=note)
+    return found
+
+
+def require_passed(
+    found: tuple[Json, ...], before: tuple[Json, ...], root: str, store: Store, note: Callable[[str], None]
+) -> None:
+    """Say what gates found, and stop the run where one fails.
 
     Args:
+        before: What gates of earlier stages found.
         root: Directory of the run; where a gate fails, it keeps what was found.
         note: Gets a line for each gate.
 
     Raises:
         GateError: If a gate fails.
     """
-    found = run_gates("data", DataEvidence.of(prepared, job.data.key), job.rigour)
     say(found, note)
     if names := failed(found):
-        store.write_json(f"{root}/{GATES}", list(found))
+        store.write_json(f"{root}/{GATES}", [*before, *found])
         path = f"{root}/{RUN}"
         store.write_json(path, {**store.read_json(path), "failed_gates": list(names)})
     refuse_failed(found)
-    return found
 
 
 def say(gates: Sequence[Json], note: Callable[[str], None]) -> None:

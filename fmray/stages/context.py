@@ -31,7 +31,7 @@ class Context:
         metric: The primary one.
         device: Where this process computes.
         workers: On how many a pack trains; 0 for this process.
-        on_data: What gates of the data found, as they stand in `gates.json`.
+        gates: What gates have found so far, as it will stand in `gates.json`.
     """
 
     job: Job
@@ -44,7 +44,7 @@ class Context:
     metric: Metric
     device: str
     workers: WorkerCount
-    on_data: tuple[Json, ...]
+    gates: tuple[Json, ...]
 
     def way_of(self, member: Member) -> tuple[Job, int | None]:
         """Say how the rows of a member were prepared: by which steps, and what fold these learned nothing from."""

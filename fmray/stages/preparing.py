@@ -34,7 +34,7 @@ def prepare_rows(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jo
         for text in prepared.notes:  # also where the record is read back: whoever runs a job is told what it decides
             if text not in journal.notes:
                 journal.note(text)
-    on_data = data_gates(prepared, job, root=run.root, store=store, note=journal.note)
+    gates = data_gates(prepared, job, root=run.root, store=store, note=journal.note)
     if job.model.name in MODELS or job.model.name in ESTIMATORS:
         for text in unread(job.model.name, MODELS.params(job.model.name).reads, prepared.schema):
             journal.note(text)
@@ -58,5 +58,5 @@ def prepare_rows(job: Job, dataset: Dataset, run: Run, store: Store, journal: Jo
         metric=metric,
         device=device,
         workers=workers,
-        on_data=on_data,
+        gates=gates,
     )

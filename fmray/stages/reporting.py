@@ -5,6 +5,7 @@ from fmray.report.card import Card, write_card
 from fmray.report.folder import environment, finish_run, write_members
 from fmray.rigour.ledger import Ledger
 from fmray.stages.context import Context
+from fmray.stages.reopening import reopening
 from fmray.track.optuna import write_study
 from fmray.track.tensorboard import write_events
 from fmray.train.device import num_threads
@@ -20,19 +21,21 @@ def write_results(
     root = context.run.root
     prepared = context.prepared
     searched = (context.job, trained, prepared, context.metric, ensemble)
-    account = account_of(*searched) if context.job.ranges else None
-    write_members(root, [*trained.members, *linear.members])
     chosen = [trained.members[index] for index in ensemble.members]
-    write_model(
-        f"{root}/model",
-        chosen,
-        ensemble=ensemble,
-        prepared=prepared,
-        task=context.task,
-        dataset=context.dataset,
-        job=context.job,
-    )
-    context.store.write_json(f"{root}/scores.json", scores.to_json())
+    with reopening(context, chosen, ensemble) as judge_model:  # in a process that starts while this one goes on
+        write_model(
+            f"{root}/model",
+            chosen,
+            ensemble=ensemble,
+            prepared=prepared,
+            task=context.task,
+            dataset=context.dataset,
+            job=context.job,
+        )
+        account = account_of(*searched) if context.job.ranges else None
+        write_members(root, [*trained.members, *linear.members])
+        context.store.write_json(f"{root}/scores.json", scores.to_json())
+        gates = (*gates, *judge_model())
     context.store.write_json(f"{root}/gates.json", list(gates))
     card = Card(
         job=context.job.to_json(),

@@ -1,5 +1,6 @@
-"""Combine members into a model and score it: on validation, and with one counted look on test."""
+"""Combine members into a model and score it: on validation, and with one counted look on test; run the gates."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 from fmray.data.session import run_here, run_over_ray
@@ -9,8 +10,8 @@ from fmray.evaluate.intervals import Array, paired
 from fmray.evaluate.score import score
 from fmray.metrics.find import defaults
 from fmray.records import Ensemble, Interval, Json, Predictions, Scores, Split
-from fmray.report.gates import with_overlap
-from fmray.rigour.gates import Evidence, judge
+from fmray.report.gates import require_passed, with_overlap
+from fmray.rigour.gates import Evidence, TrainingEvidence, judge, run_gates
 from fmray.rigour.ledger import Ledger
 from fmray.stages.context import Context
 from fmray.store import fingerprint
@@ -30,6 +31,18 @@ def combine_members(context: Context, trained: Sweep) -> Ensemble:
     if text := codec_of(context.prepared.target).about_settings(ensemble.params):
         context.journal.note(text)
     return ensemble
+
+
+def judge_training(context: Context, trained: Sweep, ensemble: Ensemble) -> Context:
+    """Run the gates of the training, which may stop the run before its test set is looked at.
+
+    Raises:
+        GateError: If a gate fails.
+    """
+    evidence = TrainingEvidence(trained.members, ensemble, trained.health)
+    found = run_gates("training", evidence, context.job.rigour)
+    require_passed(found, context.gates, root=context.run.root, store=context.store, note=context.journal.note)
+    return replace(context, gates=(*context.gates, *found))
 
 
 def _gain(
@@ -81,5 +94,5 @@ def score_model(context: Context, trained: Sweep, linear: Sweep, ensemble: Ensem
         health=trained.health,
         positive=prepared.target.positive,
     )
-    on_data = with_overlap(context.on_data, prepared, judgement.shown, context.metric)
-    return judgement.scores, (*on_data, *judge(evidence, job.rigour))
+    before = with_overlap(context.gates, prepared, judgement.shown, context.metric)
+    return judgement.scores, (*before, *judge(evidence, job.rigour))

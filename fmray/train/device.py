@@ -7,7 +7,7 @@ import ctypes
 import gc
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,18 @@ def circumstances(num_workers: int, device: torch.device) -> dict[str, Any]:
     """Name what decides the last bits of a training, and may differ where it is continued."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {"workers": num_workers, "threads": torch.get_num_threads(), "device": kind, "torch": torch.__version__}
+
+
+def computing() -> dict[str, int]:
+    """Say how this process computes, as far as that decides the last bits of a prediction."""
+    return {"threads": torch.get_num_threads(), "deterministic": int(torch.are_deterministic_algorithms_enabled())}
+
+
+def compute_as(asked: Mapping[str, int]) -> None:
+    """Compute as another process does, which `computing` describes."""
+    torch.set_num_threads(asked["threads"])
+    if asked["deterministic"] != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(bool(asked["deterministic"]))
 
 
 def num_threads(run: RunOptions) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fmray.catalogue import UNWAIVABLE
 from fmray.events import Driver, Epoch, Failed, Failure, Workers
 from fmray.failures import (
     AGAIN,
@@ -37,7 +38,8 @@ BEGUN_SECONDS = 60.0
 """How long a run may take to name itself."""
 MOST_LEFT_OUT = 5
 UNSURE = ("bug", "killed worker", "cluster")
-GATE_FIX = "Look at the gate in the report, mend the data or the job; or waive it under rigour, with a reason"
+GATE_FIX = "Look at the gate in the report, mend the data or the job"
+WAIVER = "; or waive it under rigour, with a reason"
 
 
 def finished(evidence: Evidence) -> Iterator[Finding]:
@@ -54,7 +56,7 @@ def finished(evidence: Evidence) -> Iterator[Finding]:
             "gate",
             f"it finished, but {len(failed)} rigour gate{'s' * (len(failed) > 1)} failed: {shorten(why)}",
             (*said, *seen),
-            GATE_FIX,
+            GATE_FIX + WAIVER * UNWAIVABLE.keys().isdisjoint(failed),
         )
     else:
         yield Finding(

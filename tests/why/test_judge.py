@@ -368,6 +368,8 @@ def test_gates_that_failed_are_the_cause_and_the_others_are_not():
     }
     found = first(evidence("finished", run=run, gates=gates))
     assert (found.kind, "off by 0.2" in found.cause) == ("gate", True)
+    assert "waive it under rigour" in found.fix
+    assert "waive" not in first(evidence("finished", run={**run, "failed_gates": ["G31"]}, gates=gates)).fix
     assert first(evidence("finished", run={**run, "failed_gates": []})).kind == "finished"
 
 

@@ -3,7 +3,15 @@
 `gate` says what a gate is and what it is given, `run` runs those of a stage; the table of them is in the catalogue.
 """
 
-from fmray.rigour.gates.gate import ArtefactEvidence, DataEvidence, Evidence, Finding, Gate, Golden
+from fmray.rigour.gates.gate import (
+    ArtefactEvidence,
+    DataEvidence,
+    Evidence,
+    Finding,
+    Gate,
+    Golden,
+    TrainingEvidence,
+)
 from fmray.rigour.gates.run import failed, judge, refuse_failed, run_gates
 
 __all__ = [
@@ -13,6 +21,7 @@ __all__ = [
     "Finding",
     "Gate",
     "Golden",
+    "TrainingEvidence",
     "failed",
     "judge",
     "refuse_failed",

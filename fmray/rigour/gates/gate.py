@@ -12,7 +12,7 @@ import numpy as np
 
 from fmray.evaluate.facts import Facts
 from fmray.evaluate.table import Table
-from fmray.records import Json, Member, Prepared, Scores, Split
+from fmray.records import Ensemble, Json, Member, Prepared, Scores, Split
 from fmray.spec.sections import Rigour
 
 Status = Literal["pass", "fail", "warn", "waived", "inconclusive", "not_run"]
@@ -50,8 +50,8 @@ class Gate:
 
     Args:
         name: In words, as the report shows it.
-        stage: "data" gates run before training and stop the run; "result" gates look at scores and predictions;
-            "artefact" gates open the model that was written.
+        stage: "data" gates run before training, "training" gates before the test set is looked at, and both stop the
+            run; "result" gates look at scores and predictions; "artefact" gates at the model once it was opened again.
         needs: Attributes of the evidence that may be None -> why the gate is not run then.
         run: Gives the finding.
     """
@@ -117,20 +117,40 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Golden:
-    """Hold predictions on a few rows, as made by this process and by a fresh one that opened the model's folder.
+class TrainingEvidence:
+    """Hold what gates of the training look at, before the test set is.
 
     Args:
-        device: Where members computed while the run made its own predictions.
-
-    Shapes:
-        here, fresh: (N, C or T); the first by this process, the second by the fresh one, both from rows as read.
-        said: (N, C or T), what the run itself said of these rows; None where that is not known.
+        members: All that were trained, with their histories and scores on validation.
+        ensemble: Which of them were chosen, with their weights, by what they say on validation.
+        health: Numeric events of training.
     """
 
+    members: Sequence[Member]
+    ensemble: Ensemble
+    health: Sequence[Json]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Hold predictions on a few rows of validation, of tokens for each.
+
+    Args:
+        rows: How many rows there are.
+        faulty: How many of them the opened model cannot read.
+        device: Where the run computed its own predictions.
+
+    Shapes:
+        here: (N, C or T), by the run's members on its prepared rows, computed on the CPU as the fresh process does.
+        fresh: The same shape, by a process that opened the model's folder, from rows as read.
+        said: The same shape, as the run wrote it down and scored it.
+    """
+
+    rows: int
     here: np.ndarray
     fresh: np.ndarray
-    said: np.ndarray | None = None
+    said: np.ndarray
+    faulty: int = 0
     device: str = "cpu"
 
 
@@ -139,13 +159,13 @@ class ArtefactEvidence:
     """Hold what gates of the model's folder look at.
 
     Args:
-        golden: Predictions on a few rows; None if there are no rows, or the folder could not be opened.
-        error: Why it could not be opened; empty if it was.
-        pickles: Files in the folder that run code by being read.
-        reason: Why there are no rows to compare.
+        golden: Predictions on a few rows; None where there are none to compare.
+        error: Why the folder could not be opened, or gives no predictions; empty if it does.
+        pickles: Files in the folder that may run code by being read.
+        reason: Why it was not opened.
     """
 
-    golden: Golden | None
+    golden: Golden | None = None
     error: str = ""
     pickles: Sequence[str] = ()
     reason: str = ""

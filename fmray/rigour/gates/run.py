@@ -55,7 +55,7 @@ def failed(gates: Sequence[Json]) -> tuple[str, ...]:
 
 
 def refuse_failed(gates: Sequence[Json]) -> None:
-    """Stop a run whose data failed a gate.
+    """Stop a run whose data or training failed a gate.
 
     Raises:
         GateError: Naming the gates, with what they found.
@@ -64,5 +64,6 @@ def refuse_failed(gates: Sequence[Json]) -> None:
         return
     texts = " ".join(f"{gate['gate']} {gate['name']}: {gate['text']}" for gate in gates if gate["gate"] in names)
     free = [name for name in names if name not in UNWAIVABLE]
-    cure = f" Mend the data, or waive {', '.join(free)} under rigour.waive with a reason." if free else ""
+    mend = "Mend the data" if any(gate.get("stage") == "data" for gate in gates) else "Change the job"
+    cure = f" {mend}, or waive {', '.join(free)} under rigour.waive with a reason." if free else ""
     raise GateError(f"{texts}{cure}", "rigour", gates=names)
