@@ -39,7 +39,7 @@ from fmray.schema import Schema
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
-from fmray.store import fingerprint, redact, source_digest
+from fmray.store import fingerprint, redact
 from fmray.store.copies import copy_file, folder_to_write
 from fmray.store.places import files_of
 from fmray.store.regular import open_regular, require_inside, require_regular
@@ -112,7 +112,7 @@ def write_model(
         "ways": {name: _way(own) for name, own in ways.items()},
         "data": {**asked, "path": redact(asked["path"])},
         "types": base64.b64encode(types.serialize().to_pybytes()).decode(),
-        "modules": {name: source_digest(name) for name in job.modules()},
+        "modules": {name: _digest_of(name) for name in job.modules()},
     }
     # Not redacted as a whole: a column may be called `token`, and its step must not forget what it learned.
     plain: Json = json.loads(json.dumps(description, allow_nan=False))
@@ -294,6 +294,14 @@ def _example(dataset: Dataset, prepared: Prepared, ways: Sequence[Prepared]) -> 
         if sound.any():
             return rows.filter(pa.array(sound)).slice(0, EXAMPLE_ROWS).combine_chunks()
     return pa.schema([dataset.schema.field(name) for name in names]).empty_table()
+
+
+def _digest_of(module: str) -> str:
+    """Digest a module of the user as it lies now, which an earlier job of this process may have had another of."""
+    file = file_of_module(module)
+    if file is None:
+        raise SpecError(f"module {module!r} has no source. Put it beside the job file, or install it.", "model")
+    return module_digest(module, file)
 
 
 def _copy_code(job: Job, folder: Path) -> None:

@@ -24,7 +24,7 @@ from fmray.inference import fresh
 from fmray.inference.golden import GOLDEN_ROWS, GoldenRows, choose_rows
 from fmray.inference.reopen import Asked, ask, pickles_in, reopen
 from fmray.records import Ensemble
-from fmray.rigour.gates import ArtefactEvidence, Golden, failed, run_gates
+from fmray.rigour.gates import ArtefactEvidence, Golden, run_gates
 from fmray.spec.load import job_from
 from fmray.spec.sections import Rigour
 from fmray.stages.reopening import DRAFT, evidence_of
@@ -347,11 +347,11 @@ class Net(nn.Module):
 """
 
 
-def own_job(folder: Path, **changed) -> dict:
+def own_job(folder: Path, net: str = NET, **changed) -> dict:
     folder.mkdir(exist_ok=True)
     if not (folder / "data").exists():
         write_data(folder / "data", rows())
-    (folder / "net.py").write_text(NET)
+    (folder / "net.py").write_text(net)
     steps = [{"drop": {"columns": ["day"]}}, {"one_hot": {"columns": ["city"]}}, "standardise"]
     data = {"path": "data", "target": "y", "key": "id", "ignore": ["z", "w"]}
     return {"name": "own", "data": data, "steps": steps, "model": "net:Net", "train": {"epochs": 2}, **changed}
@@ -379,16 +379,19 @@ def test_a_model_of_the_users_own_code_is_opened_by_a_process_that_finds_that_co
 
 
 @pytest.mark.slow
+def test_two_jobs_of_a_process_may_each_bring_a_module_of_one_name(tmp_path):
+    assert ran(tmp_path / "one")[0]["status"] == "pass"
+    found, _ = ran(tmp_path / "two", net=NET.replace("return self.last(x)", "return self.last(x).tanh()"))
+    assert found["status"] == "pass"
+
+
+@pytest.mark.slow
 @pytest.mark.fresh_process
 def test_a_module_beside_the_job_that_the_folder_lacks_is_noticed(tmp_path):
-    own_job(tmp_path)
     (tmp_path / "beside.py").write_text("from torch.nn import Linear\n")
-    job = job_from(own_job(tmp_path), tmp_path)
-    (tmp_path / "net.py").write_text(NET.replace("from torch import nn", "import beside\nfrom torch import nn"))
-    done = run(job, str(tmp_path / "store"))
-    gates = json.loads((Path(done.root) / "gates.json").read_text())
-    assert "G31" in failed(gates)
-    assert "No module named 'beside'" in gates[-1]["text"]
+    found, _ = ran(tmp_path, net=NET.replace("from torch import nn", "import beside\nfrom torch import nn"))
+    assert found["status"] == "fail"
+    assert "No module named 'beside'" in found["text"]
 
 
 @pytest.mark.slow
