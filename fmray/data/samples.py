@@ -64,7 +64,7 @@ def _digits() -> pa.Table:
 def _shards(name: str, store: Store | None, load: Callable[[], pa.Table]) -> str:
     store = store or Store(os.path.join(os.path.expanduser("~"), ".cache", "fmray"))
     folder = store.path("samples", name)
-    mark = posixpath.join(folder, "_complete.json")
+    mark = f"{folder}.json"  # beside the folder, of which all is read
     made_by = {"name": name, "libraries": fingerprint(sklearn.__version__, pa.__version__)}
     if not _is_whole(folder, mark, made_by, store):
         table = load()
