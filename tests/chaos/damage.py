@@ -74,7 +74,7 @@ KINDS: dict[str, str] = {
     "promotions": r"promotions/[^/]+/.*\.jsonl",
     "promotions head": r"promotions/[^/]+/.*\.head\.json",
     "witness": r"runs/[^/]+/[^/]+/witness/.*\.json",
-    "sample": r"samples/[^/]+/.*\.(parquet|json)",
+    "sample": r"samples/[^/]+(/.*\.parquet|\.json)",
     "predicted list": r"\.\./out/predictions\.json",
     "predicted rows": r"\.\./out/part-\d+\.parquet",
     "predicted state": r"\.\./out/_state/(begun\.json|scratch/.*)",
