@@ -4,12 +4,10 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from live_ray import LiveRay
+from reopened import reopened_here
 
 from fmray.inference import fresh
 
@@ -61,30 +59,13 @@ def _reopen_models_here() -> None:
     of that process, and that it knows nothing of this one: tests marked `fresh_process`, and those that run the command
     line, have the real thing.
     """
-    fresh.fresh_process = _here
+    fresh.fresh_process = reopened_here
 
 
 @pytest.fixture(autouse=True)
 def _reopen_models_afresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("fresh_process") is not None:
         monkeypatch.setattr(fresh, "fresh_process", IN_A_PROCESS_OF_ITS_OWN)
-
-
-@contextmanager
-def _here(hidden: str = "") -> Iterator[Callable[[Path], str]]:
-    def reopened(folder: Path) -> str:
-        before = list(sys.path)
-        from fmray.inference.reopen import reopen
-
-        try:
-            reopen(folder)
-        except Exception as error:
-            return f"it ended with code 1: {type(error).__name__}: {error}"
-        finally:
-            sys.path[:] = before  # a model's own code is put there
-        return ""
-
-    yield reopened
 
 
 @pytest.fixture(scope="session")

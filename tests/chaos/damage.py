@@ -214,10 +214,15 @@ def load() -> None:
 
     Nothing may start a thread before that.
     """
+    from fmray.inference import fresh
     from fmray.store.sources import code_digest
 
+    sys.path.append(str(Path(__file__).parents[1]))
     for name in LOADED:
         importlib.import_module(name)
+    fresh.fresh_process = importlib.import_module(
+        "reopened"
+    ).reopened_here  # each of hundreds of runs would start another Python
     code_digest("fmray.workflow")
 
 
