@@ -9,7 +9,7 @@ from fmray.store.manifest import read_atomic_folder, require_whole, verify, writ
 from fmray.store.patience import is_transient, waiting
 from fmray.store.plain import fingerprint
 from fmray.store.redaction import captured_environment, redact
-from fmray.store.sources import code_digest, source_digest
+from fmray.store.sources import code_digest, source_digest, with_imported
 from fmray.store.store import FORMAT, Draft, Store
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "source_digest",
     "verify",
     "waiting",
+    "with_imported",
     "write_atomic_folder",
 ]

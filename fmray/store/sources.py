@@ -91,6 +91,11 @@ def module_digest(package: str, file: Path) -> str:
     return hashlib.blake2b(_sources(package, file), digest_size=16).hexdigest()
 
 
+def with_imported(modules: Iterable[str]) -> list[str]:
+    """Name modules of the user and all that they import, but for fmray and installed packages."""
+    return sorted(name for name in _closure(modules) if not _is_fmray(name))
+
+
 def _closure(modules: Iterable[str]) -> dict[str, Module]:
     """Find modules and all that they import, but for installed packages of others."""
     found: dict[str, Module] = {}

@@ -39,7 +39,7 @@ from fmray.schema import Schema
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
-from fmray.store import fingerprint, redact
+from fmray.store import fingerprint, redact, with_imported
 from fmray.store.copies import copy_file, folder_to_write
 from fmray.store.places import files_of
 from fmray.store.regular import open_regular, require_inside, require_regular
@@ -305,9 +305,12 @@ def _digest_of(module: str) -> str:
 
 
 def _copy_code(job: Job, folder: Path) -> None:
-    """Copy the user's modules that lie beside the job file; installed packages must be installed where it is read."""
+    """Copy the user's modules that lie beside the job file, with those there that they import.
+
+    Installed packages must be installed where the model is read.
+    """
     beside = Path(job.folder).resolve()
-    for top in {name.partition(".")[0] for name in job.modules()}:
+    for top in sorted({name.partition(".")[0] for name in [*job.modules(), *with_imported(job.modules())]}):
         found = importlib.util.find_spec(top)
         origin = Path(found.origin).resolve() if found is not None and found.origin else None
         if origin is None or not origin.is_relative_to(beside):

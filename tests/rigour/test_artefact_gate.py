@@ -387,11 +387,18 @@ def test_two_jobs_of_a_process_may_each_bring_a_module_of_one_name(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.fresh_process
-def test_a_module_beside_the_job_that_the_folder_lacks_is_noticed(tmp_path):
-    (tmp_path / "beside.py").write_text("from torch.nn import Linear\n")
-    found, _ = ran(tmp_path, net=NET.replace("from torch import nn", "import beside\nfrom torch import nn"))
+def test_a_module_that_the_users_own_one_imports_comes_along_and_one_that_fmray_cannot_see_is_noticed(tmp_path):
+    for name in ("seen", "unseen"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}_beside.py").write_text("from torch.nn import Linear\n")
+    imported = NET.replace("from torch import nn", "import seen_beside\nfrom torch import nn")
+    found, root = ran(tmp_path / "seen", net=imported)
+    assert found["status"] == "pass"
+    assert (root / "model/code/seen_beside.py").is_file()
+    hidden = "import importlib\nimportlib.import_module('unseen_' + 'beside')\nfrom torch import nn"
+    found, _ = ran(tmp_path / "unseen", net=NET.replace("from torch import nn", hidden))
     assert found["status"] == "fail"
-    assert "No module named 'beside'" in found["text"]
+    assert "No module named 'unseen_beside'" in found["text"]
 
 
 @pytest.mark.slow
