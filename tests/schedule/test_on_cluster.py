@@ -152,7 +152,7 @@ def test_a_scheduler_killed_while_its_run_is_on_the_cluster_attaches_when_it_is_
     arguments = ["schedule", "run", path, "--store", store.root, "--once"]
     call = [sys.executable, "-m", "fmray.cli", *map(str, arguments), "--address", live.address]
     first = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=live.environment())
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not list((tmp_path / "store").glob("**/states/*/manifest.json")):
         assert time.monotonic() < end
         assert first.poll() is None

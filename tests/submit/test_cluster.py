@@ -55,7 +55,7 @@ def test_a_submitted_run_is_attached_to_stopped_and_continued_to_its_end(live, j
     again = live.fmray("submit", job, "--store", store, "--no-preflight")
     assert (again["status"], again["submission_id"]) == ("attached", first["submission_id"])
 
-    root, end = store / "runs/small" / first["run_id"], time.monotonic() + 60
+    root, end = store / "runs/small" / first["run_id"], time.monotonic() + 300
     while not list(store.glob("**/states/*/manifest.json")):
         assert time.monotonic() < end, live.fmray("logs", first["run_id"])["log"]
         time.sleep(0.1)
