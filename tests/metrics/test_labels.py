@@ -56,6 +56,16 @@ def test_what_stands_behind_the_probabilities_decides(name):
     assert found != metric.value(p, target, None)
 
 
+def slope_at(metric, row, p, target, weight, step):
+    """Give the derivative of a metric by the weight of a row, from values on both sides of it."""
+    values = []
+    for sign in (1, -1):
+        moved = weight.copy()
+        moved[row] += sign * step
+        values.append(metric.value(p, target, moved))
+    return (values[0] - values[1]) / (2 * step)
+
+
 @pytest.mark.parametrize("name", [*NAMES, "f1[b]"])
 def test_the_influence_of_a_row_is_the_derivative_by_its_weight(name):
     p, target, weight = rows()
@@ -63,12 +73,8 @@ def test_the_influence_of_a_row_is_the_derivative_by_its_weight(name):
     influence = metric.influence(p, target, weight)
     step = 1e-5
     for row in range(0, 400, 57):
-        values = []
-        for sign in (1, -1):
-            moved = weight.copy()
-            moved[row] += sign * step
-            values.append(metric.value(p, target, moved))
-        assert influence[row] / weight[row] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-9)
+        slope = slope_at(metric, row, p, target, weight, step=step)
+        assert influence[row] / weight[row] == pytest.approx(slope, rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,12 +163,8 @@ def test_the_influence_of_a_row_on_undecided_labels_is_that_at_the_chosen_thresh
     influence = metric.influence(p, target, weight)
     step = 1e-6  # too small a weight to change what is chosen
     for row in range(0, 3000, 431):
-        values = []
-        for sign in (1, -1):
-            moved = weight.copy()
-            moved[row] += sign * step
-            values.append(metric.value(p, target, moved))
-        assert influence[row] / weight[row] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-3, abs=1e-8)
+        slope = slope_at(metric, row, p, target, weight, step=step)
+        assert influence[row] / weight[row] == pytest.approx(slope, rel=1e-3, abs=1e-8)
 
 
 def test_labels_that_nobody_has_and_probabilities_of_zero_and_one_and_none_are_scored():
