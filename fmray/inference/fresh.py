@@ -31,6 +31,9 @@ def fresh_process(hidden: str = "") -> Iterator[Callable[[Path], str]]:
 
     Yields:
         Asks about a folder, waits, and says why no answer was left there; "" if one was.
+
+    Raises:
+        OSError: On entering, if no process can be started.
     """
     with tempfile.TemporaryFile() as printed:  # a file, since a pipe that nobody reads would stop it
         process = subprocess.Popen(

@@ -3,6 +3,7 @@
 What a model says of a row is what the run that made it would have said: the same fitted steps, the same ensemble.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from fmray.schema import Schema
 from fmray.store import Store
 from fmray.store.copies import folder_to_keep
 from fmray.store.places import files_of
-from fmray.store.regular import require_inside, require_regular
+from fmray.store.regular import open_regular, require_inside
 from fmray.targets.codec import codec_of
 from fmray.train.predict import Predictor
 from fmray.train.saved import EXAMPLE, FILE, Saved, admit_code, read_model
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODEL_FOLDER = "model"
+MOST_EXAMPLE_BYTES = 1 << 30
 
 
 def open_model(folder: str | Path, store: Store | None = None, *, trust_code: Trust = False) -> "SavedModel":
@@ -133,11 +135,21 @@ class SavedModel:
 
     @property
     def example(self) -> pa.Table:
-        """A few validation rows as they were read, with the columns that rows must have."""
+        """A few validation rows as they were read, with the columns that rows must have.
+
+        Raises:
+            DataError: If the file was changed since the model was written, or cannot be read.
+        """
+        path = f"{self._here}/{EXAMPLE}"
         try:
-            require_inside(f"{self._here}/{EXAMPLE}", self._here)
-            require_regular(f"{self._here}/{EXAMPLE}")
-            return pq.read_table(f"{self._here}/{EXAMPLE}").select(self.input_types.names)
+            require_inside(path, self._here)
+            with open_regular(path, MOST_EXAMPLE_BYTES) as file:
+                data = file.read()
+            if self.saved.example not in (None, hashlib.sha256(data).hexdigest()):
+                raise DataError(
+                    f"{self.folder}/{EXAMPLE} was changed since the model was written. Copy the model folder again."
+                )
+            return pq.read_table(pa.BufferReader(data)).select(self.input_types.names)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise DataError(f"{self.folder}/{EXAMPLE} cannot be read: {error}. Copy the model folder again.") from error
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,13 @@ def reopening(
     if context.job.rigour.profile == "draft":
         yield partial(_judge, context, ArtefactEvidence(reason=DRAFT))
         return
-    with fresh.fresh_process(hidden=context.job.folder) as answer:
+    with ExitStack() as stack:
+        try:
+            answer = stack.enter_context(fresh.fresh_process(hidden=context.job.folder))
+        except OSError as error:  # too many processes, or no memory for another one
+            reason = f"no fresh process could be started: {error.strerror or error}."
+            yield partial(_judge, context, ArtefactEvidence(reason=reason))
+            return
         yield lambda: _judge(context, _reopened(context, members, ensemble, answer))
 
 

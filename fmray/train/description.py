@@ -129,6 +129,7 @@ class Description(_Strict):
     types: str
     modules: dict[Annotated[str, Field(pattern=MODULE)], Digest]
     code: dict[Annotated[str, BeforeValidator(_code_path)], Digest] | None = None
+    example: Digest | None = None
     checksum: Digest
 
     def names(self) -> Iterator[tuple[Registry, str, str]]:

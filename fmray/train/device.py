@@ -34,8 +34,7 @@ def set_up(run: RunOptions, train: Train, threads: int | None = None) -> torch.d
     if train.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise SpecError(f"bfloat16, but {torch.cuda.get_device_name()} lacks it. Set float32.", "train.precision")
     torch.set_num_threads(threads or num_threads(run))
-    if run.deterministic != torch.are_deterministic_algorithms_enabled():  # to set it takes two seconds of imports
-        torch.use_deterministic_algorithms(run.deterministic)
+    _set_deterministic(run.deterministic)
     if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _keep_heap()
@@ -56,8 +55,16 @@ def computing() -> dict[str, int]:
 def compute_as(asked: Mapping[str, int]) -> None:
     """Compute as another process does, which `computing` describes."""
     torch.set_num_threads(asked["threads"])
-    if asked["deterministic"] != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(bool(asked["deterministic"]))
+    _set_deterministic(bool(asked["deterministic"]))
+
+
+def _set_deterministic(is_deterministic: bool) -> None:
+    """Let operations without a deterministic implementation raise, or no longer.
+
+    `torch.use_deterministic_algorithms` would set the same flag, and one for `torch.compile`, whose import takes two
+    seconds; here nothing is compiled.
+    """
+    torch.set_deterministic_debug_mode("error" if is_deterministic else "default")
 
 
 def num_threads(run: RunOptions) -> int:

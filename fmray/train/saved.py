@@ -65,6 +65,7 @@ class Saved:
         types: Columns that made up a row in training, as they were read.
         modules: The user's own modules behind the names of models, steps and task -> digest of their source.
         code: Python file in `code/` -> SHA-256; None where an earlier fmray did not say.
+        example: SHA-256 of `example.parquet`; None where an earlier fmray did not say.
         identity: Names the content of the folder.
     """
 
@@ -76,6 +77,7 @@ class Saved:
     types: pa.Schema
     modules: Mapping[str, str]
     code: Mapping[str, str] | None
+    example: str | None
     identity: str
 
     def ways(self) -> dict[str, Prepared]:
@@ -121,6 +123,7 @@ def write_model(
             for name in files_of(member.root).sizes(member.root):
                 copy_file(f"{member.root}/{name}", f"{home}/{member.index:05d}/{name}")
         pq.write_table(_example(dataset, prepared, list(ways.values())), f"{home}/{EXAMPLE}")
+        plain["example"] = hashlib.sha256(Path(home, EXAMPLE).read_bytes()).hexdigest()
         _copy_code(job, Path(home) / CODE)
         plain["code"] = {
             path.relative_to(Path(home) / CODE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -153,6 +156,7 @@ def read_model(root: str) -> Saved:
         types=types_of(value["types"], path),
         modules={name: value["modules"][name] for name in told.own_modules},
         code=value.get("code"),
+        example=value.get("example"),
         identity=value["checksum"],
     )
 

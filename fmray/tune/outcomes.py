@@ -68,7 +68,6 @@ def finish_trial(context: TrialContext, trial: Trial, packs: Sequence[int], untr
         packs: Numbers of the packs that have an outcome.
         untrained: Pack-like outcome of the members that are in no pack; see `outcome_of_untrained`.
     """
-    context.fence.check()
     context.store.write_json(f"{context.folder(trial.number)}/{RESULT}", {"packs": list(packs), "lost": untrained})
 
 
@@ -108,7 +107,6 @@ def write_pack(
     predictions = _predictions_on_sample(pack, val_rows, group)
     if not group.is_first:
         return
-    context.fence.check()
     folder = context.pack_folder(trial, number)
     with to_write(f"{folder}/{PREDICTIONS}") as path:
         np.save(path, predictions, allow_pickle=False)
@@ -135,7 +133,6 @@ def write_failed_pack(
     context: TrialContext, trial: Trial, number: int, plans: Sequence[Plan], left_out: Failures
 ) -> None:
     """Write the outcome of a pack of which no member could be trained."""
-    context.fence.check()
     shown = outcome_of_untrained(context, trial, plans, left_out)
     context.store.write_json(f"{context.pack_folder(trial, number)}/{RESULT}", shown)
 

@@ -232,7 +232,6 @@ def _train_pack(task: _PackTask) -> bool:
         pack = None  # frees the memory, which the next one needs
         if newly_failed:
             left_out = left_out | newly_failed
-            context.fence.check()
             # states first: if killed before the list is written, the whole pack starts over, which is safe
             context.store.remove(f"{task.folder}/states")
             context.store.write_json(path, {str(index): why for index, why in left_out.items()})
@@ -354,7 +353,6 @@ def _layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> 
             # with `seeds.order`, members read rows in different orders, so none can share a pack
             packable = trial.plans[:1] if trial.job.train.seeds.order else trial.plans
             layout = _choose_fitting_layout(context, trial, packable, worker=worker, rows=rows)
-            context.fence.check()
             context.store.write_json(path, asdict(layout))
         chosen = context.store.read_json(path)
     found = PackLayout(**worker.group.broadcast(chosen))

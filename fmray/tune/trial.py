@@ -54,7 +54,7 @@ class TrialContext:
         metric: Name of the primary metric.
         store, home: Where states and outcomes are written, a folder for each trial.
         role: What the members are for.
-        fence: Its `check` raises if this process has lost its lease; called before states and outcomes are written.
+        fence: Of the lease on `home`; where the context was sent, it guards every write below `home`.
         records_refused_trials: Record a trial whose parameters are refused as failed, instead of ending the sweep.
         records_failed_members: Record a member whose code raises as failed, too, and keep training the others.
     """

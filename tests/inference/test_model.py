@@ -97,6 +97,28 @@ def test_a_few_validation_rows_come_with_the_model(classes, model):
     assert opened.predict(example)["prediction"].null_count == 0
 
 
+def test_validation_rows_that_were_changed_since_are_not_taken_for_those_of_the_model(model, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(model, changed)
+    path = changed / "example.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.take(list(reversed(range(table.num_rows)))), path)
+    with pytest.raises(DataError, match=r"changed/example\.parquet was changed since the model was written"):
+        _ = open_model(changed).example
+    path.unlink()
+    with pytest.raises(DataError, match=r"changed/example\.parquet cannot be read"):
+        _ = open_model(changed).example
+
+
+def test_the_validation_rows_of_a_model_of_an_earlier_version_have_no_digest(model, tmp_path):
+    earlier = tmp_path / "earlier"
+    shutil.copytree(model, earlier)
+    description = json.loads((earlier / "model.json").read_text())
+    description = {name: value for name, value in description.items() if name not in ("example", "checksum")}
+    (earlier / "model.json").write_text(json.dumps({**description, "checksum": fingerprint(description)}))
+    assert open_model(earlier).example.equals(open_model(model).example)
+
+
 def test_a_model_speaks_where_it_was_moved_to_and_the_run_is_gone(classes, model, tmp_path):
     moved = tmp_path / "elsewhere" / "copy"
     shutil.copytree(model, moved)

@@ -1,5 +1,6 @@
 """Damage the folders of models, over families of data: gate G31 must see it, and leave whole ones alone."""
 
+import errno
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -419,6 +421,18 @@ def test_a_process_that_hangs_or_dies_is_a_finding(tmp_path, monkeypatch, does, 
     found, _ = ran(tmp_path)
     assert found["status"] == "fail"
     assert said in found["text"]
+
+
+def test_a_machine_that_starts_no_more_processes_ends_no_run_for_it(tmp_path, monkeypatch):
+    @contextmanager
+    def refused(hidden):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        yield
+
+    monkeypatch.setattr(fresh, "fresh_process", refused)
+    found, _ = ran(tmp_path)
+    assert found["status"] == "not_run"
+    assert found["text"] == "no fresh process could be started: Resource temporarily unavailable."
 
 
 def fresh_processes(folder: Path) -> list[int]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from leases import take_over
 
 from fmray.errors import ClusterError
 from fmray.store import Store
@@ -21,13 +22,6 @@ from fmray.store.places import files_of
 @pytest.fixture
 def store(tmp_path):
     return Store(str(tmp_path / "store"))
-
-
-def take_over(place: str) -> None:
-    """Take a lease as another process would."""
-    holder = newest_holder(files_of(place), place)
-    other = replace(holder, fence=holder.fence + 1, token="other", pid=1)
-    Path(place, f"lease-{other.fence:08d}.json").write_text(json.dumps(asdict(other)))
 
 
 def stamp(place: str, seconds: float, text: str = "") -> Path:

@@ -100,8 +100,6 @@ def prepared_rows(job: Job, folder: Path) -> Prepared:
 
 def warm_up() -> None:
     """Do once, before any child is forked, what each would do again: import, and read the code that keys name."""
-    torch.use_deterministic_algorithms(True)  # imports much
-    torch.use_deterministic_algorithms(False)
     code_digest("fmray.data.prepare", "fmray.tune.search")
 
 

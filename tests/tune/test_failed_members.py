@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from leases import take_over
 from train import bad_nets
 from tune.kill import prepared_rows, write_data
 
@@ -18,6 +19,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
+from fmray.store.fences import is_lease
 from fmray.train.group import ALONE
 from fmray.train.single_rows import smallest_part
 from fmray.train.workers import Worker
@@ -258,32 +260,29 @@ def test_a_member_whose_score_is_infinite_has_none_and_fails_with_that_reason(ro
     assert (finite.status, finite.val_score is None) == ("finished", False)
 
 
-class Lost:
-    """Stand in for the fence of a lease that another process has taken over."""
+@pytest.fixture
+def lost(store):
+    """Give the context of a sweep whose lease another process has taken over."""
+    home = store.path("checkpoints", "k")
+    with pytest.raises(ClusterError, match="took over"), store.lease(home) as lease:
+        take_over(home)
+        yield TrialContext("roc_auc", store, home, "member", lease.fence, records_failed_members=True)
+        lease.check()
+    assert all(is_lease(path.rpartition("/")[2]) for path in store.list(home))
 
-    def check(self) -> None:
-        raise ClusterError("another process has taken over")
 
-
-def context_of(store: Store, fence: Any) -> TrialContext:
-    return TrialContext("roc_auc", store, store.path("checkpoints", "k"), "member", fence, records_failed_members=True)
-
-
-def test_a_process_that_has_lost_its_lease_does_not_write_a_pack_of_which_all_members_failed(rows, store):
+def test_a_process_that_has_lost_its_lease_does_not_write_a_pack_of_which_all_members_failed(rows, lost):
     plans = plans_of(rows[0], TASK)
     trial = Trial(0, 0, job=rows[0], plans=tuple(plans), prepared=rows[1])
     left_out = {plan.index: {"reason": "does not work", "class": "TrainError"} for plan in plans}
-    with pytest.raises(ClusterError, match="taken over"):
-        write_failed_pack(context_of(store, Lost()), trial, 0, plans, left_out)
-    assert store.list(store.path("checkpoints", "k")) == []
+    with pytest.raises(ClusterError, match="took over"):
+        write_failed_pack(lost, trial, 0, plans, left_out)
 
 
-def test_a_process_that_has_lost_its_lease_does_not_write_how_members_are_laid_out(rows, store):
+def test_a_process_that_has_lost_its_lease_does_not_write_how_members_are_laid_out(rows, lost):
     trial = Trial(0, 0, job=rows[0], plans=tuple(plans_of(rows[0], TASK)), prepared=rows[1])
-    worker = Worker(ALONE, torch.device("cpu"), ignore, rows[0].run)
-    with pytest.raises(ClusterError, match="taken over"):
-        train_trials.train_trials(context_of(store, Lost()), [trial], worker)
-    assert store.list(store.path("checkpoints", "k")) == []
+    with pytest.raises(ClusterError, match="took over"):
+        train_trials.train_trials(lost, [trial], Worker(ALONE, torch.device("cpu"), ignore, rows[0].run))
 
 
 class Watched(Store):
