@@ -111,7 +111,7 @@ class Book:
 
         Raises:
             ClusterError: If the store cannot tell which of two schedulers was first.
-            DataError: If the newest entry was removed.
+            DataError: If an entry was removed.
         """
         numbers = self._known_numbers()
         if not numbers:
@@ -136,7 +136,7 @@ class Book:
         """Give the newest entries, oldest first; none if the job never had a scheduler.
 
         Raises:
-            DataError: If the newest was removed.
+            DataError: If one was removed.
         """
         return [self._read(number) for number in self._known_numbers()[-count:]]
 
@@ -149,7 +149,7 @@ class Book:
         return self._store.lease(self._root, wait_seconds=0)
 
     def _known_numbers(self) -> list[int]:
-        """Give the numbers of all entries, after making sure that the one that the head knows is among them."""
+        """Give the numbers of all entries, after making sure that none is missing."""
         # the head first: what it knows must be there, also while another scheduler writes
         newest = int(self._store.read_json(self._head)["number"]) if self._store.exists(self._head) else 0
         numbers = self._numbers()
@@ -157,6 +157,11 @@ class Book:
             raise DataError(
                 f"{self._path(newest)} is gone, and {self._head} knows it. Restore it: without it, ticks would be "
                 "decided a second time."
+            )
+        if missing := set(range(1, len(numbers) + 1)).difference(numbers):
+            raise DataError(
+                f"{self._path(min(missing))} is gone, and there are newer entries. Restore it, or delete "
+                f"{self._root} to begin the schedule anew."
             )
         return numbers
 

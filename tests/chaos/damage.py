@@ -25,6 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ KINDS: dict[str, str] = {
     "fits": r"fits/[^/]+\.json",
     "members manifest": r"members/[^/]+/manifest\.json",
     "members tensors": r"members/[^/]+/data-.*\.safetensors",
+    "members booster": r"members/[^/]+/data-.*/model\.txt",
     "members said": r"members/[^/]+/data-.*\.npy",
     "checkpoint manifest": r"checkpoints/.*/states/[^/]+/manifest\.json",
     "checkpoint tensors": r"checkpoints/.*/states/.*\.safetensors",
@@ -53,6 +55,7 @@ KINDS: dict[str, str] = {
     "pack result": r"checkpoints/[^/]+/trials/\d+/\d+/result\.json",
     "trial result": r"checkpoints/[^/]+/trials/\d+/result\.json",
     "pack tensors": r"checkpoints/[^/]+/trials/\d+/\d+/\d+/model\.safetensors",
+    "pack booster": r"checkpoints/[^/]+/trials/\d+/\d+/\d+/model\.txt",
     "pack said": r"checkpoints/[^/]+/trials/\d+/\d+/val\.npy",
     "run.json": r"runs/[^/]+/[^/]+/run\.json",
     "finished.json": r"runs/[^/]+/[^/]+/finished\.json",
@@ -64,6 +67,8 @@ KINDS: dict[str, str] = {
     "sealed": r"runs/[^/]+/[^/]+/sealed/.*\.parquet",
     "model.json": r"runs/[^/]+/[^/]+/model/model\.json",
     "model tensors": r"runs/[^/]+/[^/]+/model/.*\.safetensors",
+    "model booster": r"runs/[^/]+/[^/]+/model/\d+/model\.txt",
+    "model code": r"runs/[^/]+/[^/]+/model/code/.*\.py",
     "example": r"runs/[^/]+/[^/]+/model/example\.parquet",
     "scores": r"runs/[^/]+/[^/]+/scores\.json",
     "gates": r"runs/[^/]+/[^/]+/gates\.json",
@@ -75,13 +80,15 @@ KINDS: dict[str, str] = {
     "promotions head": r"promotions/[^/]+/.*\.head\.json",
     "witness": r"runs/[^/]+/[^/]+/witness/.*\.json",
     "sample": r"samples/[^/]+(/.*\.parquet|\.json)",
+    "schedule": r"schedules/[^/]+/log/\d+\.json",
+    "schedule head": r"schedules/[^/]+/head\.json",
     "predicted list": r"\.\./out/predictions\.json",
     "predicted rows": r"\.\./out/part-\d+\.parquet",
     "predicted state": r"\.\./out/_state/(begun\.json|scratch/.*)",
 }
 """Kind of file -> its path in a store; predictions lie beside it."""
 
-AFTER = ("run", "runs", "report", "ledger", "why", "predict", "predict again", "export", "promote", "fresh")
+AFTER = ("run", "runs", "report", "ledger", "why", "schedule", "predict", "predict again", "export", "promote", "fresh")
 """Commands that read a finished run, in the order in which they are called."""
 READERS: dict[str, tuple[str, ...]] = {
     r"store format|run\.json|finished\.json": ("run", "runs", "report", "ledger", "why", "promote", "fresh"),
@@ -89,12 +96,13 @@ READERS: dict[str, tuple[str, ...]] = {
     r"model.*|example": ("run", "predict", "export", "promote"),
     r"promotion.*|sealed|witness": ("run", "report", "promote", "fresh"),
     r"predicted.*": ("predict again",),
-    r"(footers|split|prepared|lanes|rows|fits|sample|members (manifest|tensors|said)).*": ("promote", "fresh"),
+    r"schedule.*": ("schedule",),
+    r"(footers|split|prepared|lanes|rows|fits|sample|members (manifest|tensors|booster|said)).*": ("promote", "fresh"),
     r".*": ("run", "runs", "report", "why"),
 }
 """Kinds of files of a finished run -> commands that read them, or might."""
 PLAIN = {
-    "name": "plain", "data": {"path": "../data", "target": "y"}, "split": {"test": 0.3},
+    "name": "plain", "data": {"path": "../data", "target": "y"}, "split": {"test": 0.3}, "schedule": {"cron": "0 3 * * *"},
     "model": {"mlp": {"width": 4}},
     "train": {"epochs": 3, "batch_rows": 32, "seeds": 3, "optimizer": {"adam": {"lr": 0.01}}, "early_stop": None},
     "evaluate": {"baselines": ["dummy"]}, "ensemble": "greedy",
@@ -109,7 +117,25 @@ SAMPLE = PLAIN | {"name": "sample", "data": {"path": "sample:iris", "target": "t
 SOBOL = SEARCH | {"name": "sobol", "search": SEARCH["search"] | {"by": "sobol"}}
 RIVAL = PLAIN | {"data": {"path": "../rival", "target": "y"}, "train": PLAIN["train"] | {"epochs": 2}}
 """The job `plain` on other data: its files are swapped in, and never damaged."""
-JOBS = {"plain": PLAIN, "search": SEARCH, "sobol": SOBOL, "sample": SAMPLE, "rival": RIVAL}
+TREES = PLAIN | {"name": "trees", "model": {"lightgbm": {"num_leaves": 4}},
+                 "train": {"epochs": 4, "seeds": 2, "early_stop": None}}  # fmt: skip
+OWN = PLAIN | {"name": "own", "model": "chaos_net:Net"}
+JOBS = {
+    "plain": PLAIN, "search": SEARCH, "sobol": SOBOL, "sample": SAMPLE, "rival": RIVAL, "trees": TREES, "own": OWN
+}  # fmt: skip
+NET = """from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, schema, num_outputs):
+        super().__init__()
+        self.last = nn.Linear(schema.width, num_outputs)
+
+    def forward(self, x):
+        return self.last(x)
+"""
+COMMANDS_OF = {"sample": (), "search": (), "sobol": (), "trees": ("predict",), "own": ("predict",)}
+"""Job -> commands beside `run`, `runs` and `fresh` that are called on its snapshots; those not named have all."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +282,7 @@ class House:
         for name, job in JOBS.items():
             told = job | {"run": job["run"] | ({"workers": 1} if self.where == "ray" else {})}
             (self.jobs / f"{name}.json").write_text(json.dumps(told))
+        (self.jobs / "chaos_net.py").write_text(NET)
         for name in JOBS if self.where == "in-process" else ("plain", "rival"):
             code, text = in_child(lambda name=name: self._build(name), self.work / "build.log", 600)
             if code != 0:
@@ -293,6 +320,8 @@ class House:
         """Have a second run promoted over the first, and rows predicted."""
         from fmray.promote import promote
         from fmray.report.folder import read_run
+        from fmray.schedule.book import Book, Decision, State
+        from fmray.schedule.ticks import stamp
         from fmray.spec.load import load_job
         from fmray.store import Store
         from fmray.workflow import run
@@ -302,6 +331,10 @@ class House:
         promote(read_run(root, store), store)
         again = run(load_job(str(self.jobs / f"{name}.json"), []), store, fresh=True)
         promote(again, store)
+        book, now = Book(store, name), datetime(2026, 11, 1, tzinfo=UTC)
+        book.open(now)
+        for event in ("started", "finished", "skipped"):
+            book.write(Decision(event, stamp(now)), State(stamp(now)), now)
         self._predict(root, self.rival if name == "rival" else self.data, home / "out", keep)
 
     def _predict(self, root: str, data: Path, out: Path, keep: Callable[[str], None]) -> None:
@@ -327,7 +360,9 @@ class House:
         if when != "finished":
             return ("run",)
         reading = next(names for pattern, names in READERS.items() if re.fullmatch(pattern, kind)) if kind else AFTER
-        return reading if job == "plain" else tuple(name for name in reading if name in ("run", "runs", "fresh"))
+        if job not in COMMANDS_OF:
+            return reading
+        return tuple(name for name in reading if name in ("run", "runs", "fresh", *COMMANDS_OF[job]))
 
     def expected(self, snapshot: str) -> dict[str, Any]:
         """Give what each command answers on an undamaged copy."""
@@ -387,7 +422,11 @@ class House:
             "ledger": ["ledger", first],
             "why": ["why", first],
             "promote": ["promote", str(runs[-1]) if runs else "none"],
-            "predict": ["predict", first, str(self.data), "--out", str(out), "--place", _place(self.where)],
+            "schedule": ["schedule", "show", str(self.jobs / f"{job}.json"), "--store", str(store)],
+            "predict": [
+                *("predict", first, str(self.data), "--out", str(out), "--place", _place(self.where)),
+                *(["--trust-code"] if job == "own" else []),
+            ],
             "predict again": ["predict", first, str(self.data), "--out", str(place / "out"), "--place", "local"],
             "export": ["export", first, "--out", str(out)],
         }[command]
@@ -505,6 +544,8 @@ def _made(command: str, place: Path, out: Path, told: dict[str, Any]) -> Any:
         return _digest(page.read_text().replace(str(place), "")) if page.exists() else "none"
     if command == "ledger":
         return told.get("looks")
+    if command == "schedule":
+        return told.get("decisions")
     if command == "why":
         return [told.get("status"), [found.get("cause") for found in told.get("findings", [])]]
     if command == "promote":

@@ -69,6 +69,16 @@ def test_an_entry_that_is_gone_is_noticed_before_its_tick_is_decided_again(store
         Book(store, "job").entries(9)
 
 
+def test_an_older_entry_that_is_gone_is_no_shorter_history(store, tmp_path):
+    book = Book(store, "job")
+    book.open(NOW)
+    for event in ("started", "finished"):
+        assert book.write(Decision(event, "2026-05-01T03:00:00Z"), book.newest.state, NOW)
+    (tmp_path / "schedules/job/log/00000002.json").unlink()
+    with pytest.raises(DataError, match=r"log/00000002\.json is gone, and there are newer entries"):
+        Book(store, "job").entries(1)
+
+
 def test_a_scheduler_killed_before_the_head_was_written_is_no_damage(store, tmp_path):
     book = Book(store, "job")
     book.open(NOW)
