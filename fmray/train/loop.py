@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,8 @@ def fit(
         else:
             spent = _run_estimator_epoch(pack, train_rows, checkpoints, group)
         train_seconds = time.perf_counter() - started
-        if len(pack):  # else all members failed inside the epoch, which then does not count
+        is_completed = len(pack) > 0  # otherwise all members failed during the epoch, which then does not count
+        if is_completed:
             _finish_epoch(pack, val_rows, metric, group)
             waits = _apply_decision(pack, decide, group)
         passes = steps_left / (steps.per_pass if isinstance(pack, Pack) else epoch_steps)
@@ -92,7 +94,8 @@ def fit(
         waited = 0.0 if train_rows.in_memory else spent["rows"]
         # seconds, see `Epoch.spent`; of the worker that waited longest for rows
         spent = {"rows": max(group.all_gather(waited)), "checkpoints": spent["checkpoints"] + checkpoint_seconds}
-        report(_epoch_event(pack, metric, rows_per_second=speed, seconds=epoch_seconds, spent=spent))
+        if is_completed:
+            report(_epoch_event(pack, metric, rows_per_second=speed, seconds=epoch_seconds, spent=spent))
         # the first worker decides; `_save` is collective, so all must agree
         due = group.broadcast(checkpoints is not None and (checkpoints.due() or waits or not _has_epochs_left(pack)))
         checkpoint_seconds = _save(pack, checkpoints, group) if due else 0.0
@@ -345,16 +348,19 @@ def _reduce_lr_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> No
 
 def _drop_faulty(pack: Pack) -> None:
     """Drop members with a non-finite loss that were not dropped yet; the others keep training."""
-    fresh = {event["row_in_pack"]: event for event in pack.state.health if not event["handled"]}
-    if not fresh:
+    unhandled = [event for event in pack.state.health if not event["handled"]]
+    first: dict[int, dict[str, Any]] = {}  # a step of several phases may note a member more than once
+    for event in unhandled:
+        first.setdefault(event["row_in_pack"], event)
+    if not first:
         return
     reasons = [
         f"the loss was not finite at step {event['step']} (epoch {event['epoch']}): {event['where']}, "
         f"training rows at positions {event['positions']}"
-        for event in fresh.values()
+        for event in first.values()
     ]
-    pack.drop(list(fresh), "failed", reasons)
-    for event in fresh.values():
+    pack.drop(list(first), "failed", reasons)
+    for event in unhandled:
         event["handled"] = True
 
 

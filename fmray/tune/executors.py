@@ -36,7 +36,7 @@ from fmray.train.stacks import here
 from fmray.train.watch import Watch, on_roll
 from fmray.train.workers import Worker, failing_here, of_worker, refusal
 from fmray.tune.halving import Rules, RungScores, Stopper
-from fmray.tune.outcomes import is_finished, record_untrained
+from fmray.tune.outcomes import has_begun, is_finished, record_untrained
 from fmray.tune.proposals import Proposals
 from fmray.tune.slots import resources
 from fmray.tune.train_trials import train_trials
@@ -63,10 +63,12 @@ def train_here(
     """
     stopper = Stopper(context.store, context.home, rules, before)
     paused = []
+    planned = 0
     with failing_here(run.hang_seconds, report):
         while (trial := proposals.ask()) is not None:
             device = set_up(run, trial.job.train)
-            exhausted = "" if is_finished(context, trial) else stopper.exhausted_budget
+            exhausted = "" if has_begun(context, trial) else stopper.exhausted_for_new(planned)
+            planned += _planned_epochs(trial, rules)
             if exhausted:
                 record_untrained(context, trial, f"{exhausted} before it began", "stopped")
             elif not train_trials(context, [trial], Worker(ALONE, device, report, run), stopper.decide):
@@ -74,6 +76,11 @@ def train_here(
                 continue
             proposals.tell(trial)
     return paused
+
+
+def _planned_epochs(trial: Trial, rules: Rules) -> int:
+    """Return the epochs of all members of a trial until they are compared with others."""
+    return len(trial.plans) * rules.epochs_until_compared(trial.job.train.num_epochs)
 
 
 def train_on_ray(
@@ -102,7 +109,7 @@ def train_on_ray(
         needed = resources(living_nodes(), slots, run.gpu)
         server = placed_here(_TrialServer).remote(context, rules, dict(before), run, list(sys.path))
         watch = Watch(server, run.hang_seconds, report)
-        source = _Source(context, proposals, watch=watch, max_failures=run.max_failures, report=report)
+        source = _Source(context, proposals, rules=rules, watch=watch, max_failures=run.max_failures, report=report)
         os.environ.update({key: os.environ.get(key, value) for key, value in RAY_TUNE_ENVIRONMENT.items()})
         with (
             every(POLL_SECONDS, partial(deliver, server, report)),
@@ -189,10 +196,14 @@ class _TrialServer(Mailbox):
         self._common = (context, run, path)
         self._trials = dict[int, bytes]()
 
-    def submit(self, number: int, trial: bytes) -> str:
-        """Store a trial for the worker that will train it; return the budget that is exhausted, "" if none is."""
+    def submit(self, number: int, trial: bytes, planned: int) -> str:
+        """Store a trial for the worker that will train it; return the budget that leaves nothing for a new trial.
+
+        Args:
+            planned: See `Stopper.exhausted_for_new`.
+        """
         self._trials[number] = trial
-        return self._stopper.exhausted_budget
+        return self._stopper.exhausted_for_new(planned)
 
     def fetch(self, number: int) -> tuple[bytes, tuple[TrialContext, RunOptions, list[str]]]:
         """Return a trial as it was submitted, and the arguments that all trials share."""
@@ -211,10 +222,18 @@ class _Source:
     """
 
     def __init__(
-        self, context: TrialContext, proposals: Proposals, watch: Watch, max_failures: int, report: Report
+        self,
+        context: TrialContext,
+        proposals: Proposals,
+        rules: Rules,
+        watch: Watch,
+        max_failures: int,
+        report: Report,
     ) -> None:
         self._context = context
         self._proposals = proposals
+        self._rules = rules
+        self._planned: dict[int, int] = {}
         self._watch = watch
         self._report = report
         self._server = watch.mailbox
@@ -234,9 +253,13 @@ class _Source:
         from ray.tune.search import Searcher
 
         while (trial := self._to_restart.pop(0) if self._to_restart else self._proposals.ask()) is not None:
+            self._planned[trial.number] = _planned_epochs(trial, self._rules)
             if not is_finished(self._context, trial):
-                exhausted = ray.get(self._server.submit.remote(trial.number, ray.cloudpickle.dumps(trial)))
-                if not exhausted:
+                planned = sum(epochs for number, epochs in self._planned.items() if number < trial.number)
+                submitted = self._server.submit.remote(trial.number, ray.cloudpickle.dumps(trial), planned)
+                exhausted = ray.get(submitted)
+                # one that is restarted may have died before it wrote anything
+                if not exhausted or trial.number in self._unfinished or has_begun(self._context, trial):
                     self._running[trial_id] = self._unfinished[trial.number] = trial
                     return {"trial": trial.number}
                 record_untrained(self._context, trial, f"{exhausted} before it began", "stopped")

@@ -55,6 +55,10 @@ class Rules:
         exact = job.run.deterministic
         return cls(rungs_of(job), search.eta, waits, exact=exact, epochs=search.epochs, seconds=search.time)
 
+    def epochs_until_compared(self, epochs: int) -> int:
+        """Return how many of its epochs a member trains before it is compared with others."""
+        return self.rungs[0] if self.rungs else epochs
+
     def applies_at(self, epoch: int) -> bool:
         """Tell whether anything is decided after this epoch."""
         return epoch in self.rungs or self.epochs is not None or self.seconds is not None
@@ -142,10 +146,22 @@ class Stopper:
     @property
     def exhausted_budget(self) -> str:
         """Return which budget is exhausted, "" if none is."""
+        return self._exhausted(self.spent)
+
+    def exhausted_for_new(self, planned: int) -> str:
+        """Return which budget leaves nothing for a trial that has not begun, "" if none does.
+
+        Args:
+            planned: Epochs that the trials proposed before it train until their members are compared. They count where
+                deterministic trials run concurrently: how many epochs are spent at that time depends on timing.
+        """
+        return self._exhausted(planned if self.rules.exact and self.rules.waits else self.spent)
+
+    def _exhausted(self, spent: int) -> str:
         rules = self.rules
         seconds = self._seconds
-        if rules.epochs is not None and self.spent >= rules.epochs:
-            return f"search.epochs: {self.spent} of {rules.epochs} are spent"
+        if rules.epochs is not None and spent >= rules.epochs:
+            return f"search.epochs: {spent} of {rules.epochs} are spent"
         if rules.seconds is not None and seconds >= rules.seconds:
             return f"search.time: {seconds:.0f} of {rules.seconds:.0f} seconds have passed"
         return ""

@@ -40,6 +40,11 @@ def is_finished(context: TrialContext, trial: Trial) -> bool:
     return context.store.exists(f"{context.folder(trial.number)}/{RESULT}")
 
 
+def has_begun(context: TrialContext, trial: Trial) -> bool:
+    """Return whether members of a trial have been trained for some steps, which a later attempt continues."""
+    return trial.waited or bool(context.store.list(context.folder(trial.number)))
+
+
 def read_packs(context: TrialContext, number: int) -> list[Json]:
     """Read the packs of a finished trial; members that are in no pack count as one more pack."""
     found = context.store.read_json(f"{context.folder(number)}/{RESULT}")

@@ -412,7 +412,7 @@ def _train(index: int, config: Json, shared: Any) -> None:
         why = report_member_error(error, trial.plans, f"stacks/member-{index:05d}.txt", shared.put.remote)
         if why is None:
             raise
-        record_untrained(context, trial, why["reason"])
+        record_untrained(context, trial, why["reason"], error_class=why["class"])
 
 
 @lru_cache(maxsize=1)

@@ -116,7 +116,7 @@ class MemberTrainer:
                 population = PopulationPlan(job, self.task, self.prepare(job.at({})))
                 record.trials = PopulationBasedSearch(population, reporting.report, key).train(context)
             elif context is not None:
-                rounds = _Rounds.of(reporting, context, key, extended)
+                rounds = _Rounds.of(reporting, context, key=key, extended=extended, members=members)
                 proposals: Proposals = rounds.proposals
                 while waiting := rounds.execute(proposals):
                     proposals = rounds.after_rung(waiting)
@@ -334,15 +334,18 @@ class _Rounds:
     execute: Execute
 
     @classmethod
-    def of(cls, trainer: MemberTrainer, context: TrialContext, key: str, extended: Sweep | None) -> "_Rounds":
+    def of(
+        cls, trainer: MemberTrainer, context: TrialContext, key: str, extended: Sweep | None, members: int
+    ) -> "_Rounds":
         """Choose how trials are proposed, when members stop and where they train.
 
         Args:
             key: Of the sweep.
             extended: What the search extends.
+            members: Number of members to train.
         """
         job = trainer.job
-        slots = trainer.choose_slots(job.search.more or job.search.members)
+        slots = trainer.choose_slots(members)
         learns = job.search.by == "optuna"
         # Waiting makes rungs independent of the order of arrival. Optuna cannot wait: it needs finished trials.
         rules = Rules.of(job, waits=(job.run.deterministic or not slots) and not learns)
@@ -385,10 +388,11 @@ class _Rounds:
         trials = self.proposals.trials
         stopper = self._stopper(self.rules) if self.rules.rungs else None
         for trial in trials if stopper else []:
-            for number, pack in enumerate(read_packs(self.context, trial.number)):
-                trained = [member["epochs"] for member in pack["members"] if member["status"] != "failed"]
-                if stopper and pack[SAID]:
-                    stopper.require(f"{trial.number}.{number}", max(trained, default=0))
+            for pack in read_packs(self.context, trial.number):
+                trained = [member for member in pack["members"] if member["status"] != "failed"]
+                if stopper and pack[SAID] and trained:
+                    number = trained[0]["pack"]
+                    stopper.require(f"{trial.number}.{number}", max(member["epochs"] for member in trained))
         return trials, self._stopper(self.rules).table()
 
     def _stopper(self, rules: Rules) -> Stopper:

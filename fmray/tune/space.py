@@ -120,7 +120,7 @@ def _generation(
     num = num_structures(job, members)
     fresh = _new_structures(job, structural, num=num, generation=generation, known=known)
     # filled up with known ones if there are too few new ones
-    chosen = [*fresh, *(known or fresh)[: num - len(fresh)]]
+    chosen = [*fresh, *known[: num - len(fresh)]]
     groups = []
     for place, (outer, share) in enumerate(zip(chosen, shares(members, len(chosen)), strict=True)):
         number = known.index(outer) if outer in known else len(known) + place

@@ -192,6 +192,13 @@ def test_a_plateau_lowers_the_rate_of_the_member_that_stands_still(training):
         assert pack.state.plateau_factor[place] == pytest.approx(factor)
 
 
+def test_an_epoch_in_which_all_members_failed_is_none(classes):
+    events = []
+    pack = classes.fit([classes.plan(0, optimizer={"lr": 1e30})], PLAIN, report=events.append)
+    assert len(pack) == 0
+    assert events == []
+
+
 def test_a_member_that_diverges_is_stopped_and_named_and_the_pack_goes_on(training):
     plans = [training.plan(0), training.plan(1, by="adamw", optimizer={"lr": 1e30}), training.plan(2)]
     pack = training.fit(plans, PLAIN)

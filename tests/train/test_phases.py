@@ -1,5 +1,7 @@
 """A task of two phases trains two networks by two optimizers, and goes on exactly wherever it was stopped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,6 +59,16 @@ class GanTraining(Training):
     def plan(self, index):
         model, optimizer = Ref("gan_points", {"width": 16}), Ref("adamw", {"lr": 0.001})
         return Plan(index, derive(0, "member", index), model=model, optimizer=optimizer, task=Ref("gan"), params={})
+
+
+@pytest.mark.parametrize("faulty", [0, 1])
+def test_a_member_that_fails_in_both_phases_of_a_step_fails_once_and_no_other_with_it(ring, faulty):
+    plans = [ring.plan(index) for index in range(2)]
+    plans[faulty] = replace(plans[faulty], optimizer=Ref("adamw", {"lr": 1e30}))
+    pack = ring.fit(plans, replace(TRAIN, clip_norm=None))
+    assert [event["member"] for event in pack.state.health] == [plans[faulty].index] * 2
+    assert list(pack.state.ends) == [str(faulty)]
+    assert len(pack) == 1
 
 
 class Keep:

@@ -25,6 +25,7 @@ SEARCHES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "exit": ("Exits", WIDTHS, {"by": "grid"}),
     "pbt": ("FailsForSeeds", {}, {"by": "pbt", "members": 3}),
     "nothing left": ("Broken", WIDTHS, {"by": "grid"}),
+    "nothing left of a population": ("Broken", {}, {"by": "pbt", "members": 2}),
 }
 
 

@@ -43,8 +43,9 @@ def test_a_member_of_a_population_that_cannot_be_built_is_left_out(found):
     assert found["pbt"]["ends"][1][1].startswith("ValueError: this seed does not work (bad_nets.py:")
 
 
-def test_a_search_of_which_nothing_is_left_ends_with_the_reasons(found):
-    text = found["nothing left"]["error"]
+@pytest.mark.parametrize("search", ["nothing left", "nothing left of a population"])
+def test_a_search_of_which_nothing_is_left_ends_with_the_reasons(found, search):
+    text = found[search]["error"]
     assert text.startswith(
         "TrainError: train: all 2 members failed. The first: ValueError: not written yet (bad_nets.py:"
     )

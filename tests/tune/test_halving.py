@@ -91,6 +91,15 @@ def test_an_exact_search_looks_at_its_budget_only_when_all_wait(store):
     assert table.decide("1.0", 1, {2: 0.2, 3: 0.4}).dropped.keys() == {2, 3}
 
 
+def test_whether_a_trial_of_an_exact_search_may_begin_depends_on_those_before_it_and_not_on_when_they_train(store):
+    exact = stopper(store, waits=True, exact=True, epochs=4)
+    exact.decide("0.0", 1, dict.fromkeys(range(9), 0.1))
+    assert exact.spent == 9
+    assert exact.exhausted_for_new(3) == ""
+    assert exact.exhausted_for_new(4) == "search.epochs: 4 of 4 are spent"
+    assert stopper(store, epochs=4).exhausted_for_new(3) == "search.epochs: 9 of 4 are spent"
+
+
 def test_members_of_a_sweep_that_is_extended_are_still_there_to_be_compared_with(store):
     before = {1: {0: 0.9, 1: 0.8, 2: 0.7, 3: 0.6}}
     table = Stopper(store, store.path("checkpoints", "k"), Rules(rungs=(1,), eta=2), before)

@@ -165,6 +165,29 @@ def test_a_spent_budget_ends_the_search_and_leaves_no_member_out(search, job):
     assert any("search.epochs: " in member.reason for member in found.members)
 
 
+def test_the_place_of_a_grid_search_is_chosen_by_the_members_that_the_grid_has(search, job, monkeypatch):
+    value = with_search(job, by="grid").to_json()
+    value["model"] = {"mlp": {"width": {"choice": [3, 5]}, "dropout": {"choice": [0.0, 0.2]}}}
+    value["train"]["optimizer"] = {"adamw": {"lr": 0.01}}
+    asked = []
+    monkeypatch.setattr(MemberTrainer, "choose_slots", lambda self, members: asked.append(members) or 0)
+    assert len(search(Job.from_json(value)).members) == 4
+    assert asked == [4]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_spent_budget_leaves_members_what_they_have_learned(search, job, deterministic):
+    """Members that wait at a rung when the last epoch is spent stop there, with their weights and scores."""
+    found = search(replace(with_search(job, epochs=26), run=replace(job.run, deterministic=deterministic)))
+    reached = {member: epoch for epoch, scores in found.rungs.items() for member in scores}
+    assert len(reached) == 22
+    assert all(found.members[member].epochs >= epoch for member, epoch in reached.items())
+    assert all(found.members[member].val_score is not None for member in reached)
+    stopped = [member.reason for member in found.members if member.reason.startswith("search.epochs: ")]
+    assert stopped
+    assert not any("before it began" in reason for reason in stopped)
+
+
 @pytest.mark.slow
 def test_structures_proposed_by_optuna_are_shared_and_counted_alike(search, job):
     found = search(with_search(job, by="optuna", structures=5))

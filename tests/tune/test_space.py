@@ -3,6 +3,7 @@ import pytest
 from scipy.stats import qmc
 
 from fmray.spec.load import job_from
+from fmray.tune import space
 from fmray.tune.space import num_members, points, shares, trial_groups
 
 
@@ -38,6 +39,17 @@ def test_structures_are_distinct():
     wide = {"mlp": {"width": {"int": [1, 12]}, "dropout": {"uniform": [0, 0.5]}}}
     found = [tuple(group.structural.values()) for group in trial_groups(job({"structures": 11}, wide))]
     assert len(set(found)) == 11
+
+
+@pytest.mark.parametrize("by", ["random", "sobol"])
+def test_a_structure_that_is_drawn_twice_is_one_structure(by, monkeypatch):
+    monkeypatch.setattr(space, "TRIES", 1)  # as if all other draws had been equal, too
+    wide = {"mlp": {"width": {"int": [1, 13]}, "dropout": {"uniform": [0, 0.5]}}}
+    groups = trial_groups(job({"structures": 12, "members": 30, "by": by}, wide))
+    assert len(groups) < 12
+    assert len({tuple(group.structural.values()) for group in groups}) == len(groups)
+    assert [group.structure for group in groups] == list(range(len(groups)))
+    assert sum(len(group.members) for group in groups) == 30
 
 
 def test_members_of_a_structure_are_even_in_every_range():
