@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-DRAWING = threading.RLock()
+RNG_LOCK = threading.RLock()
 """Held by whoever sets or draws from a generator that all threads of this process share, as torch's own is."""
 
 

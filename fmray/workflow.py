@@ -12,7 +12,7 @@ from fmray.promote import promote
 from fmray.records import Run
 from fmray.registry import importable
 from fmray.spec.job import Job
-from fmray.stages.ownership import claimed
+from fmray.stages.ownership import claim_run
 from fmray.stages.preparing import prepare_rows
 from fmray.stages.reporting import write_results
 from fmray.stages.scoring import combine_members, judge_training, score_model
@@ -32,7 +32,7 @@ def run(
     report: Report = ignore,
     wait_seconds: float = 0,
 ) -> Run:
-    """Open the store if only its path is given, and run the job; see `execute`."""
+    """Run a job in a store, given as a `Store` or as its path; see `execute`."""
     opened = Store(store) if isinstance(store, str) else store
     return execute(job, opened, fresh=fresh, report=report, wait_seconds=wait_seconds)
 
@@ -52,11 +52,11 @@ def execute(
 
     Args:
         fresh: Start a new run; existing runs are kept.
-        report: Gets every event: stages, epochs, notes.
+        report: Called with every event: stages, epochs, notes.
         wait_seconds: How long to wait for another process that trains the same run.
 
     Raises:
-        FmrayError: If the job, the data or the cluster is at fault. Fix the cause and run the job again to resume.
+        FmrayError: If the job, the data or the cluster has a problem. Fix the cause and run the job again to resume.
     """
     address = address_of(job.track.mlflow, store) if job.track.mlflow else None
     # only `address` keeps the password: the job itself is stored and reported
@@ -64,14 +64,14 @@ def execute(
     with importable(job.folder, job.modules()):
         report(Stage("scan", f"scanning {job.data.path}"))
         dataset = scan(job.data, job.folder, store, fresh=fresh, extra_columns=job.named_columns)
-        with claimed(
+        with claim_run(
             job, dataset, store=store, fresh=fresh, report=report, address=address, wait_seconds=wait_seconds
         ) as (run, journal):
             if journal is not None:  # None: the run had finished before, and is only returned
                 context = prepare_rows(job, dataset, run=run, store=store, journal=journal)
                 with journal.stage("train", f"{context.prepared.num_rows('train'):,} rows, {describe_members(job)}"):
                     trained = train_members(trainer_of(context), context.prepared, context.workers, context.device)
-                context = with_variants(context, trained)  # members of a search may have prepared rows of their own
+                context = with_variants(context, trained)  # a search over steps prepares rows in several ways
                 with journal.stage("baseline", ", ".join(job.evaluate.baselines) or "none"):
                     context, linear = train_linear(context)
                 with journal.stage("combine", job.ensemble.name):

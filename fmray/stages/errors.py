@@ -3,7 +3,7 @@
 from fmray.errors import TrainError
 from fmray.failures import STOPPED
 from fmray.report.journal import Journal
-from fmray.train.failures import CodeError, is_of_user, user_frames
+from fmray.train.failures import CodeError, is_user_error, user_frames
 from fmray.train.workers import code_error
 
 
@@ -11,7 +11,7 @@ def name_error(error: BaseException, journal: Journal, root: str) -> BaseExcepti
     """Give an error of the user's code in one line, with its place and that of its traceback; others as they are."""
     if isinstance(error, CodeError):
         return _as_train_error(CodeError(error.said, error.stacks, root))
-    if not is_of_user(error):
+    if not is_user_error(error):
         return error
     found = code_error(error, "stacks/error.txt", journal, STOPPED)
     if user_frames(error):

@@ -23,7 +23,7 @@ from fmray.train.stacks import here
 
 
 @contextmanager
-def claimed(
+def claim_run(
     job: Job, dataset: Dataset, store: Store, fresh: bool, report: Report, address: Address | None, wait_seconds: float
 ) -> Iterator[tuple[Run, Journal | None]]:
     """Claim the run of a job for the length of a `with` block, and give it with its journal.
@@ -55,12 +55,14 @@ def claimed(
             report(found)
             yield read_run(run.root, store), None
             return
-        with owned(job, run, store=store, report=report, address=address, lease=lease) as journal:
+        with own_run(job, run, store=store, report=report, address=address, lease=lease) as journal:
             yield run, journal
 
 
 @contextmanager
-def owned(job: Job, run: Run, store: Store, report: Report, address: Address | None, lease: Lease) -> Iterator[Journal]:
+def own_run(
+    job: Job, run: Run, store: Store, report: Report, address: Address | None, lease: Lease
+) -> Iterator[Journal]:
     """Own a run whose lease is held, for the length of a `with` block: keep its journal, and record how it ended.
 
     Raises:

@@ -10,7 +10,7 @@ from fmray.track.optuna import write_study
 from fmray.track.tensorboard import write_events
 from fmray.train.device import num_threads
 from fmray.train.saved import write_model
-from fmray.tune.summary import account_of
+from fmray.tune.summary import summarise_search
 from fmray.tune.sweep import Sweep
 
 
@@ -32,7 +32,7 @@ def write_results(
             dataset=context.dataset,
             job=context.job,
         )
-        account = account_of(*searched) if context.job.ranges else None
+        account = summarise_search(*searched) if context.job.ranges else None
         write_members(root, [*trained.members, *linear.members])
         context.store.write_json(f"{root}/scores.json", scores.to_json())
         gates = (*gates, *judge_model())

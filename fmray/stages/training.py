@@ -8,7 +8,7 @@ from fmray.promote import started_from, starts_of
 from fmray.stages.context import Context
 from fmray.train.groups import described
 from fmray.train.population import layout_of
-from fmray.tune.plans import left_out_numbers, linear_job, linear_plans
+from fmray.tune.plans import dropped_numeric_columns, linear_job, linear_plans
 from fmray.tune.search import MemberTrainer
 from fmray.tune.sweep import Sweep, sweep
 
@@ -52,7 +52,7 @@ def train_linear(context: Context) -> tuple[Context, Sweep]:
     prepared = context.prepared
     plans = linear_plans(job, context.task) if "linear" in job.evaluate.baselines else []
     workers = 0 if context.job.ranges else context.workers
-    if plans and (names := left_out_numbers(prepared)):
+    if plans and (names := dropped_numeric_columns(prepared)):
         context.journal.note(
             f"the linear baseline also sees what auto leaves out for the model: {', '.join(map(in_yaml, names))}"
         )

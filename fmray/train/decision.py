@@ -10,12 +10,12 @@ class Decision:
 
     Args:
         dropped: Member -> reason.
-        waits: The others must wait until more is known; their training is left as it stands.
+        must_wait: The others must wait, for instance until all members have reached a rung.
     """
 
     dropped: Mapping[int, str] = field(default_factory=dict)
-    waits: bool = False
+    must_wait: bool = False
 
 
 Decide = Callable[[int, dict[int, float]], Decision]
-"""(epochs finished, member -> best score so far, higher for better) -> which members stop; a pure function."""
+"""(epochs finished, member -> best score so far, higher is better) -> which members stop; a pure function."""

@@ -30,7 +30,7 @@ from fmray.train.ingest import Rows
 from fmray.train.pack import Plan
 from fmray.train.rowweights import RowWeights
 from fmray.train.schedule import Schedule
-from fmray.train.state import State, generators
+from fmray.train.state import State, rng_states_of
 
 BOOSTER = "estimator"
 Due = Callable[[], bool]
@@ -85,7 +85,7 @@ class Estimators:
         self.sign = 1.0 if higher_is_better else -1.0
         self.task: Task = task_of(plan.task.name, target, [plan.task.params])
         self.schedule: Schedule = SCHEDULES.build("constant", params={})
-        self.most_rows = torch.iinfo(torch.int64).max
+        self.max_batch_rows = torch.iinfo(torch.int64).max
         self.estimator = build(plan.model.name, plan.model.params, seed=plan.seed, task=self.task)
         self.population = Fitted(self.estimator)
         self.state = _fresh_state()
@@ -131,7 +131,7 @@ class Estimators:
         """Give the whole state, as of between two rounds."""
         state = self.state
         state.buffers = {BOOSTER: _tensor(self.estimator.save())}
-        state.rng = {f"0/{name}": value for name, value in generators(self.device).items()}
+        state.rng = {f"0/{name}": value for name, value in rng_states_of(self.device).items()}
         return state
 
     def restore(self, state: State, rank: int = 0) -> None:

@@ -217,7 +217,7 @@ class Budget:
         return f"the workers failed more than {self.most} times", "run.max_failures"
 
 
-def is_of_user(error: BaseException) -> bool:
+def is_user_error(error: BaseException) -> bool:
     """Tell whether an error comes from code that a job brings along, or from what that code asked of a library.
 
     `sys.exit()` and the like count if the code raises them itself; what interrupts it, such as Ctrl-C, does not.

@@ -22,21 +22,21 @@ def is_estimator(plan: Plan) -> bool:
 
 
 def build_learner(
-    plans: Sequence[Plan], job: Job, prepared: Prepared, better: bool, device: torch.device, *, fresh: bool
+    plans: Sequence[Plan], job: Job, prepared: Prepared, higher_is_better: bool, device: torch.device, *, fresh: bool
 ) -> Learner:
     """Build what trains members, untrained; see `Pack` for `fresh`.
 
     Args:
         plans: One per member; an estimator takes one.
-        better: Whether a higher validation score is better.
+        higher_is_better: Direction of the validation score.
     """
     if is_estimator(plans[0]):
-        return Estimators(plans[0], prepared.schema, prepared.target, job.train, higher_is_better=better)
-    return build_pack(plans, job, prepared=prepared, better=better, device=device, fresh=fresh)
+        return Estimators(plans[0], prepared.schema, prepared.target, job.train, higher_is_better=higher_is_better)
+    return build_pack(plans, job, prepared=prepared, higher_is_better=higher_is_better, device=device, fresh=fresh)
 
 
 def build_pack(
-    plans: Sequence[Plan], job: Job, prepared: Prepared, better: bool, device: torch.device, *, fresh: bool
+    plans: Sequence[Plan], job: Job, prepared: Prepared, higher_is_better: bool, device: torch.device, *, fresh: bool
 ) -> Pack:
     """Build a pack of networks, untrained; see `build_learner`."""
     return Pack(
@@ -44,7 +44,7 @@ def build_pack(
         prepared.schema,
         target=prepared.target,
         train=job.train,
-        higher_is_better=better,
+        higher_is_better=higher_is_better,
         device=device,
         live=job.live_steps,
         fresh=fresh,

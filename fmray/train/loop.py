@@ -19,7 +19,7 @@ from torch import Tensor
 from fmray.events import Epoch, Report, ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
 from fmray.metrics.metric import Metric, accumulator_of
-from fmray.seeding import DRAWING, derive
+from fmray.seeding import RNG_LOCK, derive
 from fmray.tasks.task import Batch, by_entry
 from fmray.train.decision import Decide, Decision
 from fmray.train.estimators import Estimators
@@ -30,7 +30,7 @@ from fmray.train.ingest import Rows, Sample, Steps
 from fmray.train.learner import Learner
 from fmray.train.pack import Pack
 from fmray.train.schedule import Plateau
-from fmray.train.state import Checkpoints, generators
+from fmray.train.state import Checkpoints, rng_states_of
 from fmray.train.step import precision_of, train_step
 
 log = logging.getLogger("fmray")
@@ -47,35 +47,37 @@ def fit(
     group: Group = ALONE,
     decide: Decide | None = None,
 ) -> bool:
-    """Train until every member has finished or must wait; `pack.state` holds the best weights of each.
+    """Train until every member has finished or must wait at a rung.
 
-    Continues from `pack.state`, which may be fresh or restored.
+    Training continues from `pack.state`, which may be fresh or restored. Afterwards `pack.state` holds the best weights
+    of each member.
 
     Args:
         pack: Members to train.
-        train_rows, val_rows: Rows to learn from, and to stop and choose by; with several workers, their shares.
-        metric: Primary metric; its value on validation decides which state is kept.
+        train_rows, val_rows: Training and validation rows; with several workers, this worker's share.
+        metric: Primary metric; its value on validation decides early stopping and which weights are kept.
         order_seed: Seed of the order of rows.
         checkpoints: Where the first worker saves states; None on all other workers, or to save none.
-        report: Gets one event per epoch.
+        report: Called with one event per epoch.
         group: The workers that train together.
-        decide: Called on the first worker after every epoch, and again on resume from a state saved between epochs.
+        decide: Says which members stop, see `Decision`. Called on the first worker after every epoch, and again on
+            resume from a state saved between epochs.
 
     Returns:
         Whether every member has finished.
     """
-    if pack.state.global_step == 0:  # later states bring their generators along
+    if pack.state.global_step == 0:  # a restored state brings its RNG state
         # torch's global generator, for modules with random operations; concurrent packs share it, hence the lock
-        with DRAWING:
+        with RNG_LOCK:
             torch.manual_seed(derive(order_seed, "draws", group.rank))
     train = pack.train
     steps = Steps.of(train, train_rows.num_rows)
     batches = train_rows.endless(train.order, order_seed, train.batch_rows, first_step=pack.state.global_step)
     # A state saved between two epochs may lack the decision made after the first: ask again, the answer is the same.
     between_epochs = pack.state.epoch > 0 and pack.state.step == 0
-    waits = between_epochs and _apply_decision(pack, decide, group)
+    must_wait = between_epochs and _apply_decision(pack, decide, group)
     checkpoint_seconds = 0.0  # of the save after the previous epoch; it is reported with the next one
-    while _has_epochs_left(pack) and not waits:
+    while _has_epochs_left(pack) and not must_wait:
         started = time.perf_counter()
         epoch_steps = steps.of_epoch(pack.state.epoch) if isinstance(pack, Pack) else pack.num_steps
         steps_left = epoch_steps - pack.state.step
@@ -87,7 +89,7 @@ def fit(
         is_completed = len(pack) > 0  # otherwise all members failed during the epoch, which then does not count
         if is_completed:
             _finish_epoch(pack, val_rows, metric, group)
-            waits = _apply_decision(pack, decide, group)
+            must_wait = _apply_decision(pack, decide, group)
         passes = steps_left / (steps.per_pass if isinstance(pack, Pack) else epoch_steps)
         speed = passes * train_rows.num_rows / max(train_seconds, 1e-9)
         epoch_seconds = time.perf_counter() - started + checkpoint_seconds
@@ -97,18 +99,20 @@ def fit(
         if is_completed:
             report(_epoch_event(pack, metric, rows_per_second=speed, seconds=epoch_seconds, spent=spent))
         # the first worker decides; `_save` is collective, so all must agree
-        due = group.broadcast(checkpoints is not None and (checkpoints.due() or waits or not _has_epochs_left(pack)))
+        due = group.broadcast(
+            checkpoints is not None and (checkpoints.due() or must_wait or not _has_epochs_left(pack))
+        )
         checkpoint_seconds = _save(pack, checkpoints, group) if due else 0.0
-    return not waits
+    return not must_wait
 
 
 def predict_rows(
-    pack: Learner, rows: Rows, group: Group = ALONE, kept: np.ndarray | None = None
+    pack: Learner, rows: Rows, group: Group = ALONE, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, Tensor]:
     """Predict all rows of a split, or this worker's share of them, with the current parameters, in dataset order.
 
     Args:
-        kept: Mask (N,) of the rows whose predictions are returned; None returns all.
+        mask: Mask (N,) of the rows whose predictions are returned; None returns all.
 
     Shapes:
         returns: predictions (K, N, C or T) in target units; losses (K,), weighted means over all workers.
@@ -118,10 +122,13 @@ def predict_rows(
 
     def collect(batch: Batch, predictions: np.ndarray) -> None:
         nonlocal first
-        if kept is not None:
-            rows = kept[first : first + len(batch)]
-            per_token = predictions.shape[1] > len(batch)  # every row has at least one token: others are unlabelled
-            predictions = predictions[:, np.repeat(rows, batch.lengths.cpu().numpy()) if per_token else rows]
+        if mask is not None:
+            batch_mask = mask[first : first + len(batch)]
+            # more predictions than rows: one per token. Rows without tokens are unlabelled, so they do not occur here
+            per_token = predictions.shape[1] > len(batch)
+            predictions = predictions[
+                :, np.repeat(batch_mask, batch.lengths.cpu().numpy()) if per_token else batch_mask
+            ]
         found.append(predictions)
         first += len(batch)
 
@@ -130,7 +137,7 @@ def predict_rows(
 
 
 def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = ALONE) -> tuple[list[float], Tensor]:
-    """Score each member on the rows of all workers, and give its loss on them.
+    """Return the score and the loss of each member on the rows of all workers.
 
     Predictions are reduced to the sums of the metric batch by batch, so they are never in memory for all rows. Workers
     exchange sums, not rows, so the score does not depend on how rows are divided among workers.
@@ -148,8 +155,8 @@ def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = 
         nonlocal first
         part = slice(first, first + predictions.shape[1])
         part_weights = None if weights is None else weights[part]
-        for own, member in zip(accumulators, predictions, strict=True):
-            own.add(member[:, 0] if member.shape[1] == 1 else member, targets[part], part_weights)
+        for accumulator, output in zip(accumulators, predictions, strict=True):
+            accumulator.add(output[:, 0] if output.shape[1] == 1 else output, targets[part], part_weights)
         first = part.stop
 
     losses = _predict_all(pack, rows, group, add_batch)
@@ -159,8 +166,8 @@ def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = 
     # Alone: one member at a time, because totals can be large. In a group: all members in one collective call.
     members_at_a_time = 1 if group.size == 1 else len(accumulators)
     for start in range(0, len(accumulators), members_at_a_time):
-        own_totals = [own.total() for own in accumulators[start : start + members_at_a_time]]
-        parts = zip(*group.all_gather(own_totals), strict=True)
+        totals = [accumulator.total() for accumulator in accumulators[start : start + members_at_a_time]]
+        parts = zip(*group.all_gather(totals), strict=True)
         scores += [metric.sums.value(metric.sums.merge(part)) for part in parts]
     return scores, losses
 
@@ -168,12 +175,12 @@ def evaluate(pack: Learner, rows: Rows | Sample, metric: Metric, group: Group = 
 def _predict_all(
     pack: Learner, rows: Rows | Sample, group: Group, consume: Callable[[Batch, np.ndarray], None]
 ) -> Tensor:
-    """Predict all rows in dataset order, pass each batch with its predictions to `consume`; return the losses (K,)."""
+    """Predict all rows in dataset order, call `consume` with each batch and its predictions; return the losses (K,)."""
     sums = torch.zeros(2, len(pack), dtype=torch.float64)
-    pack.population.prepare_step(0, None)  # None: evaluation mode, without dropout
+    pack.population.prepare_step(0, places=None)  # None: evaluation mode, without dropout
     with torch.no_grad(), precision_of(pack):
-        for batch, output in _forward(pack, rows):
-            # outputs are known already; only a task with several phases calls the model again, on other inputs
+        for batch, output in _predict_batches(pack, rows):
+            # the output is known; only tasks with several phases need the model itself, which they call on other inputs
             model = pack.population if len(pack.task.phases) > 1 else lambda _: output  # noqa: B023
             losses = pack.task.loss(model, batch, pack.task.phases[0])
             loss, weight = losses.sums()
@@ -185,12 +192,12 @@ def _predict_all(
     return sums[0] / sums[1]
 
 
-def _forward(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor]]:
+def _predict_batches(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor]]:
     """Yield batches in dataset order with their outputs; halve the batch size whenever memory runs out."""
     for batch in rows.in_sequence():
         first = 0
         while first < len(batch):
-            last = min(first + pack.most_rows, len(batch))
+            last = min(first + pack.max_batch_rows, len(batch))
             part = batch if last - first == len(batch) else batch.slice(first, last)
             output = None
             try:
@@ -200,7 +207,7 @@ def _forward(pack: Learner, rows: Rows | Sample) -> Iterator[tuple[Batch, Tensor
                     raise
                 log.warning("predicting %d rows ran out of memory, trying half as many: %s", len(part), one_line(error))
             if output is None:  # retry outside of `except`: the error keeps the tensors of the failed pass alive
-                pack.most_rows = len(part) // 2
+                pack.max_batch_rows = len(part) // 2
                 continue
             yield part, output
             first = last
@@ -211,12 +218,13 @@ def run_epoch(
 ) -> dict[str, float]:
     """Train for the rest of the current epoch, starting at `pack.state.step`.
 
-    Returns the seconds spent waiting for batches, and writing checkpoints.
-
     Args:
         batches: Endless training batches, positioned at `pack.state.global_step`.
         checkpoints: Where the first worker saves states during the epoch; None on all other workers, or to save none.
         group: The workers that train together.
+
+    Returns:
+        Seconds spent waiting for batches ("rows") and writing checkpoints ("checkpoints").
     """
     state = pack.state
     epoch_steps = steps.of_epoch(state.epoch)
@@ -227,11 +235,11 @@ def run_epoch(
         batch = next(batches)
         waited += time.perf_counter() - fetch_started
         due = checkpoints is not None and state.step + 1 < epoch_steps and checkpoints.due()
-        # the flag is reduced with the gradients: all workers learn of a due checkpoint without another exchange
+        # the flag travels with the gradients, so all workers learn of a due checkpoint without another all-reduce
         due = train_step(pack, batch, factor=pack.factors(steps), group=group, flag=due)
         state.step += 1
         state.global_step += 1
-        if state.health:  # members whose loss was not finite
+        if state.health:  # `health` lists non-finite losses
             _drop_faulty(pack)
             if not len(pack):
                 break
@@ -256,47 +264,47 @@ def _apply_decision(pack: Learner, decide: Decide | None, group: Group) -> bool:
     if decide is None or not len(pack):
         return False
     state = pack.state
-    own_decision = None
+    decision: Decision | None = None
     if group.is_first:
         best = state.best_score[state.alive].tolist()
         indices = [pack.plans[member].index for member in state.alive.tolist()]
-        own_decision = decide(state.epoch, dict(zip(indices, best, strict=True)))
-    decision: Decision = group.broadcast(own_decision)
-    rows = {pack.plans[member].index: row for row, member in enumerate(state.alive.tolist())}
-    reasons = {rows[index]: reason for index, reason in decision.dropped.items() if index in rows}
+        decision = decide(state.epoch, dict(zip(indices, best, strict=True)))
+    agreed: Decision = group.broadcast(decision)
+    rows_by_index = {pack.plans[member].index: row for row, member in enumerate(state.alive.tolist())}
+    reasons = {rows_by_index[index]: reason for index, reason in agreed.dropped.items() if index in rows_by_index}
     if reasons:
         pack.drop(list(reasons), "stopped", list(reasons.values()))
-    return decision.waits and len(pack) > 0
+    return agreed.must_wait and len(pack) > 0
 
 
 def _save(pack: Learner, checkpoints: Checkpoints | None, group: Group) -> float:
-    """Write the state, with the random state of every worker, and return the seconds it took."""
+    """Write the state, with the RNG state of every worker, and return the seconds it took."""
     started = time.perf_counter()
     state = pack.snapshot()
-    drawn = group.all_gather(generators(pack.device))
-    state.rng = {f"{rank}/{name}": value for rank, own in enumerate(drawn) for name, value in own.items()}
+    rng_states = group.all_gather(rng_states_of(pack.device))
+    state.rng = {f"{rank}/{name}": value for rank, states in enumerate(rng_states) for name, value in states.items()}
     if checkpoints is not None:
         checkpoints.save(state)
     return time.perf_counter() - started
 
 
 def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group: Group) -> None:
-    """Score on validation, keep the best states, and drop members that are out of patience."""
+    """Score on validation, keep the best weights, and drop members whose patience is exhausted."""
     state = pack.state
     with pack.averaged():
         scores, val_loss = evaluate(pack, val_rows, metric, group)
         # NaN ranks last. Infinities stay: `nan_to_num` would make finite numbers of them, which pass as scores.
         signed = pack.sign * torch.tensor(scores, dtype=torch.float64)
         signed = signed.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-        state.epoch = state.epoch + 1
+        state.epoch += 1
         state.step = 0
         better = _keep_best(pack, signed)  # inside `averaged`: with ema, the averaged weights are the ones to keep
     train_loss = (state.loss_sum / state.weight_sum).tolist()
     for row, member in enumerate(state.alive.tolist()):
-        named = {"train_loss": train_loss[row], "val_loss": float(val_loss[row]), metric.name: scores[row]}
+        values = {"train_loss": train_loss[row], "val_loss": float(val_loss[row]), metric.name: scores[row]}
         state.history += [
             {"member": pack.plans[member].index, "epoch": state.epoch, "metric": name, "value": value}
-            for name, value in named.items()
+            for name, value in values.items()
         ]
     state.loss_sum.zero_()
     state.weight_sum.zero_()
@@ -304,7 +312,7 @@ def _finish_epoch(pack: Learner, val_rows: Rows | Sample, metric: Metric, group:
 
 
 def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
-    """Keep the states of members that improved; return which did (K,)."""
+    """Keep the weights of members that improved; return a mask (K,) of these members."""
     state = pack.state
     stop = pack.train.early_stop
     alive = pack.state.alive
@@ -318,7 +326,11 @@ def _keep_best(pack: Learner, scores: Tensor) -> Tensor:
 
 
 def _update_patience(pack: Learner, scores: Tensor, better: Tensor) -> None:
-    """Update plateau and patience counters, and drop members out of patience; `scores` (K,): higher is better."""
+    """Update the counters of plateau schedule and early stopping; drop members whose patience is exhausted.
+
+    Shapes:
+        scores: (K,), higher is better.
+    """
     state = pack.state
     stop = pack.train.early_stop
     alive = pack.state.alive
@@ -333,7 +345,10 @@ def _update_patience(pack: Learner, scores: Tensor, better: Tensor) -> None:
 
 
 def _reduce_lr_on_plateau(pack: Learner, plateau: Plateau, scores: Tensor) -> None:
-    """Lower the learning rate of members without improvement for `patience` epochs; `min_delta` plays no part."""
+    """Lower the learning rate of members without improvement for `patience` epochs.
+
+    Unlike early stopping, this ignores `min_delta`.
+    """
     state = pack.state
     alive = pack.state.alive
     better = scores > state.plateau_best[alive]

@@ -30,7 +30,7 @@ from fmray.train.optim import Optimizers
 from fmray.train.population import Blueprint, enter
 from fmray.train.rowweights import RowWeights
 from fmray.train.schedule import Plateau, Schedule, warmup
-from fmray.train.state import State, generators, set_generators
+from fmray.train.state import State, rng_states_of, set_rng_states
 from fmray.train.warm import Start
 
 
@@ -120,7 +120,7 @@ class Pack:
         others = {phase: own.optimizer for phase, own in train.phases.items() if own.optimizer is not None}
         self.optimizer = Optimizers(plans[0].optimizer.name, params, self.population, parts, others=others)
         self.ones_K = torch.ones(len(plans), device=self.device)
-        self.most_rows = sys.maxsize  # that an evaluation computes at a time
+        self.max_batch_rows = sys.maxsize  # that an evaluation computes at a time
         self.state = self._fresh_state()
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class Pack:
         state.flat = self.population.flat
         state.buffers = self.population.buffers
         state.optimizer = self.optimizer.state()
-        state.rng = {f"0/{name}": value for name, value in generators(self.device).items()}
+        state.rng = {f"0/{name}": value for name, value in rng_states_of(self.device).items()}
         return state
 
     def restore(self, state: State, rank: int = 0) -> None:
@@ -146,7 +146,7 @@ class Pack:
         self.population.load(state.flat.to(self.device), {k: v.to(self.device) for k, v in state.buffers.items()})
         self.optimizer.load({k: v.to(self.device) if v.dim() else v for k, v in state.optimizer.items()})
         own = rank if f"{rank}/cpu" in state.rng else 0
-        set_generators({name: state.rng[f"{own}/{name}"] for name in generators(self.device)}, self.device)
+        set_rng_states({name: state.rng[f"{own}/{name}"] for name in rng_states_of(self.device)}, self.device)
         for name in ("best", "best_buffers", "loss_sum", "weight_sum", "ema"):
             setattr(state, name, _to(getattr(state, name), self.device))
         self.state = state

@@ -26,7 +26,7 @@ from fmray.models import layers
 from fmray.models.model import PopulationNative
 from fmray.records import Prepared
 from fmray.schema import DENSE, Schema
-from fmray.seeding import DRAWING, derive
+from fmray.seeding import RNG_LOCK, derive
 from fmray.spec.inputs import read_by, require_inputs
 from fmray.spec.ref import Ref
 from fmray.targets.codec import codec_of
@@ -72,7 +72,7 @@ class Blueprint:
         """
         name = self.name or getattr(self.build, "__name__", "")
         require_inputs(name, reads_of(self.build), getattr(self.build, "needs", ()), schema)
-        with DRAWING:
+        with RNG_LOCK:
             before = torch.get_rng_state()
             torch.default_generator.manual_seed(self.seed)  # torch.manual_seed sees to every device, in a millisecond
             try:

@@ -11,7 +11,7 @@ import torch
 from fmray.errors import SpecError, TrainError
 from fmray.spec.sections import Train
 from fmray.tasks.task import Batch, Places
-from fmray.train.failures import is_of_user, one_line, place_of
+from fmray.train.failures import is_user_error, one_line, place_of
 from fmray.train.ingest import Rows
 from fmray.train.pack import Pack, Plan
 from fmray.train.population import enter
@@ -79,7 +79,7 @@ def _tried(pack: Pack, plan: Plan, rows: Rows, batch: Batch, num_rows: int) -> B
         except (SpecError, TrainError) as error:
             return error
         except BaseException as error:
-            if not is_of_user(error):
+            if not is_user_error(error):
                 if isinstance(error, Exception):
                     return None  # short of memory, say: training knows what to do
                 raise

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fmray.errors import DataError
 from fmray.records import Json
-from fmray.seeding import DRAWING
+from fmray.seeding import RNG_LOCK
 from fmray.store import Store, read_atomic_folder, write_atomic_folder
 
 log = logging.getLogger("fmray")
@@ -182,15 +182,15 @@ class Checkpoints:
         self.store.remove(self.folder)
 
 
-def generators(device: torch.device) -> dict[str, Tensor]:
+def rng_states_of(device: torch.device) -> dict[str, Tensor]:
     """Give the state of torch's generators."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
-    """Bring torch's generators back to what `generators` gave."""
-    with DRAWING:
+def set_rng_states(states: dict[str, Tensor], device: torch.device) -> None:
+    """Bring torch's generators back to what `rng_states_of` returned."""
+    with RNG_LOCK:
         torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)

@@ -32,7 +32,7 @@ from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store, waiting
 from fmray.train.capacity import Lookout, maps_lanes, room
 from fmray.train.device import set_up
-from fmray.train.failures import Budget, CodeError, failure, is_of_user, kind_of, one_line, place_of
+from fmray.train.failures import Budget, CodeError, failure, is_user_error, kind_of, one_line, place_of
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import Asked, beat, look_seconds, watched_here
 from fmray.train.ingest import Rows, Sample
@@ -193,7 +193,7 @@ def failing_here(hang_seconds: Asked, report: Report) -> Iterator[None]:
         with watched_here(hang_seconds, report):
             yield
     except BaseException as error:
-        if is_of_user(error):
+        if is_user_error(error):
             raise code_error(error, "stacks/error-0-0.txt", report, STOPPED) from error
         if not isinstance(error, Exception):
             raise
@@ -328,9 +328,9 @@ def _work_on_worker(config: Json) -> None:
         ray.get(mailbox.refuse.remote(refusal(error)))
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and not is_of_user(error):
+        if not isinstance(error, Exception) and not is_user_error(error):
             raise
-        raise of_worker(error, _GROUP, group.rank, put) from error
+        raise worker_error(error, _GROUP, group.rank, put) from error
 
 
 def refusal(error: FmrayError) -> bytes:
@@ -339,10 +339,10 @@ def refusal(error: FmrayError) -> bytes:
     return pickle.dumps(error)
 
 
-def of_worker(error: BaseException, group: int, rank: int, report: Report) -> BaseException:
+def worker_error(error: BaseException, group: int, rank: int, report: Report) -> BaseException:
     """Give what a worker is to raise for an error, so that everybody can read it; its traceback does not travel."""
     error.add_note(place_of(error))
-    if kind_of(error) != USER and not is_of_user(error):
+    if kind_of(error) != USER and not is_user_error(error):
         return error
     path = f"stacks/error-{group}-{rank}.txt"
     report(Stacks(path, "".join(traceback.format_exception(error))))

@@ -1,1 +1,1 @@
-"""Turn one job into the members it asks for."""
+"""Train the members a job asks for: plain training, search, boosting."""

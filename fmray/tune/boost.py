@@ -23,8 +23,9 @@ from fmray.train.pack import Plan
 from fmray.tune.sweep import Sweep
 
 ROUND = "ensemble.adaboost.round"
-"""Parameter of a member: its round."""
+"""Key in `Member.params`: the member's round."""
 KIND = "boost"
+"""Folder of the store for row weights."""
 Train = Callable[[Plan], Sweep]
 
 
@@ -36,50 +37,52 @@ def boost(
     params: Adaboost,
     device: str = "cpu",
 ) -> Sweep:
-    """Boost one configuration as `ensemble: adaboost` asks for.
+    """Train the rounds of AdaBoost for one configuration.
 
-    The driver holds the weights of rows and passes them on in a file of the store, which every worker must see.
+    The driver computes row weights and passes them to workers in a file of the store, so all workers must have access
+    to the store.
 
     Args:
-        plans: The one configuration.
+        plans: One plan: the configuration to boost.
         train: Trains one member, as a sweep of its own.
-        params: Of `ensemble: adaboost`.
-        device: Where the driver lets members predict the training rows.
+        params: Parameters of `ensemble: adaboost`.
+        device: Device on which the driver predicts the training rows.
 
     Raises:
         SpecError: If there are several configurations, or the target is numeric.
-        TrainError: If a round has no member that can predict, or the first is no better than chance.
+        TrainError: If the member of a round could not be trained, or the first is no better than chance.
     """
     if len(plans) != 1:
         raise SpecError(f"adaboost boosts one configuration, but the job has {len(plans)}. Keep one.", "ensemble")
     refuse_numbers("adaboost", {}, prepared.target.kind)
     lanes = Lanes(prepared, "train")
-    found = lanes.load(["target", *["weight"] * prepared.weighted])
+    columns = lanes.load(["target", *["weight"] * prepared.weighted])
     rows = np.arange(lanes.num_rows)
     rounds = list[Sweep]()
 
     def train_round(weights: np.ndarray) -> np.ndarray:
         plan = _plan(plans[0], len(rounds))
         path = _write_weights(weights, store)
-        one = replace(plan, rows={**plan.rows, "weights": path})
-        rounds.append(train(one))
+        weighted_plan = replace(plan, rows={**plan.rows, "weights": path})
+        rounds.append(train(weighted_plan))
         # the path holds a hash of the weights and is part of the round's key: a finished round does not need the file
         store.remove(path)
-        return outputs_of(_member_of(rounds[-1]), prepared, split="train", rows=rows, task=one.task, device=device)
+        member = _member_of(rounds[-1])
+        return outputs_of(member, prepared, split="train", rows=rows, task=weighted_plan.task, device=device)
 
     num_classes = len(prepared.target.classes)
-    alphas = samme(train_round, found["target"], num_classes=num_classes, params=params, weight=found.get("weight"))
+    alphas = samme(train_round, columns["target"], num_classes=num_classes, params=params, weight=columns.get("weight"))
     alphas += [0.0] * (len(rounds) - len(alphas))  # a last round no better than chance was trained, but has no vote
     members = tuple(
-        replace(_member_of(one), params={**_member_of(one).params, ALPHA: alpha})
-        for one, alpha in zip(rounds, alphas, strict=True)
+        replace(_member_of(sweep), params={**_member_of(sweep).params, ALPHA: alpha})
+        for sweep, alpha in zip(rounds, alphas, strict=True)
     )
     return Sweep(
-        key=fingerprint(KIND, [one.key for one in rounds]),
+        key=fingerprint(KIND, [sweep.key for sweep in rounds]),
         members=members,
-        health=tuple(event for one in rounds for event in one.health),
-        widths=tuple(width for one in rounds for width in one.widths),
-        reused=all(one.reused for one in rounds),
+        health=tuple(event for sweep in rounds for event in sweep.health),
+        widths=tuple(width for sweep in rounds for width in sweep.widths),
+        reused=all(sweep.reused for sweep in rounds),
     )
 
 
@@ -92,7 +95,7 @@ def _plan(plan: Plan, number: int) -> Plan:
 def _member_of(sweep: Sweep) -> Member:
     member = sweep.members[0]
     if member.val_score is None:
-        raise TrainError(f"a round has no member that can predict: {member.reason}.", "ensemble.adaboost")
+        raise TrainError(f"the member of a round could not be trained: {member.reason}.", "ensemble.adaboost")
     return member
 
 
@@ -100,7 +103,7 @@ def _write_weights(weights: np.ndarray, store: Store) -> str:
     """Write weights, scaled to a mean of 1, to a file that is named by their hash; return its path."""
     values = (weights * len(weights)).astype(np.float32)
     path = store.path(KIND, f"{hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()}.npy")
-    held = io.BytesIO()
-    np.save(held, values)
-    store.write_bytes(path, held.getvalue())
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    store.write_bytes(path, buffer.getvalue())
     return path

@@ -1,6 +1,6 @@
-"""Run functions concurrently in threads of this process; results are those of running one after the other.
+"""Run functions concurrently in threads of this process; results are the same as one after the other.
 
-Work that releases the GIL, such as kernels of torch, gains from it. The first failure ends all.
+Work that releases the GIL, such as kernels of torch, gains from it. The first exception cancels the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,21 +11,20 @@ Result = TypeVar("Result")
 
 
 def run_concurrently(
-    pieces: Sequence[Callable[[], Result]], lanes: int, stop: Callable[[], None] = lambda: None
+    calls: Sequence[Callable[[], Result]], max_workers: int, stop: Callable[[], None] = lambda: None
 ) -> list[Result]:
-    """Return the results of all pieces, in order; at most `lanes` run at a time.
+    """Return the results of all calls, in order; at most `max_workers` run at a time.
 
     Args:
-        stop: Makes pieces that have begun end early, with a `CancelledError`; called when one fails, or the caller is
-            interrupted.
+        stop: Called when a call fails or the caller is interrupted; makes running calls raise `CancelledError` soon.
 
     Raises:
-        BaseException: What a piece raised; of several that failed at once, any one.
+        BaseException: The exception of a call; if several failed at once, one of them.
     """
-    if lanes == 1:
-        return [piece() for piece in pieces]
-    with ThreadPoolExecutor(lanes, thread_name_prefix="fmray-pack") as pool:
-        futures = [pool.submit(piece) for piece in pieces]
+    if max_workers == 1:
+        return [call() for call in calls]
+    with ThreadPoolExecutor(max_workers, thread_name_prefix="fmray-pack") as pool:
+        futures = [pool.submit(call) for call in calls]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:

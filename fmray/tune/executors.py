@@ -26,7 +26,7 @@ from fmray.spec.sections import RunOptions, Train
 from fmray.store import Store, waiting
 from fmray.train.decision import Decision
 from fmray.train.device import set_up
-from fmray.train.failures import Budget, is_of_user
+from fmray.train.failures import Budget, is_user_error
 from fmray.train.group import ALONE
 from fmray.train.heartbeat import beat, look_seconds
 from fmray.train.mailbox import POLL_SECONDS, Mailbox, begin, deliver, every, placed_here
@@ -34,7 +34,7 @@ from fmray.train.restart_policy import decide as decide_restart
 from fmray.train.restart_policy import find
 from fmray.train.stacks import here
 from fmray.train.watch import Watch, on_roll
-from fmray.train.workers import Worker, failing_here, of_worker, refusal
+from fmray.train.workers import Worker, failing_here, refusal, worker_error
 from fmray.tune.halving import Rules, RungScores, Stopper
 from fmray.tune.outcomes import has_begun, is_finished, record_untrained
 from fmray.tune.proposals import Proposals
@@ -49,19 +49,24 @@ RAY_TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Ray Tune's own state is never restored
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-"""Environment that Ray Tune is started with: no output of its own, no signal handler, no copies of its state."""
+"""Environment variables for Ray Tune: no output of its own, no signal handler, no copies of its state."""
 WORKER_DIED = "its worker died more than run.max_failures times"
 
 
 def train_here(
-    context: TrialContext, proposals: Proposals, rules: Rules, before: RungScores, run: RunOptions, report: Report
+    context: TrialContext,
+    proposals: Proposals,
+    rules: Rules,
+    earlier_scores: RungScores,
+    run: RunOptions,
+    report: Report,
 ) -> list[Trial]:
     """Train proposed trials in this process, one after the other, and return those that wait.
 
     Raises:
         FmrayError: Whatever training raises.
     """
-    stopper = Stopper(context.store, context.home, rules, before)
+    stopper = Stopper(context.store, context.home, rules, earlier_scores)
     paused = []
     planned = 0
     with failing_here(run.hang_seconds, report):
@@ -87,27 +92,27 @@ def train_on_ray(
     context: TrialContext,
     proposals: Proposals,
     rules: Rules,
-    before: RungScores,
+    earlier_scores: RungScores,
     run: RunOptions,
     report: Report,
     slots: int,
     name: str,
 ) -> list[Trial]:
-    """Train proposed trials concurrently over Ray Tune, and return those that wait.
+    """Train proposed trials concurrently with Ray Tune, and return those that wait.
 
     Args:
         slots: Number of concurrent trials.
-        name: Of the sweep.
+        name: Name of the Ray Tune experiment: the key of the sweep.
 
     Raises:
-        ClusterError: If that many concurrent trials do not fit on the cluster, or Ray fails.
+        ClusterError: If Ray fails, or `slots` concurrent trials do not fit on the cluster.
         FmrayError: Whatever training raises that is not recorded as an outcome.
     """
     with session():
         import ray
 
         needed = resources(living_nodes(), slots, run.gpu)
-        server = placed_here(_TrialServer).remote(context, rules, dict(before), run, list(sys.path))
+        server = placed_here(_TrialServer).remote(context, rules, dict(earlier_scores), run, list(sys.path))
         watch = Watch(server, run.hang_seconds, report)
         source = _Source(context, proposals, rules=rules, watch=watch, max_failures=run.max_failures, report=report)
         os.environ.update({key: os.environ.get(key, value) for key, value in RAY_TUNE_ENVIRONMENT.items()})
@@ -149,31 +154,31 @@ def _train_trial(config: Json, server: Any) -> None:
     if ray.get(server.refusal.remote()) is not None:
         tune.report({"finished": 0})
         return
-    packed, (context, run, path) = ray.get(server.fetch.remote(config["trial"]))
-    begin(path)
+    packed, (context, run, sys_path) = ray.get(server.fetch.remote(config["trial"]))
+    begin(sys_path)
     trial: Trial = pickle.loads(packed)
     process = here(node=ray.get_runtime_context().get_node_id())
     server.put.remote(Workers([process], trial=trial.number))
     device = set_up_trial(run, trial.job.train)
 
     def decide_on_driver(pack: str, epoch: int, scores: Mapping[int, float]) -> Decision:
-        found: Decision = ray.get(server.decide.remote(pack, epoch, scores))
-        return found
+        decision: Decision = ray.get(server.decide.remote(pack, epoch, scores))
+        return decision
 
-    def put(event: Event) -> None:
+    def send(event: Event) -> None:
         server.put.remote(event)
 
     finished = False
     try:
-        with on_roll(server, trial.number, rank=0, size=1, asked=run.hang_seconds), waiting(put, beat):
-            finished = train_trials(context, [trial], Worker(ALONE, device, put, run), decide_on_driver)
+        with on_roll(server, trial.number, rank=0, size=1, asked=run.hang_seconds), waiting(send, beat):
+            finished = train_trials(context, [trial], Worker(ALONE, device, send, run), decide_on_driver)
     except FmrayError as error:
         ray.get(server.refuse.remote(refusal(error)))
     except BaseException as error:
         # Ctrl-C and signals pass; `sys.exit()` called by the user's code is an error of that code
-        if not isinstance(error, Exception) and not is_of_user(error):
+        if not isinstance(error, Exception) and not is_user_error(error):
             raise
-        raise of_worker(error, trial.number, 0, put) from error
+        raise worker_error(error, trial.number, 0, send) from error
     tune.report({"finished": int(finished)})
 
 
@@ -189,11 +194,11 @@ class _TrialServer(Mailbox):
     """Serve trials to workers, and decide which of their members stop; lives in an actor."""
 
     def __init__(
-        self, context: TrialContext, rules: Rules, before: RungScores, run: RunOptions, path: list[str]
+        self, context: TrialContext, rules: Rules, earlier_scores: RungScores, run: RunOptions, sys_path: list[str]
     ) -> None:
         super().__init__()
-        self._stopper = Stopper(context.store, context.home, rules, before)
-        self._common = (context, run, path)
+        self._stopper = Stopper(context.store, context.home, rules, earlier_scores)
+        self._common = (context, run, sys_path)
         self._trials = dict[int, bytes]()
 
     def submit(self, number: int, trial: bytes, planned: int) -> str:
@@ -218,7 +223,7 @@ class _Source:
     """Feed proposed trials to Ray Tune, and keep track of how each one ends.
 
     Trials whose worker died are restarted here, not by Ray Tune: it ignores the cause, and it does not restart a trial
-    whose worker, kept from an earlier trial, died before the trial began.
+    whose worker, reused from an earlier trial, died before the trial began.
     """
 
     def __init__(
@@ -267,11 +272,11 @@ class _Source:
             self._proposals.tell(trial)
         return None if self._running else str(Searcher.FINISHED)
 
-    def completed(self, trial_id: str) -> None:
+    def on_complete(self, trial_id: str) -> None:
         """Record that a trial is finished, or waits at a rung."""
         self._settle(self._running.pop(trial_id))
 
-    def failed(self, trial_id: str, error: BaseException) -> None:
+    def on_error(self, trial_id: str, error: BaseException) -> None:
         """Restart a trial or record it as failed, depending on what ended it."""
         trial = self._running.pop(trial_id)
         self._failures[trial.number] += 1
@@ -279,8 +284,9 @@ class _Source:
         budget = self._budgets[trial.number]
         self._watch.forget(trial.number)
         try:
-            halve = self._context.micro_batches(trial).halve
-            decide_restart(fault, budget, attempt=self._failures[trial.number], halve=halve, report=self._report)
+            attempt = self._failures[trial.number]
+            halve_micro_batches = self._context.micro_batches(trial).halve
+            decide_restart(fault, budget, attempt=attempt, halve=halve_micro_batches, report=self._report)
         except FmrayError:
             record_untrained(self._context, trial, WORKER_DIED if fault.kind == WORKER else fault.text)
             self._settle(trial)
@@ -293,11 +299,11 @@ class _Source:
             self._proposals.tell(trial)
 
     def waiting(self) -> list[Trial]:
-        """List the trials that wait."""
+        """Return the trials that wait at a rung, by number."""
         return [self._unfinished[number] for number in sorted(self._unfinished)]
 
     def as_searcher(self) -> Any:
-        """Give the searcher that Ray Tune asks for trials."""
+        """Return the searcher that Ray Tune asks for trials."""
         from ray.tune.search import Searcher
 
         source = self
@@ -308,7 +314,7 @@ class _Source:
 
             def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
                 if not error:  # failures are handled in `as_callback`, which gets the error
-                    source.completed(trial_id)
+                    source.on_complete(trial_id)
 
             def save(self, checkpoint_path: str) -> None:
                 """Keep nothing: proposals are in the store."""
@@ -319,14 +325,14 @@ class _Source:
         return ProposalSearcher(metric="finished", mode="max")
 
     def as_callback(self) -> Any:
-        """Give the callback by which Ray Tune reports trials that failed."""
+        """Return the callback by which Ray Tune reports trials that failed."""
         from ray.tune import Callback
 
         source = self
 
         class FailureCallback(Callback):  # type: ignore[misc]  # Ray has no types
             def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                source.failed(trial.trial_id, _error_of(trial))
+                source.on_error(trial.trial_id, _error_of(trial))
 
         return FailureCallback()
 
@@ -337,10 +343,10 @@ def _error_of(trial: Any) -> BaseException:
 
     with suppress(OSError, TypeError, AttributeError, pickle.UnpicklingError, ImportError):
         with open(trial.pickled_error_file, "rb") as file:
-            found = pickle.load(file)
-        if isinstance(found, BaseException):
-            return found
-    text = "the trial failed, and its error is not known"
+            error = pickle.load(file)
+        if isinstance(error, BaseException):
+            return error
+    text = "the trial failed with an unknown error"
     with suppress(OSError, TypeError), open(trial.error_file, encoding="utf-8") as lines:
         text = lines.read()
     return ray.exceptions.RayError(text)  # type: ignore[no-any-return]

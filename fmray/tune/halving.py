@@ -1,4 +1,4 @@
-"""Stop members that do worse than others, by asynchronous successive halving.
+"""Stop members that score worse than others, by asynchronous successive halving.
 
 A rung is an epoch at which members are compared by their best score so far; each member is compared there once. There
 is one table of rungs for all packs. A decision is written before anyone acts on it, so a pack that was killed and asks
@@ -23,22 +23,22 @@ DECISIONS_FILE = "judgements.jsonl"
 NUM_RUNGS = 3
 """Number of rungs that `first_rung: auto` leaves room for."""
 Scores = Mapping[int, float]
-"""Member -> score, higher for better."""
+"""Member -> score, higher is better."""
 RungScores = Mapping[int, Scores]
 """Epoch of a rung -> the scores there."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Hold the rules by which members stop.
+    """The rules by which members stop.
 
     Args:
         rungs: Epochs at which members are compared.
         eta: At each rung, the best 1/eta of the members continue.
         waits: Members that reach a rung wait for all others, so that the order of arrival does not matter.
         exact: Check budgets only while all packs wait, so that timing cannot change a decision.
-        epochs: Epochs to spend on all members together, or None.
-        seconds: Time after which every member stops, or None.
+        epochs: Budget of epochs, summed over members; None for no limit.
+        seconds: Time budget, after which every member stops; None for no limit.
     """
 
     rungs: tuple[int, ...] = ()
@@ -60,7 +60,7 @@ class Rules:
         return self.rungs[0] if self.rungs else epochs
 
     def applies_at(self, epoch: int) -> bool:
-        """Tell whether anything is decided after this epoch."""
+        """Return whether anything is decided after this epoch."""
         return epoch in self.rungs or self.epochs is not None or self.seconds is not None
 
 
@@ -70,20 +70,20 @@ class Stopper:
     Args:
         store, home: Where decisions are written.
         rules: When members stop.
-        before: Scores at each rung of the members of a sweep that this one extends.
+        earlier_scores: Scores at each rung of the sweep that this one extends.
     """
 
-    def __init__(self, store: Store, home: str, rules: Rules, before: RungScores) -> None:
+    def __init__(self, store: Store, home: str, rules: Rules, earlier_scores: RungScores) -> None:
         self.rules = rules
         self._store = store
         self._path = f"{home}/{DECISIONS_FILE}"
-        self._scores: dict[int, dict[int, float]] = defaultdict(dict, {k: dict(v) for k, v in before.items()})
+        self._scores: dict[int, dict[int, float]] = defaultdict(dict, {k: dict(v) for k, v in earlier_scores.items()})
         self._decided: dict[tuple[str, int], Json] = {}
-        self._stopped_after_waiting: dict[int, dict[int, str]] = {}
-        self._latest: dict[str, int] = defaultdict(int)
+        self._closed_rungs: dict[int, dict[int, str]] = {}  # epoch -> member -> reason
+        self._last_epoch: dict[str, int] = defaultdict(int)
         self.spent = 0  # epochs trained so far, summed over members
         self._seconds_before = 0.0
-        self._opened = time.monotonic()
+        self._started = time.monotonic()
         for event in store.events(self._path):
             self._remember(event)
             self._seconds_before = float(event["seconds"])
@@ -92,38 +92,39 @@ class Stopper:
         """Decide which members of a pack stop after an epoch.
 
         Args:
-            pack: Names it within the sweep.
-            scores: Member -> best score so far, higher for better.
+            pack: Name of the pack within the sweep, "TRIAL.PACK".
+            scores: Member -> best score so far, higher is better.
         """
         if not self.rules.applies_at(epoch):
             return Decision()
         self.require(pack, epoch - 1)
         if (pack, epoch) not in self._decided:
             reached = {"pack": pack, "epoch": epoch, "scores": {str(m): s for m, s in scores.items()}}
-            self._remember(reached)  # first, since the decision is made with these scores; `_write` then adds it
-            self._write({**reached, "dropped": self._dropped(epoch, list(scores))})
+            # before deciding: the decision compares with these scores. `_write` records it together with the decision
+            self._remember(reached)
+            self._write({**reached, "dropped": self._members_to_stop(epoch, list(scores))})
         decided = self._decided[pack, epoch]
         if decided["dropped"] is not None:
             return Decision({int(member): reason for member, reason in decided["dropped"].items()})
-        known = self._stopped_after_waiting.get(epoch)
-        if known is None:
-            return Decision(waits=True)
-        return Decision({member: known[member] for member in scores if member in known})
+        stopped = self._closed_rungs.get(epoch)
+        if stopped is None:
+            return Decision(must_wait=True)
+        return Decision({member: stopped[member] for member in scores if member in stopped})
 
     def require(self, pack: str, epoch: int) -> None:
-        """Make sure that every decision about a pack up to an epoch is still there.
+        """Raise if a decision about a pack, up to an epoch, is missing.
 
         Raises:
-            DataError: If decisions that it was trained by are gone.
+            DataError: If the file has lost decisions that the pack was trained by.
         """
         for rung in self.rules.rungs:
             if rung <= epoch and (pack, rung) not in self._decided:
                 raise DataError(
-                    f"{self._path} is damaged: what was decided about pack {pack} at epoch {rung} is gone. "
+                    f"{self._path} is damaged: the decision about pack {pack} at epoch {rung} is missing. "
                     "Restore the file, or delete its folder to run the search again."
                 )
 
-    def decide_waiting(self) -> bool:
+    def close_rung(self) -> bool:
         """Decide about the members that wait at the first open rung; return whether there were any.
 
         Call this only while no pack trains: then all members that will ever reach that rung have reached it.
@@ -135,10 +136,8 @@ class Stopper:
                 if at == epoch and decided["dropped"] is None
                 for member in decided["scores"]
             ]
-            if waiting and epoch not in self._stopped_after_waiting:
-                reasons = (
-                    self._stopped_at_rung(epoch, waiting) if not self.exhausted_budget else self._all_stopped(waiting)
-                )
+            if waiting and epoch not in self._closed_rungs:
+                reasons = self._stop_at_rung(epoch, waiting) if not self.exhausted_budget else self._stop_all(waiting)
                 self._write({"closed": epoch, "dropped": reasons})
                 return True
         return False
@@ -167,22 +166,22 @@ class Stopper:
         return ""
 
     def table(self) -> dict[int, dict[int, float]]:
-        """Give the scores at each rung."""
+        """Return the scores at each rung."""
         return {epoch: dict(scores) for epoch, scores in self._scores.items() if epoch in self.rules.rungs}
 
-    def _dropped(self, epoch: int, members: list[int]) -> Json | None:
-        """Give the members that stop, or None if all have to wait."""
+    def _members_to_stop(self, epoch: int, members: list[int]) -> Json | None:
+        """Return the members that stop, or None if all have to wait."""
         if self.exhausted_budget and not self.rules.exact:
-            return self._all_stopped(members)
+            return self._stop_all(members)
         if epoch not in self.rules.rungs:
             return {}
-        return None if self.rules.waits else self._stopped_at_rung(epoch, members)
+        return None if self.rules.waits else self._stop_at_rung(epoch, members)
 
-    def _all_stopped(self, members: list[int]) -> Json:
+    def _stop_all(self, members: list[int]) -> Json:
         """Return member -> reason for all members, because a budget is exhausted."""
         return dict.fromkeys(map(str, members), self.exhausted_budget)
 
-    def _stopped_at_rung(self, epoch: int, members: list[int]) -> Json:
+    def _stop_at_rung(self, epoch: int, members: list[int]) -> Json:
         """Return member -> reason for the members that are not among the best at a rung."""
         scores = self._scores[epoch]
         eta = self.rules.eta
@@ -192,7 +191,7 @@ class Stopper:
 
     @property
     def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._opened
+        return self._seconds_before + time.monotonic() - self._started
 
     def _write(self, event: Json) -> None:
         event = {**event, "seconds": round(self._seconds, 3)}
@@ -201,19 +200,19 @@ class Stopper:
 
     def _remember(self, event: Json) -> None:
         if "closed" in event:
-            self._stopped_after_waiting[event["closed"]] = {int(m): reason for m, reason in event["dropped"].items()}
+            self._closed_rungs[event["closed"]] = {int(m): reason for m, reason in event["dropped"].items()}
             return
         pack = event["pack"]
         epoch = event["epoch"]
         if (pack, epoch) not in self._decided:
-            self.spent += len(event["scores"]) * (epoch - self._latest[pack])
-            self._latest[pack] = epoch
+            self.spent += len(event["scores"]) * (epoch - self._last_epoch[pack])
+            self._last_epoch[pack] = epoch
         self._decided[pack, epoch] = {"dropped": None, **event}
         self._scores[epoch] |= {int(m): float(score) for m, score in event["scores"].items()}
 
 
 def rungs_of(job: Job) -> tuple[int, ...]:
-    """Give the epochs at which a job compares members to stop some; none if no member is stopped."""
+    """Return the epochs at which a job compares members to stop some; none if no member is stopped."""
     search = job.search
     if not job.ranges or search.stop == "none" or search.by == "pbt":
         return ()
@@ -221,34 +220,34 @@ def rungs_of(job: Job) -> tuple[int, ...]:
 
 
 def rung_epochs(epochs: int, eta: int, first: int | None = None) -> tuple[int, ...]:
-    """Give the rung epochs: `first`, then eta times the one before, while below `epochs`."""
+    """Return the rung epochs: `first`, then eta times the one before, while below `epochs`."""
     epoch = first or max(1, -(-epochs // eta**NUM_RUNGS))
-    found = []
+    rungs = []
     while epoch < epochs:
-        found.append(epoch)
+        rungs.append(epoch)
         epoch *= eta
-    return tuple(found)
+    return tuple(rungs)
 
 
 def survivors(scores: Scores, arrived: Sequence[int], eta: int) -> set[int]:
-    """Give those of the arrived members that are among the best 1/eta (at least one) of all members at this rung.
+    """Return the members in `arrived` that are among the best 1/eta, at least one, of all members at this rung.
 
-    Of equal scores, that of the member with the smaller index is the better one.
+    Ties go to the member with the smaller index.
 
     Args:
-        scores: Of all members that have reached the rung, those that arrived included.
+        scores: Scores of all members that have reached the rung, including `arrived`.
     """
     ranked = sorted(scores, key=lambda member: (-scores[member], member))
     return set(ranked[: max(1, len(ranked) // eta)]) & set(arrived)
 
 
 def expected_epochs(members: int, epochs: int, rungs: Sequence[int], eta: int) -> int:
-    """Count the epochs of all members together, if members stop at rungs only."""
+    """Return the total epochs of all members if members only stop at rungs."""
     total = 0
     alive = members
-    before = 0
+    previous = 0
     for epoch in (*rungs, epochs):
-        total += alive * (epoch - before)
+        total += alive * (epoch - previous)
         alive = max(1, alive // eta)
-        before = epoch
+        previous = epoch
     return total

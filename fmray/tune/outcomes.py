@@ -1,6 +1,6 @@
 """Write and read the outcomes of trials: tensors, predictions on a validation sample, and last the member records.
 
-A pack that has a record is never trained again, so a trial may be killed at any point and resumed by another process.
+A pack that has an outcome is never trained again, so a trial may be killed at any point and resumed by another process.
 Only a process that holds the lease writes.
 """
 
@@ -27,17 +27,17 @@ from fmray.tune.trial import Trial, TrialContext
 
 Status = Literal["finished", "stopped", "failed"]
 Failures = Mapping[int, Json]
-"""Member that was not trained to its end -> {"reason", "class" of the error}."""
-RESULT = "result.json"
-PREDICTIONS = "val.npy"
+"""Index of a member whose training did not finish -> {"reason", "class" of the error}."""
+RESULT_FILE = "result.json"
+PREDICTIONS_FILE = "val.npy"
 SAID = "said"
 """Key under which records name their file of predictions; records of earlier versions have it, so it stays."""
 NO_FAILURES: Failures = MappingProxyType({})
 
 
 def is_finished(context: TrialContext, trial: Trial) -> bool:
-    """Tell whether the outcome of a trial is complete."""
-    return context.store.exists(f"{context.folder(trial.number)}/{RESULT}")
+    """Return whether the outcome of a trial is complete."""
+    return context.store.exists(f"{context.folder(trial.number)}/{RESULT_FILE}")
 
 
 def has_begun(context: TrialContext, trial: Trial) -> bool:
@@ -46,24 +46,24 @@ def has_begun(context: TrialContext, trial: Trial) -> bool:
 
 
 def read_packs(context: TrialContext, number: int) -> list[Json]:
-    """Read the packs of a finished trial; members that are in no pack count as one more pack."""
-    found = context.store.read_json(f"{context.folder(number)}/{RESULT}")
-    homes = [f"{context.folder(number)}/{pack:05d}" for pack in found["packs"]]
-    packs = [_with_whole_paths(context.store.read_json(f"{home}/{RESULT}"), home) for home in homes]
-    return [*packs, *([found["lost"]] if found["lost"] else [])]
+    """Read the outcomes of a finished trial's packs; members that are in no pack form one more."""
+    result = context.store.read_json(f"{context.folder(number)}/{RESULT_FILE}")
+    homes = [f"{context.folder(number)}/{pack:05d}" for pack in result["packs"]]
+    packs = [_with_absolute_paths(context.store.read_json(f"{home}/{RESULT_FILE}"), home) for home in homes]
+    return [*packs, *([result["lost"]] if result["lost"] else [])]
 
 
 def read_pack(context: TrialContext, trial: Trial, number: int) -> Json | None:
     """Read the outcome of a pack; None if it is not finished."""
-    path = f"{context.pack_folder(trial, number)}/{RESULT}"
+    path = f"{context.pack_folder(trial, number)}/{RESULT_FILE}"
     return context.store.read_json(path) if context.store.exists(path) else None
 
 
 def best_val_score(context: TrialContext, trial: Trial) -> float | None:
-    """Give the best score of a finished trial, higher for better; None if no member has one."""
+    """Return a finished trial's best validation score, with a sign so that higher is better; None if there is none."""
     sign = 1 if context.metric_of(trial).higher_is_better else -1
-    found = [member["val_score"] for pack in read_packs(context, trial.number) for member in pack["members"]]
-    return max((sign * score for score in found if score is not None), default=None)
+    scores = [member["val_score"] for pack in read_packs(context, trial.number) for member in pack["members"]]
+    return max((sign * score for score in scores if score is not None), default=None)
 
 
 def finish_trial(context: TrialContext, trial: Trial, packs: Sequence[int], untrained: Json | None = None) -> None:
@@ -73,16 +73,16 @@ def finish_trial(context: TrialContext, trial: Trial, packs: Sequence[int], untr
         packs: Numbers of the packs that have an outcome.
         untrained: Pack-like outcome of the members that are in no pack; see `outcome_of_untrained`.
     """
-    context.store.write_json(f"{context.folder(trial.number)}/{RESULT}", {"packs": list(packs), "lost": untrained})
+    context.store.write_json(f"{context.folder(trial.number)}/{RESULT_FILE}", {"packs": list(packs), "lost": untrained})
 
 
 def record_untrained(
     context: TrialContext, trial: Trial, reason: str, status: Status = "failed", error_class: str = ""
 ) -> None:
-    """Record that the members of a trial were not trained to their end, and why; finished packs are kept.
+    """Record that the training of a trial's members did not finish, and why; finished packs are kept.
 
     Args:
-        error_class: Class of the error, if code or parameters were at fault.
+        error_class: Class of the error, if code or parameters caused it.
     """
     # a trial has at most one pack per member; its true number of packs is not known here
     numbered = ((number, read_pack(context, trial, number)) for number in range(len(trial.plans)))
@@ -103,17 +103,17 @@ def write_pack(
     group: Group = ALONE,
     left_out: Failures = NO_FAILURES,
 ) -> None:
-    """Write the outcome of a pack that is trained: tensors, predictions on validation, and last the records.
+    """Write the outcome of a trained pack: tensors, predictions on validation, and last the records.
 
     Args:
         number: Position of the pack in its trial.
-        left_out: Members of the pack that failed and were not trained any further.
+        left_out: Members that were removed from the pack because their code failed.
     """
     predictions = _predictions_on_sample(pack, val_rows, group)
     if not group.is_first:
         return
     folder = context.pack_folder(trial, number)
-    with to_write(f"{folder}/{PREDICTIONS}") as path:
+    with to_write(f"{folder}/{PREDICTIONS_FILE}") as path:
         np.save(path, predictions, allow_pickle=False)
     members = [
         _write_member(context, trial, pack, row=row, pack_number=number, predictions=predictions[row])
@@ -121,16 +121,16 @@ def write_pack(
     ]
     left_out_plans = [plan for plan in trial.plans if plan.index in left_out]
     others = outcome_of_untrained(context, trial, left_out_plans, left_out)
-    made = [PREDICTIONS, *(f"{member.index:05d}/{file_of(member)}" for member in members)]
+    files = [PREDICTIONS_FILE, *(f"{member.index:05d}/{file_of(member)}" for member in members)]
     result = {
-        "files": measure(folder, made),
+        "files": measure(folder, files),
         "members": [*(_with_relative_root(member, folder) for member in members), *others["members"]],
         "health": pack.state.health,
         "width": len(pack.plans),
-        SAID: PREDICTIONS,
+        SAID: PREDICTIONS_FILE,
         "errors": others["errors"],
     }
-    context.store.write_json(f"{folder}/{RESULT}", result)
+    context.store.write_json(f"{folder}/{RESULT_FILE}", result)
     context.store.remove(f"{folder}/states")
 
 
@@ -138,21 +138,21 @@ def write_failed_pack(
     context: TrialContext, trial: Trial, number: int, plans: Sequence[Plan], left_out: Failures
 ) -> None:
     """Write the outcome of a pack of which no member could be trained."""
-    shown = outcome_of_untrained(context, trial, plans, left_out)
-    context.store.write_json(f"{context.pack_folder(trial, number)}/{RESULT}", shown)
+    outcome = outcome_of_untrained(context, trial, plans, left_out)
+    context.store.write_json(f"{context.pack_folder(trial, number)}/{RESULT_FILE}", outcome)
 
 
 def outcome_of_untrained(
     context: TrialContext, trial: Trial, plans: Sequence[Plan], reasons: Failures, status: Status = "failed"
 ) -> Json:
-    """Describe members that were not trained to their end, as the outcome of a pack."""
+    """Describe members whose training did not finish, as the outcome of a pack."""
     members = [
         _member_without_tensors(context, trial, plan, status=status, reason=reasons[plan.index]["reason"])
         for plan in plans
     ]
     errors = {str(plan.index): reasons[plan.index]["class"] for plan in plans if reasons[plan.index]["class"]}
-    shown = [member.to_json() for member in members]
-    return {"members": shown, "health": [], "width": len(shown), SAID: "", "errors": errors}
+    records = [member.to_json() for member in members]
+    return {"members": records, "health": [], "width": len(records), SAID: "", "errors": errors}
 
 
 def _member_without_tensors(context: TrialContext, trial: Trial, plan: Plan, status: Status, reason: str) -> Member:
@@ -184,22 +184,28 @@ def _write_member(
     kind, data, digest = pack.artefact(row)
     with to_write(f"{home}/{FILES[kind]}") as path, open(path, "wb") as file:
         file.write(data)
-    end: dict[str, Any] = state.ends.get(str(row), {"status": "finished", "reason": "", "epochs": state.epoch})
-    if not torch.isfinite(state.best_score[row]) and end["status"] != "failed":
-        scores = [e["value"] for e in state.history if e["member"] == plan.index and e["metric"] == context.metric]
-        end = {**end, "status": "failed", "reason": _why_unscored(context.metric, scores, predictions)}
+    outcome: dict[str, Any] = state.ends.get(str(row), {"status": "finished", "reason": "", "epochs": state.epoch})
+    if not torch.isfinite(state.best_score[row]) and outcome["status"] != "failed":
+        scores = [
+            event["value"]
+            for event in state.history
+            if event["member"] == plan.index and event["metric"] == context.metric
+        ]
+        outcome = {**outcome, "status": "failed", "reason": _why_unscored(context.metric, scores, predictions)}
     score = float(state.best_score[row]) * pack.sign
-    member = _member_without_tensors(context, trial, plan, status="failed", reason=end["reason"])
+    member = _member_without_tensors(context, trial, plan, status="failed", reason=outcome["reason"])
     return replace(
         member,
         root=home,
-        status=end["status"],
+        status=outcome["status"],
         best_epoch=int(state.best_epoch[row]),
-        epochs=end["epochs"],
-        val_score=score if end["status"] != "failed" and torch.isfinite(state.best_score[row]) else None,
+        epochs=outcome["epochs"],
+        val_score=score if outcome["status"] != "failed" and torch.isfinite(state.best_score[row]) else None,
         tensor_hash=digest,
         artefact=kind,
-        history=tuple({name: e[name] for name in HISTORY} for e in state.history if e["member"] == plan.index),
+        history=tuple(
+            {name: event[name] for name in HISTORY} for event in state.history if event["member"] == plan.index
+        ),
         pack=pack_number,
     )
 
@@ -221,17 +227,17 @@ def _predictions_on_sample(pack: Learner, rows: Rows, group: Group) -> np.ndarra
     The sample depends on row ids alone, so members of all packs, on any workers, predict the same rows.
 
     Shapes:
-        returns: (M, n, C or T), float32, an entry per token where tokens have targets; empty on all workers but the
+        returns: (M, n, C or T), float32, one entry per token if tokens have targets; empty on all workers but the
             first.
     """
     ids = rows.lanes.load(["row_id"], rows.share)["row_id"]
-    kept = sample_of(ids, rows.num_rows)
-    with pack.at_best() as every:
-        predictions, _ = predict_rows(every, rows, group, kept=kept)
-    positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[kept]
+    sampled = sample_of(ids, rows.num_rows)
+    with pack.at_best() as best_pack:
+        predictions, _ = predict_rows(best_pack, rows, group, mask=sampled)
+    positions = rows.share.places(0, rows.num_rows, rows.lanes.num_lanes)[sampled]
     target = rows.lanes.load(["target"], rows.share)["target"]
     if isinstance(target, Ragged):
-        positions = np.repeat(positions, target.lengths[kept])
+        positions = np.repeat(positions, target.lengths[sampled])
     parts = group.all_gather((positions, predictions.astype(np.float32)))
     if not group.is_first:
         return np.zeros(0, np.float32)
@@ -244,7 +250,7 @@ def _with_relative_root(member: Member, home: str) -> Json:
     return {**member.to_json(), "root": member.root.removeprefix(f"{home}/")}
 
 
-def _with_whole_paths(pack: Json, home: str) -> Json:
+def _with_absolute_paths(pack: Json, home: str) -> Json:
     members = [{**member, "root": f"{home}/{member['root']}" if member["root"] else ""} for member in pack["members"]]
     predictions = f"{home}/{pack[SAID]}" if pack[SAID] else ""
     return {**pack, "folder": home, "members": members, SAID: predictions}

@@ -1,8 +1,8 @@
-"""Search by population based training: members that fall behind continue from the state of one that leads.
+"""Search by population based training: members with low scores continue from the state of one with a high score.
 
-Ray Tune decides which, and pauses and restarts trials, each of which trains one member. A member that exploits another
-copies its weights, optimizer state, epoch, history, best state and lineage. It keeps its own index, seed and
-parameters, wherever these are stored: in the optimizer, the task, or buffers of the model.
+Ray Tune decides which members do so, and pauses and restarts trials; each trial trains one member. A member that
+exploits another copies its weights, optimizer state, epoch, history, best state and lineage. It keeps its own index,
+seed and parameters, wherever these are stored: in the optimizer, the task, or buffers of the model.
 
 Source: Jaderberg et al., "Population Based Training of Neural Networks", 2017.
 """
@@ -59,7 +59,7 @@ RESTORABLE_ENVIRONMENT = {**RAY_TUNE_ENVIRONMENT, "TUNE_GLOBAL_CHECKPOINT_S": "2
 """Here Ray Tune restores its own state: which member has whose weights, and which parameters."""
 log = logging.getLogger("fmray")
 Lineage = tuple[Json, ...]
-"""({epoch, from, params}, ...), oldest first: when weights were copied, from whom, to train with which parameters."""
+"""({epoch, from, params}, ...), oldest first: when weights were copied, from which member, and the new parameters."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class MemberCheckpoint:
 
     Args:
         state: State of its pack, which holds this member only.
-        member: Whose state it is.
-        model: What it trained.
-        epoch: End of the interval. Beyond `state.epoch` for a failed member, which is compared all the same.
+        member: Index of the member.
+        model: Name and parameters of its model.
+        epoch: Epoch at the end of the interval; later than `state.epoch` if the member has failed.
         lineage: History of its weights.
     """
 
@@ -81,17 +81,17 @@ class MemberCheckpoint:
     lineage: Lineage = ()
 
     def write(self, folder: str) -> None:
-        """Write it to a folder."""
+        """Write the checkpoint to a folder."""
         model = [self.model.name, dict(self.model.params)]
         about = {"member": self.member, "model": model, "epoch": self.epoch, "lineage": list(self.lineage)}
         write_atomic_folder(folder, self.state.to_files(), about)
 
     @classmethod
     def read(cls, folder: str) -> "MemberCheckpoint":
-        """Read back what `write` wrote.
+        """Read a checkpoint that `write` wrote.
 
         Raises:
-            DataError: If it is not whole.
+            DataError: If it is incomplete or damaged.
         """
         about, files = read_atomic_folder(folder)
         name, params = about["model"]
@@ -100,7 +100,7 @@ class MemberCheckpoint:
         return cls(state, about["member"], Ref(name, params), about["epoch"], lineage=lineage)
 
     def lineage_for(self, member: int, params: Json) -> Lineage:
-        """Give the lineage of these weights once a member continues from them."""
+        """Return the lineage of these weights once a member continues from them."""
         if member == self.member:
             return self.lineage
         return (*self.lineage, {"epoch": self.state.epoch, "from": self.member, "params": params})
@@ -111,9 +111,9 @@ class PopulationPlan:
     """Plan the members of a population; their parameters change during training.
 
     Args:
-        job: With its ranges.
-        task: The objective, decided.
-        prepared: The rows all learn from.
+        job: The job, including its ranges.
+        task: Name and parameters of the task; `auto` is already resolved.
+        prepared: The rows all members learn from.
     """
 
     job: Job
@@ -139,15 +139,18 @@ class PopulationPlan:
         values = {keys: params[dotted(keys)] for keys in self.job.ranges}
         plan = searched_plans(self.job, self.task, structural={}, members=[values], first=index)[0]
         if lineage:
-            words = ", ".join(f"epoch {step['epoch']} from member {step['from']}" for step in lineage)
-            plan = replace(plan, params={**plan.params, LINEAGE: words})
+            text = ", ".join(f"epoch {step['epoch']} from member {step['from']}" for step in lineage)
+            plan = replace(plan, params={**plan.params, LINEAGE: text})
         return Trial(
             index, 0, job=self.job.at(values), plans=(plan,), prepared=self.prepared, total=self.job.search.members
         )
 
 
 def mutations(ranges: Mapping[Keys, Range], seed: int) -> Json:
-    """Give how Ray Tune may change each parameter: among its options, or scaled or drawn again if it is a number."""
+    """Return `hyperparam_mutations` for Ray Tune: the options of a choice, or a sampler for a number.
+
+    Ray Tune may also scale a number instead of drawing it again.
+    """
     return {
         dotted(keys): list(found.options) or partial(_draw, found, stream(seed, "pbt", dotted(keys)))
         for keys, found in ranges.items()
@@ -183,52 +186,52 @@ def train_member(
     checkpoint: MemberCheckpoint | None = None,
     lineage: Lineage = (),
 ) -> None:
-    """Train a member to its end, and write its outcome.
+    """Train a member until it finishes, and write its outcome.
 
     Args:
         rows: Training rows and validation rows.
-        report: Gets its events.
-        save: Gets a checkpoint and {"score", "epoch"} after every interval; Ray Tune may end the trial in this call.
-        checkpoint: What it continues from.
-        lineage: Of its weights.
+        report: Called with its events.
+        save: Called with a checkpoint and {"score", "epoch"} after every interval; Ray Tune may end the trial in it.
+        checkpoint: Checkpoint that the member continues from.
+        lineage: Lineage of its weights.
     """
     pack = build_networks(context, trial, trial.plans, device)
     metric = context.metric_of(trial)
-    last = trial.job.train.num_epochs
+    num_epochs = trial.job.train.num_epochs
     scored_rows = rows[1].sample(trial.job.evaluate.val_rows)
     if checkpoint is not None:
         exploit(pack, checkpoint)
     epoch = 0 if checkpoint is None else checkpoint.epoch
     while True:
-        until = min((epoch // interval + 1) * interval, last)
+        interval_end = min((epoch // interval + 1) * interval, num_epochs)
         order_seed = derive(trial.job.train.seed, "order")
-        ended = fit(
+        finished = fit(
             pack,
             rows[0],
             scored_rows,
             metric,
             order_seed=order_seed,
             report=report,
-            decide=partial(_pause_at, until, last),
+            decide=partial(_pause_at, interval_end=interval_end, num_epochs=num_epochs),
         )
         failed = any(end["status"] == "failed" for end in pack.state.ends.values())
         # a failed member stays in the population: it may continue from a copy of another
-        if ended and (not failed or until == last):
+        if finished and (not failed or interval_end == num_epochs):
             break
-        epoch = until
+        epoch = interval_end
         own = MemberCheckpoint(pack.snapshot(), trial.number, model=trial.plans[0].model, epoch=epoch, lineage=lineage)
-        save(own, {"score": -math.inf if failed else _score(pack, metric), "epoch": until})
+        save(own, {"score": -math.inf if failed else _score(pack, metric), "epoch": interval_end})
     write_pack(context, trial, pack, rows[1])
     finish_trial(context, trial, [0])
 
 
-def _pause_at(until: int, last: int, epoch: int, scores: Mapping[int, float]) -> Decision:
-    """Pause a training at the end of an interval."""
-    return Decision(waits=until <= epoch < last)
+def _pause_at(epoch: int, scores: Mapping[int, float], *, interval_end: int, num_epochs: int) -> Decision:
+    """Let a member wait at the end of an interval, unless training ends there as well; see `Decide`."""
+    return Decision(must_wait=interval_end <= epoch < num_epochs)
 
 
 def _score(pack: Pack, metric: Metric) -> float:
-    """Give the score of the newest epoch, higher for better; members are compared by their present weights."""
+    """Return the score of the latest epoch, higher is better: members are compared by current weights, not the best."""
     values = [event["value"] for event in pack.state.history if event["metric"] == metric.name]
     score = pack.sign * values[-1] if values else -math.inf
     return -math.inf if math.isnan(score) else score
@@ -244,8 +247,8 @@ class PopulationBasedSearch:
 
     Args:
         population: The members.
-        report: Gets events.
-        key: Names the sweep.
+        report: Called with every event.
+        key: Key of the sweep.
     """
 
     population: PopulationPlan
@@ -256,7 +259,7 @@ class PopulationBasedSearch:
         """Train every member, and return their trials.
 
         Raises:
-            ClusterError: If that many concurrent trials do not fit on the cluster, or Ray fails.
+            ClusterError: If Ray fails, or the concurrent trials do not fit on the cluster.
             FmrayError: Whatever training raises that is not recorded as an outcome.
         """
         trials = [self.population.trial(index, params) for index, params in enumerate(self.population.initial_params)]
@@ -276,8 +279,9 @@ class PopulationBasedSearch:
         members = self.population.job.search.members
         slots = min(num_slots(living_nodes(), run), members)
         needed = resources(living_nodes(), slots, run.gpu)
-        turns = f"{members} members take turns on {slots} workers over Ray Tune (run.workers: {run.workers})"
-        self.report(Note(f"{turns}, and are compared every {self.population.interval} epochs"))
+        workers = f"{slots} workers with Ray Tune (run.workers: {run.workers})"
+        interval = self.population.interval
+        self.report(Note(f"{members} members take turns on {workers}, and are compared every {interval} epochs"))
         shared = placed_here(_SharedInputs).remote(ray.cloudpickle.dumps((context, self.population, list(sys.path))))
         # not `setdefault`: an earlier search of this process may have set other values
         os.environ.update(RESTORABLE_ENVIRONMENT)
@@ -288,7 +292,7 @@ class PopulationBasedSearch:
                 if not num_errors or not remaining:
                     break
                 # Ray Tune does not restart a member whose worker, reused from another, died before the member began
-                self.report(Note(f"{num_errors} members lost their workers, and are started again"))
+                self.report(Note(f"{num_errors} members lost their workers, and are restarted"))
         refused = ray.get(shared.refusal.remote())
         store.remove(store.path("ray", self.key))
         if refused is not None:
@@ -310,7 +314,8 @@ class PopulationBasedSearch:
             trainable,
             param_space={"member": tune.grid_search(members)},
             tune_config=TuneConfig(
-                scheduler=scheduler(job), reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name
+                scheduler=build_scheduler(job), reuse_actors=True,
+                trial_name_creator=_trial_name, trial_dirname_creator=_trial_name,
             ),
             run_config=RunConfig(
                 name=self.key, storage_path=store.path("ray"), verbose=0,
@@ -320,8 +325,8 @@ class PopulationBasedSearch:
         )  # fmt: skip
 
 
-def scheduler(job: Job) -> Any:
-    """Give the scheduler of Ray Tune, which decides which member continues from which, and with which parameters."""
+def build_scheduler(job: Job) -> Any:
+    """Return Ray Tune's PBT scheduler: it decides which member copies which, and how parameters change."""
     from ray.tune.experiment import Trial
     from ray.tune.schedulers import PopulationBasedTraining
 
@@ -329,8 +334,8 @@ def scheduler(job: Job) -> Any:
         def choose_trial_to_run(self, tune_controller: Any) -> Any:
             """Run the member that has trained the fewest epochs itself.
 
-            Ray Tune counts the epochs of the state a member continues from; then a bad member may continue from the
-            same state of a better one again and again, and the better one never runs.
+            By default Ray Tune also counts the epochs of copied states. A bad member may then copy the same state of a
+            better one again and again, and the better one never runs.
             """
             waiting = [trial for trial in tune_controller.get_trials() if trial.status in (Trial.PENDING, Trial.PAUSED)]
             return min(waiting, key=lambda trial: trial.last_result.get("epoch", 0), default=None)
@@ -366,18 +371,18 @@ def _train_member(config: Json, shared: Any) -> None:
 
     if ray.get(shared.refusal.remote()) is None:
         try:
-            _train(int(tune.get_context().get_trial_name()), config["member"], shared)
+            _train_from_checkpoint(int(tune.get_context().get_trial_name()), config["member"], shared)
         except FmrayError as error:
             ray.get(shared.refuse.remote(pickle.dumps(error)))
     # ends the trial: `done` keeps this score out of every comparison
     tune.report({"score": -math.inf, "epoch": 0, "done": True})
 
 
-def _train(index: int, config: Json, shared: Any) -> None:
+def _train_from_checkpoint(index: int, config: Json, shared: Any) -> None:
     """Train a member from the checkpoint of its trial, and write its outcome, unless it has one.
 
     Args:
-        config: Parameters of the member, and an index that may be another member's.
+        config: Parameters of the member, and an `index`, which is another member's after an exploit.
     """
     import ray
     from ray import tune
@@ -390,9 +395,9 @@ def _train(index: int, config: Json, shared: Any) -> None:
     if is_finished(context, trial):
         return
     if checkpoint is not None and checkpoint.member != index:
-        step = lineage[-1]
+        copied = lineage[-1]
         shared.put.remote(
-            Exploit(index, step["epoch"], source=step["from"], params=step["params"], lineage=list(lineage))
+            Exploit(index, copied["epoch"], source=copied["from"], params=copied["params"], lineage=list(lineage))
         )
     place = Place(context.role, index, trials=trial.total)
     report = partial(_put_with_place, shared, place)
@@ -418,8 +423,8 @@ def _train(index: int, config: Json, shared: Any) -> None:
 @lru_cache(maxsize=1)
 def _open_shared(common: bytes) -> tuple[TrialContext, PopulationPlan, torch.device, tuple[Rows, Rows]]:
     """Open what members share; a worker trains many of them, one after the other."""
-    context, population, path = pickle.loads(common)
-    begin(path)
+    context, population, sys_path = pickle.loads(common)
+    begin(sys_path)
     job = population.job.at({})
     prepared = population.prepared
     device = set_up_trial(job.run, job.train)
@@ -451,20 +456,21 @@ def _save_to_tune(context: TrialContext, checkpoint: MemberCheckpoint, result: J
 
 
 def _is_whole(store: Store, home: str) -> bool:
-    """Tell whether Ray Tune can restore the search: a kill may have cut its newest copy short."""
+    """Return whether Ray Tune's saved state is readable: a kill may have truncated it."""
     import ray
 
-    read = {"experiment_state-": json.loads, "basic-variant-state-": ray.cloudpickle.loads}
+    parsers = {"experiment_state-": json.loads, "basic-variant-state-": ray.cloudpickle.loads}
     try:
-        for prefix, check in read.items():
-            check(store.read_bytes(f"{home}/{max(name for name in _names(store, home) if name.startswith(prefix))}"))
+        for prefix, parse in parsers.items():
+            newest = max(name for name in _file_names(store, home) if name.startswith(prefix))
+            parse(store.read_bytes(f"{home}/{newest}"))
     except (ValueError, EOFError, pickle.UnpicklingError, DataError) as error:
         log.warning("the saved state of Ray Tune is unusable, unfinished members start from scratch: %s", error)
         return False
     return True
 
 
-def _names(store: Store, home: str) -> list[str]:
+def _file_names(store: Store, home: str) -> list[str]:
     return [name.rsplit("/", 1)[-1] for name in store.list(home)]
 
 
@@ -472,7 +478,7 @@ def _clip_explored(ranges: Mapping[Keys, Range], config: Json) -> Json:
     return {**config, "member": clip_to_ranges(ranges, config["member"])}
 
 
-def _name(trial: Any) -> str:
+def _trial_name(trial: Any) -> str:
     """Name a trial after its member at the start: after an exploit its configuration holds another member's index."""
     return f"{trial.config['member']['index']:05d}"
 

@@ -21,29 +21,30 @@ from fmray.train.pack import Plan
 from fmray.tune.space import num_members
 from fmray.tune.trial import Trial
 
-LINEAR_RATES = (0.1, 0.02, 0.004, 0.0008)
+LINEAR_LEARNING_RATES = (0.1, 0.02, 0.004, 0.0008)
+"""Learning rates tried for the linear baseline."""
 BAG = "ensemble.bagging"
-"""Parameter of a member: which bootstrap sample it learns from."""
+"""Key in `Member.params`: the bootstrap sample that the member learns from."""
 LINEAGE = "search.pbt.lineage"
-"""Parameter of a member of a population based search: whose weights it continued from, in words."""
+"""Key in `Member.params` of a population based search: whose weights the member continued from, as text."""
 
 
 def plans_of(job: Job, task: Ref) -> list[Plan]:
     """List the plans of a job without a search: one per seed."""
     seeds = job.train.seeds
-    return [plan_of(job, task, i, {"train.seeds": i} if seeds.n > 1 else {}) for i in range(seeds.n)]
+    return [make_plan(job, task, i, {"train.seeds": i} if seeds.n > 1 else {}) for i in range(seeds.n)]
 
 
-def plan_of(job: Job, task: Ref, index: int, params: dict[str, object]) -> Plan:
+def make_plan(job: Job, task: Ref, index: int, params: dict[str, object]) -> Plan:
     """Plan a member of a job without ranges.
 
     Args:
-        task: The objective, decided; its parameters are the job's.
-        params: What sets the member apart, by dotted path.
+        task: The task, `auto` already resolved; its parameters are the job's.
+        params: Parameters that distinguish the member, by dotted path.
     """
-    own = Ref(task.name, job.task.params)
+    task = Ref(task.name, job.task.params)
     seed = derive(job.train.seed, "member", index)
-    return Plan(index, seed, model=job.model, optimizer=job.train.optimizer, task=own, params=params)
+    return Plan(index, seed, model=job.model, optimizer=job.train.optimizer, task=task, params=params)
 
 
 def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Values], first: int) -> list[Plan]:
@@ -56,37 +57,37 @@ def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Va
     plans = []
     for index, values in enumerate(members, first):
         params = named | {dotted(keys): value for keys, value in values.items()}
-        plans.append(plan_of(job.at({**structural, **values}), task, index, params))
+        plans.append(make_plan(job.at({**structural, **values}), task, index, params))
     return plans
 
 
 def job_of_member(job: Job, member: Member) -> Job:
-    """Give the job of one member of a search, without ranges."""
+    """Return the job of one member of a search, without ranges."""
     return job.at({keys: member.params[dotted(keys)] for keys in job.ranges})
 
 
 def retrains_finalists(job: Job) -> bool:
-    """Tell whether the best members of a search are trained again: with more seeds, or with folds or bags."""
+    """Return whether the best members of a search are retrained: with more seeds, or with folds or bags."""
     return job.train.seeds.n > 1 or job.train.folds is not None or job.ensemble.name == "bagging"
 
 
 def describe_members(job: Job) -> str:
-    """Count the members that a job trains, in words: per seed, fold and bag, or those of a search and its finalists."""
+    """Describe how many members a job trains, as in "256 search members, then up to 15 retrained finalists"."""
     folds = 1 if job.train.folds is None else job.train.folds.n
     bags = ENSEMBLES.read("bagging", job.ensemble.params).members if job.ensemble.name == "bagging" else 1
     per_configuration = job.train.seeds.n * folds * bags
     if job.ranges:
         searched = num_members(job)
         finalists = min(job.search.finalists, searched) * per_configuration
-        again = f", then at most {finalists:,} that train the best again" if retrains_finalists(job) else ""
-        return f"{searched:,} members of a search{again}"
+        retrained = f", then up to {finalists:,} retrained finalists" if retrains_finalists(job) else ""
+        return f"{searched:,} search members{retrained}"
     if job.ensemble.name == "adaboost":
         return f"at most {ENSEMBLES.read('adaboost', job.ensemble.params).rounds:,} members, one per round"
     return f"{per_configuration:,} member{'s' * (per_configuration > 1)}"
 
 
 def linear_plans(job: Job, task: Ref) -> list[Plan]:
-    """List the plans behind the linear baseline: one per learning rate, so that the baseline is tuned, too."""
+    """List the plans behind the linear baseline: one per learning rate, so the baseline is tuned, too."""
     plain = Ref(task.name)
     return [
         Plan(
@@ -97,23 +98,23 @@ def linear_plans(job: Job, task: Ref) -> list[Plan]:
             task=plain,
             params={"lr": lr},
         )
-        for i, lr in enumerate(LINEAR_RATES)
+        for i, lr in enumerate(LINEAR_LEARNING_RATES)
     ]
 
 
-def left_out_numbers(prepared: Prepared) -> list[str]:
+def dropped_numeric_columns(prepared: Prepared) -> list[str]:
     """List the numeric columns that `auto` drops as row identifiers; a linear model can use them nevertheless."""
     return [name for step in prepared.steps for name in step["state"].get("left_out", [])]
 
 
 def linear_job(job: Job, prepared: Prepared) -> Job:
-    """Give the job of the linear baseline: same rows, batches and epochs, plain Adam, no schedule, clipping or ema.
+    """Return the job of the linear baseline: same rows, batches and epochs, plain Adam, no schedule, clipping or ema.
 
-    It sees the numbers that `auto` leaves out for the model too: where they would have helped, the gate that compares
-    the model with its baselines must be able to tell.
+    It also sees the numeric columns that `auto` drops for the model. If they would have helped, the gate that compares
+    the model with its baselines has to notice.
 
     Args:
-        prepared: As the job prepares its rows.
+        prepared: Rows as the job prepares them.
     """
     steps = tuple(
         Ref(ref.name, {**ref.params, "keep": [*ref.params.get("keep", []), *left]})
@@ -143,36 +144,36 @@ def with_folds_and_bags(job: Job, plans: Sequence[Plan]) -> list[Plan]:
     Raises:
         SpecError: If the number of bootstrap samples is less than one.
     """
-    found = list(plans)
+    expanded = list(plans)
     if job.train.folds is not None:
-        found = fold_plans(found, job.train.folds.n, job.train.seed)
+        expanded = fold_plans(expanded, job.train.folds.n, job.train.seed)
     if job.ensemble.name == "bagging":
-        found = bagging_plans(found, ENSEMBLES.read("bagging", job.ensemble.params).members, job.train.seed)
-    return found
+        expanded = bagging_plans(expanded, ENSEMBLES.read("bagging", job.ensemble.params).members, job.train.seed)
+    return expanded
 
 
 def finalist_plans(job: Job, task: Ref, member: Member, first: int) -> list[Plan]:
     """Plan to retrain a finalist of a search: with every seed, fold and bootstrap sample that the job asks for.
 
     Args:
-        job: With its ranges.
-        task: The objective, decided.
+        job: The job, including its ranges.
+        task: Name and parameters of the task; `auto` is already resolved.
         member: The finalist, as the search trained it.
         first: Index of the first member.
     """
-    concrete = job_of_member(job, member)
+    member_job = job_of_member(job, member)
     # it is retrained from scratch, so the lineage of its weights in the search does not apply
     params = {name: value for name, value in member.params.items() if name != LINEAGE}
     params["finalist of"] = member.index
-    plans = [plan_of(concrete, task, seed, {**params, "train.seeds": seed}) for seed in range(job.train.seeds.n)]
+    plans = [make_plan(member_job, task, seed, {**params, "train.seeds": seed}) for seed in range(job.train.seeds.n)]
     return [
         replace(plan, seed=derive(plan.seed, member.index), index=index)
-        for index, plan in enumerate(with_folds_and_bags(concrete, plans), first)
+        for index, plan in enumerate(with_folds_and_bags(member_job, plans), first)
     ]
 
 
 class Prepare(Protocol):
-    """Give the rows of a job without ranges, as its steps prepare them."""
+    """Return the rows of a job without ranges, as its steps prepare them."""
 
     def __call__(self, job: Job, fold: int | None = None) -> Prepared:
         """Return the prepared rows.
@@ -184,18 +185,18 @@ class Prepare(Protocol):
 
 
 def trials_of(job: Job, plans: Sequence[Plan], prepare: Prepare) -> list[Trial]:
-    """Give one trial for a configuration; with strict folds, one per fold, each on rows prepared for that fold."""
+    """Return one trial for a configuration; with strict folds, one per fold, each on rows prepared for that fold."""
     if job.train.folds is None or not job.train.folds.strict:
         return [Trial(0, 0, job=job, plans=tuple(plans), prepared=prepare(job))]
-    of_fold = [tuple(plan for plan in plans if plan.params[FOLD] == fold) for fold in range(job.train.folds.n)]
+    plans_by_fold = [tuple(plan for plan in plans if plan.params[FOLD] == fold) for fold in range(job.train.folds.n)]
     return [
-        Trial(fold, 0, job=job, plans=own, prepared=prepare(job, fold), total=len(of_fold))
-        for fold, own in enumerate(of_fold)
+        Trial(fold, 0, job=job, plans=own_plans, prepared=prepare(job, fold), total=len(plans_by_fold))
+        for fold, own_plans in enumerate(plans_by_fold)
     ]
 
 
 def bagging_plans(plans: Sequence[Plan], n: int, seed: int) -> list[Plan]:
-    """Give n plans per plan, each with its own bootstrap sample and initialisation."""
+    """Return n plans per plan, each with its own bootstrap sample and initialisation."""
     return _numbered(
         replace(
             plan,
@@ -209,7 +210,7 @@ def bagging_plans(plans: Sequence[Plan], n: int, seed: int) -> list[Plan]:
 
 
 def fold_plans(plans: Sequence[Plan], folds: int, seed: int) -> list[Plan]:
-    """Give one plan per fold and plan; each member trains on all rows outside of its fold."""
+    """Return one plan per fold and plan; each member trains on all rows outside of its fold."""
     return _numbered(
         replace(plan, params={**plan.params, FOLD: fold}, rows={**plan.rows, **fold_rows(fold, folds, seed)})
         for plan in plans

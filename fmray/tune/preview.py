@@ -8,7 +8,7 @@ from fmray.tune.space import trial_groups
 
 
 def describe(job: Job) -> dict[str, str]:
-    """Give lines of a plan: what is searched, what is structural, what can be packed, how many epochs it takes."""
+    """Describe a search as {topic: text}: how it proceeds, its structural and packable parameters, and its epochs."""
     structural, packable = split_ranges(job)
     groups = trial_groups(job)
     search = job.search
@@ -17,7 +17,7 @@ def describe(job: Job) -> dict[str, str]:
     rungs = rungs_of(job)
     budgets = [f"{search.epochs:,} epochs"] if search.epochs else []
     budgets += [f"{search.time:,.0f} seconds"] if search.time else []
-    spelled = {
+    described = {
         "structural": [f"{dotted(keys)} {found.to_json()}" for keys, found in structural.items()],
         "packable": [f"{dotted(keys)} {found.to_json()}" for keys, found in packable.items()],
     }
@@ -26,8 +26,8 @@ def describe(job: Job) -> dict[str, str]:
         stop = f"every {search.interval_in(epochs)} epochs the worst quarter continues from copies of the best"
     expected = expected_epochs(members, epochs, rungs, search.eta)
     return {
-        "search": f"{members} members by {search.by} in {len(groups)} structures, {len(groups)} packs at least; {stop}",
-        **{kind: "; ".join(found) or "none" for kind, found in spelled.items()},
-        "epochs": f"about {expected:,} over all members, {members * epochs:,} if none is stopped"
+        "search": f"{members} members by {search.by} in {len(groups)} structures, at least {len(groups)} packs; {stop}",
+        **{kind: "; ".join(found) or "none" for kind, found in described.items()},
+        "epochs": f"about {expected:,} in total, {members * epochs:,} if none is stopped"
         + (f"; at most {' and '.join(budgets)}" if budgets else ""),
     }

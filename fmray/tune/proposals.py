@@ -19,20 +19,20 @@ from fmray.tune.outcomes import best_val_score
 from fmray.tune.space import TrialGroup, num_structures, packable_draws, shares
 from fmray.tune.trial import Trial, TrialContext
 
-Build = Callable[[int, TrialGroup, int], Trial]
+BuildTrial = Callable[[int, TrialGroup, int], Trial]
 """(number of the trial, its group, index of its first member) -> the trial."""
 PROPOSALS_FILE = "proposals.jsonl"
 
 
 class Proposals(Protocol):
-    """Propose what is tried next."""
+    """Propose the next trial."""
 
     def ask(self) -> Trial | None:
-        """Give the next trial, or None if nothing is left to try."""
+        """Return the next trial, or None if nothing is left to try."""
         ...
 
     def tell(self, trial: Trial) -> None:
-        """Receive a finished trial."""
+        """Receive the result of a finished trial."""
         ...
 
 
@@ -40,30 +40,30 @@ class ListedProposals:
     """Propose the trials of a list, in order."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
-        self._left = list(trials)
+        self._remaining = list(trials)
 
     def ask(self) -> Trial | None:
-        """Give the next trial."""
-        return self._left.pop(0) if self._left else None
+        """Return the next trial."""
+        return self._remaining.pop(0) if self._remaining else None
 
     def tell(self, trial: Trial) -> None:
         """Do nothing: the list does not depend on results."""
 
 
 class TPEProposals:
-    """Propose structures by Optuna's TPE; each has its share of the members.
+    """Propose structures with Optuna's TPE sampler; the members are divided equally among them.
 
-    A proposal is a function of the job, the results so far and its place in the sequence.
+    A proposal is a function of the job, the results so far and its position in the sequence.
 
     Args:
-        job: With its ranges.
-        build: Makes trials.
+        job: The job, including its ranges.
+        build: Builds a trial, see `BuildTrial`.
         context: Where proposals and outcomes of trials are written.
 
     Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011 (TPE).
     """
 
-    def __init__(self, job: Job, build: Build, context: TrialContext) -> None:
+    def __init__(self, job: Job, build: BuildTrial, context: TrialContext) -> None:
         self._job = job
         self._build = build
         self._context = context
@@ -71,7 +71,7 @@ class TPEProposals:
         self._path = f"{context.home}/{PROPOSALS_FILE}"
         self._structural, self._packable = split_ranges(job)
         self._shares = shares(job.search.members, num_structures(job, job.search.members))
-        self._first_members = [sum(self._shares[:place]) for place in range(len(self._shares))]
+        self._first_members = [sum(self._shares[:number]) for number in range(len(self._shares))]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(direction="maximize")
         self._distributions = {dotted(keys): _distribution(found) for keys, found in self._structural.items()}
@@ -80,7 +80,7 @@ class TPEProposals:
         self._asked = 0
 
     def ask(self) -> Trial | None:
-        """Give the next trial: one that was proposed before, or a new one."""
+        """Return the next trial: one that was proposed before, or a new one."""
         number = self._asked
         if number == len(self._shares):
             return None
@@ -89,7 +89,7 @@ class TPEProposals:
             # a sampler per proposal, seeded by its number: a restarted search then proposes the same
             self._study.sampler = optuna.samplers.TPESampler(
                 seed=derive(self._job.train.seed, "optuna", number) % (1 << 32),
-                n_startup_trials=_num_random(self._shares),
+                n_startup_trials=_num_startup_trials(self._shares),
             )
             # the asked trial stays RUNNING, which TPE ignores; `tell` adds the result as another trial
             drawn = self._study.ask(self._distributions).params
@@ -99,15 +99,15 @@ class TPEProposals:
         return self._build(number, self._group(number, self._written[number]["drawn"]), self._first_members[number])
 
     def _require_proposal(self, number: int) -> None:
-        """Make sure that a trial without a proposal has not been tried.
+        """Raise if a trial was started but its proposal is missing.
 
         Raises:
-            DataError: If its proposal was written down, and is gone.
+            DataError: If so.
         """
         if self._store.exists(self._context.folder(number)):
             raise DataError(
-                f"{self._path} is damaged: the proposal of trial {number} is gone, which was tried. Restore the file, "
-                f"or delete {self._context.home} to run the search again."
+                f"{self._path} is damaged: trial {number} was started, but its proposal is missing. Restore the "
+                f"file, or delete {self._context.home} to run the search again."
             )
 
     def tell(self, trial: Trial) -> None:
@@ -128,8 +128,8 @@ class TPEProposals:
         return TrialGroup(self._structures.index(drawn), values, members)
 
 
-def _num_random(shares: Sequence[int]) -> int:
-    """Give how many structures are drawn at random before TPE proposes the others."""
+def _num_startup_trials(shares: Sequence[int]) -> int:
+    """Return the number of structures that are drawn at random before TPE takes over."""
     return max(2, min(10, len(shares) // 3))
 
 

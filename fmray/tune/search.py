@@ -1,4 +1,4 @@
-"""Train the members of a job; if it has ranges, search them: propose trials, and stop members that do worse.
+"""Train the members of a job; if it has ranges, search them: propose trials, and stop members that score worse.
 
 Proposals, outcomes and decisions to stop members are written as they are made, so a search that was killed resumes, and
 one that is finished can be extended.
@@ -21,7 +21,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Seeds
 from fmray.store import Store
-from fmray.train.failures import is_of_user, kind_of
+from fmray.train.failures import is_user_error, kind_of
 from fmray.train.ingest import Steps
 from fmray.train.pack import Plan
 from fmray.train.population import num_parameters
@@ -51,12 +51,12 @@ from fmray.tune.trial import Role, Trial, TrialContext
 
 GROUP_SPLIT_FILE = "cut.json"
 """Into how many trials each group is split; the name of the file is that of earlier versions."""
-FEWEST_PER_TRIAL = 8
+MIN_MEMBERS_PER_TRIAL = 8
 """A group is never split into trials of fewer members, even if workers stay idle."""
-Execute = Callable[[Proposals], list[Trial]]
-"""Trains what is proposed, and returns the trials that wait."""
-WORK_HERE = 5e11
-"""Floating-point operations up to which this process is faster than starting Ray and its workers."""
+Executor = Callable[[Proposals], list[Trial]]
+"""Trains the proposed trials, and returns those that wait at a rung."""
+MAX_LOCAL_FLOPS = 5e11
+"""Up to this many floating-point operations, training in this process is faster than starting Ray."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class MemberTrainer:
     """Train the members of a job: those of a search if it has ranges, or plans that are known in advance.
 
     Args:
-        job: With its ranges, if it has any.
-        task: The objective; never `auto`.
+        job: The job, including its ranges if it has any.
+        task: Name and parameters of the task; `auto` is already resolved.
         prepare: Returns the prepared rows of a structure, or of a strict fold.
-        metric: The primary one.
-        attempt: Sets a repeated search apart from the first.
-        report: Gets every event.
-        starts: Initial weights, assigned to members in rotation; only used where nothing is searched.
+        metric: The primary metric.
+        attempt: Distinguishes a repeated run (`--fresh`) from the first; "" for the first.
+        report: Called with every event.
+        starts: Initial weights, assigned to members in rotation; only used without a search.
     """
 
     job: Job
@@ -87,7 +87,7 @@ class MemberTrainer:
 
         Raises:
             TrainError: If no member could be trained.
-            ClusterError: If Ray fails, or that many concurrent trials do not fit on the cluster.
+            ClusterError: If Ray fails, or `run.workers` concurrent trials do not fit on the cluster.
         """
         job = self.job
         # extending: first run the original search, or read it back
@@ -119,12 +119,12 @@ class MemberTrainer:
                 rounds = _Rounds.of(reporting, context, key=key, extended=extended, members=members)
                 proposals: Proposals = rounds.proposals
                 while waiting := rounds.execute(proposals):
-                    proposals = rounds.after_rung(waiting)
+                    proposals = rounds.close_rung(waiting)
                 record.trials, record.rungs = rounds.results()
         found = record.sweep()
         return extended.join(found) if extended else found
 
-    def train_finalists(self, found: Sweep) -> Sweep:
+    def train_finalists(self, searched: Sweep) -> Sweep:
         """Retrain the best members of a search, with every seed of the job.
 
         Raises:
@@ -132,13 +132,13 @@ class MemberTrainer:
         """
         job = self.job
         trials = list[Trial]()
-        first = len(found.members)
-        chosen = ranked(found.members, self.metric.higher_is_better)[: job.search.finalists]
+        first = len(searched.members)
+        chosen = ranked(searched.members, self.metric.higher_is_better)[: job.search.finalists]
         for number, member in enumerate(chosen):
-            concrete = job_of_member(job, member)
+            member_job = job_of_member(job, member)
             plans = finalist_plans(job, self.task, member, first)
             first += len(plans)
-            trials += [replace(trial, structure=number) for trial in trials_of(concrete, plans, self.prepare)]
+            trials += [replace(trial, structure=number) for trial in trials_of(member_job, plans, self.prepare)]
         trials = [replace(trial, number=number, total=len(trials)) for number, trial in enumerate(trials)]
         key = self._key(job.at({}), key_parts(trials), "finalist")
         with open_record(
@@ -153,11 +153,13 @@ class MemberTrainer:
             if record.context is not None:
                 record.trials = trials
                 slots = self.choose_slots(sum(len(trial.plans) for trial in trials))
-                execute = self.executor(record.context, rules=Rules(), before={}, slots=slots, name=key)
+                execute = self.make_executor(record.context, rules=Rules(), earlier_scores={}, slots=slots, name=key)
                 execute(ListedProposals(trials))
         return record.sweep()
 
-    def executor(self, context: TrialContext, rules: Rules, before: RungScores, slots: int, name: str) -> Execute:
+    def make_executor(
+        self, context: TrialContext, rules: Rules, earlier_scores: RungScores, slots: int, name: str
+    ) -> Executor:
         """Return the function that trains proposed trials and returns those that wait at a rung.
 
         Args:
@@ -167,32 +169,44 @@ class MemberTrainer:
         report = self.report
         if slots:
             return partial(
-                train_on_ray, context, rules=rules, before=before, run=run, report=report, slots=slots, name=name
+                train_on_ray,
+                context,
+                rules=rules,
+                earlier_scores=earlier_scores,
+                run=run,
+                report=report,
+                slots=slots,
+                name=name,
             )
-        return partial(train_here, context, rules=rules, before=before, run=run, report=report)
+        return partial(train_here, context, rules=rules, earlier_scores=earlier_scores, run=run, report=report)
 
     def choose_slots(self, members: int) -> int:
         """Choose the number of concurrent trials, 0 for one at a time in this process, and report why."""
         run = self.job.run
         if run.workers == 0:
-            slots, rule = 0, "run.workers: 0"
-        elif run.workers == "auto" and not os.environ.get("RAY_ADDRESS") and (work := self._work(members)) <= WORK_HERE:
             slots = 0
-            rule = f"at most {work:.0e} operations, which take less time than starting workers"
+            reason = "run.workers: 0"
+        elif (
+            run.workers == "auto"
+            and not os.environ.get("RAY_ADDRESS")
+            and (flops := self._estimate_flops(members)) <= MAX_LOCAL_FLOPS
+        ):
+            slots = 0
+            reason = f"at most {flops:.0e} floating-point operations: faster than starting workers"
         else:
             with session():
                 slots = num_slots(living_nodes(), run)
-                rule = f"run.workers: {run.workers}"
-        place = f"{slots} at a time over Ray Tune" if slots else "one after the other in this process"
-        self.report(Note(f"trials train {place} ({rule})"))
+                reason = f"run.workers: {run.workers}"
+        how = f"{slots} at a time with Ray Tune" if slots else "one after the other in this process"
+        self.report(Note(f"trials train {how} ({reason})"))
         return slots
 
-    def groups(self) -> list[TrialGroup]:
+    def draw_groups(self) -> list[TrialGroup]:
         """Draw the groups to try, except those of the search that this one extends."""
         tried = len(trial_groups(self._without_more().job)) if self.job.search.more else 0
         return trial_groups(self.job)[tried:]
 
-    def trial(self, number: int, group: TrialGroup, first: int) -> Trial:
+    def plan_trial(self, number: int, group: TrialGroup, first: int) -> Trial:
         """Plan the trial of a group.
 
         Args:
@@ -214,8 +228,8 @@ class MemberTrainer:
             number, group.structure, job=concrete, plans=plans, prepared=self.prepare(self.job.at({})), fault=fault
         )
 
-    def trials(self, context: TrialContext, slots: int, first: int) -> list[Trial]:
-        """List the trials: groups are split so that no worker is idle, unless runs must be deterministic.
+    def plan_trials(self, context: TrialContext, slots: int, first: int) -> list[Trial]:
+        """Plan all trials: groups are split so that no worker is idle, unless runs must be deterministic.
 
         The split is stored, so a search that continues with another number of workers finds the same trials.
 
@@ -224,14 +238,14 @@ class MemberTrainer:
         """
         store = self.store
         path = f"{context.home}/{GROUP_SPLIT_FILE}"
-        groups = self.groups()
+        groups = self.draw_groups()
         if not store.exists(path):
             pieces = 1 if self.job.run.deterministic else max(1, slots // len(groups))
             store.write_json(path, {"pieces": pieces})
         parts = [part for group in groups for part in _split_group(group, store.read_json(path)["pieces"])]
         trials = list[Trial]()
         for number, part in enumerate(parts):
-            trials.append(replace(self.trial(number, part, first), total=len(parts)))
+            trials.append(replace(self.plan_trial(number, part, first), total=len(parts)))
             first += len(part.members)
         return trials
 
@@ -249,34 +263,34 @@ class MemberTrainer:
             code=__name__,
         )
 
-    def _work(self, members: int) -> float:
-        """Estimate the floating-point operations of the members, if all had the largest model and none stopped."""
-        most = 0.0
-        for group in self.groups():
+    def _estimate_flops(self, members: int) -> float:
+        """Estimate the floating-point operations of a search if all members had the largest model and none stopped."""
+        max_flops = 0.0
+        for group in self.draw_groups():
             concrete = self.job.at({**group.structural, **group.members[0]})
             try:
                 prepared = self.prepare(concrete)
             except BaseException as error:
                 if not _is_of_steps(error):
                     raise
-                continue  # reported by its trial, see `trial`
+                continue  # reported by its trial, see `plan_trial`
             num_rows = prepared.num_rows("train")
             rows = num_rows * Steps.of(concrete.train, num_rows).num_passes
             # 6 operations per parameter and row: 2 forward, 4 backward
-            most = max(most, 6.0 * _size(concrete, prepared) * rows)
-        return most * members
+            max_flops = max(max_flops, 6.0 * _size(concrete, prepared) * rows)
+        return max_flops * members
 
 
 def train_members(trainer: MemberTrainer, prepared: Prepared, workers: WorkerCount, device: str) -> Sweep:
-    """Train all members a job asks for: of a search, one per seed, fold and bag, or by rounds of AdaBoost.
+    """Train all members a job asks for: those of a search; one per seed, fold and bag; or the rounds of AdaBoost.
 
     Members of the search come first, then the retrained finalists.
 
     Args:
         trainer: Trains the members of the job, which need not have ranges.
         prepared: Rows of the job with the first value of each range.
-        workers: Number of workers per pack, where nothing is searched.
-        device: Where members predict in this process between rounds of boosting.
+        workers: Number of workers per pack; only used without a search.
+        device: Device for predictions between rounds of boosting.
 
     Raises:
         TrainError: If no member could be trained.
@@ -320,10 +334,10 @@ class _Rounds:
     """Hold what a search needs to train in rounds: members that wait at a rung continue in the next round.
 
     Args:
-        proposals: What is tried.
+        proposals: The trials to train.
         rules: When members stop.
         earlier_scores: Scores at each rung of the search that this one extends.
-        execute: Trains what is proposed, and returns the trials that wait.
+        execute: Trains the proposed trials, and returns those that wait at a rung.
     """
 
     trainer: MemberTrainer
@@ -331,7 +345,7 @@ class _Rounds:
     proposals: "_RememberedProposals"
     rules: Rules
     earlier_scores: RungScores
-    execute: Execute
+    execute: Executor
 
     @classmethod
     def of(
@@ -340,25 +354,25 @@ class _Rounds:
         """Choose how trials are proposed, when members stop and where they train.
 
         Args:
-            key: Of the sweep.
+            key: Key of the sweep.
             extended: What the search extends.
             members: Number of members to train.
         """
         job = trainer.job
         slots = trainer.choose_slots(members)
         learns = job.search.by == "optuna"
-        # Waiting makes rungs independent of the order of arrival. Optuna cannot wait: it needs finished trials.
+        # Synchronous rungs do not depend on the order of arrival. Optuna proposes from finished trials: it cannot wait.
         rules = Rules.of(job, waits=(job.run.deterministic or not slots) and not learns)
         if learns and job.run.deterministic:
             slots = min(slots, 1)  # a proposal depends on all results before it, so trials must not run concurrently
         first = len(extended.members) if extended else 0
         proposals = (
-            TPEProposals(job, trainer.trial, context)
+            TPEProposals(job, trainer.plan_trial, context)
             if learns
-            else ListedProposals(trainer.trials(context, slots, first))
+            else ListedProposals(trainer.plan_trials(context, slots, first))
         )
         earlier_scores = extended.rungs if extended else {}
-        execute = trainer.executor(context, rules=rules, before=earlier_scores, slots=slots, name=key)
+        execute = trainer.make_executor(context, rules=rules, earlier_scores=earlier_scores, slots=slots, name=key)
         return cls(
             trainer,
             context,
@@ -368,22 +382,22 @@ class _Rounds:
             execute=execute,
         )
 
-    def after_rung(self, waiting: Sequence[Trial]) -> Proposals:
+    def close_rung(self, waiting: Sequence[Trial]) -> Proposals:
         """Decide which of the waiting members stop, and propose the trials of the others again.
 
         Raises:
-            TrainError: If no rung is left that they could wait at.
+            TrainError: If no rung is open.
         """
-        if not self._stopper(self.rules).decide_waiting():
+        if not self._stopper(self.rules).close_rung():
             names = ", ".join(str(trial.number) for trial in waiting)
             raise TrainError(f"trials {names} are waiting, but no rung is open. This is a bug in fmray.", "search")
         return ListedProposals([replace(trial, waited=True) for trial in waiting])
 
     def results(self) -> tuple[list[Trial], RungScores]:
-        """Give the trials, and the scores of members at each rung.
+        """Return the trials, and the scores of members at each rung.
 
         Raises:
-            DataError: If decisions about a pack are missing, also of one that an earlier process finished.
+            DataError: If decisions about a pack are missing, even if an earlier process finished it.
         """
         trials = self.proposals.trials
         stopper = self._stopper(self.rules) if self.rules.rungs else None
@@ -400,7 +414,7 @@ class _Rounds:
 
 
 class _RememberedProposals:
-    """Forward to other proposals, and remember every trial that was proposed."""
+    """Forward to other proposals, and keep a list of all trials that were proposed."""
 
     def __init__(self, proposals: Proposals) -> None:
         self._proposals = proposals
@@ -416,25 +430,25 @@ class _RememberedProposals:
 
 
 def _split_group(group: TrialGroup, pieces: int) -> list[TrialGroup]:
-    pieces = max(1, min(pieces, len(group.members) // FEWEST_PER_TRIAL))
+    pieces = max(1, min(pieces, len(group.members) // MIN_MEMBERS_PER_TRIAL))
     size = math.ceil(len(group.members) / pieces)
     return [replace(group, members=group.members[start : start + size]) for start in range(0, len(group.members), size)]
 
 
 def _is_of_steps(error: BaseException) -> bool:
-    """Tell whether rows of a structure cannot be prepared because of its own steps, not of the data or the store."""
+    """Return whether an error is caused by a structure's own steps, not by the data or the store."""
     is_refused = isinstance(error, SpecError) and error.where.startswith("steps")
-    return is_refused or is_of_user(error)
+    return is_refused or is_user_error(error)
 
 
 def _size(job: Job, prepared: Prepared) -> int:
-    """Estimate the size of a model in parameters; 0 if it cannot be built, which its trial reports."""
+    """Estimate the number of parameters of a model; 0 if it cannot be built, which its trial reports."""
     if job.model.name in ESTIMATORS:  # each round goes through all inputs of a row
         rounds: int = ESTIMATORS.read(job.model.name, job.model.params).rounds_per_epoch
         return rounds * prepared.schema.width
     try:
         return num_parameters(job.model, prepared)
     except BaseException as error:
-        if isinstance(error, SpecError | TrainError) or is_of_user(error) or kind_of(error) == MEMORY:
+        if isinstance(error, SpecError | TrainError) or is_user_error(error) or kind_of(error) == MEMORY:
             return 0
         raise

@@ -1,4 +1,4 @@
-"""Add up the progress that packs report to that of their whole search, for display."""
+"""Sum the progress of all packs of a search, for display."""
 
 import time
 from collections.abc import Sequence
@@ -8,30 +8,30 @@ from fmray.events import Epoch, Event, Failure, Report, SearchStanding, Stacks
 from fmray.failures import LEFT_OUT
 from fmray.metrics.metric import Metric
 
-MOST_REPORTED = 20
+MAX_REPORTED_MEMBERS = 20
 """Number of left-out members that are reported one by one; the others are only in the summary at the end."""
 
 
 class SearchProgress:
-    """Forward events; add the progress of the whole search to those of an epoch.
+    """Forward events; add the progress of the whole search to epoch events.
 
     Args:
-        report: Gets every event.
-        metric: The primary one.
+        report: Called with every event.
+        metric: The primary metric.
         members: Number of members in the search.
-        expected: Number of epochs they are likely to train, all together.
-        rungs: Epochs at which they are compared.
+        expected: Expected number of epochs, summed over members.
+        rungs: Epochs at which members are compared.
     """
 
     def __init__(self, report: Report, metric: Metric, members: int, expected: int, rungs: Sequence[int]) -> None:
         self._report = report
-        self._higher = metric.higher_is_better
+        self._higher_is_better = metric.higher_is_better
         self._members = members
         self._expected = expected
         self._rungs = rungs
         self._packs: dict[tuple[int, int], Epoch] = {}
         self._epochs = 0
-        self._opened = time.monotonic()
+        self._started = time.monotonic()
         self._best: float | None = None
         self._left_out = 0
 
@@ -42,25 +42,25 @@ class SearchProgress:
         self._report(replace(event, search=self._standing(event)) if isinstance(event, Epoch) else event)
 
     def _is_suppressed(self, event: Event) -> bool:
-        """Tell whether an event is about a left-out member beyond the first `MOST_REPORTED`; count these."""
+        """Return whether an event is about a left-out member beyond the first `MAX_REPORTED_MEMBERS`; count these."""
         if isinstance(event, Stacks):
-            return event.path.startswith("stacks/member-") and self._left_out >= MOST_REPORTED
+            return event.path.startswith("stacks/member-") and self._left_out >= MAX_REPORTED_MEMBERS
         if isinstance(event, Failure) and event.action == LEFT_OUT:
             self._left_out += 1
-            return self._left_out > MOST_REPORTED
+            return self._left_out > MAX_REPORTED_MEMBERS
         return False
 
     def _standing(self, event: Epoch) -> SearchStanding:
         key = (event.place.trial, event.place.pack)
-        # a pack that is new here, or was resumed by this process, has just trained one epoch with all members
-        before = self._packs.get(key, replace(event, alive=event.members, epoch=event.epoch - 1))
+        # assume that a pack seen for the first time, or just resumed, has trained one epoch with all its members
+        previous = self._packs.get(key, replace(event, alive=event.members, epoch=event.epoch - 1))
         self._packs[key] = event
-        self._epochs += before.alive * max(event.epoch - before.epoch, 0)
-        found = [value for value in (self._best, event.best) if value is not None]
-        self._best = (max if self._higher else min)(found) if found else None
+        self._epochs += previous.alive * max(event.epoch - previous.epoch, 0)
+        scores = [value for value in (self._best, event.best) if value is not None]
+        self._best = (max if self._higher_is_better else min)(scores) if scores else None
         seen = sum(pack.members for pack in self._packs.values())
-        left = max(self._expected - self._epochs, 0)
-        seconds = time.monotonic() - self._opened
+        epochs_left = max(self._expected - self._epochs, 0)
+        seconds = time.monotonic() - self._started
         return SearchStanding(
             best=self._best,
             members=self._members,
@@ -70,5 +70,5 @@ class SearchProgress:
             expected=max(self._expected, self._epochs),
             rungs=[sum(pack.epoch >= rung for pack in self._packs.values()) for rung in self._rungs],
             packs=len(self._packs),
-            seconds_left=round(seconds / max(self._epochs, 1) * left, 1),
+            seconds_left=round(seconds / max(self._epochs, 1) * epochs_left, 1),
         )

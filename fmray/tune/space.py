@@ -1,6 +1,6 @@
-"""Draw what a search tries: structures, and members that differ in what can be packed.
+"""Sample the configurations of a search: structures, and members that differ in packable parameters only.
 
-A draw is a pure function of the job: its seed, its ranges and the place of the draw. So a search that was killed draws
+A draw is a pure function of the job: its seed, its ranges and the index of the draw. So a search that was killed draws
 the same again, and one that is extended draws what it has not tried. Nothing here imports torch: `fmray check` draws.
 """
 
@@ -20,7 +20,7 @@ from fmray.spec.packable import split_ranges
 from fmray.spec.ranges import Keys, Range, Values
 
 MEMBERS_PER_STRUCTURE = 32
-FEWEST_STRUCTURES = 8
+MIN_STRUCTURES = 8
 TRIES = 50
 """Draws per structure wanted; if too many of them are equal, the search has fewer structures."""
 Ranges = dict[Keys, Range]
@@ -28,12 +28,12 @@ Ranges = dict[Keys, Range]
 
 @dataclass(frozen=True)
 class TrialGroup:
-    """Hold the members that are tried with one structure.
+    """The members that are tried with one structure.
 
     Args:
-        structure: Its number in the search.
-        structural: What sets it apart.
-        members: What sets each member apart, within the structure.
+        structure: Number of the structure in the search.
+        structural: Values of the structural parameters.
+        members: Values of the packable parameters, one mapping per member.
     """
 
     structure: int
@@ -44,12 +44,13 @@ class TrialGroup:
 def trial_groups(job: Job) -> list[TrialGroup]:
     """Draw all groups of a search, or one group of one member for a job without ranges.
 
-    With `by: optuna`, only their numbers hold: structures are proposed as results come in, see `tune.proposals`.
+    With `by: optuna`, only the number of groups and members is valid: structures are proposed as results come in, see
+    `tune.proposals`.
     """
     structural, packable = split_ranges(job)
     if job.search.by == "grid":
-        inner = tuple(_product(packable))
-        return [TrialGroup(number, outer, inner) for number, outer in enumerate(_product(structural))]
+        members = tuple(_product(packable))
+        return [TrialGroup(number, values, members) for number, values in enumerate(_product(structural))]
     groups = _generation(job, structural, packable=packable, members=job.search.members, generation=0, before=[])
     if job.search.more:
         groups += _generation(
@@ -73,18 +74,22 @@ def num_structures(job: Job, members: int) -> int:
     structural, _ = split_ranges(job)
     requested = job.search.structures
     distinct = math.prod(found.num_values for found in structural.values())
-    wanted = max(FEWEST_STRUCTURES, members // MEMBERS_PER_STRUCTURE) if requested == "auto" else requested
+    wanted = max(MIN_STRUCTURES, members // MEMBERS_PER_STRUCTURE) if requested == "auto" else requested
     return int(min(distinct, wanted, members))
 
 
 def shares(members: int, structures: int) -> list[int]:
-    """Share members equally among structures, the remainder among the first."""
-    each, rest = divmod(members, structures)
-    return [each + (place < rest) for place in range(structures)]
+    """Divide members equally among structures; the first structures get one of the remainder each."""
+    each, remainder = divmod(members, structures)
+    return [each + (index < remainder) for index in range(structures)]
 
 
 def packable_draws(job: Job, packable: Ranges, num: int, *names: str | int) -> tuple[Values, ...]:
-    """Draw the members of one structure."""
+    """Draw the members of one structure.
+
+    Args:
+        names: Names of the random stream, see `seeding.derive`.
+    """
     by = "random" if job.search.by == "random" else "sobol"
     seed = derive(job.train.seed, "search", *names)
     return tuple(_values(packable, point) for point in points(by, len(packable), num, seed))

@@ -17,22 +17,22 @@ from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.ranges import Range
-from fmray.tune.sweep import MOST_MEMBERS_KEPT, Sweep
+from fmray.tune.sweep import MAX_KEPT_MEMBERS, Sweep
 
-LEADERS = 20
-MOST_COMPARED = 30
-"""Members of an ensemble that are compared pair by pair."""
+LEADERBOARD_SIZE = 20
+MAX_COMPARED_MEMBERS = 30
+"""Number of members of an ensemble that are compared pairwise."""
 Truth = dict[str, np.ndarray]
 
 
-def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ensemble: Ensemble) -> SearchAccount:
-    """Collect what the report shows about a search, on the validation sample that all members predicted."""
+def summarise_search(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ensemble: Ensemble) -> SearchAccount:
+    """Summarise a search for the report, on the validation sample that all members predicted."""
     searched = [member for member in trained.members if member.role == "member"]
-    best = ranked(searched, metric.higher_is_better)[:MOST_MEMBERS_KEPT]
+    best = ranked(searched, metric.higher_is_better)[:MAX_KEPT_MEMBERS]
     _, truth = Lanes(prepared, "val").sample()
     structural, _ = split_ranges(job)
     return SearchAccount(
-        space={dotted(keys): _spelled(found, keys not in structural) for keys, found in job.ranges.items()},
+        space={dotted(keys): _describe_range(found, keys not in structural) for keys, found in job.ranges.items()},
         num_members=len(searched),
         num_structures=len({member.structure for member in searched}),
         num_packs=len(trained.widths),
@@ -40,7 +40,9 @@ def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ens
         full_epochs=sum(_epochs(job, member) for member in searched),
         seconds=trained.seconds,
         rungs=tuple(_rung(trained, epoch) for epoch in sorted(trained.rungs)),
-        leaderboard=tuple(_leader(trained, member, truth=truth, metric=metric, job=job) for member in best[:LEADERS]),
+        leaderboard=tuple(
+            _leader(trained, member, truth=truth, metric=metric, job=job) for member in best[:LEADERBOARD_SIZE]
+        ),
         selection=_selection(trained, best, truth=truth, metric=metric, job=job) if len(best) > 1 else {},
         finalists=tuple(_finalists(trained.members)),
         diversity=_diversity(trained, ensemble, truth, metric),
@@ -50,7 +52,7 @@ def account_of(job: Job, trained: Sweep, prepared: Prepared, metric: Metric, ens
     )
 
 
-def _without_single_output(predictions: np.ndarray) -> np.ndarray:
+def _squeeze_outputs(predictions: np.ndarray) -> np.ndarray:
     return predictions[..., 0] if predictions.shape[-1] == 1 else predictions
 
 
@@ -58,9 +60,9 @@ def _epochs(job: Job, member: Member) -> int:
     return int(member.params.get("train.epochs", job.train.num_epochs))
 
 
-def _spelled(found: Range, packable: bool) -> Json:
-    ends: Json = {"options": list(found.options)} if found.options else {"low": found.low, "high": found.high}
-    return {"kind": found.kind, **ends, "packable": packable}
+def _describe_range(found: Range, packable: bool) -> Json:
+    bounds: Json = {"options": list(found.options)} if found.options else {"low": found.low, "high": found.high}
+    return {"kind": found.kind, **bounds, "packable": packable}
 
 
 def _rung(trained: Sweep, epoch: int) -> Json:
@@ -70,22 +72,22 @@ def _rung(trained: Sweep, epoch: int) -> Json:
 
 
 def _leader(trained: Sweep, member: Member, truth: Truth, metric: Metric, job: Job) -> Json:
-    predictions = _without_single_output(trained.predictions_of([member.index])[0]).astype(np.float64)
-    found = interval(
+    predictions = _squeeze_outputs(trained.predictions_of([member.index])[0]).astype(np.float64)
+    bounds = interval(
         metric, (predictions, truth["target"], truth.get("weight")), truth.get("group"), job.evaluate.level
     )
-    return {"member": member.index, "score": member.val_score, "low": found.low, "high": found.high}
+    return {"member": member.index, "score": member.val_score, "low": bounds.low, "high": bounds.high}
 
 
 def _selection(trained: Sweep, best: Sequence[Member], truth: Truth, metric: Metric, job: Job) -> Json:
-    predictions = _without_single_output(trained.predictions_of([member.index for member in best]))
+    predictions = _squeeze_outputs(trained.predictions_of([member.index for member in best]))
     rest = (truth["target"], truth.get("weight"), truth.get("group"))
     found = corrected(metric, predictions, *rest, seed=derive(job.train.seed, "selection"), level=job.evaluate.level)
     return {**found.to_json(), "winner": best[found.winner].index}
 
 
 def _finalists(members: Sequence[Member]) -> list[Json]:
-    """Give the spread over seeds of each configuration that was retrained."""
+    """Return the spread over seeds of each configuration that was retrained."""
     scores = defaultdict[int, list[float]](list)
     by_index = {member.index: member for member in members}
     for member in members:
@@ -104,14 +106,14 @@ def _finalists(members: Sequence[Member]) -> list[Json]:
 
 
 def _diversity(trained: Sweep, ensemble: Ensemble, truth: Truth, metric: Metric) -> Json:
-    """Compare the members of the ensemble pair by pair; of a large one, those with the largest weights."""
+    """Compare the members of the ensemble pairwise; of a large ensemble, those with the largest weights."""
     if len(set(ensemble.members)) < 2 or ensemble.combine != "mean":
         return {}
-    heavy = sorted(zip(ensemble.weights, ensemble.members, strict=True), reverse=True)[:MOST_COMPARED]
-    total = sum(weight for weight, _ in heavy)
-    shares = [weight / total for weight, _ in heavy]
-    members = [member for _, member in heavy]
-    predictions = _without_single_output(trained.predictions_of(members)).astype(np.float64)
+    heaviest = sorted(zip(ensemble.weights, ensemble.members, strict=True), reverse=True)[:MAX_COMPARED_MEMBERS]
+    total = sum(weight for weight, _ in heaviest)
+    shares = [weight / total for weight, _ in heaviest]
+    members = [member for _, member in heaviest]
+    predictions = _squeeze_outputs(trained.predictions_of(members)).astype(np.float64)
     return diversity(
         metric.kind, members, outputs=predictions, target=truth["target"], weight=truth.get("weight"), shares=shares
     ).to_json()

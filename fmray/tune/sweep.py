@@ -1,7 +1,7 @@
 """Train the members a job asks for, and keep them as one record.
 
-A plain training run is a sweep of one trial. A killed sweep resumes from the newest state of each pack; a finished one
-is read back.
+Plain training has one trial, or one per fold with strict folds; a search has many. A killed sweep resumes from the
+newest state of each pack; a finished one is read back.
 """
 
 import time
@@ -31,23 +31,24 @@ from fmray.tune.trial import Role, Trial, TrialContext
 
 WorkerCount = int | tuple[int, int]
 KIND = "members"
-MOST_MEMBERS_KEPT = 50
+"""Kind of the record in the store."""
+MAX_KEPT_MEMBERS = 50
 """Number of the best members of a search whose tensors are kept."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Hold the results of a sweep.
+    """The results of a sweep.
 
     Args:
         key: Fingerprint of its record.
         members: In the order of their plans.
-        health: Numeric events of the training.
+        health: Non-finite losses, see `State.health`.
         widths: Members per pack.
-        reused: Whether it was read back rather than trained.
+        reused: Whether the sweep was read back rather than trained.
         predictions: [(file, members)], on a sample of validation rows; row i of a file belongs to members[i].
-        rungs: Epoch -> member -> score, higher for better, where members were compared.
-        seconds: How long its training took.
+        rungs: Epoch -> member -> score, higher is better, where members were compared.
+        seconds: Duration of the training.
     """
 
     key: str
@@ -60,34 +61,34 @@ class Sweep:
     seconds: float = 0.0
 
     def best(self, metric: Metric) -> Member:
-        """Give the member with the best score on validation.
+        """Return the member with the best score on validation.
 
         Raises:
-            TrainError: If none has one.
+            TrainError: If no member has a score.
         """
-        found = ranked(self.members, metric.higher_is_better)
-        if not found:
+        ranking = ranked(self.members, metric.higher_is_better)
+        if not ranking:
             text = f"none of {len(self.members)} members has a validation score: {reasons_of(self.members)}."
             raise TrainError(text, "train")
-        return found[0]
+        return ranking[0]
 
     def predictions_of(self, members: Sequence[int]) -> np.ndarray:
         """Read the predictions of members on the sample of validation rows.
 
         Args:
-            members: Their indices.
+            members: Indices of the members.
 
         Shapes:
             returns: (M, n, C or T), float32.
         """
-        places = {index: (path, row) for path, indices in self.predictions for row, index in enumerate(indices)}
-        paths = sorted({places[index][0] for index in members})
+        rows_by_member = {index: (path, row) for path, indices in self.predictions for row, index in enumerate(indices)}
+        paths = sorted({rows_by_member[index][0] for index in members})
         require_whole(paths)
         files = {path: load(path) for path in paths}
-        return np.stack([files[places[index][0]][places[index][1]] for index in members])
+        return np.stack([files[path][row] for path, row in (rows_by_member[index] for index in members)])
 
     def join(self, more: "Sweep") -> "Sweep":
-        """Append the members of a sweep that extends this one; `key` and `reused` are those of the other."""
+        """Return this sweep followed by one that extends it; `key` and `reused` are taken from the latter."""
         return replace(
             more,
             members=self.members + more.members,
@@ -114,12 +115,12 @@ def sweep(
     """Train members that are known in advance, or read them back if this was done before.
 
     Args:
-        job: Without ranges.
+        job: A job without ranges.
         plans: One per member.
         workers: Number of workers per pack; 0 trains in this process.
-        attempt: Sets a repeated training apart from the first.
-        role: What the members are for.
-        report: Gets one event per epoch and pack.
+        attempt: Distinguishes a repeated run (`--fresh`) from the first; "" for the first.
+        role: "member", "finalist" or "baseline".
+        report: Called with one event per epoch and pack.
 
     Raises:
         TrainError: If no member could be trained.
@@ -149,7 +150,7 @@ def sweep_trials(
     key = key_of(
         first.job, key_parts(trials), prepared=first.prepared, metric=metric, attempt=attempt, role=role, code=__name__
     )
-    # the error of an only member is that of the run
+    # with a single member, its error is the error of the run
     records_failed_members = sum(len(trial.plans) for trial in trials) > 1
     with open_record(
         key,
@@ -186,7 +187,7 @@ def _halve(context: TrialContext, trials: Sequence[Trial]) -> int | None:
 
 
 def key_of(job: Job, members: object, prepared: Prepared, metric: Metric, attempt: str, role: Role, code: str) -> str:
-    """Name the record of a sweep by everything that its results depend on.
+    """Return the key of a sweep: a fingerprint of everything its results depend on.
 
     Args:
         members: Whatever describes the members; see `key_parts`.
@@ -200,7 +201,7 @@ def key_of(job: Job, members: object, prepared: Prepared, metric: Metric, attemp
 def _modules(job: Job, metric: Metric) -> list[str]:
     """List the Python modules whose code decides how members are built, trained and compared."""
     train = job.train
-    tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # not decided yet: the code of every task counts
+    tasks = TASKS if job.task.name == "auto" else (job.task.name,)  # not resolved yet: depend on the code of every task
     used = [
         (ESTIMATORS if job.model.name in ESTIMATORS else MODELS).module(job.model.name),
         *([] if train.optimizer.name in OPTIMIZERS else [OPTIMIZERS.module(train.optimizer.name)]),  # those are torch's
@@ -214,11 +215,11 @@ def _modules(job: Job, metric: Metric) -> list[str]:
 
 @dataclass
 class SweepRecord:
-    """Hold the record of a sweep while it is filled, or as it was read back.
+    """The record of a sweep, either being filled or read back from the store.
 
     Args:
         context: What its trials share; None if the sweep was finished before.
-        manifest: Of the record; empty until it is complete.
+        manifest: Manifest of the record; empty until it is complete.
         trials, rungs: What was trained, and the scores at each rung; set inside the `with` block.
     """
 
@@ -230,7 +231,7 @@ class SweepRecord:
     rungs: RungScores = field(default_factory=dict)
 
     def sweep(self) -> Sweep:
-        """Give the results in the record.
+        """Return the results in the record.
 
         Raises:
             TrainError: If no member could be trained.
@@ -274,7 +275,7 @@ def open_record(
         records_refused_trials, records_failed_members: As for `TrialContext`.
 
     Raises:
-        TrainError: If code failed and no member is left.
+        TrainError: If all members failed because of their code.
     """
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:
@@ -295,13 +296,13 @@ def open_record(
             )
             record = SweepRecord(key, report, context)
             yield record
-            _refuse_all_failed(context, record.trials)
+            _raise_if_all_failed(context, record.trials)
             facts = _assemble(context, record.trials, metric=metric, folder=draft.folder, rungs=record.rungs)
             record.manifest = draft.commit({**facts, "seconds": round(time.perf_counter() - started, 3)})
         store.remove(home)
 
 
-def _refuse_all_failed(context: TrialContext, trials: Sequence[Trial]) -> None:
+def _raise_if_all_failed(context: TrialContext, trials: Sequence[Trial]) -> None:
     """Raise if all members failed because of their code; first remove their outcomes, so that the next run tries again.
 
     Raises:
@@ -320,7 +321,7 @@ def _all_failed_error(members: Sequence[Member], errors: Mapping[int, str]) -> F
     """Build the error that says why no member could be trained.
 
     Args:
-        errors: Index of a member whose code or parameters were at fault -> the class of error.
+        errors: Index of a member that failed because of its code or parameters -> class of the error.
     """
     if set(errors.values()) == {SpecError.__name__} and len({member.reason for member in members}) == 1:
         return SpecError(members[0].reason)
@@ -334,16 +335,16 @@ def _all_failed_error(members: Sequence[Member], errors: Mapping[int, str]) -> F
 
 def _assemble(context: TrialContext, trials: Sequence[Trial], metric: Metric, folder: str, rungs: RungScores) -> Json:
     """Collect the outcomes of trials: records and predictions of all members, tensors of those that are kept."""
-    packs = [(trial, place, pack) for trial in trials for place, pack in enumerate(read_packs(context, trial.number))]
+    packs = [(trial, index, pack) for trial in trials for index, pack in enumerate(read_packs(context, trial.number))]
     members = [Member.from_json(member) for _, _, pack in packs for member in pack["members"]]
     order = [member.index for member in ranked(members, metric.higher_is_better)]
-    # only a search records refused trials, and may have too many members to keep the tensors of all
-    chosen = set(order[:MOST_MEMBERS_KEPT]) if context.records_refused_trials else {member.index for member in members}
+    # only a search records rejected trials, and may have too many members to keep the tensors of all
+    chosen = set(order[:MAX_KEPT_MEMBERS]) if context.records_refused_trials else {member.index for member in members}
     predictions = []
-    for trial, place, pack in packs:
+    for trial, index, pack in packs:
         _verify_pack(pack, chosen)
         if pack[SAID]:
-            name = f"said-{trial.number:05d}-{place:05d}.npy"
+            name = f"said-{trial.number:05d}-{index:05d}.npy"
             copy_file(pack[SAID], f"{folder}/{name}")
             predictions.append([name, [member["index"] for member in pack["members"] if member["root"]]])
     stored = [_store_member(member, folder, rungs, member.index in chosen) for member in members]

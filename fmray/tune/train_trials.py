@@ -1,4 +1,4 @@
-"""Train the members of trials, in one pack per trial or in several where that is faster.
+"""Train the members of trials, in one pack per trial, or in several if that is faster.
 
 A pack resumes from its newest state; one with a stored outcome is not trained again, see `tune.outcomes`. If memory
 runs out, a pack continues with smaller micro-batches; members whose code fails are left out of it.
@@ -49,7 +49,7 @@ LEFT_OUT_FILE = "lost.json"
 
 @dataclass(frozen=True)
 class _PackTask:
-    """Hold what a worker trains as one pack: members of a trial, and the rows they train on.
+    """What a worker trains as one pack: members of a trial, and the rows they train on.
 
     Args:
         place: Position of the pack in the sweep, for events.
@@ -83,7 +83,7 @@ class _PackTask:
     def order_seed(self) -> int:
         """Seed of the order of rows: that of the job, or with `train.seeds.order` one of the pack's own."""
         train = self.trial.job.train
-        # with `seeds.order`, a pack has one member, and an order of rows of its own
+        # with `seeds.order`, a pack has one member
         stream = ("order", self.remaining[0].index) if train.seeds.order else ("order",)
         return derive(train.seed, *stream)
 
@@ -115,11 +115,11 @@ def train_trials(
                 if layout.lanes == 1:
                     finished = list(map(_train_pack, tasks))
                 else:
-                    pieces = [partial(_train_pack, task) for task in tasks]
+                    calls = [partial(_train_pack, task) for task in tasks]
                     # all packs read the same rows: closing them ends the other packs at their next batch
-                    finished = run_concurrently(pieces, layout.lanes, tasks[0].train_rows.close)
+                    finished = run_concurrently(calls, layout.lanes, tasks[0].train_rows.close)
         except (SpecError, TrainError) as error:
-            # in a group, the error may have hit one worker only: it is raised, so that all of them leave
+            # with several workers, only one may have failed: raise, so that all of them stop
             if not context.records_refused_trials or worker.group.size > 1:
                 raise
             worker.report(failure(kind_of(error), f"{name_members(trial.plans)}: {error}", LEFT_OUT))
@@ -136,13 +136,19 @@ def build_networks(
     context: TrialContext, trial: Trial, plans: Sequence[Plan], device: torch.device, fresh: bool = True
 ) -> Pack:
     """Build a pack of networks of a trial, untrained; see `Pack` for `fresh`."""
-    better = context.metric_of(trial).higher_is_better
-    return build_pack(plans, trial.job, prepared=trial.prepared, better=better, device=device, fresh=fresh)
+    return build_pack(
+        plans,
+        trial.job,
+        prepared=trial.prepared,
+        higher_is_better=context.metric_of(trial).higher_is_better,
+        device=device,
+        fresh=fresh,
+    )
 
 
 @contextmanager
 def _torch_threads(number: int) -> Iterator[None]:
-    """Set the number of torch's threads for the length of a `with` block."""
+    """Set the number of torch threads for the duration of a `with` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -163,7 +169,7 @@ def _divide_into_packs(
     )
     val_rows = worker.rows(trial.prepared, "val", job.train.num_epochs)
     scored_rows = worker.sample(val_rows, job.evaluate.val_rows)
-    layout = _layout(context, trial, worker, train_rows)
+    layout = _load_or_choose_layout(context, trial, worker, train_rows)
     packs = [trial.plans[first : first + layout.width] for first in range(0, len(trial.plans), layout.width)]
     if layout.lanes > 1:
         lock = threading.Lock()
@@ -190,10 +196,10 @@ def _divide_into_packs(
 
 
 def _train_pack(task: _PackTask) -> bool:
-    """Train a pack from its newest state to its end and write its outcome; return False if it waits at a rung.
+    """Train a pack from its newest state and write its outcome; return False if it waits at a rung.
 
     Raises:
-        FmrayError: If code fails and the context does not record that, or memory is too small for a step on one row.
+        FmrayError: If code fails and the context does not record that, or if memory is too small for a step on one row.
     """
     context = task.context
     trial = task.trial
@@ -226,15 +232,15 @@ def _train_pack(task: _PackTask) -> bool:
             return finished
         except BaseException as error:
             # {}: retry in smaller micro-batches; None: give up
-            newly_failed = _members_to_leave_out(error, task)
-            if newly_failed is None:
+            left_out_now = _members_to_leave_out(error, task)
+            if left_out_now is None:
                 raise
         pack = None  # frees the memory, which the next one needs
-        if newly_failed:
-            left_out = left_out | newly_failed
+        if left_out_now:
+            left_out = left_out | left_out_now
             # states first: if killed before the list is written, the whole pack starts over, which is safe
             context.store.remove(f"{task.folder}/states")
-            context.store.write_json(path, {str(index): why for index, why in left_out.items()})
+            context.store.write_json(path, {str(index): fault for index, fault in left_out.items()})
         release(task.worker.device)
     write_failed_pack(context, trial, task.number, plans=task.plans, left_out=left_out)
     return True
@@ -258,9 +264,13 @@ def _build_or_restore(task: _PackTask) -> tuple[Learner, Checkpoints]:
         circumstances=running_on,
     )
     newest = group.broadcast(checkpoints.newest() if group.is_first else None)
-    better = context.metric_of(trial).higher_is_better
     pack = build_learner(
-        task.remaining, trial.job, trial.prepared, better=better, device=worker.device, fresh=newest is None
+        task.remaining,
+        trial.job,
+        trial.prepared,
+        higher_is_better=context.metric_of(trial).higher_is_better,
+        device=worker.device,
+        fresh=newest is None,
     )
     if newest is not None:
         name, saved_on = newest
@@ -286,8 +296,8 @@ def _build_or_restore(task: _PackTask) -> tuple[Learner, Checkpoints]:
 
 def _read_left_out(task: _PackTask, path: str) -> dict[int, Json]:
     store = task.context.store
-    found = store.read_json(path) if store.exists(path) else {}
-    return {int(index): why for index, why in found.items()}
+    stored = store.read_json(path) if store.exists(path) else {}
+    return {int(index): fault for index, fault in stored.items()}
 
 
 def _members_to_leave_out(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
@@ -297,52 +307,57 @@ def _members_to_leave_out(error: BaseException, task: _PackTask) -> dict[int, Js
         TrainError: If memory does not suffice for a step on one row and the context does not record that.
     """
     if not isinstance(error, ShortOfMemoryError):
-        return _members_at_fault(error, task)
+        return _failing_members(error, task)
     try:
         task.context.micro_batches(task.trial).halve_together(task.worker, error)
     except TrainError as short:
-        if (found := _members_at_fault(short, task)) is None:
+        if (found := _failing_members(short, task)) is None:
             raise
         return found
     return {}
 
 
-def _members_at_fault(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
-    """Return the members that fail with reasons; all of the pack if none fails alone, None if this ends the sweep."""
-    # in a group, the error may have hit one worker only: it is raised, so that all of them leave
+def _failing_members(error: BaseException, task: _PackTask) -> dict[int, Json] | None:
+    """Return the failing members with reasons; None if the error must end the sweep.
+
+    These are the members that fail when trained alone or, if there are none, all members of the pack.
+    """
+    # with several workers, only one may have failed: raise, so that all of them stop
     if not task.context.records_failed_members or task.worker.group.size > 1:
         return None
     path = f"stacks/member-{task.trial.number:05d}-{task.number:05d}.txt"
-    why = report_member_error(error, task.remaining, path, task.worker.report)
-    if why is None:
+    fault = report_member_error(error, task.remaining, path, task.worker.report)
+    if fault is None:
         return None
-    at_fault = {}
+    failed_alone = {}
     if len(task.remaining) > 1:
-        at_fault = _faults_alone(task.context, task.trial, task.remaining, worker=task.worker, rows=task.train_rows)
-    return at_fault or {plan.index: why for plan in task.remaining}
+        failed_alone = _faults_when_alone(
+            task.context, task.trial, task.remaining, worker=task.worker, rows=task.train_rows
+        )
+    return failed_alone or {plan.index: fault for plan in task.remaining}
 
 
-def _faults_alone(
+def _faults_when_alone(
     context: TrialContext, trial: Trial, plans: Sequence[Plan], worker: Worker, rows: Rows
 ) -> dict[int, Json]:
     """Build each member alone and train it for one step; return those that fail, with reasons."""
-    found: dict[int, Json] = {}
+    faults: dict[int, Json] = {}
     for plan in plans:
         try:
-            one = build_networks(context, trial, [plan], worker.device)
-            train_step(one, next(rows.batches(one.train.order, 0, 0, one.train.batch_rows)), 1.0)
+            pack = build_networks(context, trial, [plan], worker.device)
+            train_step(pack, next(rows.batches(pack.train.order, 0, 0, pack.train.batch_rows)), 1.0)
         except BaseException as error:
             fault = report_member_error(error, [plan], path="", report=ignore)  # only the reason is wanted
             if fault is None:
                 raise
-            found[plan.index] = fault
-    return found
+            faults[plan.index] = fault
+    return faults
 
 
-def _layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> PackLayout:
-    """Choose how members train together, once per structure; a stored choice is limited to the cores at hand."""
+def _load_or_choose_layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> PackLayout:
+    """Choose how members train together, once per structure; a stored choice is limited to the available cores."""
     path = f"{context.home}/width-{trial.structure:05d}.json"
-    chosen = None
+    stored = None
     if worker.group.is_first:
         if not context.store.exists(path):
             if context.store.list(context.pack_folder(trial, 0)):
@@ -352,13 +367,13 @@ def _layout(context: TrialContext, trial: Trial, worker: Worker, rows: Rows) -> 
                 )
             # with `seeds.order`, members read rows in different orders, so none can share a pack
             packable = trial.plans[:1] if trial.job.train.seeds.order else trial.plans
-            layout = _choose_fitting_layout(context, trial, packable, worker=worker, rows=rows)
-            context.store.write_json(path, asdict(layout))
-        chosen = context.store.read_json(path)
-    found = PackLayout(**worker.group.broadcast(chosen))
-    most = torch.get_num_threads()
-    threads = min(found.threads, most)
-    return replace(found, threads=threads, lanes=max(1, min(found.lanes, most // threads)))
+            fastest = _choose_fitting_layout(context, trial, packable, worker=worker, rows=rows)
+            context.store.write_json(path, asdict(fastest))
+        stored = context.store.read_json(path)
+    layout = PackLayout(**worker.group.broadcast(stored))
+    max_threads = torch.get_num_threads()
+    threads = min(layout.threads, max_threads)
+    return replace(layout, threads=threads, lanes=max(1, min(layout.lanes, max_threads // threads)))
 
 
 def _choose_fitting_layout(
@@ -378,12 +393,12 @@ def _choose_fitting_layout(
         except ShortOfMemoryError:
             plans = plans[: max(1, len(plans) // 2)]
         except BaseException as error:
-            # time the sound members only; those that fail are recorded when they are trained
+            # time only members that work; those that fail are recorded when they are trained
             if isinstance(error, SpecError | TrainError) or not context.records_failed_members:
                 raise
             if report_member_error(error, plans, "", ignore) is None:
                 raise
-            faulty = _faults_alone(context, trial, plans, worker=worker, rows=rows)
+            faulty = _faults_when_alone(context, trial, plans, worker=worker, rows=rows)
             sound = [plan for plan in plans if plan.index not in faulty]
             if not 0 < len(sound) < len(plans):
                 return PackLayout(1, 1)
@@ -404,11 +419,11 @@ def _differences(saved_on: Json, running_on: Json) -> str:
 
 
 def _serialize_calls(call: Callable[P, R], lock: threading.Lock) -> Callable[P, R]:
-    """Let one thread at a time make this call."""
+    """Wrap a function so that only one thread at a time can call it."""
 
-    def call_locked(*given: P.args, **named: P.kwargs) -> R:
+    def call_locked(*args: P.args, **kwargs: P.kwargs) -> R:
         with lock:
-            return call(*given, **named)
+            return call(*args, **kwargs)
 
     return call_locked
 

@@ -29,7 +29,7 @@ class Trial:
         structure: Number of the structure.
         job: The job with the structure's values.
         plans: One per member.
-        prepared: The rows they learn from.
+        prepared: The rows the members learn from.
         total: Number of trials of the sweep, as far as known; only shown in progress messages.
         waited: The trial has waited at a rung and continues now; this is not reported as a resume.
         fault: {"reason", "class"} of the error if its rows cannot be prepared, else None. `prepared` is then only a
@@ -48,15 +48,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialContext:
-    """Hold what all trials of a sweep share.
+    """What all trials of a sweep share.
 
     Args:
         metric: Name of the primary metric.
         store, home: Where states and outcomes are written, a folder for each trial.
-        role: What the members are for.
-        fence: Of the lease on `home`; where the context was sent, it guards every write below `home`.
-        records_refused_trials: Record a trial whose parameters are refused as failed, instead of ending the sweep.
-        records_failed_members: Record a member whose code raises as failed, too, and keep training the others.
+        role: "member", "finalist" or "baseline".
+        fence: Fence of the lease on `home`; where the context was sent, it guards every write below `home`.
+        records_refused_trials: If a trial's parameters are rejected, record the trial as failed instead of ending the
+            sweep.
+        records_failed_members: If a member's code raises, record that member as failed and keep training the others.
     """
 
     metric: str
@@ -76,11 +77,11 @@ class TrialContext:
         return f"{self.folder(trial.number)}/{pack:05d}"
 
     def metric_of(self, trial: Trial) -> Metric:
-        """Give the primary metric, for the rows of a trial."""
+        """Return the primary metric, for the rows of a trial."""
         return find_metric(self.metric, trial.prepared.target, trial.job.task.params)
 
     def micro_batches(self, trial: Trial) -> MicroBatches:
-        """Return the stored number of micro-batches per step of a trial."""
+        """Return the handle on the stored number of micro-batches of a trial."""
         path = f"{self.folder(trial.number)}/accumulate.json"
         return MicroBatches(self.store, path, self.fence, trial.job.train)
 

@@ -43,7 +43,7 @@ def measure(num_rows: int, batches: tuple[int, ...] = (64, 256, 2048)) -> dict[t
                 train = type(job.train)(batch_rows=batch_rows, early_stop=None)
                 return Pack(plans, prepared.schema, prepared.target, train, True, device)
 
-            width = choose_width(plans_of(WIDTHS, 32), build, rows, exact=False)
+            width = choose_width(plans_of(WIDTHS, 32), build, rows, deterministic=False)
             ours = our_epochs(job, prepared, plans_of(WIDTHS, width), {"batch_rows": batch_rows})
             gain = width / ratio(ours, theirs, ROUNDS)[2]
             times[batch_rows, 0] = gain

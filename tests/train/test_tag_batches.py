@@ -137,9 +137,9 @@ def test_some_rows_are_predicted_with_all_their_tokens(prepared):
     pack, rows = pack_of(prepared), Rows(prepared, "val", "cpu")
     whole = by_row(predict_rows(pack, rows)[0][0], Lanes(prepared, "val").load(["target"])["target"])
     kept = np.arange(rows.num_rows) % 3 == 1
-    some, _ = predict_rows(pack, rows, kept=kept)
+    some, _ = predict_rows(pack, rows, mask=kept)
     assert np.array_equal(some[0], values_of(whole[kept]))
-    none, _ = predict_rows(pack, rows, kept=np.zeros(rows.num_rows, bool))
+    none, _ = predict_rows(pack, rows, mask=np.zeros(rows.num_rows, bool))
     assert none.shape == (2, 0, 3)
 
 

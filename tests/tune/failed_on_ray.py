@@ -1,4 +1,4 @@
-"""Search over Ray Tune with members whose own code fails; run as `python failed_on_ray.py FOLDER`.
+"""Search with Ray Tune with members whose own code fails; run as `python failed_on_ray.py FOLDER`.
 
 One Ray session; what became of every member, and what was told, is written to FOLDER/result.json.
 """

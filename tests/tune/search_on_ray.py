@@ -1,4 +1,4 @@
-"""Search over Ray Tune in a process of its own; run as `python search_on_ray.py FOLDER NAME WORKERS [kill]`.
+"""Search with Ray Tune in a process of its own; run as `python search_on_ray.py FOLDER NAME WORKERS [kill]`.
 
 With `kill`, three workers are killed on the way, whatever they are doing.
 """

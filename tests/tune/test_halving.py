@@ -46,20 +46,20 @@ def test_a_torn_judgement_was_never_made(store, tmp_path):
 
 def test_where_all_wait_nobody_is_told_before_everyone_is_there(store):
     table = stopper(store, waits=True)
-    assert table.decide("0.0", 1, {0: 0.1, 1: 0.5}).waits
-    assert table.decide("1.0", 1, {2: 0.6, 3: 0.4}).waits
-    assert table.decide_waiting()
+    assert table.decide("0.0", 1, {0: 0.1, 1: 0.5}).must_wait
+    assert table.decide("1.0", 1, {2: 0.6, 3: 0.4}).must_wait
+    assert table.close_rung()
     assert table.decide("0.0", 1, {0: 0.1, 1: 0.5}).dropped.keys() == {0}
     assert table.decide("1.0", 1, {2: 0.6, 3: 0.4}).dropped.keys() == {3}
-    assert not table.decide_waiting()
+    assert not table.close_rung()
 
 
 def test_rungs_are_closed_one_after_the_other(store):
     table = stopper(store, waits=True)
     table.decide("0.0", 1, {0: 0.1, 1: 0.5})
-    table.decide_waiting()
+    table.close_rung()
     table.decide("0.0", 3, {1: 0.6})
-    assert table.decide_waiting()
+    assert table.close_rung()
     assert table.decide("0.0", 3, {1: 0.6}).dropped == {}
 
 
@@ -85,9 +85,9 @@ def test_a_budget_of_time_counts_what_was_used_before_a_restart(store):
 
 def test_an_exact_search_looks_at_its_budget_only_when_all_wait(store):
     table = stopper(store, waits=True, exact=True, epochs=1)
-    assert table.decide("0.0", 1, {0: 0.1, 1: 0.5}).waits
-    assert table.decide("1.0", 1, {2: 0.2, 3: 0.4}).waits
-    table.decide_waiting()
+    assert table.decide("0.0", 1, {0: 0.1, 1: 0.5}).must_wait
+    assert table.decide("1.0", 1, {2: 0.2, 3: 0.4}).must_wait
+    table.close_rung()
     assert table.decide("1.0", 1, {2: 0.2, 3: 0.4}).dropped.keys() == {2, 3}
 
 

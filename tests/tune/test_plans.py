@@ -51,11 +51,9 @@ def test_what_is_not_known_before_training_is_counted_as_a_bound():
         "model": {"mlp": {"dropout": {"uniform": [0, 0.5]}}},
         "search": {"members": 12, "finalists": 3},
     }
-    assert describe_members(Job.from_json({**searched, "train": {"seeds": 1}})) == "12 members of a search"
+    assert describe_members(Job.from_json({**searched, "train": {"seeds": 1}})) == "12 search members"
     several = {**searched, "train": {"seeds": 2, "folds": 5}}
-    assert (
-        describe_members(Job.from_json(several)) == "12 members of a search, then at most 30 that train the best again"
-    )
+    assert describe_members(Job.from_json(several)) == "12 search members, then up to 30 retrained finalists"
 
 
 def test_a_job_asks_for_folds_and_bags_together_or_for_neither():

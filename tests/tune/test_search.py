@@ -201,18 +201,18 @@ def test_a_search_that_goes_on_with_other_workers_loses_nobody(search, rows, mon
     value = searched(rows[0], exact=False).to_json()
     value["model"] = {"mlp": {"width": 4, "dropout": {"uniform": [0, 0.5]}}}
     job = Job.from_json(value)
-    executor = MemberTrainer.executor
+    make_executor = MemberTrainer.make_executor
 
-    def interrupted(self, context, rules, before, slots, name):
+    def interrupted(self, context, rules, earlier_scores, slots, name):
         def place(proposals):
-            executor(self, context, rules, before, 0, name)(ListedProposals([proposals.ask()]))
+            make_executor(self, context, rules, earlier_scores, 0, name)(ListedProposals([proposals.ask()]))
             raise KeyboardInterrupt
 
         return place
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(MemberTrainer, "choose_slots", lambda self, members: 2)
-        patched.setattr(MemberTrainer, "executor", interrupted)
+        patched.setattr(MemberTrainer, "make_executor", interrupted)
         search(job)
     found = search(job)
     assert [member.index for member in found.members] == list(range(22))

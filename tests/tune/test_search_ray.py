@@ -1,4 +1,4 @@
-"""A search over Ray Tune tries, stops and finds what the same search in one process does."""
+"""A search with Ray Tune tries, stops and finds what the same search in one process does."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def here(folder):
 
 def test_trials_of_ray_tune_come_to_the_same_bits_as_trials_one_after_the_other(folder, here):
     there = finish(folder, "there", 2)
-    assert any("2 at a time over Ray Tune" in note for note in there["notes"])
+    assert any("2 at a time with Ray Tune" in note for note in there["notes"])
     assert there["members"] == here["members"]
 
 

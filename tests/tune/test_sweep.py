@@ -17,7 +17,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.tune import train_trials
-from fmray.tune.plans import left_out_numbers, linear_job, linear_plans, plans_of
+from fmray.tune.plans import dropped_numeric_columns, linear_job, linear_plans, plans_of
 from fmray.tune.sweep import sweep
 from fmray.tune.width import PackLayout
 
@@ -140,7 +140,7 @@ def test_the_linear_baseline_sees_the_numbers_that_auto_leaves_out_for_the_model
     left = tuple({**step, "state": {**step["state"], "left_out": ["id"]}} for step in prepared.steps)
     kept = linear_job(job, replace(prepared, steps=left))
     assert [step.params.get("keep") for step in kept.steps] == [["id"]] * len(left)
-    assert left_out_numbers(replace(prepared, steps=left)) == ["id"] * len(left)
+    assert dropped_numeric_columns(replace(prepared, steps=left)) == ["id"] * len(left)
 
 
 def test_a_sweep_without_plans_is_no_members_and_no_error(job, prepared, store):

@@ -49,10 +49,10 @@ def chosen(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 
 def test_members_are_through_after_as_many_rounds_as_packs_do_not_fit_side_by_side():
-    assert PackLayout(width=64, threads=1, lanes=1).rounds(256) == 4
-    assert PackLayout(width=64, threads=1, lanes=2).rounds(256) == 2
-    assert PackLayout(width=60, threads=1, lanes=2).rounds(256) == 3
-    assert PackLayout(width=16, threads=1, lanes=2).rounds(1) == 1
+    assert PackLayout(width=64, threads=1, lanes=1).num_waves(256) == 4
+    assert PackLayout(width=64, threads=1, lanes=2).num_waves(256) == 2
+    assert PackLayout(width=60, threads=1, lanes=2).num_waves(256) == 3
+    assert PackLayout(width=16, threads=1, lanes=2).num_waves(1) == 1
 
 
 def test_the_width_with_the_least_time_per_member_wins(chosen):
