@@ -35,7 +35,7 @@ from fmray.train.restart_policy import find
 from fmray.train.stacks import here
 from fmray.train.watch import Watch, on_roll
 from fmray.train.workers import Worker, failing_here, refusal, worker_error
-from fmray.tune.halving import Rules, RungScores, Stopper
+from fmray.tune.halving import RungScores, Stopper, StoppingRules
 from fmray.tune.outcomes import has_begun, is_finished, record_untrained
 from fmray.tune.proposals import Proposals
 from fmray.tune.slots import resources
@@ -56,7 +56,7 @@ WORKER_DIED = "its worker died more than run.max_failures times"
 def train_here(
     context: TrialContext,
     proposals: Proposals,
-    rules: Rules,
+    rules: StoppingRules,
     earlier_scores: RungScores,
     run: RunOptions,
     report: Report,
@@ -67,7 +67,7 @@ def train_here(
         FmrayError: Whatever training raises.
     """
     stopper = Stopper(context.store, context.home, rules, earlier_scores)
-    paused = []
+    waiting_trials = []
     planned = 0
     with failing_here(run.hang_seconds, report):
         while (trial := proposals.ask()) is not None:
@@ -77,13 +77,13 @@ def train_here(
             if exhausted:
                 record_untrained(context, trial, f"{exhausted} before it began", "stopped")
             elif not train_trials(context, [trial], Worker(ALONE, device, report, run), stopper.decide):
-                paused.append(trial)
+                waiting_trials.append(trial)
                 continue
             proposals.tell(trial)
-    return paused
+    return waiting_trials
 
 
-def _planned_epochs(trial: Trial, rules: Rules) -> int:
+def _planned_epochs(trial: Trial, rules: StoppingRules) -> int:
     """Return the epochs of all members of a trial until they are compared with others."""
     return len(trial.plans) * rules.epochs_until_compared(trial.job.train.num_epochs)
 
@@ -91,7 +91,7 @@ def _planned_epochs(trial: Trial, rules: Rules) -> int:
 def train_on_ray(
     context: TrialContext,
     proposals: Proposals,
-    rules: Rules,
+    rules: StoppingRules,
     earlier_scores: RungScores,
     run: RunOptions,
     report: Report,
@@ -114,7 +114,9 @@ def train_on_ray(
         needed = resources(living_nodes(), slots, run.gpu)
         server = placed_here(_TrialServer).remote(context, rules, dict(earlier_scores), run, list(sys.path))
         watch = Watch(server, run.hang_seconds, report)
-        source = _Source(context, proposals, rules=rules, watch=watch, max_failures=run.max_failures, report=report)
+        source = _TuneAdapter(
+            context, proposals, rules=rules, watch=watch, max_failures=run.max_failures, report=report
+        )
         os.environ.update({key: os.environ.get(key, value) for key, value in RAY_TUNE_ENVIRONMENT.items()})
         with (
             every(POLL_SECONDS, partial(deliver, server, report)),
@@ -129,7 +131,7 @@ def train_on_ray(
     return source.waiting()
 
 
-def _run_tuner(source: "_Source", server: Any, needed: Json, slots: int, store: Store, name: str) -> None:
+def _run_tuner(source: "_TuneAdapter", server: Any, needed: Json, slots: int, store: Store, name: str) -> None:
     from ray import tune
     from ray.tune import RunConfig, TuneConfig, Tuner
 
@@ -194,7 +196,12 @@ class _TrialServer(Mailbox):
     """Serve trials to workers, and decide which of their members stop; lives in an actor."""
 
     def __init__(
-        self, context: TrialContext, rules: Rules, earlier_scores: RungScores, run: RunOptions, sys_path: list[str]
+        self,
+        context: TrialContext,
+        rules: StoppingRules,
+        earlier_scores: RungScores,
+        run: RunOptions,
+        sys_path: list[str],
     ) -> None:
         super().__init__()
         self._stopper = Stopper(context.store, context.home, rules, earlier_scores)
@@ -219,7 +226,7 @@ class _TrialServer(Mailbox):
         return self._stopper.decide(pack, epoch, scores)
 
 
-class _Source:
+class _TuneAdapter:
     """Feed proposed trials to Ray Tune, and keep track of how each one ends.
 
     Trials whose worker died are restarted here, not by Ray Tune: it ignores the cause, and it does not restart a trial
@@ -230,7 +237,7 @@ class _Source:
         self,
         context: TrialContext,
         proposals: Proposals,
-        rules: Rules,
+        rules: StoppingRules,
         watch: Watch,
         max_failures: int,
         report: Report,

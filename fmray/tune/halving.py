@@ -29,31 +29,38 @@ RungScores = Mapping[int, Scores]
 
 
 @dataclass(frozen=True)
-class Rules:
+class StoppingRules:
     """The rules by which members stop.
 
     Args:
         rungs: Epochs at which members are compared.
         eta: At each rung, the best 1/eta of the members continue.
-        waits: Members that reach a rung wait for all others, so that the order of arrival does not matter.
-        exact: Check budgets only while all packs wait, so that timing cannot change a decision.
+        synchronous: Members that reach a rung wait until all others have reached it or stopped, so that the order of
+            arrival does not matter.
+        deterministic: Check budgets only while all packs wait, so that timing cannot change a decision.
         epochs: Budget of epochs, summed over members; None for no limit.
         seconds: Time budget, after which every member stops; None for no limit.
     """
 
     rungs: tuple[int, ...] = ()
     eta: int = 3
-    waits: bool = False
-    exact: bool = False
+    synchronous: bool = False
+    deterministic: bool = False
     epochs: int | None = None
     seconds: float | None = None
 
     @classmethod
-    def of(cls, job: Job, waits: bool) -> "Rules":
+    def of(cls, job: Job, synchronous: bool) -> "StoppingRules":
         """Read the rules of a job's search."""
         search = job.search
-        exact = job.run.deterministic
-        return cls(rungs_of(job), search.eta, waits, exact=exact, epochs=search.epochs, seconds=search.time)
+        return cls(
+            rungs_of(job),
+            search.eta,
+            synchronous,
+            deterministic=job.run.deterministic,
+            epochs=search.epochs,
+            seconds=search.time,
+        )
 
     def epochs_until_compared(self, epochs: int) -> int:
         """Return how many of its epochs a member trains before it is compared with others."""
@@ -73,7 +80,7 @@ class Stopper:
         earlier_scores: Scores at each rung of the sweep that this one extends.
     """
 
-    def __init__(self, store: Store, home: str, rules: Rules, earlier_scores: RungScores) -> None:
+    def __init__(self, store: Store, home: str, rules: StoppingRules, earlier_scores: RungScores) -> None:
         self.rules = rules
         self._store = store
         self._path = f"{home}/{DECISIONS_FILE}"
@@ -97,7 +104,7 @@ class Stopper:
         """
         if not self.rules.applies_at(epoch):
             return Decision()
-        self.require(pack, epoch - 1)
+        self.require_decisions(pack, epoch - 1)
         if (pack, epoch) not in self._decided:
             reached = {"pack": pack, "epoch": epoch, "scores": {str(m): s for m, s in scores.items()}}
             # before deciding: the decision compares with these scores. `_write` records it together with the decision
@@ -111,7 +118,7 @@ class Stopper:
             return Decision(must_wait=True)
         return Decision({member: stopped[member] for member in scores if member in stopped})
 
-    def require(self, pack: str, epoch: int) -> None:
+    def require_decisions(self, pack: str, epoch: int) -> None:
         """Raise if a decision about a pack, up to an epoch, is missing.
 
         Raises:
@@ -144,7 +151,7 @@ class Stopper:
 
     @property
     def exhausted_budget(self) -> str:
-        """Return which budget is exhausted, "" if none is."""
+        """Which budget is exhausted, and how far; "" if none is."""
         return self._exhausted(self.spent)
 
     def exhausted_for_new(self, planned: int) -> str:
@@ -154,7 +161,7 @@ class Stopper:
             planned: Epochs that the trials proposed before it train until their members are compared. They count where
                 deterministic trials run concurrently: how many epochs are spent at that time depends on timing.
         """
-        return self._exhausted(planned if self.rules.exact and self.rules.waits else self.spent)
+        return self._exhausted(planned if self.rules.deterministic and self.rules.synchronous else self.spent)
 
     def _exhausted(self, spent: int) -> str:
         rules = self.rules
@@ -165,17 +172,17 @@ class Stopper:
             return f"search.time: {seconds:.0f} of {rules.seconds:.0f} seconds have passed"
         return ""
 
-    def table(self) -> dict[int, dict[int, float]]:
+    def rung_scores(self) -> dict[int, dict[int, float]]:
         """Return the scores at each rung."""
         return {epoch: dict(scores) for epoch, scores in self._scores.items() if epoch in self.rules.rungs}
 
     def _members_to_stop(self, epoch: int, members: list[int]) -> Json | None:
         """Return the members that stop, or None if all have to wait."""
-        if self.exhausted_budget and not self.rules.exact:
+        if self.exhausted_budget and not self.rules.deterministic:
             return self._stop_all(members)
         if epoch not in self.rules.rungs:
             return {}
-        return None if self.rules.waits else self._stop_at_rung(epoch, members)
+        return None if self.rules.synchronous else self._stop_at_rung(epoch, members)
 
     def _stop_all(self, members: list[int]) -> Json:
         """Return member -> reason for all members, because a budget is exhausted."""

@@ -30,7 +30,7 @@ Failures = Mapping[int, Json]
 """Index of a member whose training did not finish -> {"reason", "class" of the error}."""
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "val.npy"
-SAID = "said"
+PREDICTIONS_KEY = "said"
 """Key under which records name their file of predictions; records of earlier versions have it, so it stays."""
 NO_FAILURES: Failures = MappingProxyType({})
 
@@ -127,7 +127,7 @@ def write_pack(
         "members": [*(_with_relative_root(member, folder) for member in members), *others["members"]],
         "health": pack.state.health,
         "width": len(pack.plans),
-        SAID: PREDICTIONS_FILE,
+        PREDICTIONS_KEY: PREDICTIONS_FILE,
         "errors": others["errors"],
     }
     context.store.write_json(f"{folder}/{RESULT_FILE}", result)
@@ -152,7 +152,7 @@ def outcome_of_untrained(
     ]
     errors = {str(plan.index): reasons[plan.index]["class"] for plan in plans if reasons[plan.index]["class"]}
     records = [member.to_json() for member in members]
-    return {"members": records, "health": [], "width": len(records), SAID: "", "errors": errors}
+    return {"members": records, "health": [], "width": len(records), PREDICTIONS_KEY: "", "errors": errors}
 
 
 def _member_without_tensors(context: TrialContext, trial: Trial, plan: Plan, status: Status, reason: str) -> Member:
@@ -252,5 +252,5 @@ def _with_relative_root(member: Member, home: str) -> Json:
 
 def _with_absolute_paths(pack: Json, home: str) -> Json:
     members = [{**member, "root": f"{home}/{member['root']}" if member["root"] else ""} for member in pack["members"]]
-    predictions = f"{home}/{pack[SAID]}" if pack[SAID] else ""
-    return {**pack, "folder": home, "members": members, SAID: predictions}
+    predictions = f"{home}/{pack[PREDICTIONS_KEY]}" if pack[PREDICTIONS_KEY] else ""
+    return {**pack, "folder": home, "members": members, PREDICTIONS_KEY: predictions}

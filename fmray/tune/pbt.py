@@ -414,10 +414,10 @@ def _train_from_checkpoint(index: int, config: Json, shared: Any) -> None:
             lineage=lineage,
         )
     except BaseException as error:
-        why = report_member_error(error, trial.plans, f"stacks/member-{index:05d}.txt", shared.put.remote)
-        if why is None:
+        fault = report_member_error(error, trial.plans, f"stacks/member-{index:05d}.txt", shared.put.remote)
+        if fault is None:
             raise
-        record_untrained(context, trial, why["reason"], error_class=why["class"])
+        record_untrained(context, trial, fault["reason"], error_class=fault["class"])
 
 
 @lru_cache(maxsize=1)

@@ -29,8 +29,8 @@ from fmray.train.warm import Start
 from fmray.tune.boost import boost
 from fmray.tune.executors import train_here, train_on_ray
 from fmray.tune.faults import report_member_error
-from fmray.tune.halving import Rules, RungScores, Stopper, expected_epochs, rungs_of
-from fmray.tune.outcomes import SAID, read_packs
+from fmray.tune.halving import RungScores, Stopper, StoppingRules, expected_epochs, rungs_of
+from fmray.tune.outcomes import PREDICTIONS_KEY, read_packs
 from fmray.tune.pbt import PopulationBasedSearch, PopulationPlan
 from fmray.tune.plans import (
     Prepare,
@@ -91,14 +91,14 @@ class MemberTrainer:
         """
         job = self.job
         # extending: first run the original search, or read it back
-        extended = self._without_more().run_search() if self.job.search.more else None
+        original = self._without_more().run_search() if self.job.search.more else None
         # seeds and finalists do not affect the search, so they are left out of its key
         searched = replace(job, train=replace(job.train, seeds=Seeds()))
         definition = [searched.to_json()[name] for name in ("model", "task", "steps", "train")]
         key = self._key(searched, [*definition, replace(job.search, finalists=1)], "member")
         members = job.search.more or sum(len(group.members) for group in trial_groups(job))
         expected = expected_epochs(members, job.train.num_epochs, rungs_of(job), job.search.eta)
-        reporting = replace(
+        with_progress = replace(
             self,
             report=SearchProgress(self.report, self.metric, members=members, expected=expected, rungs=rungs_of(job)),
         )
@@ -114,15 +114,15 @@ class MemberTrainer:
             context = record.context
             if context is not None and job.search.by == "pbt":
                 population = PopulationPlan(job, self.task, self.prepare(job.at({})))
-                record.trials = PopulationBasedSearch(population, reporting.report, key).train(context)
+                record.trials = PopulationBasedSearch(population, with_progress.report, key).train(context)
             elif context is not None:
-                rounds = _Rounds.of(reporting, context, key=key, extended=extended, members=members)
+                rounds = _SearchRounds.of(with_progress, context, key=key, original=original, members=members)
                 proposals: Proposals = rounds.proposals
                 while waiting := rounds.execute(proposals):
                     proposals = rounds.close_rung(waiting)
                 record.trials, record.rungs = rounds.results()
-        found = record.sweep()
-        return extended.join(found) if extended else found
+        searched_now = record.sweep()
+        return original.join(searched_now) if original else searched_now
 
     def train_finalists(self, searched: Sweep) -> Sweep:
         """Retrain the best members of a search, with every seed of the job.
@@ -153,12 +153,14 @@ class MemberTrainer:
             if record.context is not None:
                 record.trials = trials
                 slots = self.choose_slots(sum(len(trial.plans) for trial in trials))
-                execute = self.make_executor(record.context, rules=Rules(), earlier_scores={}, slots=slots, name=key)
+                execute = self.make_executor(
+                    record.context, rules=StoppingRules(), earlier_scores={}, slots=slots, name=key
+                )
                 execute(ListedProposals(trials))
         return record.sweep()
 
     def make_executor(
-        self, context: TrialContext, rules: Rules, earlier_scores: RungScores, slots: int, name: str
+        self, context: TrialContext, rules: StoppingRules, earlier_scores: RungScores, slots: int, name: str
     ) -> Executor:
         """Return the function that trains proposed trials and returns those that wait at a rung.
 
@@ -219,7 +221,7 @@ class MemberTrainer:
         try:
             return Trial(number, group.structure, job=concrete, plans=plans, prepared=self.prepare(concrete))
         except BaseException as error:
-            if not _is_of_steps(error):
+            if not _is_steps_error(error):
                 raise
             fault = report_member_error(error, plans, f"stacks/steps-{number:05d}.txt", self.report)
             if fault is None:
@@ -271,13 +273,13 @@ class MemberTrainer:
             try:
                 prepared = self.prepare(concrete)
             except BaseException as error:
-                if not _is_of_steps(error):
+                if not _is_steps_error(error):
                     raise
                 continue  # reported by its trial, see `plan_trial`
             num_rows = prepared.num_rows("train")
             rows = num_rows * Steps.of(concrete.train, num_rows).num_passes
             # 6 operations per parameter and row: 2 forward, 4 backward
-            max_flops = max(max_flops, 6.0 * _size(concrete, prepared) * rows)
+            max_flops = max(max_flops, 6.0 * _num_parameters(concrete, prepared) * rows)
         return max_flops * members
 
 
@@ -330,8 +332,8 @@ def train_members(trainer: MemberTrainer, prepared: Prepared, workers: WorkerCou
 
 
 @dataclass(frozen=True)
-class _Rounds:
-    """Hold what a search needs to train in rounds: members that wait at a rung continue in the next round.
+class _SearchRounds:
+    """Train a search in rounds: members that wait at a rung continue in the next round.
 
     Args:
         proposals: The trials to train.
@@ -342,41 +344,41 @@ class _Rounds:
 
     trainer: MemberTrainer
     context: TrialContext
-    proposals: "_RememberedProposals"
-    rules: Rules
+    proposals: "_RecordingProposals"
+    rules: StoppingRules
     earlier_scores: RungScores
     execute: Executor
 
     @classmethod
     def of(
-        cls, trainer: MemberTrainer, context: TrialContext, key: str, extended: Sweep | None, members: int
-    ) -> "_Rounds":
+        cls, trainer: MemberTrainer, context: TrialContext, key: str, original: Sweep | None, members: int
+    ) -> "_SearchRounds":
         """Choose how trials are proposed, when members stop and where they train.
 
         Args:
             key: Key of the sweep.
-            extended: What the search extends.
+            original: Sweep of the search that this one extends, or None.
             members: Number of members to train.
         """
         job = trainer.job
         slots = trainer.choose_slots(members)
-        learns = job.search.by == "optuna"
+        is_adaptive = job.search.by == "optuna"
         # Synchronous rungs do not depend on the order of arrival. Optuna proposes from finished trials: it cannot wait.
-        rules = Rules.of(job, waits=(job.run.deterministic or not slots) and not learns)
-        if learns and job.run.deterministic:
+        rules = StoppingRules.of(job, synchronous=(job.run.deterministic or not slots) and not is_adaptive)
+        if is_adaptive and job.run.deterministic:
             slots = min(slots, 1)  # a proposal depends on all results before it, so trials must not run concurrently
-        first = len(extended.members) if extended else 0
+        first = len(original.members) if original else 0
         proposals = (
             TPEProposals(job, trainer.plan_trial, context)
-            if learns
+            if is_adaptive
             else ListedProposals(trainer.plan_trials(context, slots, first))
         )
-        earlier_scores = extended.rungs if extended else {}
+        earlier_scores = original.rungs if original else {}
         execute = trainer.make_executor(context, rules=rules, earlier_scores=earlier_scores, slots=slots, name=key)
         return cls(
             trainer,
             context,
-            proposals=_RememberedProposals(proposals),
+            proposals=_RecordingProposals(proposals),
             rules=rules,
             earlier_scores=earlier_scores,
             execute=execute,
@@ -388,7 +390,7 @@ class _Rounds:
         Raises:
             TrainError: If no rung is open.
         """
-        if not self._stopper(self.rules).close_rung():
+        if not self._stopper().close_rung():
             names = ", ".join(str(trial.number) for trial in waiting)
             raise TrainError(f"trials {names} are waiting, but no rung is open. This is a bug in fmray.", "search")
         return ListedProposals([replace(trial, waited=True) for trial in waiting])
@@ -400,20 +402,20 @@ class _Rounds:
             DataError: If decisions about a pack are missing, even if an earlier process finished it.
         """
         trials = self.proposals.trials
-        stopper = self._stopper(self.rules) if self.rules.rungs else None
+        stopper = self._stopper() if self.rules.rungs else None
         for trial in trials if stopper else []:
             for pack in read_packs(self.context, trial.number):
                 trained = [member for member in pack["members"] if member["status"] != "failed"]
-                if stopper and pack[SAID] and trained:
+                if stopper and pack[PREDICTIONS_KEY] and trained:
                     number = trained[0]["pack"]
-                    stopper.require(f"{trial.number}.{number}", max(member["epochs"] for member in trained))
-        return trials, self._stopper(self.rules).table()
+                    stopper.require_decisions(f"{trial.number}.{number}", max(member["epochs"] for member in trained))
+        return trials, self._stopper().rung_scores()
 
-    def _stopper(self, rules: Rules) -> Stopper:
-        return Stopper(self.trainer.store, self.context.home, rules, self.earlier_scores)
+    def _stopper(self) -> Stopper:
+        return Stopper(self.trainer.store, self.context.home, self.rules, self.earlier_scores)
 
 
-class _RememberedProposals:
+class _RecordingProposals:
     """Forward to other proposals, and keep a list of all trials that were proposed."""
 
     def __init__(self, proposals: Proposals) -> None:
@@ -422,7 +424,8 @@ class _RememberedProposals:
 
     def ask(self) -> Trial | None:
         trial = self._proposals.ask()
-        self.trials += [trial] if trial is not None else []
+        if trial is not None:
+            self.trials.append(trial)
         return trial
 
     def tell(self, trial: Trial) -> None:
@@ -435,13 +438,13 @@ def _split_group(group: TrialGroup, pieces: int) -> list[TrialGroup]:
     return [replace(group, members=group.members[start : start + size]) for start in range(0, len(group.members), size)]
 
 
-def _is_of_steps(error: BaseException) -> bool:
+def _is_steps_error(error: BaseException) -> bool:
     """Return whether an error is caused by a structure's own steps, not by the data or the store."""
     is_refused = isinstance(error, SpecError) and error.where.startswith("steps")
     return is_refused or is_user_error(error)
 
 
-def _size(job: Job, prepared: Prepared) -> int:
+def _num_parameters(job: Job, prepared: Prepared) -> int:
     """Estimate the number of parameters of a model; 0 if it cannot be built, which its trial reports."""
     if job.model.name in ESTIMATORS:  # each round goes through all inputs of a row
         rounds: int = ESTIMATORS.read(job.model.name, job.model.params).rounds_per_epoch

@@ -124,12 +124,12 @@ def _generation(
     known = list(before)
     num = num_structures(job, members)
     fresh = _new_structures(job, structural, num=num, generation=generation, known=known)
-    # filled up with known ones if there are too few new ones
+    # reuse known structures if there are too few new ones
     chosen = [*fresh, *known[: num - len(fresh)]]
     groups = []
-    for place, (outer, share) in enumerate(zip(chosen, shares(members, len(chosen)), strict=True)):
-        number = known.index(outer) if outer in known else len(known) + place
-        groups.append(TrialGroup(number, outer, packable_draws(job, packable, share, generation, place)))
+    for index, (structural_values, share) in enumerate(zip(chosen, shares(members, len(chosen)), strict=True)):
+        number = known.index(structural_values) if structural_values in known else len(known) + index
+        groups.append(TrialGroup(number, structural_values, packable_draws(job, packable, share, generation, index)))
     return groups
 
 

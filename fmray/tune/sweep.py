@@ -25,7 +25,7 @@ from fmray.train.artefacts import file_of
 from fmray.train.pack import Plan
 from fmray.train.workers import train
 from fmray.tune.halving import RungScores
-from fmray.tune.outcomes import SAID, is_finished, read_packs
+from fmray.tune.outcomes import PREDICTIONS_KEY, is_finished, read_packs
 from fmray.tune.train_trials import train_trials
 from fmray.tune.trial import Role, Trial, TrialContext
 
@@ -252,7 +252,7 @@ class SweepRecord:
             health=tuple(manifest["health"]),
             widths=tuple(manifest["widths"]),
             reused=self.context is None,
-            predictions=tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest[SAID]),
+            predictions=tuple((f"{folder}/{name}", tuple(indices)) for name, indices in manifest[PREDICTIONS_KEY]),
             rungs={int(epoch): {int(m): s for m, s in scores.items()} for epoch, scores in manifest["rungs"].items()},
             seconds=manifest["seconds"],
         )
@@ -343,16 +343,16 @@ def _assemble(context: TrialContext, trials: Sequence[Trial], metric: Metric, fo
     predictions = []
     for trial, index, pack in packs:
         _verify_pack(pack, chosen)
-        if pack[SAID]:
+        if pack[PREDICTIONS_KEY]:
             name = f"said-{trial.number:05d}-{index:05d}.npy"
-            copy_file(pack[SAID], f"{folder}/{name}")
+            copy_file(pack[PREDICTIONS_KEY], f"{folder}/{name}")
             predictions.append([name, [member["index"] for member in pack["members"] if member["root"]]])
     stored = [_store_member(member, folder, rungs, member.index in chosen) for member in members]
     return {
         "members": [member.to_json() for member in sorted(stored, key=lambda member: member.index)],
         "health": [event for _, _, pack in packs for event in pack["health"]],
         "widths": [pack["width"] for _, _, pack in packs],
-        SAID: predictions,
+        PREDICTIONS_KEY: predictions,
         "rungs": {str(epoch): {str(m): score for m, score in scores.items()} for epoch, scores in rungs.items()},
     }
 
@@ -361,7 +361,7 @@ def _verify_pack(pack: Json, chosen: set[int]) -> None:
     """Verify the checksums of a pack's files, except for tensors that are not kept."""
     members = [Member.from_json(member) for member in pack["members"]]
     unkept = {f"{member.index:05d}/{file_of(member)}" for member in members if member.index not in chosen}
-    if pack[SAID]:
+    if pack[PREDICTIONS_KEY]:
         verify(pack["folder"], {name: entry for name, entry in pack["files"].items() if name not in unkept})
 
 

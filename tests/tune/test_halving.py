@@ -1,7 +1,7 @@
 import pytest
 
 from fmray.store import Store
-from fmray.tune.halving import Rules, Stopper
+from fmray.tune.halving import Stopper, StoppingRules
 
 
 @pytest.fixture
@@ -10,7 +10,7 @@ def store(tmp_path):
 
 
 def stopper(store, **rules):
-    return Stopper(store, store.path("checkpoints", "k"), Rules(**{"rungs": (1, 3), "eta": 2, **rules}), {})
+    return Stopper(store, store.path("checkpoints", "k"), StoppingRules(**{"rungs": (1, 3), "eta": 2, **rules}), {})
 
 
 def test_members_are_compared_with_all_that_came_before(store):
@@ -33,7 +33,7 @@ def test_a_stopper_that_is_opened_again_knows_everything(store):
     again = stopper(store, epochs=100)
     assert [again.decide("0.0", epoch, {0: 0.0, 1: 0.0}) for epoch in (1, 2, 3)] == said
     assert again.spent == first.spent == 6
-    assert again.table() == {1: {0: 0.1, 1: 0.2}, 3: {0: 0.1, 1: 0.2}}
+    assert again.rung_scores() == {1: {0: 0.1, 1: 0.2}, 3: {0: 0.1, 1: 0.2}}
 
 
 def test_a_torn_judgement_was_never_made(store, tmp_path):
@@ -41,11 +41,11 @@ def test_a_torn_judgement_was_never_made(store, tmp_path):
     first.decide("0.0", 1, {0: 0.1, 1: 0.2})
     (log,) = tmp_path.rglob("judgements.jsonl")
     log.write_bytes(log.read_bytes()[:-10])
-    assert stopper(store).table() == {}
+    assert stopper(store).rung_scores() == {}
 
 
 def test_where_all_wait_nobody_is_told_before_everyone_is_there(store):
-    table = stopper(store, waits=True)
+    table = stopper(store, synchronous=True)
     assert table.decide("0.0", 1, {0: 0.1, 1: 0.5}).must_wait
     assert table.decide("1.0", 1, {2: 0.6, 3: 0.4}).must_wait
     assert table.close_rung()
@@ -55,7 +55,7 @@ def test_where_all_wait_nobody_is_told_before_everyone_is_there(store):
 
 
 def test_rungs_are_closed_one_after_the_other(store):
-    table = stopper(store, waits=True)
+    table = stopper(store, synchronous=True)
     table.decide("0.0", 1, {0: 0.1, 1: 0.5})
     table.close_rung()
     table.decide("0.0", 3, {1: 0.6})
@@ -84,7 +84,7 @@ def test_a_budget_of_time_counts_what_was_used_before_a_restart(store):
 
 
 def test_an_exact_search_looks_at_its_budget_only_when_all_wait(store):
-    table = stopper(store, waits=True, exact=True, epochs=1)
+    table = stopper(store, synchronous=True, deterministic=True, epochs=1)
     assert table.decide("0.0", 1, {0: 0.1, 1: 0.5}).must_wait
     assert table.decide("1.0", 1, {2: 0.2, 3: 0.4}).must_wait
     table.close_rung()
@@ -92,7 +92,7 @@ def test_an_exact_search_looks_at_its_budget_only_when_all_wait(store):
 
 
 def test_whether_a_trial_of_an_exact_search_may_begin_depends_on_those_before_it_and_not_on_when_they_train(store):
-    exact = stopper(store, waits=True, exact=True, epochs=4)
+    exact = stopper(store, synchronous=True, deterministic=True, epochs=4)
     exact.decide("0.0", 1, dict.fromkeys(range(9), 0.1))
     assert exact.spent == 9
     assert exact.exhausted_for_new(3) == ""
@@ -102,5 +102,5 @@ def test_whether_a_trial_of_an_exact_search_may_begin_depends_on_those_before_it
 
 def test_members_of_a_sweep_that_is_extended_are_still_there_to_be_compared_with(store):
     before = {1: {0: 0.9, 1: 0.8, 2: 0.7, 3: 0.6}}
-    table = Stopper(store, store.path("checkpoints", "k"), Rules(rungs=(1,), eta=2), before)
+    table = Stopper(store, store.path("checkpoints", "k"), StoppingRules(rungs=(1,), eta=2), before)
     assert table.decide("0.0", 1, {4: 0.75, 5: 0.1}).dropped.keys() == {5}
