@@ -139,7 +139,7 @@ def _refuse_strange(work: Work, begun: Json) -> None:
     }
     for name, what in others.items():
         if found.get(name) != begun[name]:
-            raise DataError(f"{out} holds predictions of {what}. Give an empty folder.", "--out")
+            raise DataError(f"{out} holds predictions of {what}, as {path} says. Give an empty folder.", "--out")
 
 
 def _read_manifest(out: str) -> Json:

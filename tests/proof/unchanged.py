@@ -93,6 +93,16 @@ def _digest(values: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(values), digest_size=16).hexdigest()
 
 
+def compared(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """List where the records of a job differ; one that failed is equal to none."""
+    failed = [
+        f"{when}: failed: {found['failed']}"
+        for when, found in (("before", before), ("after", after))
+        if "failed" in found
+    ]
+    return failed or differences(before, after)
+
+
 def differences(before: Any, after: Any, where: str = "") -> list[str]:
     """List every place where two records differ, as dotted paths."""
     if isinstance(before, dict) and isinstance(after, dict):
@@ -116,7 +126,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.command == "compare":
         before, after = (json.loads(file.read_text()) for file in given.files)
-        found = {job: differences(before[job], after[job]) for job in before if job in after}
+        found = {job: compared(before[job], after[job]) for job in before if job in after}
         for job, lines in found.items():
             print(f"{job}: {'equal' if not lines else f'{len(lines)} differences'}", *lines[:20], sep="\n    ")
         missing = sorted(set(before) ^ set(after))
