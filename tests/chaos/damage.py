@@ -197,9 +197,11 @@ def campaign(work: Path, seed: int, count: int, where: str, only: str = "", proc
     house.build()
     trials = list(draw(house, seed, count, only))
     started, findings = time.monotonic(), list[Finding]()
-    names = sorted({trial.snapshot for trial in trials})
+    called: dict[str, set[str]] = defaultdict(set)
+    for trial in trials:
+        called[trial.snapshot].update(house.commands(trial.snapshot, trial.kind))
     with ThreadPoolExecutor(processes) as pool:
-        expected = dict(zip(names, pool.map(house.expected, names), strict=True))
+        expected = dict(zip(called, pool.map(house.expected, called, called.values()), strict=True))
         for finding in pool.map(lambda trial: house.judge(trial, expected[trial.snapshot]), trials):
             findings.append(finding)
             if finding.verdict in FAULTS:
@@ -352,22 +354,22 @@ class House:
         module.mend_item = mend  # the instant between two passes
         module.predict(f"{root}/model", str(data), str(out), place="local", item_bytes=4000)
 
-    def commands(self, snapshot: str, kind: str = "") -> tuple[str, ...]:
-        """Name the commands called on a snapshot in which a file of some kind was damaged; all where none is named."""
+    def commands(self, snapshot: str, kind: str) -> tuple[str, ...]:
+        """Name the commands called on a snapshot in which a file of some kind was damaged."""
         job, _, when = snapshot.partition("-")
         if when == "predicting":
             return ("predict again",)
         if when != "finished":
             return ("run",)
-        reading = next(names for pattern, names in READERS.items() if re.fullmatch(pattern, kind)) if kind else AFTER
+        reading = next(names for pattern, names in READERS.items() if re.fullmatch(pattern, kind))
         if job not in COMMANDS_OF:
             return reading
         return tuple(name for name in reading if name in ("run", "runs", "fresh", *COMMANDS_OF[job]))
 
-    def expected(self, snapshot: str) -> dict[str, Any]:
-        """Give what each command answers on an undamaged copy."""
+    def expected(self, snapshot: str, commands: set[str]) -> dict[str, Any]:
+        """Give what each command answers on an undamaged copy, called in the order of `AFTER`."""
         place = self.copy(snapshot, f"expected-{snapshot}")
-        found = {command: self.call(command, snapshot, place) for command in self.commands(snapshot)}
+        found = {command: self.call(command, snapshot, place) for command in AFTER if command in commands}
         shutil.rmtree(place)
         return found
 
