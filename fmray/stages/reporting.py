@@ -7,7 +7,6 @@ from fmray.rigour.ledger import Ledger
 from fmray.stages.context import Context
 from fmray.stages.reopening import reopening
 from fmray.track.optuna import write_study
-from fmray.track.tensorboard import write_events
 from fmray.train.device import num_threads
 from fmray.train.saved import write_model
 from fmray.tune.summary import summarise_search
@@ -56,6 +55,8 @@ def write_results(
     )
     write_card(card, context.store)
     if context.job.track.tensorboard:
+        from fmray.track.tensorboard import write_events  # a quarter of a second, which few jobs need
+
         write_events(f"{root}/tensorboard", [*trained.members, *linear.members], context.metric.name)
     if account is not None:
         asked = (context.job.name, context.metric.name, account.space)
