@@ -158,7 +158,9 @@ class Book:
                 f"{self._path(newest)} is gone, and {self._head} knows it. Restore it: without it, ticks would be "
                 "decided a second time."
             )
-        if missing := set(range(1, len(numbers) + 1)).difference(numbers):
+        if _missing(numbers):  # or written while the folder was listed
+            numbers = self._numbers()
+        if missing := _missing(numbers):
             raise DataError(
                 f"{self._path(min(missing))} is gone, and there are newer entries. Restore it, or delete "
                 f"{self._root} to begin the schedule anew."
@@ -173,3 +175,8 @@ class Book:
 
     def _path(self, number: int) -> str:
         return f"{self._root}/log/{number:08d}.json"
+
+
+def _missing(numbers: Sequence[int]) -> set[int]:
+    """Return the numbers of entries that are not there, though newer ones are."""
+    return set(range(1, len(numbers) + 1)).difference(numbers)

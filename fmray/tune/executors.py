@@ -68,12 +68,12 @@ def train_here(
     """
     stopper = Stopper(context.store, context.home, rules, earlier_scores)
     waiting_trials = []
-    planned = 0
+    planned = _PlannedEpochs(rules)
     with failing_here(run.hang_seconds, report):
         while (trial := proposals.ask()) is not None:
             device = set_up(run, trial.job.train)
-            exhausted = "" if has_begun(context, trial) else stopper.exhausted_for_new(planned)
-            planned += _planned_epochs(trial, rules)
+            planned_before = planned.before(trial)
+            exhausted = "" if has_begun(context, trial) else stopper.exhausted_for_new(planned_before)
             if exhausted:
                 record_untrained(context, trial, f"{exhausted} before it began", "stopped")
             elif not train_trials(context, [trial], Worker(ALONE, device, report, run), stopper.decide):
@@ -83,9 +83,20 @@ def train_here(
     return waiting_trials
 
 
-def _planned_epochs(trial: Trial, rules: StoppingRules) -> int:
-    """Return the epochs of all members of a trial until they are compared with others."""
-    return len(trial.plans) * rules.epochs_until_compared(trial.job.train.num_epochs)
+class _PlannedEpochs:
+    """Count the epochs that proposed trials train until their members are compared, summed over members."""
+
+    def __init__(self, rules: StoppingRules) -> None:
+        self._rules = rules
+        self._total = 0
+        self._before: dict[int, int] = {}
+
+    def before(self, trial: Trial) -> int:
+        """Return the epochs of the trials that were proposed before this one, which counts from now on."""
+        if trial.number not in self._before:
+            self._before[trial.number] = self._total
+            self._total += len(trial.plans) * self._rules.epochs_until_compared(trial.job.train.num_epochs)
+        return self._before[trial.number]
 
 
 def train_on_ray(
@@ -244,8 +255,7 @@ class _TuneAdapter:
     ) -> None:
         self._context = context
         self._proposals = proposals
-        self._rules = rules
-        self._planned: dict[int, int] = {}
+        self._planned = _PlannedEpochs(rules)
         self._watch = watch
         self._report = report
         self._server = watch.mailbox
@@ -265,10 +275,9 @@ class _TuneAdapter:
         from ray.tune.search import Searcher
 
         while (trial := self._to_restart.pop(0) if self._to_restart else self._proposals.ask()) is not None:
-            self._planned[trial.number] = _planned_epochs(trial, self._rules)
+            planned_before = self._planned.before(trial)
             if not is_finished(self._context, trial):
-                planned = sum(epochs for number, epochs in self._planned.items() if number < trial.number)
-                submitted = self._server.submit.remote(trial.number, ray.cloudpickle.dumps(trial), planned)
+                submitted = self._server.submit.remote(trial.number, ray.cloudpickle.dumps(trial), planned_before)
                 exhausted = ray.get(submitted)
                 # one that is restarted may have died before it wrote anything
                 if not exhausted or trial.number in self._unfinished or has_begun(self._context, trial):
