@@ -123,17 +123,6 @@ OWN = PLAIN | {"name": "own", "model": "chaos_net:Net"}
 JOBS = {
     "plain": PLAIN, "search": SEARCH, "sobol": SOBOL, "sample": SAMPLE, "rival": RIVAL, "trees": TREES, "own": OWN
 }  # fmt: skip
-NET = """from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self, schema, num_outputs):
-        super().__init__()
-        self.last = nn.Linear(schema.width, num_outputs)
-
-    def forward(self, x):
-        return self.last(x)
-"""
 COMMANDS_OF = {"sample": (), "search": (), "sobol": (), "trees": ("predict",), "own": ("predict",)}
 """Job -> commands beside `run`, `runs` and `fresh` that are called on its snapshots; those not named have all."""
 
@@ -284,7 +273,7 @@ class House:
         for name, job in JOBS.items():
             told = job | {"run": job["run"] | ({"workers": 1} if self.where == "ray" else {})}
             (self.jobs / f"{name}.json").write_text(json.dumps(told))
-        (self.jobs / "chaos_net.py").write_text(NET)
+        (self.jobs / "chaos_net.py").write_text(importlib.import_module("own_net").NET)
         for name in JOBS if self.where == "in-process" else ("plain", "rival"):
             code, text = in_child(lambda name=name: self._build(name), self.work / "build.log", 600)
             if code != 0:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from inference.made import NUM_ROWS, mean, rows, train, with_other_steps, write_data
+from own_net import NET
 
 from fmray.data.hashing import row_hash
 from fmray.errors import DataError
@@ -231,25 +232,11 @@ def test_no_file_of_a_model_is_a_pickle(model):
     assert is_pickle(pickle.dumps({"a": 1}))
 
 
-OWN = """
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self, schema, num_outputs):
-        super().__init__()
-        self.last = nn.Linear(schema.width, num_outputs)
-
-    def forward(self, x):
-        return self.last(x)
-"""
-
-
 @pytest.mark.slow
 def test_the_users_own_network_comes_along_and_another_of_its_name_is_refused(tmp_path, monkeypatch):
     """In processes of their own: a module is loaded once per process."""
     write_data(tmp_path / "data", rows())
-    (tmp_path / "net_of_mine.py").write_text(OWN)
+    (tmp_path / "net_of_mine.py").write_text(NET)
     with monkeypatch.context() as patched:
         patched.syspath_prepend(str(tmp_path))
         data = {"path": "data", "target": "y", "key": "id", "ignore": ["z", "w"]}
@@ -272,7 +259,7 @@ def test_the_users_own_network_comes_along_and_another_of_its_name_is_refused(tm
     place = {value: row for row, value in enumerate(said["row_id"].to_pylist())}
     same = said.take(pa.array([place[value.tobytes()] for value in expected.row_id]))
     assert np.abs(same["p_yes"].to_numpy() - expected.output[:, 1]).max() < 1e-6
-    (tmp_path / "alone/code/net_of_mine.py").write_text(OWN.replace("Linear(", "Linear(in_features="))
+    (tmp_path / "alone/code/net_of_mine.py").write_text(NET.replace("Linear(", "Linear(in_features="))
     code, answer = call("alone", "data", "--out", "other", "--trust-code")
     assert (code, answer["error"]["kind"]) == (5, "SpecError")
     assert "'net_of_mine' is not the one this model was trained with" in answer["error"]["message"]
@@ -283,7 +270,7 @@ def test_the_users_own_network_comes_along_and_another_of_its_name_is_refused(tm
     (tmp_path / "alone/code/torch.py").write_text("raise SystemExit('not a module of this model')")
     code, answer = call("alone", "data", "--out", "old", "--trust-code")
     assert "'net_of_mine' is not the one this model was trained with" in answer["error"]["message"]
-    (tmp_path / "alone/code/net_of_mine.py").write_text(OWN)
+    (tmp_path / "alone/code/net_of_mine.py").write_text(NET)
     assert call("alone", "data", "--out", "old")[0] == 5
     assert call("alone", "data", "--out", "old", "--trust-code")[1]["rows"] == NUM_ROWS
     assert pq.read_table(tmp_path / "old/part-000000.parquet").equals(said)
