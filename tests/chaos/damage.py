@@ -273,7 +273,7 @@ class House:
         for name, job in JOBS.items():
             told = job | {"run": job["run"] | ({"workers": 1} if self.where == "ray" else {})}
             (self.jobs / f"{name}.json").write_text(json.dumps(told))
-        (self.jobs / "chaos_net.py").write_text(importlib.import_module("own_net").NET)
+        (self.jobs / "chaos_net.py").write_text(importlib.import_module("network_source").NET)
         for name in JOBS if self.where == "in-process" else ("plain", "rival"):
             code, text = in_child(lambda name=name: self._build(name), self.work / "build.log", 600)
             if code != 0:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from inference.made import NUM_ROWS, mean, rows, train, with_other_steps, write_data
-from own_net import NET
+from network_source import NET
 
 from fmray.data.hashing import row_hash
 from fmray.errors import DataError

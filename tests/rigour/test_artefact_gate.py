@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import own_net
+import network_source
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -333,7 +333,7 @@ def test_a_pickle_beside_the_code_of_the_author_is_told():
     assert "code/net/table.pkl, which fmray never reads" in found["text"]
 
 
-NET = own_net.NET.replace(
+NET = network_source.NET.replace(
     "from torch import nn\n", 'import os, time\nfrom torch import nn\n\nexec(os.environ.get("TEST_OF_G31", ""))\n'
 )
 
