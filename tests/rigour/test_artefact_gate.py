@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import network_source
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
