@@ -25,6 +25,7 @@ STEPS = Registry(
         "date_parts": "fmray.data.clean:DateParts",
         "decode_image": "fmray.data.image:DecodeImage",
         "drop": "fmray.data.clean:Drop",
+        "embed": "fmray.data.embed:Embed",
         "hashing": "fmray.data.tabular:Hashing",
         "impute": "fmray.data.clean:Impute",
         "min_max": "fmray.data.tabular:MinMax",

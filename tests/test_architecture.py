@@ -64,8 +64,10 @@ DOORS = {
         "why/remote.py",
     },
     "PIL": {"data/image.py"},
-    "tokenizers": {"data/tokenize.py"},
+    "tokenizers": {"data/embed.py", "data/tokenize.py"},
+    "transformers": {"data/embed.py"},
     "torch": {
+        "data/embed.py",
         "preflight/probe.py",
         "models/*",
         "tasks/*",

@@ -7,7 +7,7 @@ the sources. What depends on rows of other items is never kept.
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -44,22 +44,26 @@ class Kept:
     Args:
         common: Fingerprint of what decides about the rows of every item, beside the item itself.
         steps: As the job names them.
+        weights: Digests of the pretrained weights that steps name, by the step's place.
     """
 
     store: Store
     common: str
     steps: Sequence[Ref]
+    weights: Mapping[int, str]
 
     @classmethod
-    def of(cls, store: Store, recipe: Recipe, asked: Json, steps: Sequence[Ref]) -> "Kept":
+    def of(cls, store: Store, recipe: Recipe, asked: Json, steps: Sequence[Ref], weights: Mapping[int, str]) -> "Kept":
         """Name what decides about every item.
 
         Args:
             asked: The data section.
+            steps, weights: As for the class.
         """
         data = {name: value for name, value in asked.items() if name not in IDLE}
         decided = (recipe.definition.to_json(), recipe.schema, recipe.slices, recipe.num_buckets, recipe.task)
-        return cls(store, fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, code_digest(__name__)), steps)
+        common = fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, code_digest(__name__))
+        return cls(store, common, steps, weights)
 
     def name(self, recipe: Recipe, item: WorkItem) -> str:
         """Name the rows of an item by the bytes they stand in; empty where these cannot be told from others."""
@@ -79,7 +83,8 @@ class Kept:
         steps = [ref.to_json() for ref in self.steps[: len(known) + 1]]
         code = code_digest(*(STEPS.module(ref.name) for ref in self.steps[: len(known) + 1]))
         computed_by = (pl.__version__, pa.__version__, np.__version__, platform.machine(), code)
-        return fingerprint(FITS, recipe.task, steps, known, with_target, recipe.fold, computed_by)
+        weights = [self.weights[len(known)]] if len(known) in self.weights else []
+        return fingerprint(FITS, recipe.task, steps, known, with_target, recipe.fold, computed_by, *weights)
 
     def rows(self, key: str) -> str:
         """Give the folder of the rows of that name, empty if there is none; one that is damaged is made anew."""

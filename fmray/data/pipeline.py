@@ -3,7 +3,8 @@
 A step sees the rows as the steps before it leave them; all of them learn from training rows only.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -16,8 +17,11 @@ from fmray.schema import Schema
 from fmray.spec.ref import Ref
 
 
-def build(refs: Sequence[Ref]) -> list[Step]:
+def build(refs: Sequence[Ref], weights: Mapping[int, str] = MappingProxyType({})) -> list[Step]:
     """Build the steps of a job.
+
+    Args:
+        weights: Folders of the pretrained weights that steps name, by the step's place.
 
     Raises:
         SpecError: If a step is unknown or refuses its parameters.
@@ -25,7 +29,7 @@ def build(refs: Sequence[Ref]) -> list[Step]:
     steps: list[Step] = []
     for place, ref in enumerate(refs):
         try:
-            steps.append(STEPS.build(ref.name, params=ref.params))
+            steps.append(STEPS.build(ref.name, *([weights[place]] if place in weights else []), params=ref.params))
         except TypeError as error:
             raise SpecError(f"{error}. Given: {dict(ref.params)}.", f"steps[{place}].{ref.name}") from error
     return steps

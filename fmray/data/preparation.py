@@ -74,6 +74,7 @@ class Preparation:
         report: Gets notes.
         kept: Where what was found in an item is kept; None keeps nothing.
         records: Gets what was kept or read back of items.
+        weights: Folders of the pretrained weights that steps name, by the step's place.
     """
 
     recipe: Recipe
@@ -83,6 +84,7 @@ class Preparation:
     report: Report
     kept: Kept | None = None
     records: list[Record] = field(default_factory=list)
+    weights: Mapping[int, str] = field(default_factory=dict)
 
     def write(self, key: str) -> Prepared:
         """Write the lanes and give the record.
@@ -93,7 +95,7 @@ class Preparation:
         recipe = self.recipe
         row_bytes = SCRATCH_BYTES + (COPIES_BYTES if recipe.dataset.data.sample else 0)
         self._refuse_small_disk(recipe.dataset.num_rows * row_bytes, "hashes of all rows")
-        steps = Pipeline(pipelines.build(self.steps), recipe.schema)
+        steps = Pipeline(pipelines.build(self.steps, self.weights), recipe.schema)
         steps.learn_idle()
         known = self._identify(steps)
         there = replace(

@@ -29,6 +29,8 @@ from fmray.data.scan import ITEM_BYTES, Dataset, work_items
 from fmray.data.scratch import is_local, write_file
 from fmray.data.session import run_here, run_over_ray, session
 from fmray.data.split import define
+from fmray.data.weights import KIND as WEIGHTS
+from fmray.data.weights import keep_weights
 from fmray.errors import SpecError
 from fmray.events import Note, Record, Report, ignore
 from fmray.records import Json, Prepared
@@ -71,11 +73,13 @@ def prepare(
     context = context_of(task)
     definition = define(dataset, job.split, store, job.name, seen=job.data.target if context else ())
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
+    weights = keep_weights(job.prepared_steps, job.folder, store)
+    digests = {place: kept.digest for place, kept in weights.items()}
     code = code_digest(__name__, *(STEPS.module(step.name) for step in job.prepared_steps))
     key = fingerprint(
         KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],
         task.name, job.train.order.num_lanes, job.evaluate.slices, code,
-        *([fold] if fold else []), *([context] if context else []),
+        *([fold] if fold else []), *([context] if context else []), *([digests] if weights else []),
     )  # fmt: skip
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:
@@ -92,10 +96,14 @@ def prepare(
             for folder in (recipe.scratch, recipe.quarantine):
                 if is_local(folder):
                     os.makedirs(folder)
-            kept = Kept.of(store, recipe, asked, job.prepared_steps) if job.run.reuse and not dataset.fresh else None
+            reuses = job.run.reuse and not dataset.fresh
+            kept = Kept.of(store, recipe, asked, steps=job.prepared_steps, weights=digests) if reuses else None
             items = work_items(dataset, target_bytes=item_bytes)
             with _runner(job.run.prepare, dataset, report) as run:
-                preparation = Preparation(recipe, items, steps=job.prepared_steps, run=run, report=report, kept=kept)
+                preparation = Preparation(
+                    recipe, items, steps=job.prepared_steps, run=run, report=report, kept=kept,
+                    weights={place: own.folder for place, own in weights.items()},
+                )  # fmt: skip
                 prepared = preparation.write(key)
             store.remove(recipe.scratch)
             write_file(f"{draft.folder}/{FILE}", _exact(prepared))
@@ -103,7 +111,7 @@ def prepare(
                 {
                     "rows": dict(prepared.rows),
                     "test_identity": prepared.test_identity,
-                    "records": sorted(set(preparation.records)),
+                    "records": sorted({*preparation.records, *((WEIGHTS, digest) for digest in digests.values())}),
                 }
             )
     found = Prepared.from_json({**_described(manifest, store), "root": manifest["folder"]})

@@ -15,6 +15,7 @@ from fmray.data.arrow_frames import as_frame, blocks, faults, raw_schema
 from fmray.data.pipeline import Pipeline
 from fmray.data.scan import Dataset, WorkItem, read_item, scan, work_items
 from fmray.data.target import decide, fit_target, learn_target, target_frame
+from fmray.data.weights import folders_of
 from fmray.errors import DataError
 from fmray.records import Target
 from fmray.schema import Schema
@@ -26,6 +27,9 @@ from fmray.spec.ref import Ref
 FOOTERS = 32
 PARTITIONS = 4
 """Files of which rows are looked at where folders name columns, which are the same throughout a file."""
+
+ENCODED_ROWS = 64
+"""Rows that are looked at where a step computes by pretrained weights."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +68,25 @@ def preview(job: Job) -> Preview:
     columns = raw_schema(dataset, job)
     shown = list(dict.fromkeys([*(c.name for c in columns.columns), *job.data.target]))
     table = pa.concat_tables([read_item(dataset, item, shown) for item in _first_groups(dataset)])
-    is_all = table.num_rows == dataset.num_rows
-    seen = f"judged by {table.num_rows:,} of {dataset.num_rows:,} rows"
+    looked_at = table.num_rows
     codes, _ = faults(table, columns, job.data.target)
     if codes.any():
         table = table.take(np.flatnonzero(codes == 0))
     known = list(takewhile(lambda step: STEPS.is_catalogued(step.name), job.prepared_steps))
-    steps = Pipeline(pipeline.build(known), columns)
+    weights = folders_of(known, job.folder)
+    if weights:  # an encoder takes milliseconds a text
+        looked_at = min(looked_at, ENCODED_ROWS)
+    seen = f"judged by {looked_at:,} of {dataset.num_rows:,} rows"
+    steps = Pipeline(pipeline.build(known, weights), columns)
     notes = (*dataset.notes, *hidden_params(job))
     inputs, target = None, None
-    frame = as_frame(table, columns, job.data.null_values)
+    frame = as_frame(table.slice(0, looked_at), columns, job.data.null_values)
     try:
         notes += steps.learn_idle()
         while not steps.is_complete:
-            targets = target_frame(table, job.data) if steps.uses_target else None
+            targets = target_frame(table.slice(0, looked_at), job.data) if steps.uses_target else None
             told = steps.learn_next([steps.fit_next(frame, targets)]).notes
-            notes += told if is_all else tuple(f"{seen}: {note}" for note in told)
+            notes += told if looked_at == dataset.num_rows else tuple(f"{seen}: {note}" for note in told)
             notes += steps.learn_idle()
         if len(known) == len(job.prepared_steps):
             blocks(steps.apply(frame), steps.schema)

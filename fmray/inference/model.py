@@ -96,7 +96,7 @@ class SavedModel:
         try:
             self.codec = codec_of(saved.prepared.target)
             self._classes = _values_of(saved)
-            self.reader = Reader(saved)
+            self.reader = Reader(saved, here)
             self.predictor = Predictor(
                 saved.members, saved.ensemble, prepared=saved.prepared, task=saved.task, device=device
             )

@@ -22,6 +22,7 @@ from fmray.data.pipeline import Pipeline
 from fmray.data.step import Fitted, Step
 from fmray.data.tabular import MISSING, OneHot
 from fmray.data.text_numbers import read, tidied
+from fmray.data.weights import beside_model
 from fmray.errors import DataError
 from fmray.moments import spell
 from fmray.ragged import Blocks, Ragged, empty_rows
@@ -109,15 +110,17 @@ class Reader:
 
     Args:
         saved: The model.
+        folder: Local folder that it lies in.
 
     Raises:
+        DataError: If pretrained weights that a step uses are missing or damaged.
         SpecError: If a step is of the user's own code and cannot be found.
     """
 
-    def __init__(self, saved: Saved) -> None:
+    def __init__(self, saved: Saved, folder: str) -> None:
         self.ways = saved.ways()
         self.null_values = saved.data.null_values
-        self.pipelines = {name: fitted(own) for name, own in self.ways.items()}
+        self.pipelines = {name: fitted(own, folder) for name, own in self.ways.items()}
         columns = {column.name: column for own in self.ways.values() for column in own.raw.columns}
         self.schema = Schema(tuple(columns.values()))
         self.types = pa.schema([saved.types.field(name) for name in columns])
@@ -201,11 +204,18 @@ def _with_holes(frame: pl.DataFrame) -> np.ndarray:
     return frame.select(pl.any_horizontal(pl.col(holed).is_null())).to_series().to_numpy()
 
 
-def fitted(prepared: Prepared) -> Pipeline:
-    """Build the steps of a record again, with what they learned."""
+def fitted(prepared: Prepared, folder: str) -> Pipeline:
+    """Build the steps of a record again, with what they learned.
+
+    Args:
+        folder: Local folder of the model, which holds the pretrained weights that steps use.
+
+    Raises:
+        DataError: If weights are missing or damaged.
+    """
     refs = [Ref(step["name"], step["params"]) for step in prepared.steps]
     learned = [Fitted(step["state"], prepared.schema) for step in prepared.steps]
-    return Pipeline(pipelines.build(refs), prepared.raw, learned)
+    return Pipeline(pipelines.build(refs, beside_model(prepared.steps, folder)), prepared.raw, learned)
 
 
 def count_nulls(frame: pl.DataFrame, way: Prepared, unseen: Unseen) -> None:

@@ -30,6 +30,7 @@ def write_results(
             task=context.task,
             dataset=context.dataset,
             job=context.job,
+            store=context.store,
         )
         account = summarise_search(*searched) if context.job.ranges else None
         write_members(root, [*trained.members, *linear.members])

@@ -28,7 +28,7 @@ MADE = "prepared"
 STATES = {"checkpoints": "members"}
 """Folders with states of records in the making -> the kind of those records; an interrupted run lists them."""
 
-PARTS = frozenset({"rows", "fits"})
+PARTS = frozenset({"rows", "fits", "weights"})
 """Kinds that other records are made from: listed by those, and kept while any record is in the making."""
 
 KINDS = KEPT | PARTS | STATES.keys() | {MADE, "members", "scans", "boost"}

@@ -2,6 +2,7 @@
 
     model.json               what speaks, how rows become its inputs, what the columns were; ends in its own checksum
     <member>/                model.safetensors of each member that speaks
+    weights/<digest>/        pretrained weights that steps use, as they were found
     example.parquet          a few validation rows as read, inputs only
     code/                    the user's own modules that stood beside the job file
 
@@ -31,6 +32,7 @@ from fmray.data.arrow_frames import faults
 from fmray.data.contents import without_extensions
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.data.split import VAL, Definition, assign
+from fmray.data.weights import copied_weights, write_weights
 from fmray.errors import DataError, SpecError
 from fmray.records import TENSORS as NETWORK
 from fmray.records import Ensemble, Json, Member, Prepared, Target
@@ -39,7 +41,7 @@ from fmray.schema import Schema
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
-from fmray.store import fingerprint, redact, with_imported
+from fmray.store import Store, fingerprint, redact, with_imported
 from fmray.store.copies import copy_file, folder_to_write
 from fmray.store.places import files_of
 from fmray.store.regular import open_regular, require_inside, require_regular
@@ -86,7 +88,14 @@ class Saved:
 
 
 def write_model(
-    root: str, chosen: Sequence[Member], ensemble: Ensemble, prepared: Prepared, task: Ref, dataset: Dataset, job: Job
+    root: str,
+    chosen: Sequence[Member],
+    ensemble: Ensemble,
+    prepared: Prepared,
+    task: Ref,
+    dataset: Dataset,
+    job: Job,
+    store: Store,
 ) -> None:
     """Write the folder of a model: the members' tensors, and all that turns new rows into predictions.
 
@@ -94,6 +103,7 @@ def write_model(
         root: Folder to write; what is there is written over.
         chosen: Members that the ensemble names, in its order.
         dataset, job: What was learned from, and how it was asked for.
+        store: Holds the pretrained weights that steps use.
     """
     ways = {own.fingerprint: own for own in map(prepared.for_member, chosen)} | {prepared.fingerprint: prepared}
     names = ("index", "model", "seed", "tensor_hash", "prepared")
@@ -122,6 +132,8 @@ def write_model(
         for member in chosen:
             for name in files_of(member.root).sizes(member.root):
                 copy_file(f"{member.root}/{name}", f"{home}/{member.index:05d}/{name}")
+        for own in ways.values():
+            write_weights(copied_weights(own.steps, store), home)
         pq.write_table(_example(dataset, prepared, list(ways.values())), f"{home}/{EXAMPLE}")
         plain["example"] = hashlib.sha256(Path(home, EXAMPLE).read_bytes()).hexdigest()
         _copy_code(job, Path(home) / CODE)

@@ -60,7 +60,8 @@ class Trained:
     def write(self, ensemble: Ensemble, folder: Path) -> Path:
         """Write the folder of a model."""
         chosen = [self.members[index] for index in ensemble.members]
-        write_model(str(folder), chosen, ensemble, self.prepared, self.task, self.dataset, self.job)
+        store = Store(str(self.folder / "store"))
+        write_model(str(folder), chosen, ensemble, self.prepared, self.task, self.dataset, self.job, store)
         return folder
 
     def open(self, ensemble: Ensemble, folder: Path) -> SavedModel:

@@ -57,6 +57,8 @@ class Params(BaseModel):
     """Of a model: whether it gives an output for each token of a row; of a task: whether it asks for one."""
     makes: ClassVar[str] = "x"
     """Of a step: kind of block that it makes."""
+    pretrained: ClassVar[str] = ""
+    """Of a step: the parameter that names pretrained weights, which are then kept beside what it learns."""
 
     @classmethod
     def problems(cls, given: Mapping[str, Any]) -> list[Problem]:

@@ -89,6 +89,24 @@ class Drop(Params):
     columns: Columns = Field(description="Columns of any kind.")
 
 
+class Embed(Params):
+    """Turn text into numbers by a pretrained encoder that is not trained any further."""
+
+    pretrained: ClassVar[str] = "model"
+
+    columns: Columns = Field(description="Text; each column becomes numbers of its own.")
+    model: Text = Field(
+        description="Folder with config.json, tokenizer.json and safetensors; package:NAME for the model in an "
+        "installed Python package; or a name on the Hugging Face hub, with @REVISION behind it if need be."
+    )
+    pool: Literal["mean", "first"] = Field(
+        "mean", description="What a text becomes: the mean of its tokens' vectors, or the first token's."
+    )
+    max_tokens: Annotated[Whole, Field(ge=3)] = Field(
+        256, description="Tokens of a text that are read, special ones included."
+    )
+
+
 class Hashing(Params):
     """Hash each level into one of `buckets` indicators."""
 

@@ -1,0 +1,284 @@
+"""Texts become what the encoder itself says of them, whatever stands beside them, and a model folder stands alone."""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pretrained import PLACES, WIDTH, WORDS, make_encoder
+
+from fmray.catalogue import STEPS
+from fmray.data import weights
+from fmray.data.embed import Embed, Encoder
+from fmray.data.prepare import prepare
+from fmray.data.preview import preview
+from fmray.data.scan import scan
+from fmray.errors import DataError, SpecError
+from fmray.inference.model import open_model
+from fmray.schema import Column, Schema
+from fmray.spec.components import steps as declared
+from fmray.spec.load import job_from
+from fmray.spec.ref import Ref
+from fmray.store import Store
+from fmray.workflow import run
+
+SCHEMA = Schema((Column("text", "text"),))
+TEXTS = [
+    "the cat sat on a mat",
+    "dogs",
+    "red green blue " * 6,
+    "the",
+    "unknown words",
+    "a dog ran",
+    "sat on the red mat",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def step(folder, **params):
+    return Embed(str(folder), declared.Embed(columns="text", model=str(folder), max_tokens=24, **params))
+
+
+def frame(texts):
+    return pl.DataFrame({"text": pl.Series(texts, dtype=pl.String)})
+
+
+def applied(made, texts):
+    state = made.learn(made.fit(frame(["the cat"]), SCHEMA), SCHEMA).state
+    return made.apply(frame(texts), state)["text"].to_numpy()
+
+
+def drawn(number, seed=0):
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS[:-2], length)) for length in random.integers(1, 22, number)]
+
+
+@pytest.mark.parametrize("pool", ["mean", "first"])
+def test_the_numbers_are_those_of_transformers_for_each_text_alone(folder, pool):
+    import torch
+
+    with warnings.catch_warnings(action="ignore"):
+        from transformers import AutoModel, PreTrainedTokenizerFast
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    model = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    found = applied(step(folder, pool=pool), TEXTS)
+    for row, text in zip(found, TEXTS, strict=True):
+        ids = tokenizer(text, truncation=True, max_length=24, padding=False)["input_ids"]
+        with torch.inference_mode():
+            states = model(torch.tensor([ids])).last_hidden_state[0]
+        theirs = (states.mean(0) if pool == "mean" else states[0]).numpy()
+        np.testing.assert_allclose(row, theirs / np.sqrt((theirs**2).mean()), atol=1e-5)
+    assert np.ptp(found, axis=0).max() > 0.5  # texts differ, or the comparison shows nothing
+
+
+def test_what_stands_beside_a_text_changes_no_bit_of_it_but_where_matrices_are_tiny(folder):
+    made = step(folder)
+    texts = drawn(400)
+    whole = applied(made, texts)
+    for size in (1, 3, 8, 64):
+        parts = np.concatenate([applied(made, texts[start : start + size]) for start in range(0, 192, size)])[:192]
+        np.testing.assert_allclose(parts, whole[:192], atol=2e-6)
+        assert size < 8 or np.array_equal(parts, whole[:192])
+    order = np.random.default_rng(1).permutation(len(texts))
+    assert np.array_equal(applied(made, [texts[i] for i in order]), whole[order])
+
+
+def test_no_text_is_zeros_and_what_is_cut_is_said(folder):
+    made = step(folder)
+    one = made.fit(frame(["the cat", None, "red " * 40]), SCHEMA)
+    other = made.fit(frame(["", "a dog"]), SCHEMA)
+    fitted = made.learn(made.merge(one, other), SCHEMA)
+    assert made.merge(one, other) == made.merge(other, one)
+    (note,) = fitted.notes
+    assert f"{WIDTH} numbers of 'text'" in note
+    assert "1 of 3 training texts are cut after 24 tokens" in note
+    assert "2 of 5 training rows have none and are all zeros" in note
+    assert f"{(4 + 24 + 4) / 3:.1f} tokens per text" in note
+    found = made.apply(frame([None, "", "the"]), fitted.state)["text"].to_numpy()
+    assert not found[:2].any()
+    assert np.square(found[2]).mean() == pytest.approx(1)
+    assert fitted.schema.columns == (Column("text", "vector", WIDTH),)
+    with pytest.raises(DataError, match="no training row has any text in column 'text'"):
+        made.learn(made.fit(frame([None, ""]), SCHEMA), SCHEMA)
+
+
+def test_more_tokens_than_the_encoder_has_places_for_are_refused(folder):
+    assert len(Encoder(str(folder), "mean", PLACES)(["the " * 50])[0]) == WIDTH
+    with pytest.raises(SpecError, match=r"33, and the encoder has places for 32"):
+        Encoder(str(folder), "mean", PLACES + 1)
+
+
+def spoiled(folder, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    if name == "pickle":
+        (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    elif name == "tokenizer":
+        (copy / "tokenizer.json").unlink()
+    elif name == "tensors":
+        (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-100])
+    else:
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps({**config, **name}))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("pickle", r"has no \*\.safetensors"), ("tokenizer", "has no tokenizer.json")],
+)
+def test_a_folder_without_safetensors_or_tokenizer_is_no_model(folder, tmp_path, name, words):
+    with pytest.raises(SpecError, match=words):
+        weights.find(str(spoiled(folder, tmp_path, name)), "/", "steps.embed.model")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tensors", "cannot be read as a model of transformers"),
+        ({"num_hidden_layers": 3}, "lacks 16 tensors of its model"),
+        ({"model_type": "made_up"}, "cannot be read as a model of transformers"),
+        ({"hidden_size": 20}, "cannot be read as a model of transformers"),
+    ],
+    ids=["tensors", "layers", "type", "width"],
+)
+def test_tensors_that_do_not_fit_are_refused_rather_than_drawn(folder, tmp_path, name, words):
+    with pytest.raises(DataError, match=words):
+        Encoder(str(spoiled(folder, tmp_path, name)), "mean", 24)
+
+
+def test_code_in_a_folder_of_weights_is_not_run(folder, tmp_path):
+    copy = spoiled(folder, tmp_path, {"auto_map": {"AutoModel": "evil.Model"}, "model_type": "evil"})
+    (copy / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(DataError):
+        Encoder(str(copy), "mean", 24)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_name_is_a_folder_a_package_or_a_model_of_the_hub(folder, tmp_path, monkeypatch):
+    package = tmp_path / "some_weights"
+    shutil.copytree(folder, package / "model")
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert weights.find("package:some_weights", "/", "") == str(package / "model")
+    assert weights.find("some_weights/model", str(tmp_path), "") == str(package / "model")
+    shutil.copytree(folder, package / "other")
+    with pytest.raises(SpecError, match="holds 2 models"):
+        weights.find("package:some_weights", "/", "")
+    with pytest.raises(SpecError, match="no such package is installed"):
+        weights.find("package:no_such_weights", "/", "")
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def fetch(repository, revision, allow_patterns):
+        asked.append((repository, revision))
+        assert not any(name.endswith((".bin", ".py")) for name in allow_patterns)
+        if repository == "no/such":
+            raise hub.errors.LocalEntryNotFoundError("it is not there")
+        return str(folder)
+
+    monkeypatch.setattr(hub, "snapshot_download", fetch)
+    assert weights.find("some/model@main", "/", "") == str(folder)
+    assert asked == [("some/model", "main")]
+    with pytest.raises(SpecError, match="no folder, and could not be fetched from the hub: it is not there"):
+        weights.find("no/such", "/", "")
+
+
+@pytest.fixture
+def made(folder, tmp_path):
+    """Rows whose class is in their words, beside a copy of the encoder, and a job that reads them."""
+    shutil.copytree(folder, tmp_path / "encoder")
+    random = np.random.default_rng(0)
+    texts = drawn(300)
+    labels = ["cat" if "cat" in text or "red" in text else "none" for text in texts]
+    numbers = random.normal(size=len(texts))
+    (tmp_path / "data").mkdir()
+    for part in range(2):
+        rows = slice(part * 150, part * 150 + 150)
+        table = pa.table({"text": texts[rows], "number": numbers[rows], "y": labels[rows]})
+        pq.write_table(table, tmp_path / "data" / f"{part}.parquet")
+    return {
+        "name": "embedded",
+        "data": {"path": "data", "target": "y"},
+        "steps": [{"embed": {"columns": "text", "model": "encoder", "max_tokens": 24}}],
+        "model": "linear",
+        "train": {"epochs": 3, "batch_rows": 32},
+    }
+
+
+def test_a_model_folder_stands_alone_and_notices_other_weights(made, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    job = job_from(made, tmp_path)
+    done = run(job, store)
+    moved = tmp_path / "elsewhere" / "model"
+    shutil.move(f"{done.root}/model", moved)
+    theirs = pq.read_table(f"{done.root}/predictions/val.parquet")["p_0"].to_numpy()
+    shutil.rmtree(tmp_path / "encoder")
+    shutil.rmtree(tmp_path / "store")
+    model = open_model(moved)
+    table = pq.read_table(tmp_path / "data")
+    found = model.predict(table.append_column("more", table["number"]))
+    assert found.num_rows == 300
+    ours = found["p_cat"].to_numpy()
+    assert len(np.unique(theirs.round(4))) > 20
+    assert np.abs(theirs[:, None] - ours).min(1).max() < 1e-6
+    (file,) = moved.glob("weights/*/model.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="is missing or damaged. Copy the model folder again"):
+        open_model(moved)
+
+
+def test_other_weights_under_the_same_name_train_anew(made, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    job = job_from(made, tmp_path)
+    first = run(job, store)
+    assert run(job, store).id == first.id
+    make_encoder(tmp_path / "encoder", seed=1)
+    second = run(job, store)
+    assert second.id != first.id
+    assert len(store.list("prepared")) == len(store.list("weights")) == 2
+    removed = store.gc(dry_run=False)
+    assert not [path for path in removed if "/weights/" in path or "/prepared/" in path]
+    store.remove(second.root)
+    store.gc(dry_run=False)
+    assert len(store.list("weights")) == 1
+    assert run(job_from({**made, "train": {"epochs": 4, "batch_rows": 32}}, tmp_path), store).status == "finished"
+
+
+def test_a_look_at_a_job_encodes_a_few_rows(made, tmp_path, monkeypatch):
+    encoded = []
+    call = Encoder.__call__
+    monkeypatch.setattr(Encoder, "__call__", lambda self, texts: (encoded.append(len(texts)), call(self, texts))[1])
+    shown = preview(job_from(made, tmp_path))
+    assert shown.inputs is not None
+    assert shown.inputs.width == WIDTH + 1
+    assert sum(encoded) <= 64
+    assert any("judged by 64 of 300 rows: embed makes" in note for note in shown.notes)
+
+
+@pytest.mark.cluster
+def test_over_ray_the_lanes_hold_the_same_bytes(made, tmp_path):
+    contents = []
+    for where in ("local", "ray"):
+        store = Store(str(tmp_path / where))
+        job = job_from({**made, "run": {"prepare": where}}, tmp_path)
+        prepared = prepare(scan(job.data, job.folder, store), job, Ref("classification"), store, item_bytes=1)
+        files = store.sizes(prepared.root)
+        contents.append({name: store.read_bytes(f"{prepared.root}/{name}") for name in files if "arrow" in name})
+    assert contents[0].keys() == contents[1].keys()
+    assert len(contents[0]) > 3
+    assert contents[0] == contents[1]
+
+
+def test_the_step_is_the_one_that_names_weights():
+    assert [name for name in STEPS if STEPS.params(name).pretrained] == ["embed"]
