@@ -22,6 +22,7 @@ STEPS = Registry(
     {
         "auto": "fmray.data.auto:Auto",
         "clip": "fmray.data.clean:Clip",
+        "copy": "fmray.data.clean:Copy",
         "date_parts": "fmray.data.clean:DateParts",
         "decode_image": "fmray.data.image:DecodeImage",
         "drop": "fmray.data.clean:Drop",

@@ -4,6 +4,7 @@ Whatever is learned is learned from training rows; a value never seen there is t
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,36 @@ class DateParts:
             return [value.alias(columns[0])]
         angle = (value - first) * (2 * np.pi / period)
         return [angle.sin().alias(columns[0]), angle.cos().alias(columns[1])]
+
+
+class Copy:
+    """Repeat a column under another name.
+
+    Args:
+        params: As `fmray.spec.components.steps.Copy` declares them.
+    """
+
+    def __init__(self, params: declared.Copy) -> None:
+        self.params = params
+
+    def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
+        """Check the column; nothing is learned."""
+        self._column(schema)
+
+    def merge(self, one: Partial, other: Partial) -> Partial:
+        """Give nothing; nothing is learned."""
+
+    def learn(self, partial: Partial, schema: Schema) -> Fitted:
+        """Put the copy behind the other columns."""
+        return Fitted({}, Schema((*schema.columns, replace(self._column(schema), name=self.params.name))))
+
+    def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
+        """Copy."""
+        return frame.with_columns(frame[self.params.columns].alias(self.params.name))
+
+    def _column(self, schema: Schema) -> Column:
+        kinds = tuple({column.kind for column in schema.columns})
+        return chosen(self.params.columns, schema, kinds, "copy")[0]
 
 
 class Drop:

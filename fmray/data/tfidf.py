@@ -18,7 +18,7 @@ from fmray.records import Json
 from fmray.schema import Schema
 from fmray.spec.components import steps as declared
 
-WORD = r"\w+"
+WORD, WORD_OR_MARK = r"\w+", r"\w+|[^\w\s]"
 
 
 class Tfidf:
@@ -89,7 +89,10 @@ class Tfidf:
         """Give the n-grams of all rows: row, id and number there, ascending by row, then id."""
         texts = texts.fill_null("")
         texts = texts.str.to_lowercase() if self.params.lowercase else texts
-        rows, words = _words(texts) if self.params.of == "words" else _characters(texts)
+        if self.params.of == "words":
+            rows, words = _words(texts, WORD_OR_MARK if self.params.marks else WORD)
+        else:
+            rows, words = _characters(texts)
         grams: list[np.ndarray] = []
         whose: list[np.ndarray] = []
         for length in range(self.params.shortest, self.params.longest + 1):
@@ -109,9 +112,9 @@ class Tfidf:
         return found // self.params.buckets, found % self.params.buckets, counts
 
 
-def _words(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+def _words(texts: pl.Series, pattern: str) -> tuple[np.ndarray, np.ndarray]:
     """Give the row and the hash of each word."""
-    found = texts.str.extract_all(WORD)
+    found = texts.str.extract_all(pattern)
     rows = np.repeat(np.arange(len(texts)), found.list.len().to_numpy())
     words = found.explode().drop_nulls()
     distinct = words.unique(maintain_order=True)

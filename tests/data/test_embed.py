@@ -26,6 +26,8 @@ from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.workflow import run
 
+pytestmark = pytest.mark.slow  # transformers alone takes seconds to import
+
 SCHEMA = Schema((Column("text", "text"),))
 TEXTS = [
     "the cat sat on a mat",

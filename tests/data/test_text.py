@@ -23,12 +23,15 @@ def learned(step, frame=FRAME):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sublinear", [True, False])
-@pytest.mark.parametrize(("of", "analyzer"), [("words", "word"), ("characters", "char")])
+@pytest.mark.parametrize(("of", "analyzer", "pattern"), [
+    ("words", "word", r"\w+"), ("marks", "word", r"\w+|[^\w\s]"), ("characters", "char", ""),
+])  # fmt: skip
 @pytest.mark.parametrize("longest", [1, 3])
-def test_weights_are_those_of_scikit_learn(of, analyzer, sublinear, longest):
-    step = Tfidf(declared.Tfidf(columns="text", of=of, longest=longest, sublinear=sublinear, buckets=1 << 22))
+def test_weights_are_those_of_scikit_learn(of, analyzer, pattern, sublinear, longest):
+    what = {"of": "words", "marks": True} if of == "marks" else {"of": of}
+    step = Tfidf(declared.Tfidf(columns="text", longest=longest, sublinear=sublinear, buckets=1 << 22, **what))
     bags = step.apply(FRAME, learned(step).state)["text"].to_list()
-    words = {"token_pattern": r"\w+"} if analyzer == "word" else {}
+    words = {"token_pattern": pattern} if pattern else {}
     vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=(1, longest), sublinear_tf=sublinear, **words)
     theirs = vectorizer.fit_transform([text or "" for text in TEXTS])
     assert theirs.shape[1] > 5

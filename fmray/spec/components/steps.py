@@ -63,6 +63,13 @@ class Clip(Params):
         return self
 
 
+class Copy(Params):
+    """Repeat a column under another name, so that steps can read it in several ways."""
+
+    columns: Text = Field(description="A column of any kind.")
+    name: Text = Field(description="What its copy is called.")
+
+
 class DateParts(Params):
     """Turn times into numbers."""
 
@@ -203,6 +210,7 @@ class Tfidf(Params):
     buckets: Annotated[Whole, Field(ge=2, le=1 << 24)] = Field(
         1 << 16, description="Ids that n-grams are hashed into; those of one id count as one."
     )
+    marks: Flag = Field(False, description="Count each sign that is neither letter, digit nor space as a word.")
     lowercase: Flag = Field(True, description="Read capital letters as small ones.")
     sublinear: Flag = Field(True, description="Count an n-gram that a row has n times as 1 + log n.")
     block: Text | None = Field(None, description=BLOCK.format("bag"))
@@ -210,6 +218,8 @@ class Tfidf(Params):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         _refuse_block(self.block)
+        if self.marks and self.of == "characters":
+            raise conflict("marks", "has no effect with of: characters, which are all counted. It goes with words.")
         if self.shortest > self.longest:
             raise conflict("", f"shortest {self.shortest} and longest {self.longest}. Give shortest <= longest.")
         return self
