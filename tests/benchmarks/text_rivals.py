@@ -72,7 +72,7 @@ def train_linear(x: Tensor, y: Tensor, num_outputs: int, decay: float, epochs: i
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * rows)
     for _ in range(epochs):
         for chosen in torch.randperm(len(y)).split(128):
-            outputs = net(x.index_select(0, chosen))
+            outputs = outputs_of(net, x.index_select(0, chosen))
             if y.dim() == 1:
                 loss = F.cross_entropy(outputs, y[chosen])
             else:
@@ -82,6 +82,11 @@ def train_linear(x: Tensor, y: Tensor, num_outputs: int, decay: float, epochs: i
             optimizer.step()
             schedule.step()
     return net
+
+
+def outputs_of(net: nn.Linear, x: Tensor) -> Tensor:
+    """Map sparse or dense rows."""
+    return torch.sparse.mm(x, net.weight.T) + net.bias if x.is_sparse else net(x)
 
 
 def best_linear(sides: dict[str, tuple[Tensor, Tensor]], metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -96,13 +101,14 @@ def best_linear(sides: dict[str, tuple[Tensor, Tensor]], metric: str) -> tuple[n
     for decay in DECAYS:
         net = train_linear(x, y, num_outputs, decay)
         with torch.no_grad():
-            val = net(sides["val"][0]).numpy()
+            val = outputs_of(net, sides["val"][0]).numpy()
         decided = val - thresholds(val, sides["val"][1].numpy()) if y.dim() == 2 else softmax(val)
         tried.append((scored(metric, decided, sides["val"][1].numpy()), decay, val))
     _, decay, val = max(tried, key=lambda one: one[0])
     both = [torch.cat([sides["train"][part], sides["val"][part]]) for part in range(2)]
+    net = train_linear(both[0], both[1], num_outputs, decay)
     with torch.no_grad():
-        test = train_linear(both[0], both[1], num_outputs, decay)(sides["test"][0]).numpy()
+        test = outputs_of(net, sides["test"][0]).numpy()
     return val, test
 
 
