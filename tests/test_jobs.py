@@ -46,7 +46,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
     assert NAMES == [
         "adult",
         "adult_lightgbm",
-        "banking77_minilm",
+        "banking77_heads",
         "bike_sharing",
         "california_housing",
         "california_search",
@@ -58,7 +58,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "perceptron",
         "quickstart",
         "sms_spam",
-        "sms_spam_minilm",
+        "sms_spam_heads",
         "sms_spam_tokens",
         "tiny_shakespeare",
         "ud_english_tags",

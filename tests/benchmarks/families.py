@@ -56,8 +56,8 @@ FAMILIES = {
     "sms_spam tfidf": Family("sms_spam", "tfidf", "roc_auc", 0.990, once="text"),
     "banking77 tfidf": Family("banking77", "tfidf", "accuracy", 0.896),
     "goemotions tfidf": Family("goemotions", "tfidf_labels", "f1_macro", 0.436),
-    "sms_spam minilm": Family("sms_spam_minilm", "minilm", "roc_auc", 0.997, "sms_spam", once="text"),
-    "banking77 minilm": Family("banking77_minilm", "minilm", "accuracy", 0.935, "banking77", validation=0.05),
+    "sms_spam heads": Family("sms_spam_heads", "minilm", "roc_auc", 0.997, "sms_spam", once="text"),
+    "banking77 heads": Family("banking77_heads", "minilm", "accuracy", 0.935, "banking77", validation=0.05),
     "banking77 encoder": Family("banking77_encoder", "encoder", "accuracy", 0.900, "banking77", validation=0.05),
 }
 
