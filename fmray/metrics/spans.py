@@ -10,7 +10,7 @@ import numpy as np
 from fmray.metrics.metric import Metric
 from fmray.metrics.quotient import Counts, quotient
 from fmray.targets.classes import predicted
-from fmray.targets.spans import INEXACT, LOST, Spans, spans_in, tag_of
+from fmray.targets.spans import Code, Spans, spans_in, tag_of
 
 KIND = Spans.kind
 
@@ -19,17 +19,21 @@ def _counted(output: np.ndarray, target: np.ndarray, only: int | None) -> tuple[
     """Count, at each word, spans that are right, that are predicted, and that are true (W,), float64 each.
 
     Args:
-        only: Type that is counted alone; of spans without tags the type is not known, so none of these is counted then.
+        only: Type that is counted alone; of several spans at a word without marks, the type of one is known.
     """
     opens = Spans.opens_row(target)
     codes = target[:, 0]
     said, said_ends = spans_in(predicted(output), opens)
     true, ends = spans_in(tag_of(codes), opens)
-    is_exact = codes & INEXACT == 0
-    right = (true >= 0) & (said == true) & (said_ends == ends) & is_exact
+    right = (true >= 0) & (said == true) & (said_ends == ends) & (Code.read(codes, Code.INEXACT) == 0)
+    second = Code.read(codes, Code.TYPE) - 1
+    second_ends = np.arange(len(codes)) + Code.read(codes, Code.LENGTH)
+    right_second = (second >= 0) & (said == second) & (said_ends == second_ends)
     if only is None:
-        return 1.0 * right, 1.0 * (said >= 0), (true >= 0) + 1.0 * (codes // LOST)
-    return 1.0 * (right & (true == only)), 1.0 * (said == only), 1.0 * (true == only)
+        lost = Code.read(codes, Code.LOST)
+        return 1.0 * right + right_second, 1.0 * (said >= 0), 1.0 * (true >= 0) + (second >= 0) + lost
+    mine = 1.0 * (right & (true == only)) + (right_second & (second == only))
+    return mine, 1.0 * (said == only), 1.0 * (true == only) + (second == only)
 
 
 def _f1(only: int | None) -> Counts:

@@ -1,11 +1,9 @@
 """Find typed spans of a text, as the date and the time in "Sunday at 7pm": a type, a start and an end each.
 
 A span is learned as tags of words (`fmray.words`): `B-TYPE` of its first, `I-TYPE` of the others, `O` of words in none.
-So spans are found where they begin and end with words and do not overlap. Those that do not are learned as far as they
-go and are never counted as found: what is scored are spans of the text, not tags. In the lanes an entry holds the tag
-of a word, and in higher bits what no tag says of it: that the true span which begins here ends or begins inside of a
-word, and how many true spans have no tag of their own. Offsets count characters; those of a prediction are of the text
-as it was read.
+So spans are found where they begin and end with words and do not overlap; of those that share a word one is learned.
+What is scored are spans of the text, not tags: in the lanes an entry holds the tag of a word, and in higher bits what
+no tag says of it, see `Code`. Offsets count characters; those of a prediction are of the text as it was read.
 Shape legend: N rows, W words of all rows, S spans of all rows, K types, C = 2 K + 1 tags.
 """
 
@@ -30,11 +28,8 @@ from fmray.words import Words, find_words
 
 START, END = "start", "end"
 MOST_TYPES = 499
-TAG_BITS = 16
-INEXACT = 1 << TAG_BITS
-"""Bit of a word at which a span begins whose start or end is not that of a word."""
-LOST = 1 << TAG_BITS + 1
-"""Counts, from this bit upwards, the spans at a word that overlap an earlier one or hold no word."""
+MOST_WORDS = (1 << 16) - 1
+"""Words of a span that is known beside the one marked."""
 COUNTED = ("rows", "bare", "spans", "repeated", "inexact", "overlapping", "wordless")
 """Training rows and those without a span; spans, each once, and those named more than once or without tags."""
 PREDICTION = pa.struct(
@@ -47,6 +42,30 @@ PREDICTION = pa.struct(
     ]
 )
 """A predicted span, its text, and the probability of its tags if words were independent."""
+
+
+class Code:
+    """Lay out what is known of a word: how far each number is shifted, and its largest value.
+
+    Attributes:
+        TAG: As `tags_of` numbers it.
+        INEXACT: 1 where a span is marked from here on whose start or end is not that of a word.
+        TYPE, LENGTH: Of a span here without a mark: its type, counted from 1, and its words, 0 where it is not one of
+            whole words, which no prediction equals.
+        LOST: Number of further spans here without a mark.
+    """
+
+    TAG = (0, 0xFFFF)
+    INEXACT = (16, 1)
+    TYPE = (17, 511)
+    LENGTH = (26, MOST_WORDS)
+    LOST = (42, 0xFFFFF)
+
+    @staticmethod
+    def read(codes: np.ndarray, field: tuple[int, int]) -> np.ndarray:
+        """Give a number of each word (W,), int64."""
+        shift, most = field
+        return np.asarray((codes >> shift) & most)
 
 
 class Spans(Tags):
@@ -174,7 +193,8 @@ class Spans(Tags):
 
     def for_training(self, encoded: Ragged) -> Ragged:
         """Give the tags."""
-        return Ragged(tag_of(encoded.values), encoded.starts, encoded.lengths)
+        own = encoded.compact()
+        return Ragged(tag_of(own.values), own.starts, own.lengths)
 
     def counts(self, target: np.ndarray) -> np.ndarray:
         """Count the words of each tag."""
@@ -285,7 +305,7 @@ def types_of(tags: Sequence[str]) -> tuple[str, ...]:
 
 def tag_of(codes: np.ndarray) -> np.ndarray:
     """Give the tag of each word, out of what is known of it; -1 stays."""
-    return np.where(codes < 0, -1, codes & (INEXACT - 1))
+    return np.where(codes < 0, -1, Code.read(codes, Code.TAG))
 
 
 def spans_in(tags: np.ndarray, opens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -333,7 +353,8 @@ def mark(frame: pl.DataFrame, types: Sequence[str]) -> tuple[Ragged, dict[str, i
         returns: N rows of (W,), int64, see the module; -1 for a span of another type.
     """
     words = find_words(frame.to_series(1))
-    listed = _listed(frame).filter(pl.Series(words.lengths > 0).gather(pl.col("row")))
+    listed = _listed(frame)
+    listed = listed.filter(pl.Series((words.lengths > 0)[listed["row"].to_numpy()]))
     once = listed.unique().sort("row", START, END, "type", descending=[False, False, True, False])
     spans = _placed(frame.to_series(1), words, once)
     known = {name: number for number, name in enumerate(types)}
@@ -342,11 +363,18 @@ def mark(frame: pl.DataFrame, types: Sequence[str]) -> tuple[Ragged, dict[str, i
     kept = _apart(spans.first, spans.last, ~wordless)
     inexact = kept & spans.is_inexact
     codes = np.zeros(words.lengths.sum(), np.int64)
-    lengths = (spans.last - spans.first + 1)[kept]
+    length = spans.last - spans.first + 1
+    lengths = length[kept]
     inside = np.repeat(spans.first[kept] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
     codes[inside] = np.repeat(2 * kind[kept] + 2, lengths)
-    codes[spans.first[kept]] = 2 * kind[kept] + 1 + INEXACT * inexact[kept]
-    np.add.at(codes, spans.nearest[~kept], LOST)
+    codes[spans.first[kept]] = 2 * kind[kept] + 1 + (inexact[kept].astype(np.int64) << Code.INEXACT[0])
+    length[wordless | spans.is_inexact | (length > MOST_WORDS)] = 0
+    unmarked = np.flatnonzero(~kept)
+    unmarked = unmarked[np.argsort(length[unmarked] == 0, kind="stable")]  # those that could be found come first
+    places, which = np.unique(spans.nearest[unmarked], return_index=True)
+    second = unmarked[which]
+    codes[places] += ((kind[second] + 1) << Code.TYPE[0]) + (length[second] << Code.LENGTH[0])
+    np.add.at(codes, np.delete(spans.nearest[unmarked], which), 1 << Code.LOST[0])
     codes[spans.nearest[kind < 0]] = -1
     counts = {
         "rows": len(frame),
@@ -429,7 +457,7 @@ def _about_ceiling(partial: Partial) -> str:
     num_spans = partial["spans"]
     found = num_spans - sum(partial[name] for name in why)
     text = f"{found:,} of {num_spans:,} training spans ({found / max(1, num_spans):.2%}) can be found, by whole words"
-    return f"{text}; of the others, which scores of all types count as missed, {', '.join(lost)}" if lost else text
+    return f"{text}; of the others, which scores count as well, {', '.join(lost)}" if lost else text
 
 
 def _about_repeated(partial: Partial) -> list[str]:
