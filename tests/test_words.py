@@ -11,7 +11,24 @@ from fmray.words import find_words, split_words
 
 SPACES = {*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
 """White space as Unicode's property White_Space has it."""
-ODD = ["é", "e\u0301", "\u0301", "ﬁ", "½", "İ", "ẞ", "१", "5\ufe0f\u20e3", "👩‍👧", "🇳🇴", "\u200d", "_", "’", "\x00", "\u2028"]
+ODD = [
+    "é",
+    "e\u0301",
+    "\u0301",
+    "ﬁ",
+    "½",
+    "İ",
+    "ẞ",
+    "१",
+    "5\ufe0f\u20e3",
+    "👩‍👧",
+    "🇳🇴",
+    "\u200d",
+    "_",
+    "’",
+    "\x00",
+    "\u2028",
+]
 TEXTS = st.lists(
     st.one_of(st.sampled_from([*ODD, " ", "7", "pm", "A"]), st.characters(exclude_categories=("Cs", "Cn"))), max_size=30
 ).map("".join)

@@ -111,7 +111,11 @@ def test_where_spans_fit_words_scores_are_seqevals(seed):
     true, said = (
         [part.tolist() for part in np.split(np.array(TAGS)[codes], cuts[1:])] for codes in (target[:, 0], p.argmax(1))
     )
-    for name, score in (("f1", theirs.f1_score), ("precision", theirs.precision_score), ("recall", theirs.recall_score)):
+    for name, score in (
+        ("f1", theirs.f1_score),
+        ("precision", theirs.precision_score),
+        ("recall", theirs.recall_score),
+    ):
         own = find_metric(f"span_{name}", TARGET).value(p, target, None)
         assert own == pytest.approx(score(true, said, zero_division=0), rel=1e-12)
     report = theirs.classification_report(true, said, output_dict=True, zero_division=0)
