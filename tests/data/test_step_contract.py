@@ -52,6 +52,7 @@ PARAMS = {
     "tokenize_words": [
         {"columns": "said", "min_count": 1},
         {"columns": ["said"], "parts": ["suffix2", "prefix1", "shape"], "vocabulary": 5, "lowercase": False},
+        {"columns": "price", "parts": ["whole", "shape"], "beside": ["said", "city"]},
     ],
 }
 CASES = [(name, params) for name in STEPS for params in PARAMS[name]]
