@@ -141,7 +141,7 @@ class TokenizeWords:
 
     def _beside(self, schema: Schema) -> dict[str, str]:
         """Give the block that each column whose value stands beside words becomes."""
-        columns = chosen(self.params.beside, schema, ("words", "text"), "tokenize_words", "beside")
+        columns = chosen(self.params.beside, schema, ("words", "text"), "tokenize_words", key="beside")
         return {column.name: f"beside_{re.sub(r'[^0-9A-Za-z]+', '_', column.name)}" for column in columns}
 
     def _part(self, words: pl.Series, part: str) -> pl.Series:

@@ -402,7 +402,7 @@ def _placed(texts: pl.Series, words: Words, spans: pl.DataFrame) -> _Placed:
     own = (np.cumsum(words.lengths) - words.lengths)[row]
     nearest = np.clip(first, own, own + words.lengths[row] - 1)
     is_inexact = (starts_W[nearest] != start) | (ends_W[np.maximum(last, 0)] != end)
-    return _Placed(spans["type"].to_list(), first, last, nearest, is_inexact)
+    return _Placed(spans["type"].to_list(), first, last, nearest=nearest, is_inexact=is_inexact)
 
 
 def _apart(first: np.ndarray, last: np.ndarray, wanted: np.ndarray) -> np.ndarray:
