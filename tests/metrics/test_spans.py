@@ -8,10 +8,12 @@ import pytest
 
 from fmray.errors import SpecError
 from fmray.evaluate.intervals import interval, squares, standard_error
+from fmray.evaluate.table import Table
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import accumulator_of
 from fmray.ragged import entries_of
 from fmray.records import Target
+from fmray.rigour.recompute import recompute
 from fmray.spec.sections import Data
 from fmray.targets.codec import codec_of
 from fmray.targets.spans import tags_of
@@ -101,6 +103,18 @@ def test_scores_are_those_of_sets_of_offsets_into_the_text(seed, longest):
         expected[f"f1[{kind}]"] = 2 * sum(len(a & b) for a, b in pairs) / total if total else nan
     found = {name: find_metric(name, TARGET).value(p, target, None) for name in expected}
     assert found == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_second_computation_by_sets_of_spans_agrees(seed, weighted):
+    p, target, group, _ = rows(seed)
+    weight = np.random.default_rng(0).exponential(size=60)[group.astype(int)] if weighted else None
+    table = Table(np.zeros((len(p), 2), np.uint64), p, target=target, weight=weight, group=group, slices={})
+    for name in NAMES[:3]:
+        again = recompute(name, table, -1)
+        assert again == pytest.approx(find_metric(name, TARGET).value(p, target, weight), rel=1e-12)
+    assert recompute("f1[day]", table, -1) is None
 
 
 @pytest.mark.parametrize("seed", range(5))
