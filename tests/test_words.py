@@ -4,7 +4,7 @@ import unicodedata
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmray.words import find_words, split_words
@@ -59,11 +59,13 @@ def places(texts: list[str | None]) -> list[list[tuple[int, int]]]:
     return rows
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.one_of(st.none(), TEXTS), max_size=5))
 def test_words_are_those_that_a_walk_over_the_signs_finds(texts):
     assert places(texts) == [plainly(text or "") for text in texts]
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.lists(TEXTS, max_size=5))
 def test_a_word_is_the_text_between_its_places(texts):
     lists = split_words(pl.Series(texts, dtype=pl.String)).to_list()

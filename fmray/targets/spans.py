@@ -33,13 +33,7 @@ MOST_WORDS = (1 << 16) - 1
 COUNTED = ("rows", "bare", "spans", "repeated", "inexact", "overlapping", "wordless")
 """Training rows and those without a span; spans, each once, and those named more than once or without tags."""
 PREDICTION = pa.struct(
-    [
-        ("type", pa.string()),
-        (START, pa.int64()),
-        (END, pa.int64()),
-        ("text", pa.string()),
-        ("p", pa.float64()),
-    ]
+    {"type": pa.string(), START: pa.int64(), END: pa.int64(), "text": pa.string(), "p": pa.float64()}
 )
 """A predicted span, its text, and the probability of its tags if words were independent."""
 
@@ -261,17 +255,17 @@ class Spans(Tags):
         kind_W, end_W = spans_in(tags, np.diff(row_W, prepend=-1) > 0)
         first = np.flatnonzero(kind_W >= 0)
         last = end_W[first] - 1
-        log_p = np.r_[0.0, np.cumsum(np.log(own.values[np.arange(len(tags)), tags]))]
+        p_W = np.append(own.values[np.arange(len(tags)), tags], 1.0)
+        pairs = np.stack([first, last + 1], 1).ravel()
         found = pl.DataFrame({"text": texts[row_W[first]], START: words.starts[first], END: words.ends[last]})
+        inner = found.select(pl.col("text").str.slice(START, pl.col(END) - pl.col(START))).to_series()
         fields = [
             pa.array(self.class_names, pa.string()).take(pa.array(kind_W[first])),
             pa.array(words.starts[first]),
             pa.array(words.ends[last]),
-            found.select(pl.col("text").str.slice(START, pl.col(END) - pl.col(START))).to_series().to_arrow().cast(
-                pa.string()
-            ),
-            pa.array(np.exp(log_p[last + 1] - log_p[first])),
-        ]  # fmt: skip
+            inner.to_arrow().cast(pa.string()),
+            pa.array(np.multiply.reduceat(p_W, pairs)[::2] if len(pairs) else np.zeros(0)),
+        ]
         ends = np.r_[0, np.cumsum(np.bincount(row_W[first], minlength=len(own)))].astype(np.int32)
         offsets = pa.array(ends, mask=np.r_[is_null, False])
         return [pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(PREDICTION)))]

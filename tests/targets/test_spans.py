@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmray.data.scan import is_list_of_spans
@@ -211,11 +211,13 @@ def plainly(text, spans):
     return marked, exact
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.lists(texts_with_spans(), min_size=1, max_size=4))
 def test_tags_are_those_that_a_plain_walk_over_the_words_gives(rows):
     assert tags(rows) == [plainly(*row)[0] for row in rows]
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.lists(texts_with_spans(), min_size=1, max_size=4))
 def test_decoded_tags_are_the_spans_that_words_can_mark_and_equal_their_text(rows):
     texts = [text for text, _ in rows]
@@ -227,6 +229,7 @@ def test_decoded_tags_are_the_spans_that_words_can_mark_and_equal_their_text(row
         assert all(inner == text[start:end] and p == 1 for _, start, end, inner, p in said)
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.lists(texts_with_spans(), min_size=1, max_size=4))
 def test_no_span_is_lost_from_what_is_known_of_words(rows):
     codes = codec().encode(frame(rows)).values
