@@ -197,3 +197,15 @@ def test_no_rows_are_a_part_that_adds_nothing(name):
     p, target, _, _ = rows(9)
     sums = find_metric(name, TARGET).sums
     assert sums.merge([sums.partial(p[:0], target[:0]), sums.partial(p, target)]) == sums.partial(p, target)
+
+
+def test_of_three_spans_of_the_same_word_one_can_be_found():
+    target = Target(("y",), "spans", tags_of(("a", "b", "c")), counts=(9, 1, 1, 1, 1, 1, 1), rows=9)
+    spans = [[{"slot": name, "start": 0, "end": 2} for name in "cab"]]
+    codes = codec_of(target).encode(frame(spans, ["ab"])).values
+    truth = np.stack([codes, [0]], 1)
+    for tag, right in ((1, 1), (3, 1), (0, 0)):
+        p = np.eye(7)[[tag]]
+        assert find_metric("span_recall", target).value(p, truth, None) == pytest.approx(right / 3)
+        table = Table(np.zeros((1, 2), np.uint64), p, target=truth, weight=None, group=None, slices={})
+        assert recompute("span_recall", table, -1) == pytest.approx(right / 3)
