@@ -149,6 +149,16 @@ def test_the_score_is_that_of_offsets_into_the_texts_that_the_saved_model_predic
     assert done.scores.test["span_f1"].value == pytest.approx(found, rel=1e-12)
 
 
+def test_the_table_of_predictions_shows_the_spans_of_each_row(done, folder):
+    shown = pq.read_table(f"{done.root}/predictions/val.parquet")["spans"]
+    assert shown.type == pa.list_(PREDICTION)
+    said = said_of(open_model(done.root).predict(pq.read_table(folder / "a.parquet"))["prediction"])
+    rows = said_of(shown)
+    assert len(rows) > 30
+    assert any(rows)
+    assert all(row in said for row in rows)
+
+
 def test_predictions_of_new_files_are_spans_with_offsets_into_the_text_as_read(done, tmp_path):
     new = turns(120, 5)
     texts = new["text"].to_pylist()

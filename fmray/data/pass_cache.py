@@ -60,9 +60,7 @@ class Kept:
         """
         data = {name: value for name, value in asked.items() if name not in IDLE}
         decided = (recipe.definition.to_json(), recipe.schema, recipe.slices, recipe.num_buckets, recipe.task)
-        code = code_digest(
-            __name__, codec_for(recipe.task).__module__
-        )  # a codec is found by name
+        code = code_digest(__name__, codec_for(recipe.task).__module__)  # a codec is found by name
         return cls(store, fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, code), steps)
 
     def name(self, recipe: Recipe, item: WorkItem) -> str:

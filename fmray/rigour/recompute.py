@@ -75,8 +75,9 @@ def _counts_of_spans(table: Table) -> tuple[float, float, float]:
     """Count spans that are right, predicted and true, by a set of them for each row."""
     weight = np.ones(len(table)) if table.weight is None else table.weight
     codes = table.target[:, 0]
-    said = _walked(table.output.argmax(1).tolist(), table.target[:, 1].tolist())
-    true = _walked((codes & 0xFFFF).tolist(), table.target[:, 1].tolist())
+    places = table.target[:, -1].tolist()
+    said = _walked(table.output.argmax(1).tolist(), places)
+    true = _walked((codes & 0xFFFF).tolist(), places)
     inexact = set(np.flatnonzero(Code.read(codes, Code.INEXACT)).tolist())
     true = {(word, -1, -1) if word in inexact else (word, end, kind) for word, end, kind in true}
     fields = [Code.read(codes, field).tolist() for field in (Code.TYPE, Code.LENGTH, Code.LOST)]

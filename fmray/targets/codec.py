@@ -214,6 +214,14 @@ class Codec(Learning, Protocol):
         """
         ...
 
+    def shown_columns(self, output: Any, target: Any) -> dict[str, pa.Array]:
+        """Give columns of a table of predictions for whoever reads it, beside those that say all there is.
+
+        Args:
+            output, target: As `table_columns` and `target_columns` take them.
+        """
+        ...
+
     def target_columns(self, target: Any) -> dict[str, pa.Array]:
         """Give what is true as columns whose names begin with "target"."""
         ...

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from fmray import moments
 from fmray.records import Json, Target
@@ -57,6 +58,10 @@ class OneTargetPerRow:
     def as_in_tables(self, said: Any, settings: Json) -> Any:
         """Give outputs as tables of predictions hold them."""
         return said
+
+    def shown_columns(self, output: Any, target: Any) -> dict[str, pa.Array]:
+        """Give columns for whoever reads a table of predictions: none."""
+        return {}
 
     @classmethod
     def true_class(cls, target: np.ndarray) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 A span is learned as tags of words (`fmray.words`): `B-TYPE` of its first, `I-TYPE` of the others, `O` of words in none.
 So spans are found where they begin and end with words and do not overlap; of those that share a word one is learned.
-What is scored are spans of the text, not tags: in the lanes an entry holds the tag of a word, and in higher bits what
-no tag says of it, see `Code`. Offsets count characters; those of a prediction are of the text as it was read.
+What is scored are spans of the text, not tags: in the lanes an entry holds where a word begins and ends, its tag, and
+in higher bits what no tag says of it, see `Code`. Offsets count characters of the text as it was read.
 Shape legend: N rows, W words of all rows, S spans of all rows, K types, C = 2 K + 1 tags.
 """
 
@@ -36,6 +36,8 @@ PREDICTION = pa.struct(
     {"type": pa.string(), START: pa.int64(), END: pa.int64(), "text": pa.string(), "p": pa.float64()}
 )
 """A predicted span, its text, and the probability of its tags if words were independent."""
+SHOWN = "spans"
+"""Column of tables of predictions: the spans of `PREDICTION`, whose text is not there."""
 
 
 class Code:
@@ -93,7 +95,7 @@ class Spans(Tags):
         listed = sorted(set(_listed(frame)["type"].to_list()))
         _refuse_many(len(listed), data)
         codes, counts = mark(frame, listed)
-        per_tag = np.bincount(tag_of(codes.values), minlength=2 * len(listed) + 1).tolist()
+        per_tag = np.bincount(tag_of(codes.values[:, 0]), minlength=2 * len(listed) + 1).tolist()
         return {
             "types": {name: per_tag[1 + 2 * place : 3 + 2 * place] for place, name in enumerate(listed)},
             "outside": per_tag[0],
@@ -182,13 +184,18 @@ class Spans(Tags):
         return types_of(self.target.classes)
 
     def encode(self, frame: pl.DataFrame) -> Ragged:
-        """Give what is known of each word, int64; -1 where a span begins whose type training rows lack."""
+        """Give what is known of each word, its start and its end, int64; see `mark`."""
         return mark(frame, self.class_names)[0]
+
+    def unknown(self, encoded: Ragged) -> np.ndarray:
+        """Tell which rows have a span of a type that training rows lack."""
+        own = encoded.compact()
+        return super().unknown(Ragged(own.values[:, 0], own.starts, own.lengths))
 
     def for_training(self, encoded: Ragged) -> Ragged:
         """Give the tags."""
         own = encoded.compact()
-        return Ragged(tag_of(own.values), own.starts, own.lengths)
+        return Ragged(tag_of(own.values[:, 0]), own.starts, own.lengths)
 
     def counts(self, target: np.ndarray) -> np.ndarray:
         """Count the words of each tag."""
@@ -196,14 +203,16 @@ class Spans(Tags):
 
     def decisions(self, output: np.ndarray, target: np.ndarray) -> Decisions:
         """Say which tags are predicted, and how surely."""
-        return super().decisions(output, np.stack([tag_of(target[:, 0]), target[:, 1]], 1))
+        return super().decisions(output, tag_of(target[:, :1]))
 
     def made_up(self, held: Json) -> tuple[np.ndarray, np.ndarray] | None:
         """Make up a row of one word for each type that the side holds, and one in none, all of them right."""
         present = [1 + 2 * place for place, name in enumerate(self.class_names) if held["counts"].get(name, 0)]
         tags = np.array([*present, 0])
         scores = 1.0 + 9.0 * (tags[:, None] == np.arange(self.num_outputs))
-        return scores / scores.sum(1, keepdims=True), np.stack([tags, np.zeros_like(tags)], 1)
+        truth = np.zeros((len(tags), 4), np.int64)
+        truth[:, 0] = tags
+        return scores / scores.sum(1, keepdims=True), truth
 
     def lack(self, held: Mapping[str, Json], split: Split, weighted: bool) -> str:
         """Name the types that the side has no span of."""
@@ -250,25 +259,25 @@ class Spans(Tags):
             row = int(np.flatnonzero(own.lengths != words.lengths)[0])
             text = f"row {row} has {own.lengths[row]} tokens and {words.lengths[row]} words"
             raise DataError(f"{text}. Let no step change the text before tokenize_words.", "steps")
-        tags = predicted(own.values)
-        row_W = np.repeat(np.arange(len(own)), own.lengths)
-        kind_W, end_W = spans_in(tags, np.diff(row_W, prepend=-1) > 0)
-        first = np.flatnonzero(kind_W >= 0)
-        last = end_W[first] - 1
-        p_W = np.append(own.values[np.arange(len(tags)), tags], 1.0)
-        pairs = np.stack([first, last + 1], 1).ravel()
-        found = pl.DataFrame({"text": texts[row_W[first]], START: words.starts[first], END: words.ends[last]})
+        spans = _decoded(own, words)
+        found = pl.DataFrame({"text": texts[spans.row], START: spans.start, END: spans.end})
         inner = found.select(pl.col("text").str.slice(START, pl.col(END) - pl.col(START))).to_series()
-        fields = [
-            pa.array(self.class_names, pa.string()).take(pa.array(kind_W[first])),
-            pa.array(words.starts[first]),
-            pa.array(words.ends[last]),
-            inner.to_arrow().cast(pa.string()),
-            pa.array(np.multiply.reduceat(p_W, pairs)[::2] if len(pairs) else np.zeros(0)),
-        ]
-        ends = np.r_[0, np.cumsum(np.bincount(row_W[first], minlength=len(own)))].astype(np.int32)
+        return [self._listed(spans, is_null, inner.to_arrow().cast(pa.string()))]
+
+    def shown_columns(self, output: Ragged, target: Ragged) -> dict[str, pa.Array]:
+        """Give the predicted spans of each row; their text lies in the data alone."""
+        own = output.compact()
+        known = target.compact()
+        spans = _decoded(own, Words(known.values[:, 1], known.values[:, 2], known.lengths))
+        return {SHOWN: self._listed(spans, np.zeros(len(own), bool), pa.nulls(len(spans.row), pa.string()))}
+
+    def _listed(self, spans: "_Decoded", is_null: np.ndarray, text: pa.Array) -> pa.Array:
+        """Give spans as a list for each row, null where a row has none to give (N,)."""
+        types = pa.array(self.class_names, pa.string()).take(pa.array(spans.kind))
+        fields = [types, pa.array(spans.start), pa.array(spans.end), text, pa.array(spans.p)]
+        ends = np.r_[0, np.cumsum(np.bincount(spans.row, minlength=len(is_null)))].astype(np.int32)
         offsets = pa.array(ends, mask=np.r_[is_null, False])
-        return [pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(PREDICTION)))]
+        return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(PREDICTION)))
 
     def misfits(self) -> dict[str, bool]:
         """Check that classes are the tags of types, each once, and that there are counts of them."""
@@ -322,6 +331,30 @@ def spans_in(tags: np.ndarray, opens: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 @dataclass(frozen=True)
+class _Decoded:
+    """Hold predicted spans, row by row (S,): their row, place of their type, offsets, and probability."""
+
+    row: np.ndarray
+    kind: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    p: np.ndarray
+
+
+def _decoded(output: Ragged, words: Words) -> _Decoded:
+    """Decode the most probable tag of each word of compact rows (W, C)."""
+    tags = predicted(output.values)
+    row_W = np.repeat(np.arange(len(output)), output.lengths)
+    kind_W, end_W = spans_in(tags, np.diff(row_W, prepend=-1) > 0)
+    first = np.flatnonzero(kind_W >= 0)
+    last = end_W[first] - 1
+    p_W = np.append(output.values[np.arange(len(tags)), tags], 1.0)
+    pairs = np.stack([first, last + 1], 1).ravel()
+    p = np.multiply.reduceat(p_W, pairs)[::2] if len(pairs) else np.zeros(0)
+    return _Decoded(row_W[first], kind_W[first], start=words.starts[first], end=words.ends[last], p=p)
+
+
+@dataclass(frozen=True)
 class _Placed:
     """Hold the spans of some rows in order, each once, with the words that they touch.
 
@@ -344,7 +377,7 @@ def mark(frame: pl.DataFrame, types: Sequence[str]) -> tuple[Ragged, dict[str, i
     that cannot be are not there.
 
     Shapes:
-        returns: N rows of (W,), int64, see the module; -1 for a span of another type.
+        returns: N rows of (W, 3), int64: `Code`, or -1 for a span of another type; where the word begins and ends.
     """
     words = find_words(frame.to_series(1))
     listed = _listed(frame)
@@ -379,7 +412,7 @@ def mark(frame: pl.DataFrame, types: Sequence[str]) -> tuple[Ragged, dict[str, i
         "overlapping": int((~kept & ~wordless).sum()),
         "wordless": int(wordless.sum()),
     }
-    return Ragged.of_lengths(codes, words.lengths), counts
+    return Ragged.of_lengths(np.stack([codes, words.starts, words.ends], 1), words.lengths), counts
 
 
 def _placed(texts: pl.Series, words: Words, spans: pl.DataFrame) -> _Placed:

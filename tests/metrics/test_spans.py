@@ -202,8 +202,7 @@ def test_no_rows_are_a_part_that_adds_nothing(name):
 def test_of_three_spans_of_the_same_word_one_can_be_found():
     target = Target(("y",), "spans", tags_of(("a", "b", "c")), counts=(9, 1, 1, 1, 1, 1, 1), rows=9)
     spans = [[{"slot": name, "start": 0, "end": 2} for name in "cab"]]
-    codes = codec_of(target).encode(frame(spans, ["ab"])).values
-    truth = np.stack([codes, [0]], 1)
+    truth = entries_of({"target": codec_of(target).encode(frame(spans, ["ab"]))})["target"]
     for tag, right in ((1, 1), (3, 1), (0, 0)):
         p = np.eye(7)[[tag]]
         assert find_metric("span_recall", target).value(p, truth, None) == pytest.approx(right / 3)

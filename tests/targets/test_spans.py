@@ -14,7 +14,7 @@ from fmray.data.scan import is_list_of_spans
 from fmray.data.target import target_frame
 from fmray.errors import DataError
 from fmray.evaluate.table import read
-from fmray.ragged import Ragged
+from fmray.ragged import Ragged, entries_of
 from fmray.records import Predictions, Target
 from fmray.spec.sections import Data
 from fmray.targets.codec import codec_for, codec_of
@@ -232,7 +232,7 @@ def test_decoded_tags_are_the_spans_that_words_can_mark_and_equal_their_text(row
 @settings(max_examples=80, deadline=None)
 @given(st.lists(texts_with_spans(), min_size=1, max_size=4))
 def test_no_span_is_lost_from_what_is_known_of_words(rows):
-    codes = codec().encode(frame(rows)).values
+    codes = codec().encode(frame(rows)).values[:, 0]
     starts = tag_of(codes) % 2 == 1
     unmarked = (Code.read(codes, Code.TYPE) > 0) + Code.read(codes, Code.LOST)
     holding = [set(spans) for text, spans in rows if text.strip()]
@@ -314,16 +314,33 @@ def test_a_table_of_predictions_is_read_back_word_by_word(tmp_path, row_group_si
     pq.write_table(pa.table({"row_id": ids, **columns}), tmp_path / "p.parquet", row_group_size=row_group_size)
     table = read(Predictions(str(tmp_path / "p.parquet"), "test", found.columns, 3))
     assert np.array_equal(table.output, p)
-    assert np.array_equal(table.target[:, 0], target.values)
+    assert np.array_equal(table.target[:, :3], target.values)
     assert found.true_class(table.target).tolist() == [1, 2, 5, 0, 0, 0]
     assert found.counts(table.target).tolist() == [3, 1, 1, 0, 0, 1, 0]
     assert found.rows_per_class(table.target).tolist() == [1, 1]
     assert found.opens_row(table.target).tolist() == [True, False, True, True, False, False]
 
 
+def test_tables_of_predictions_show_the_spans_that_people_get_but_their_text():
+    made = codec()
+    texts = ["Kim at 7:30 pm", "", "👍🏽 so", "7"]
+    target = made.encode(frame([(text, []) for text in texts]))
+    p = np.random.default_rng(1).random((len(target.values), 7)) ** 4
+    said = Ragged.of_lengths(p / p.sum(1, keepdims=True), target.lengths)
+    order = np.array([2, 0, 1, 3])  # rows as they are chosen, not as they lie
+    shown = made.shown_columns(said[order], target[order])
+    people = made.over(pl.Series(texts).gather(order)).columns_for_people(
+        said[order], np.zeros(4, bool), pa.nulls(0), {}
+    )
+    assert list(shown) == ["spans"]
+    expected = [[{**one, "text": None} for one in row] for row in people[0].to_pylist()]
+    assert shown["spans"].to_pylist() == expected
+    assert sum(map(len, expected)) > 3
+
+
 def test_decisions_are_counted_by_word():
     made = codec()
-    target = np.stack([made.encode(frame([("7 pm", [("hour", 0, 4), ("day", 0, 4)])])).values, [0, 1]], 1)
+    target = entries_of({"target": made.encode(frame([("7 pm", [("hour", 0, 4), ("day", 0, 4)])]))})["target"]
     found = made.decisions(np.eye(7)[[1, 0]] * 0.9 + 0.1 / 7, target)
     assert (found.hits, found.said.tolist(), found.actual.tolist()) == (1, [1, 1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0])
 
@@ -332,7 +349,8 @@ def test_a_side_is_tried_with_the_types_it_holds():
     held = {"rows": 3, **Spans.held(frame([("7", [("hour", 0, 1)]), ("Kim", [("name", 0, 3)]), ("x", None)]))}
     output, truth = codec().made_up(held)
     assert held["counts"] == {"hour": 1, "name": 1}
-    assert truth.tolist() == [[3, 0], [5, 0], [0, 0]]
+    assert truth[:, 0].tolist() == [3, 5, 0]
+    assert codec().opens_row(truth).all()
     assert output.argmax(1).tolist() == [3, 5, 0]
 
 
