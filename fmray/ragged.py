@@ -174,8 +174,8 @@ def entries_of(arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
     where rows have none.
 
     Shapes:
-        returns: "target" (T, 2), the entry and its place in its row; others (T, ...). All as they are, where each row
-            has one target.
+        returns: "target" (T, 2), the entry and its place in its row, or (T, n + 1) of entries of n numbers; others
+            (T, ...). All as they are, where each row has one target.
     """
     target = arrays.get("target")
     if not isinstance(target, Ragged):
@@ -183,7 +183,7 @@ def entries_of(arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
     own = target.compact()
     found = {name: repeated(values, own.lengths) for name, values in arrays.items() if name != "target"}
     places = np.arange(len(own.values)) - np.repeat(own.starts, own.lengths)
-    found["target"] = np.stack([own.values, places], 1)
+    found["target"] = np.column_stack([own.values, places])
     if "group" not in found and "row_id" in found:
         found["group"] = np.ascontiguousarray(found["row_id"][:, 0])
     return found

@@ -42,7 +42,7 @@ FLOORS = (
     ("catalogue", "store"),
     ("records",),
     ("events", "failures"),
-    ("registry", "moments", "ragged", "schema"),
+    ("registry", "moments", "ragged", "schema", "words"),
     ("seeding",),
     ("errors",),
     ("printable",),

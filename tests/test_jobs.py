@@ -17,6 +17,7 @@ NAMES = [path.stem for path in JOBS]
 TASKS = {
     **dict.fromkeys(("bike_sharing", "california_housing", "california_search"), "regression"),
     "goemotions": "multi_label",
+    "restaurant8k_spans": "span_extraction",
     "tiny_shakespeare": "language_model",
     "ud_english_tags": "tagging",
     "wnut17_entities": "tagging",
@@ -57,6 +58,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "mnist_resnet",
         "perceptron",
         "quickstart",
+        "restaurant8k_spans",
         "sms_spam",
         "sms_spam_heads",
         "sms_spam_tokens",
@@ -173,3 +175,20 @@ def test_entities_are_marked_in_tags_as_long_as_the_words_of_the_published_split
     assert set(column(folder, "split")) == {"train", "dev", "test"}
     assert len({tag[2:] for row in tags for tag in row} - {""}) == 6
     assert "which mark entities" in " ".join(preview(job).notes)
+
+
+def test_slots_of_a_dialogue_are_spans_by_characters_of_the_published_split(real):
+    job, folder = real("restaurant8k_spans")
+    texts, spans, sides = (column(folder, name) for name in ("text", "spans", "split"))
+    assert (sides.count("train"), sides.count("test")) == (8_198, 3_731)
+    pairs = [(text, text[one["start"] : one["end"]]) for text, row in zip(texts, spans, strict=True) for one in row]
+    assert all(found for _, found in pairs)
+    wide = [(text, found) for text, found in pairs if not text.isascii()]  # counted in bytes, these would be cut elsewhere
+    assert len(wide) > 20
+    for text, found in wide:
+        before, _, after = text.partition(found)
+        assert not (before[-1:] + found[0]).isalpha() or not before
+        assert not (found[-1] + after[:1]).isalpha() or not after
+    seen = preview(job)
+    assert list(seen.inputs.blocks)[-1] == "beside_requested_slots"
+    assert [name[2:] for name in seen.target.classes[1::2]] == ["date", "first_name", "last_name", "people", "time"]

@@ -92,6 +92,7 @@ CENTS = decimal.Decimal("1.00"), decimal.Decimal("2.00")
 LONG = decimal.Decimal("12345678901234567890.01"), decimal.Decimal("12345678901234567890.02")
 FLOATS = pa.list_(pa.float64())
 STRUCT = pa.struct([("a", pa.int64())])
+SPAN = pa.struct([("type", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
 
 TYPES: dict[str, Callable[[], pa.Array]] = {
     "bool": of(pa.bool_(), False, True),
@@ -135,6 +136,7 @@ TYPES: dict[str, Callable[[], pa.Array]] = {
     "struct": of(STRUCT, {"a": 1}, {"a": 2}),
     "map": of(pa.map_(pa.string(), pa.int32()), [("a", 1)], [("b", 2)]),
     "list of structs": of(pa.list_(STRUCT), [{"a": 1}], [{"a": 2}]),
+    "list of spans": of(pa.list_(SPAN), [{"type": "a", "start": 0, "end": 1}], [{"type": "b", "start": 0, "end": 1}]),
     "extension arrow.uuid (logical type UUID)": stored(pa.uuid(), uuid.UUID(int=7).bytes, uuid.UUID(int=2**100).bytes),
     "extension arrow.json (logical type JSON)": stored(pa.json_(), "{}", '{"a": 1}'),
     "extension arrow.bool8": stored(pa.bool8(), 0, 1),

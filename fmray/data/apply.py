@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from fmray import moments
 from fmray.data.arrow_frames import as_frame, blocks
 from fmray.data.canonical import LANES, key, mix
 from fmray.data.class_sampling import lane_copies
@@ -46,7 +45,7 @@ def fit_rows(
     """Summarise the training rows of an item, given the side and the occurrence number of each of its rows."""
     data = recipe.dataset.data
     inputs = [] if pipeline.is_complete else [column.name for column in recipe.schema.columns]
-    targets = [name for name in data.target if with_target or pipeline.uses_target]
+    targets = [name for name in data.reads_target if with_target or pipeline.uses_target]
     groups = [data.group] if recipe.fold and data.group else []
     rows = some(read_item(recipe.dataset, item, list(dict.fromkeys([*inputs, *targets, *groups]))), sides == TRAIN)
     if recipe.fold is None:
@@ -254,13 +253,16 @@ def _refuse_other_lengths(inputs: Arrays, target: Ragged, recipe: Recipe, item: 
     name = recipe.dataset.data.target[0]
     blocks = {block: values.lengths for block, values in inputs.items() if isinstance(values, Ragged)}
     if not blocks:
-        raise SpecError(f"'{name}' has a tag per token, and no step makes tokens. Add tokenize_words.", "steps")
+        raise SpecError(f"'{name}' is learned token by token, and no step makes any. Add tokenize_words.", "steps")
     for block, lengths in blocks.items():
         if len(wrong := np.flatnonzero(lengths != target.lengths)):
             row = int(wrong[0])
+            text = recipe.dataset.data.text
+            what = f"words in '{text}'" if text else f"tags in '{name}'"
+            cure = f"Make tokens by tokenize_words of '{text}' alone." if text else "Give one tag per token."
             raise DataError(
                 f"{where(recipe.dataset, item, int(places[row]))} has {lengths[row]} tokens in block '{block}' and "
-                f"{target.lengths[row]} tags in '{name}', and {len(wrong)} rows here differ. Give one tag per token.",
+                f"{target.lengths[row]} {what}, and {len(wrong)} rows here differ. {cure}",
                 "data.target",
             )
 
@@ -272,13 +274,13 @@ def _unseen(
     rows = np.flatnonzero(unknown)
     data = recipe.dataset.data
     values = table.column(data.target[0]).take(pa.array(rows)).to_pylist()
-    known = set(target.classes)
+    codec = codec_of(target)
+    known = set(codec.class_names)
     found: dict[str, tuple[int, str]] = {}
     for row, value in zip(rows.tolist(), values, strict=True):
-        names = [str(value)]
+        names = codec.names_in(value)
         if isinstance(value, list):  # of a list, those that are meant
-            spelled = dict.fromkeys(moments.spell(one) for one in value if one is not None)
-            names = [name for name in spelled if data.labels.get(name, name) not in known]
+            names = [name for name in names if data.labels.get(name, name) not in known]
         for name in names:
             count, first = found.get(name) or (0, where(recipe.dataset, item, int(places[row])))
             found[name] = (count + 1, first)

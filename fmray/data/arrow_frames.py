@@ -42,7 +42,9 @@ def raw_schema(dataset: Dataset, job: Job) -> Schema:
 
     The time column is left out unless a step names it: a model that knows the date extrapolates by it.
     """
-    named = {name for step in job.prepared_steps for name in _listed(step.params.get("columns"))}
+    named = {
+        name for step in job.prepared_steps for key in ("columns", "beside") for name in _listed(step.params.get(key))
+    }
     decoders = [step for step in job.prepared_steps if step.name == DECODES]
     decoded = {name for step in decoders for name in _listed(step.params.get("columns"))}
     data = dataset.data

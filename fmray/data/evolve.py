@@ -42,6 +42,8 @@ def normal(kind: pa.DataType, time_zone: str | None = None) -> pa.DataType:
         return pa.list_(normal(kind.value_type, time_zone), kind.list_size)
     if is_list(kind):
         return pa.list_(normal(kind.value_type, time_zone))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, normal(field.type, time_zone)) for field in kind])
     if pa.types.is_date64(kind):
         return pa.date32()
     if pa.types.is_timestamp(kind) and (kind.tz or time_zone):
@@ -77,11 +79,18 @@ def wider(one: pa.DataType, other: pa.DataType, time_zone: str | None = None) ->
     if types.is_list(one) and types.is_list(other):
         inner = wider(one.value_type, other.value_type)
         return None if inner is None else pa.list_(inner)
+    if types.is_struct(one) and types.is_struct(other) and _names(one) == _names(other):
+        fields = [(a.name, wider(a.type, b.type, time_zone)) for a, b in zip(one, other, strict=True)]
+        return None if any(kind is None for _, kind in fields) else pa.struct(fields)
     if _is_list(one) and _is_list(other) and types.is_list(one) != types.is_list(other):
         inner = wider(one.value_type, other.value_type)  # reading refuses rows of another length
         fixed = other if types.is_list(one) else one
         return None if inner is None else pa.list_(inner, fixed.list_size)
     return _wider_bytes(one, other) or _wider_time(one, other, time_zone)
+
+
+def _names(kind: pa.StructType) -> list[str]:
+    return [field.name for field in kind]
 
 
 def _is_list(kind: pa.DataType) -> bool:

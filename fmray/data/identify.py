@@ -22,7 +22,7 @@ from fmray.data.scratch import load, save, write_file
 from fmray.data.sides import describe, lacking
 from fmray.data.split import EXCLUDED, TRAIN, Definition, assign
 from fmray.data.step import Partial
-from fmray.data.target import fit_target, labels_seen, target_frame, unlabelled
+from fmray.data.target import faulty, fit_target, labels_seen, target_frame, unlabelled
 from fmray.records import Json
 from fmray.schema import Schema
 from fmray.store.copies import source_of
@@ -223,6 +223,9 @@ def _judge(recipe: Recipe, table: pa.Table, sides: np.ndarray) -> tuple[np.ndarr
         weight = table.column(data.weight).cast(pa.float64()).fill_null(-1.0).to_numpy()
         most = float(np.finfo(np.float32).max)  # weights are kept as such, beyond which all is infinite
         mark(~((weight >= 0) & (weight <= most)), f"'{data.weight}' is missing, negative or infinite")
+    for reason, rows in faulty(table, data, recipe.task).items():
+        if rows.any():
+            mark(rows, reason)
     mark(unlabelled(table, data, recipe.task), UNLABELLED)
     return codes, reasons
 

@@ -27,6 +27,7 @@ from fmray.errors import DataError
 from fmray.records import Json
 from fmray.spec.ref import Ref
 from fmray.store import MANIFEST, Store, code_digest, fingerprint, verify
+from fmray.targets.codec import codec_for
 
 ROWS, FITS = "rows", "fits"
 FOUND = "found.json"
@@ -62,8 +63,8 @@ class Kept:
         """
         data = {name: value for name, value in asked.items() if name not in IDLE}
         decided = (recipe.definition.to_json(), recipe.schema, recipe.slices, recipe.num_buckets, recipe.task)
-        common = fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, code_digest(__name__))
-        return cls(store, common, steps, weights)
+        code = code_digest(__name__, codec_for(recipe.task).__module__)  # a codec is found by name
+        return cls(store, fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, code), steps, weights)
 
     def name(self, recipe: Recipe, item: WorkItem) -> str:
         """Name the rows of an item by the bytes they stand in; empty where these cannot be told from others."""

@@ -40,6 +40,7 @@ from fmray.spec.ref import Ref
 from fmray.store import Store, code_digest, fingerprint, redact, verify
 from fmray.store.plain import to_plain, write_text
 from fmray.store.sealed import parse
+from fmray.targets.codec import codec_for
 
 SMALL_BYTES = 256 << 20
 FILE = "prepared.json"
@@ -75,7 +76,9 @@ def prepare(
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
     weights = keep_weights(job.prepared_steps, job.folder, store)
     digests = {place: kept.digest for place, kept in weights.items()}
-    code = code_digest(__name__, *(STEPS.module(step.name) for step in job.prepared_steps))
+    code = code_digest(
+        __name__, codec_for(task.name).__module__, *(STEPS.module(step.name) for step in job.prepared_steps)
+    )
     key = fingerprint(
         KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],
         task.name, job.train.order.num_lanes, job.evaluate.slices, code,

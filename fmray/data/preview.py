@@ -66,7 +66,7 @@ def preview(job: Job) -> Preview:
     dataset = scan(job.data, job.folder, most_files=FOOTERS, extra_columns=job.named_columns)
     task = decide(dataset, job.data, job.task)
     columns = raw_schema(dataset, job)
-    shown = list(dict.fromkeys([*(c.name for c in columns.columns), *job.data.target]))
+    shown = list(dict.fromkeys([*(c.name for c in columns.columns), *job.data.reads_target]))
     table = pa.concat_tables([read_item(dataset, item, shown) for item in _first_groups(dataset)])
     looked_at = table.num_rows
     codes, _ = faults(table, columns, job.data.target)

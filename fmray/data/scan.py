@@ -207,7 +207,7 @@ def _schema(
 def _roles(data: Data) -> dict[str, str]:
     """Map every column with a part to play to the key that gives it."""
     roles = dict.fromkeys(data.key, "data.key")
-    for key in ("group", "time", "weight"):
+    for key in ("text", "group", "time", "weight"):
         if name := getattr(data, key):
             roles[name] = f"data.{key}"
     for name in data.target:
@@ -233,12 +233,17 @@ def _refuse_type(field: pa.Field, role: str, data: Data) -> None:
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: numbers.", role)
     if role == "data.time" and not (numeric or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: timestamp, date or a number.", role)
-    if role == "data.target" and is_list_of_labels(kind):
+    if role == "data.target" and (is_list_of_labels(kind) or is_list_of_spans(kind)):
         return
     if not role and is_list_of_text(kind):
         return  # whether a step reads it is known where steps are
     if role and pa.types.is_nested(kind):
-        lists = ", or a list<string> of any length, of labels or tags" if role == "data.target" else ""
+        lists = ""
+        if role == "data.target":
+            lists = (
+                ", a list<string> of any length, of labels or tags, or a list<struct> of spans: one text, the type, "
+            )
+            lists += "and the whole numbers start and end"
         raise SpecError(f"column '{field.name}' holds {kind}. Accepted: one value per row{lists}.", role)
     if field.name not in data.ignore and pa.types.is_nested(kind) and not holds_numbers(kind):
         raise SpecError(refusal(field.name, kind), "data.path")
@@ -253,6 +258,16 @@ def is_list_of_labels(kind: pa.DataType) -> bool:
         inner = inner.value_type
     fits = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
     return any(fit(inner) for fit in fits)
+
+
+def is_list_of_spans(kind: pa.DataType) -> bool:
+    """Tell lists of structs of one text, the type of a span, and of whole numbers called `start` and `end`."""
+    if not pa.types.is_list(kind) or not pa.types.is_struct(kind.value_type):
+        return False
+    fields = {field.name: field.type for field in kind.value_type}
+    ends = [fields.pop(name, pa.null()) for name in ("start", "end")]
+    whole = all(pa.types.is_integer(end) for end in ends)
+    return whole and len(fields) == 1 and all(pa.types.is_string(other) for other in fields.values())
 
 
 def is_vector(kind: pa.DataType) -> bool:

@@ -17,7 +17,7 @@ from fmray import moments
 from fmray.catalogue import TASKS
 from fmray.data.arrow_frames import plain, without
 from fmray.data.evolve import UUID
-from fmray.data.scan import Dataset, is_list_of_labels, read_item, work_items
+from fmray.data.scan import Dataset, is_list_of_labels, is_list_of_spans, read_item, work_items
 from fmray.errors import DataError, SpecError
 from fmray.ragged import Array
 from fmray.records import Target
@@ -33,6 +33,7 @@ SHORT_DIGITS = 15
 MOST_DIGITS = 38
 OF_LISTS = {"multi_label": "lists of labels", "tagging": "lists of tags"}
 """Task -> what its target column holds."""
+SPANS = "spans, a list<struct> of one text and the whole numbers start and end"
 KIND = "kind"
 """Entry of a summary of a target that names its codec."""
 
@@ -52,6 +53,12 @@ def decide(dataset: Dataset, data: Data, task: Ref) -> Ref:
             raise SpecError(f"column '{name}' holds {kind}. {text}", "data.target")
     if task.name in TASKS and codec_for(task.name).from_inputs:
         return _of_text(dataset, data, task)
+    if task.name in TASKS and codec_for(task.name).in_text:
+        return _of_spans(dataset, data, task)
+    for name in data.target:
+        if is_list_of_spans(dataset.schema.field(name).type):
+            text = f"column '{name}' holds spans, and this is {task.name}"
+            raise SpecError(f"{text}. Set task: span_extraction, and data.text: the column they lie in.", "task")
     listed = [name for name in data.target if is_list_of_labels(dataset.schema.field(name).type)]
     if listed or task.name in OF_LISTS:
         return _of_lists(dataset, data, task=task, listed=listed)
@@ -115,6 +122,24 @@ def _of_lists(dataset: Dataset, data: Data, task: Ref, listed: list[str]) -> Ref
             text = f"goes with classification, and rows have {OF_LISTS[task.name]}. Leave it out."
             raise SpecError(text, f"data.{key}")
     _refuse_foreign(task)
+    return task
+
+
+def _of_spans(dataset: Dataset, data: Data, task: Ref) -> Ref:
+    """Give the objective of a column of spans.
+
+    Raises:
+        SpecError: If there are several, or it is another column, or the text they lie in is none.
+    """
+    if len(data.target) > 1:
+        raise SpecError(f"{task.name} takes one target, given {', '.join(data.target)}. Name one.", "data.target")
+    kind = dataset.schema.field(data.target[0]).type
+    if not is_list_of_spans(kind):
+        raise SpecError(f"{task.name} needs {SPANS}; column '{data.target[0]}' holds {kind}.", "data.target")
+    if data.text is None:
+        raise SpecError(f"is missing. Name the column of text that '{data.target[0]}' lies in.", "data.text")
+    if not pa.types.is_string(text := dataset.schema.field(data.text).type):
+        raise SpecError(f"column '{data.text}' holds {text}. Accepted: text.", "data.text")
     return task
 
 
@@ -209,7 +234,7 @@ def unlabelled(table: pa.Table, data: Data, task: str) -> np.ndarray:
 
 
 def target_frame(table: pa.Table, data: Data, *, as_numbers: bool = False) -> pl.DataFrame:
-    """Give the targets as the job means them: spellings mapped, what means "missing" as null.
+    """Give the targets as the job means them: spellings mapped, what means "missing" as null; texts they lie in last.
 
     Args:
         as_numbers: Also long decimals as floats; as classes these would fall together.
@@ -217,6 +242,9 @@ def target_frame(table: pa.Table, data: Data, *, as_numbers: bool = False) -> pl
     columns = {}
     for name in data.target:
         values = table.column(name)
+        if is_list_of_spans(values.type):
+            columns[name] = pl.Series(name, values)
+            continue
         if is_list_of_labels(values.type):
             columns[name] = _lists_meant(pl.Series(name, values), data)
             continue
@@ -224,7 +252,19 @@ def target_frame(table: pa.Table, data: Data, *, as_numbers: bool = False) -> pl
         series = pl.Series(name, _exact(values, name) if is_long and not as_numbers else plain(values))
         series = series.fill_nan(None) if series.dtype.is_float() else series
         columns[name] = _values_meant(series, data)
+    if data.text:
+        columns[data.text] = texts_of(table, data)
     return pl.DataFrame(columns)
+
+
+def texts_of(table: pa.Table, data: Data) -> pl.Series:
+    """Give the texts that targets lie in (N,), what means "missing" as null."""
+    return without(pl.Series(data.text, plain(table.column(data.text))), data.null_values)
+
+
+def faulty(table: pa.Table, data: Data, task: str) -> dict[str, np.ndarray]:
+    """Tell which rows have a target that cannot be one, by the reason: (N,), bool each."""
+    return codec_for(task).faulty(target_frame(table, data))
 
 
 def _lists_meant(series: pl.Series, data: Data) -> pl.Series:

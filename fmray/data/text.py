@@ -26,18 +26,18 @@ def blocks_of(
     step: str,
     kind: Kind,
     block: str | None = None,
-    of: Kind = "text",
+    of: Sequence[Kind] = ("text",),
 ) -> dict[str, str]:
     """Give the block that each column becomes.
 
     Args:
         block: As the job names it; by default it is called as the kind is.
-        of: Kind of the columns.
+        of: Kinds of the columns.
 
     Raises:
         SpecError: If a column is unknown or of another kind.
     """
-    names = [column.name for column in chosen(columns, schema, (of,), step)]
+    names = [column.name for column in chosen(columns, schema, of, step)]
     own = block or kind
     if len(names) == 1:
         return {names[0]: own}

@@ -1,20 +1,23 @@
 """Turn lists of words into token ids, one per word, by a vocabulary that is learned from training rows.
 
-Words were split before, as those of a treebank were; so a row has as many ids as words, and a tag can belong to each.
+Words were split before, as those of a treebank were, or are those of a text, see `fmray.words`; so a row has as many
+ids as words, and a tag can belong to each.
 """
 
+import re
 import unicodedata
 from collections import Counter
 
 import numpy as np
 import polars as pl
 
-from fmray.data.step import Fitted, Partial
+from fmray.data.step import Fitted, Partial, chosen
 from fmray.data.text import about_empty, blocks_of, list_series, refuse_empty
 from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Column, Schema
 from fmray.spec.components import steps as declared
+from fmray.words import RULE, split_words
 
 UNKNOWN = 1
 """Id of what the vocabulary lacks, and of a missing word; padding has 0."""
@@ -22,6 +25,8 @@ FIRST = 2
 MOST_COUNTED = 1_000_000
 """Different parts that are counted at most, the most frequent of those seen: what bounds memory on any corpus."""
 WHOLE = "whole"
+SEPARATOR = "\x1f"
+"""Stands between the words of a list that is one value."""
 
 
 class TokenizeWords:
@@ -40,21 +45,30 @@ class TokenizeWords:
         lengths = {}
         filled = {}
         for name in self._blocks(schema):
-            words = frame[name].list.explode().drop_nulls().alias("word").value_counts(name="rows")
+            lists = _lists(frame[name])
+            words = lists.list.explode().drop_nulls().alias("word").value_counts(name="rows")
             for part, counted in counts.items():
                 found = words.select(self._part(words["word"], part).alias("part"), "rows").group_by("part").sum()
                 counted.update(dict(found.iter_rows()))
-            lengths[name] = int(frame[name].list.len().sum())
-            filled[name] = int((frame[name].list.len() > 0).sum())
+            lengths[name] = int(lists.list.len().sum())
+            filled[name] = int((lists.list.len() > 0).sum())
         most = {part: _most(counted) for part, counted in counts.items()}
-        return {"counts": most, "words": lengths, "filled": filled, "rows": frame.height}
+        beside = {
+            name: _most(Counter(dict(_whole(frame[name]).alias("value").value_counts(name="rows").iter_rows())))
+            for name in self._beside(schema)
+        }
+        return {"counts": most, "words": lengths, "filled": filled, "rows": frame.height, "beside": beside}
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the counts of both sets of rows."""
-        counts = {part: _most(Counter(own) + Counter(other["counts"][part])) for part, own in one["counts"].items()}
+        counts, beside = (
+            {part: _most(Counter(own) + Counter(other[key][part])) for part, own in one[key].items()}
+            for key in ("counts", "beside")
+        )
         words = {name: number + other["words"][name] for name, number in one["words"].items()}
         filled = {name: number + other["filled"][name] for name, number in one["filled"].items()}
-        return {"counts": counts, "words": words, "filled": filled, "rows": one["rows"] + other["rows"]}
+        rows = one["rows"] + other["rows"]
+        return {"counts": counts, "words": words, "filled": filled, "rows": rows, "beside": beside}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Give ids to the most frequent parts, the most frequent first; equally frequent ones go by their spelling.
@@ -65,13 +79,25 @@ class TokenizeWords:
         blocks = self._blocks(schema)
         vocabularies = {part: self._vocabulary(counts) for part, counts in partial["counts"].items()}
         unknown = {part: _unknown(partial["counts"][part], known) for part, known in vocabularies.items()}
+        beside = {name: self._vocabulary(partial["beside"][name]) for name in self._beside(schema)}
         columns: list[Column] = []
         notes = []
         means = {}
         for column in schema.columns:
+            if column.name in beside:
+                block = self._beside(schema)[column.name]
+                columns.append(Column(column.name, "tokens", FIRST + len(beside[column.name]), block=block))
+                means[block] = sum(partial["words"].values()) / max(1, partial["rows"])
+                notes.append(
+                    f"tokenize_words makes block '{block}': each word of a row has the value of '{column.name}' there, "
+                    f"by {FIRST + len(beside[column.name]):,} ids"
+                )
+                continue
             if column.name not in blocks:
                 columns.append(column)
                 continue
+            if column.kind == "text":
+                notes.append(f"words of '{column.name}' are {RULE}")
             filled = partial["filled"][column.name]
             refuse_empty(column.name, "word", filled, "tokenize_words")
             mean = partial["words"][column.name] / max(1, partial["rows"])
@@ -86,28 +112,37 @@ class TokenizeWords:
                 )
         made = Schema(tuple(columns))
         _ = made.blocks  # refuses two columns of one block
-        return Fitted(
-            {"vocabularies": vocabularies, "columns": list(blocks), "mean_lengths": means}, made, tuple(notes)
-        )
+        state = {"vocabularies": vocabularies, "columns": list(blocks), "mean_lengths": means}
+        return Fitted(state | ({"beside": beside} if beside else {}), made, tuple(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Encode."""
         made = []
         for name in state["columns"]:
-            lengths = frame[name].list.len().fill_null(0).to_numpy().astype(np.int64)
-            words = frame[name].filter(frame[name].list.len().fill_null(0) > 0).list.explode()
+            lists = _lists(frame[name])
+            lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+            words = lists.filter(lists.list.len().fill_null(0) > 0).list.explode()
             levels = words.unique().drop_nulls()
             for part, known in state["vocabularies"].items():
                 place = {text: FIRST + number for number, text in enumerate(known)}
                 ids = [place.get(text, UNKNOWN) for text in self._part(levels, part).to_list()]
                 codes = words.replace_strict(levels, ids, default=UNKNOWN, return_dtype=pl.Int32)
                 made.append(list_series(_named(name, part), Ragged.of_lengths(codes.to_numpy(), lengths)))
+            for other, known in state.get("beside", {}).items():
+                place = {text: FIRST + number for number, text in enumerate(known)}
+                own = np.array([place.get(value, UNKNOWN) for value in _whole(frame[other]).to_list()], np.int32)
+                made.append(list_series(other, Ragged.of_lengths(np.repeat(own, lengths), lengths)))
         kept = [name for name in state["columns"] if WHOLE not in state["vocabularies"]]
         return frame.drop(kept).with_columns(made)
 
     def _blocks(self, schema: Schema) -> dict[str, str]:
         own = self.params.block
-        return blocks_of(self.params.columns, schema, "tokenize_words", kind="tokens", block=own, of="words")
+        return blocks_of(self.params.columns, schema, "tokenize_words", kind="tokens", block=own, of=("words", "text"))
+
+    def _beside(self, schema: Schema) -> dict[str, str]:
+        """Give the block that each column whose value stands beside words becomes."""
+        columns = chosen(self.params.beside, schema, ("words", "text"), "tokenize_words", key="beside")
+        return {column.name: f"beside_{re.sub(r'[^0-9A-Za-z]+', '_', column.name)}" for column in columns}
 
     def _part(self, words: pl.Series, part: str) -> pl.Series:
         """Give a part of each word, normalised."""
@@ -125,6 +160,16 @@ class TokenizeWords:
         often = [(number, text) for text, number in counts.items() if number >= self.params.min_count]
         often.sort(key=lambda pair: (-pair[0], pair[1]))
         return [text for _, text in often[: self.params.vocabulary - FIRST]]
+
+
+def _lists(values: pl.Series) -> pl.Series:
+    """Give words as lists, those of a text too."""
+    return split_words(values) if values.dtype == pl.String else values
+
+
+def _whole(values: pl.Series) -> pl.Series:
+    """Give a text, or all words of a list in their order, as one value; nothing is a value too."""
+    return (values if values.dtype == pl.String else values.list.join(SEPARATOR, ignore_nulls=True)).fill_null("")
 
 
 def _shape(words: pl.Series) -> pl.Series:

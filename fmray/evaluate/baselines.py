@@ -32,7 +32,7 @@ def dummy(prepared: Prepared, split: Split, path: str, params: Json | None = Non
         for arrays in Lanes(prepared, split).sequence(CHUNK_ROWS, columns):
             answers = codec.constant_for(entries_of({"target": arrays["target"]})["target"])
             predictions = by_row(answers, arrays["target"])
-            outputs = codec.table_columns(predictions, settings)
+            outputs = codec.table_columns(predictions, settings) | codec.shown_columns(predictions, arrays["target"])
             table = as_table(arrays, outputs, prepared)
             writer = writer or pq.ParquetWriter(here, table.schema, write_page_checksum=True)
             writer.write_table(table)

@@ -13,6 +13,7 @@ from fmray.evaluate.intervals import interval, wilson
 from fmray.evaluate.table import Table
 from fmray.metrics.classification import confusion
 from fmray.metrics.labels import f1_of
+from fmray.metrics.spans import f1_of as span_f1_of
 from fmray.metrics.tags import entity_f1
 from fmray.records import Json, Target
 from fmray.targets.classes import predicted
@@ -103,6 +104,19 @@ def _entities(table: Table, target: Target, level: float) -> Json:
     return {"f1": found, "note": f"the {len(found)} most frequent of {len(frequent)} types" if few else ""}
 
 
+def _spans(table: Table, target: Target, level: float) -> Json:
+    """Give the F1 of spans of each type, with intervals, the most frequent types first."""
+    rows = table.output, table.target, table.weight
+    codec = codec_of(target)
+    names = codec.class_names
+    order = np.argsort(-codec.counts(table.target)[1::2], kind="stable")[:MOST_CLASSES].tolist()
+    found = {
+        names[place]: asdict(interval(span_f1_of(names[place], place), rows, table.group, level)) for place in order
+    }
+    few = len(found) < len(names)
+    return {"f1": found, "note": f"the {len(found)} most frequent of {len(names)} types" if few else ""}
+
+
 def _residuals(table: Table, target: Target, level: float) -> list[Json]:
     return [_residuals_of(table, place, name) for place, name in enumerate(target.columns)]
 
@@ -128,5 +142,6 @@ FIGURES: Mapping[str, Callable[[Table, Target, float], Json | list[Json]]] = {
     "labels": _labels,
     "residuals": _residuals,
     "roc": _roc,
+    "spans": _spans,
 }
 """Name of a figure, as codecs give it -> what makes its table of predictions, target and level."""

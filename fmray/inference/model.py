@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from fmray.data.contents import stored_as
 from fmray.data.cut import block_to_cut, context_of, cut
 from fmray.data.scan import is_list_of_labels
-from fmray.data.target import class_values
+from fmray.data.target import class_values, texts_of
 from fmray.errors import DataError, FmrayError
 from fmray.inference.rows import Reader, Slice, Unseen, as_trained
 from fmray.ragged import Array, Blocks, Ragged, by_row, joined, values_of
@@ -162,14 +162,14 @@ class SavedModel:
         Raises:
             DataError: If a column is missing or holds another kind of value.
         """
-        predicted = self.outputs(table if isinstance(table, pa.Table) else _from_pandas(table, self.input_types))
-        return self.as_table(predicted.said, predicted.faulty > 0)
+        given = table if isinstance(table, pa.Table) else _from_pandas(table, self.input_types)
+        rows = self._as_trained(given)
+        predicted = self.predict_rows(rows, Unseen())
+        return self.as_table(predicted.said, predicted.faulty > 0, rows)
 
     def outputs(self, table: pa.Table) -> "Predicted":
         """Give the outputs of rows as they are read; see `predict`."""
-        zone = self.saved.data.time_zone
-        trained = as_trained(table, self.input_schema.columns, self.input_types, time_zone=zone)
-        return self.predict_rows(trained, Unseen())
+        return self.predict_rows(self._as_trained(table), Unseen())
 
     def predict_rows(self, table: pa.Table, unseen: Unseen) -> "Predicted":
         """Give the outputs of rows, and why some have none.
@@ -192,6 +192,10 @@ class SavedModel:
             text = f"{type(error).__name__}: {error!s:.300}"
             raise DataError(f"{self.folder}: the model fails on these rows ({text}). Copy its folder again.") from error
         return Predicted(joined(parts) if parts else self._no_outputs(), faulty, reasons)
+
+    def _as_trained(self, table: pa.Table) -> pa.Table:
+        zone = self.saved.data.time_zone
+        return as_trained(table, self.input_schema.columns, self.input_types, time_zone=zone)
 
     def _outputs(self, part: Slice) -> Array:
         """Give the outputs of rows; where tokens have one each, rows hold as many as they have tokens."""
@@ -218,9 +222,15 @@ class SavedModel:
         said = np.zeros((0, width))
         return Ragged.of_lengths(said, np.zeros(0, np.int64)) if self.codec.by_entry else said
 
-    def as_table(self, said: Array, is_null: np.ndarray) -> pa.Table:
-        """Lay outputs (N, C) or (N, T) out in columns named for people; rows that are null (N,) have none."""
-        columns = self.codec.columns_for_people(said, is_null, self._classes, self.saved.ensemble.params)
+    def as_table(self, said: Array, is_null: np.ndarray, rows: pa.Table) -> pa.Table:
+        """Lay outputs (N, C) or (N, T) out in columns named for people; rows that are null (N,) have none.
+
+        Args:
+            rows: What they are outputs of, as `rows.as_trained` gives it.
+        """
+        data = self.saved.data
+        codec = self.codec.over(texts_of(rows, data)) if self.codec.in_text else self.codec
+        columns = codec.columns_for_people(said, is_null, self._classes, self.saved.ensemble.params)
         return pa.table(columns, names=list(self.output_names))
 
 

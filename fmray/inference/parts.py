@@ -148,10 +148,11 @@ def predict_item(work: Work, item: WorkItem) -> None:
         writer: pq.ParquetWriter | None = None
         num_rows = max(LEAST_ROWS, min(WRITE_ROWS, WRITE_BYTES // (8 * model.codec.num_outputs)))
         for start in range(0, max(1, table.num_rows), num_rows):
-            predicted = model.predict_rows(rows.slice(start, num_rows), unseen)
+            own = rows.slice(start, num_rows)
+            predicted = model.predict_rows(own, unseen)
             reasons = pa.array([None, *predicted.reasons[1:]], pa.string()).take(pa.array(predicted.faulty))
             _count(counts["faults"], predicted.faulty, predicted.reasons)
-            said = model.as_table(predicted.said, predicted.faulty > 0)
+            said = model.as_table(predicted.said, predicted.faulty > 0, own)
             held = {name: column.slice(start, num_rows) for name, column in beside.items()}
             made = pa.table({**held, **dict(zip(said.column_names, said.columns, strict=True)), FAULT: reasons})
             writer = writer or _writer(sink, made.schema)

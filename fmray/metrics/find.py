@@ -9,7 +9,7 @@ from typing import Any
 
 from fmray.catalogue import METRICS
 from fmray.errors import SpecError
-from fmray.metrics import classification, distribution, labels, ranking, tags
+from fmray.metrics import classification, distribution, labels, ranking, spans, tags
 from fmray.metrics.metric import Metric
 from fmray.records import Target
 from fmray.registry import nearest
@@ -19,7 +19,7 @@ from fmray.targets.tags import marks_entities, unfit_for_entities
 
 SHOWN = 5
 ONE_CLASS = re.compile(r"f1\[(.+)\]")
-ONE_OF = {"class": classification.f1_of, tags.KIND: tags.f1_of}
+ONE_OF = {"class": classification.f1_of, spans.KIND: spans.f1_of, tags.KIND: tags.f1_of}
 """Kind of target -> the F1 of one of its classes; of labels it depends on the task as well."""
 
 
@@ -70,7 +70,8 @@ def find_metric(name: str, target: Target, params: Mapping[str, Any] | None = No
 
 
 def _f1_of(label: str, target: Target, rule: Rule) -> Metric:
-    if label not in target.classes:
-        raise SpecError(f"f1[{label}]: there is no class '{label}'. {nearest(label, target.classes)}", "evaluate")
-    index = target.classes.index(label)
+    names = codec_of(target).class_names
+    if label not in names:
+        raise SpecError(f"f1[{label}]: there is no class '{label}'. {nearest(label, names)}", "evaluate")
+    index = names.index(label)
     return labels.f1_of(label, index, rule) if target.kind == labels.KIND else ONE_OF[target.kind](label, index)

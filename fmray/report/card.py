@@ -225,6 +225,9 @@ def _results(card: Card) -> list[Figure]:
     if "entities" in tables:
         found = [(name, Interval(**value)) for name, value in tables["entities"]["f1"].items()]
         made.append(plots.intervals("F1", found, title="F1 per type of entity", caption=tables["entities"]["note"]))
+    if "spans" in tables:
+        found = [(name, Interval(**value)) for name, value in tables["spans"]["f1"].items()]
+        made.append(plots.intervals("F1", found, title="F1 per type of span", caption=tables["spans"]["note"]))
     for table in tables.get("residuals", []):
         made += plots.residuals(table)
     if rows := tables.get("rows"):

@@ -1,5 +1,6 @@
 """Compute a metric a second way, by scikit-learn, so that our own arithmetic is not its only witness."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -9,6 +10,7 @@ from sklearn import metrics as oracle
 from fmray.evaluate.table import Table
 from fmray.metrics.language import SMALLEST
 from fmray.targets.labels import split_output
+from fmray.targets.spans import Code
 
 
 def recompute(name: str, table: Table, positive: int) -> float | None:
@@ -26,6 +28,8 @@ def recompute(name: str, table: Table, positive: int) -> float | None:
         return float(numbers[name](target, output, sample_weight=weight))
     if name in _OF_TOKENS:
         return float(_OF_TOKENS[name](table))
+    if name in _OF_SPANS:
+        return _OF_SPANS[name](*_counts_of_spans(table))
     if table.target.ndim == 2:
         return _of_labels(name, table)
     said = output.argmax(1)
@@ -58,6 +62,46 @@ _OF_TOKENS: Mapping[str, Callable[[Table], float]] = {
     ),
     "nats_per_token": lambda table: _nats_per_token(table),
 }
+
+_OF_SPANS: Mapping[str, Callable[[float, float, float], float]] = {
+    "span_f1": lambda right, said, true: 2 * right / (said + true) if said + true else math.nan,
+    "span_precision": lambda right, said, true: right / said if said else math.nan,
+    "span_recall": lambda right, said, true: right / true if true else math.nan,
+}
+"""Name -> the metric of the numbers of spans that are right, predicted and true."""
+
+
+def _counts_of_spans(table: Table) -> tuple[float, float, float]:
+    """Count spans that are right, predicted and true, by a set of them for each row."""
+    weight = np.ones(len(table)) if table.weight is None else table.weight
+    codes = table.target[:, 0]
+    places = table.target[:, -1].tolist()
+    said = _walked(table.output.argmax(1).tolist(), places)
+    true = _walked((codes & 0xFFFF).tolist(), places)
+    inexact = set(np.flatnonzero(Code.read(codes, Code.INEXACT)).tolist())
+    true = {(word, -1, -1) if word in inexact else (word, end, kind) for word, end, kind in true}
+    fields = [Code.read(codes, field).tolist() for field in (Code.TYPE, Code.LENGTH, Code.LOST)]
+    for word, (kind, length, lost) in enumerate(zip(*fields, strict=True)):
+        if kind:
+            true.add((word, word + length, kind - 1))
+        true.update((word, -2 - number, -1) for number in range(lost))
+    right, num_said, num_true = (float(sum(weight[span[0]] for span in spans)) for spans in (said & true, said, true))
+    return right, num_said, num_true
+
+
+def _walked(tags: list[int], places: list[int]) -> set[tuple[int, int, int]]:
+    """Walk over words one by one and give the spans that their tags mark: first word, the word behind, and type."""
+    found: set[tuple[int, int, int]] = set()
+    begun: tuple[int, int] | None = None
+    for word, (tag, place) in enumerate([*zip(tags, places, strict=True), (0, 0)]):
+        kind = (tag - 1) // 2
+        goes_on = begun is not None and tag > 0 and tag % 2 == 0 and kind == begun[1] and place > 0
+        if begun is not None and not goes_on:
+            found.add((begun[0], word, begun[1]))
+            begun = None
+        if tag and not goes_on:
+            begun = (word, kind)
+    return found
 
 
 def _nats_per_token(table: Table) -> float:

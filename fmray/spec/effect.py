@@ -46,6 +46,7 @@ def without_effect(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         *_in_split(job, value),
         *_in_times(job, value),
         *_in_data(job),
+        *_in_text(job),
         *_in_sample(job),
         *_in_train(job),
         *_in_task(job),
@@ -130,7 +131,7 @@ def _in_data(job: Job) -> list[Refusal]:
         text = f"{data.group_nulls} has no effect without data.group. Name the column, or leave it out."
         found.append((("data", "group_nulls"), text))
     roles = {"target": data.target, "key": data.key}
-    roles |= {role: (name,) for role in ("group", "time", "weight") if (name := getattr(data, role))}
+    roles |= {role: (name,) for role in ("text", "group", "time", "weight") if (name := getattr(data, role))}
     for role, names in roles.items():
         for name in names:
             if name in data.ignore:
@@ -138,6 +139,31 @@ def _in_data(job: Job) -> list[Refusal]:
                 found.append((("data", "ignore"), text))
             if role != "target" and name in data.target:
                 found.append((("data", role), f"'{name}' is data.target as well. Name another column."))
+    return found
+
+
+def _in_text(job: Job) -> list[Refusal]:
+    """Refuse spans without the text that they lie in, or tokens of it that do not know where they stand."""
+    data = job.data
+    task = job.task.name
+    asks = task in TASKS and TASKS.params(task).in_text
+    if not asks:
+        text = f"'{data.text}' has no effect: it goes with task: span_extraction, and this is {task}. Leave it out."
+        return [] if data.text is None else [(("data", "text"), text)]
+    if data.text is None:
+        text = f"is missing, and {task} finds spans of a text. Name the column of text that data.target lies in."
+        return [(("data", "text"), text)]
+    found: list[Refusal] = []
+    for key in ("labels", "positive", "sample"):
+        if getattr(data, key) not in (None, {}):
+            found.append((("data", key), f"goes with classes, and this is {task}. Leave it out."))
+    makers = [step for step in job.prepared_steps if step.name in STEPS and STEPS.params(step.name).makes == "tokens"]
+    known = all(step.name in STEPS for step in job.prepared_steps)
+    fits = [step.name == "tokenize_words" and step.params.get("columns") in (data.text, [data.text]) for step in makers]
+    if known and fits != [True]:
+        given = ", ".join(f"{step.name} of {step.params.get('columns')}" for step in makers) or "none"
+        text = f"{task} needs tokens by tokenize_words of '{data.text}' alone, given: {given}. "
+        found.append((("steps",), f"{text}Write steps: [{{tokenize_words: {{columns: {data.text}}}}}]."))
     return found
 
 

@@ -111,6 +111,7 @@ class Data:
         schema: "strict" or "union": whether a column may be absent from some files.
         sample: How often training rows of each class are learned from; each once if unsaid.
         time_zone: Zone of times that carry none, e.g. Asia/Tokyo; needed where other files carry one.
+        text: Column of text that the spans of the target lie in; goes with task: span_extraction.
         read_as: Column of bytes -> "text" or "bytes", where the first rows say otherwise.
         verify: "auto" tells changed files by what the filesystem says, and small local data sets by their contents;
             "full" reads and hashes all contents at every run, so that nothing but contents decides.
@@ -132,8 +133,14 @@ class Data:
     schema: Literal["strict", "union"] = "strict"
     sample: Sample | None = None
     time_zone: Annotated[str | None, BeforeValidator(_as_time_zone)] = None
+    text: str | None = None
     read_as: Mapping[str, Literal["text", "bytes"]] = Field(default_factory=dict)
     verify: Literal["auto", "full"] = "auto"
+
+    @property
+    def reads_target(self) -> tuple[str, ...]:
+        """Columns that say what the targets are: these, and the text that they lie in."""
+        return self.target if self.text is None else (*self.target, self.text)
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)

@@ -54,6 +54,7 @@ class Learning(Protocol):
         by_entry: Whether a row has a target for each of its entries, as a tag for each token. Its targets are ragged in
             the lanes; what is scored is the entry, see `fmray.ragged.entries_of`.
         from_inputs: Whether targets are made of prepared inputs, as the next token is of a text.
+        in_text: Whether targets lie in the text of `data.text`, which frames then hold last.
         linear_model: The model of the baseline "linear".
         absent: How a row may come to have no target, in words.
     """
@@ -66,12 +67,23 @@ class Learning(Protocol):
     settles: ClassVar[bool]
     by_entry: ClassVar[bool]
     from_inputs: ClassVar[bool]
+    in_text: ClassVar[bool]
     linear_model: ClassVar[str]
     absent: ClassVar[str]
 
     @classmethod
     def missing(cls, frame: pl.DataFrame) -> np.ndarray:
         """Tell which rows have no target (N,), bool."""
+        ...
+
+    @classmethod
+    def faulty(cls, frame: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Tell which rows have a target that cannot be one, by the reason: (N,), bool each; they are set aside."""
+        ...
+
+    @classmethod
+    def names_in(cls, value: Any) -> list[str]:
+        """Name the classes that the target of a row holds, as Python reads it."""
         ...
 
     @classmethod
@@ -151,6 +163,11 @@ class Codec(Learning, Protocol):
 
     def __init__(self, target: Target) -> None: ...
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name the classes, labels or types as the data do; empty for numbers."""
+        ...
+
     def encode(self, frame: pl.DataFrame) -> Array:
         """Give the target of rows as the lanes hold it; rows without one are encoded as anything."""
         ...
@@ -194,6 +211,14 @@ class Codec(Learning, Protocol):
         Args:
             output: (N, O), or a `Ragged` of (T, O) where rows have several targets.
             settings: Parameters of the ensemble.
+        """
+        ...
+
+    def shown_columns(self, output: Any, target: Any) -> dict[str, pa.Array]:
+        """Give columns of a table of predictions for whoever reads it, beside those that say all there is.
+
+        Args:
+            output, target: As `table_columns` and `target_columns` take them.
         """
         ...
 
@@ -242,6 +267,10 @@ class Codec(Learning, Protocol):
 
     def names_for_people(self) -> tuple[str, ...]:
         """Name the columns of predictions on new rows."""
+        ...
+
+    def over(self, texts: pl.Series) -> "Codec":
+        """Give a codec that knows the texts (N,) of the rows whose outputs it is given next; see `in_text`."""
         ...
 
     def columns_for_people(self, said: Any, is_null: np.ndarray, values: pa.Array, settings: Json) -> list[pa.Array]:

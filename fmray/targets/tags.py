@@ -133,7 +133,7 @@ class Tags(OneColumnPerOutput):
     @classmethod
     def opens_row(cls, target: np.ndarray) -> np.ndarray:
         """Tell which tokens are the first of their row (T,), bool."""
-        return np.asarray(target[:, 1] == 0)
+        return np.asarray(target[:, -1] == 0)
 
     def encode(self, frame: pl.DataFrame) -> Ragged:
         """Give the index of each tag, int64, -1 for one that training rows lack; rows without tags have none."""

@@ -276,12 +276,11 @@ class Rows:
             column = name.removeprefix(PARTNER)
             if column not in self.columns:
                 continue
-            if isinstance(given, Ragged):
-                found[name] = held(given, device)  # targets of this kind are what batches carry
+            values = codec_of(self._target).for_training(given) if column == "target" else given
+            if isinstance(values, Ragged):
+                found[name] = held(values, device)
                 continue
-            values = given.view(np.int64) if column in ("row_id", "group") else given
-            if column == "target":
-                values = codec_of(self._target).for_training(values)
+            values = values.view(np.int64) if column in ("row_id", "group") else values
             found[name] = torch.from_numpy(values).to(device)
         return found
 

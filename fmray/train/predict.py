@@ -105,10 +105,11 @@ class _SplitPredictor:
             arrays = lanes.take(rows)
             own = Blocks({name: arrays[name] for name in columns_to_predict(prepared)})
             predictions = predictor(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
-            outputs = codec_of(prepared.target).table_columns(
-                by_row(predictions, arrays["target"]), self.ensemble.params
-            )
-            yield as_table(arrays, outputs, prepared)
+            codec = codec_of(prepared.target)
+            outputs = by_row(predictions, arrays["target"])
+            columns = codec.table_columns(outputs, self.ensemble.params)
+            columns |= codec.shown_columns(outputs, arrays["target"])
+            yield as_table(arrays, columns, prepared)
 
 
 class Predictor:

@@ -19,6 +19,7 @@ from fmray.errors import DataError
 from fmray.records import Prepared
 from fmray.spec.job import Job
 from fmray.store import Store
+from fmray.targets.classes import Class
 
 ROWS = 160
 PLAIN = {"compression": "none", "use_dictionary": False}
@@ -158,6 +159,18 @@ def test_another_column_split_or_label_is_another_question(write, grown):
     assert reused(grown({**ASKED["plain"], "data": {"null_values": [3]}}), "identify rows") == (0, 0)
     other = {"split": {"salt": 3, "redefine": True}}
     assert reused(grown({**ASKED["plain"], **other}), "identify rows") == (0, 0)
+
+
+def test_a_codec_of_other_code_makes_another_record_out_of_nothing_kept(write, prepared, monkeypatch):
+    folder = write("0.parquet", rows(0), **PLAIN)
+    asked = {**ASKED["class"], "data": {**ASKED["class"]["data"], "max_quarantine": 0.5}}
+    notes: list[str] = []
+    tell = lambda event: notes.append(getattr(event, "text", ""))  # noqa: E731
+    first = prepared(folder, **asked, report=tell)
+    assert prepared(folder, **asked, report=tell).fingerprint == first.fingerprint
+    monkeypatch.setattr(Class, "__module__", "fmray.targets.number")  # as if its code were that one
+    assert prepared(folder, **asked, report=tell).fingerprint != first.fingerprint
+    assert reused(notes, "identify rows") == (0, 0)
 
 
 @pytest.mark.slow

@@ -563,3 +563,44 @@ def test_a_real_data_set_is_read_whole(real_data):
     table = read(dataset, ["age", "income"])
     assert table.num_rows == 48_842
     assert pc.sum(table["age"]).as_py() == sum(pq.read_table(real_data("adult"), columns=["age"])["age"].to_pylist())
+
+
+def spans_of(word: pa.DataType, place: pa.DataType) -> pa.DataType:
+    return pa.struct([("slot", word), ("start", place), ("end", place)])
+
+
+def test_spans_of_files_of_different_ages_are_read_as_one_type(tmp_path):
+    rows = [[{"slot": "a", "start": 0, "end": 1}, {"slot": "b", "start": 2, "end": 3}], None, []]
+    kinds = [
+        pa.list_(spans_of(pa.string(), pa.int32())),
+        pa.large_list(spans_of(pa.large_string(), pa.int64())),
+        pa.list_(spans_of(pa.dictionary(pa.int32(), pa.string()), pa.uint8())),
+    ]
+    for place, kind in enumerate(kinds):
+        values = pa.array(rows, pa.list_(spans_of(pa.string(), pa.int32())))
+        if place < 2:
+            values = pa.array(rows, kind)
+        else:
+            fields = [
+                values.values.field(name).cast(kind.value_type.field(name).type) for name in ("slot", "start", "end")
+            ]
+            values = pa.ListArray.from_arrays(
+                values.offsets, pa.StructArray.from_arrays(fields, ["slot", "start", "end"]), mask=values.is_null()
+            )
+        pq.write_table(pa.table({"y": values, "text": ["abcd"] * 3}), tmp_path / f"{place}.parquet")
+    found = scan(Data(path=str(tmp_path), target=("y",), text="text"), ".")
+    assert found.schema.field("y").type == pa.list_(spans_of(pa.string(), pa.int64()))
+    read = [read_item(found, item, ["y"]).column(0).to_pylist() for item in work_items(found)]
+    assert [row for part in read for row in part] == rows * 3
+
+
+def test_spans_without_their_fields_and_texts_that_are_none_are_refused(tmp_path):
+    kind = pa.list_(pa.struct([("slot", pa.string()), ("begin", pa.int32())]))
+    table = pa.table({"y": pa.array([[{"slot": "a", "begin": 0}]], kind), "text": ["a"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(
+        SpecError, match=r"column 'y' holds list<.*begin.*a list<struct> of spans: one text, the type, and"
+    ):
+        scan(Data(path=str(tmp_path), target=("y",), text="text"), ".")
+    with pytest.raises(SpecError, match=r"data\.text: column 'texts' is not in a\.parquet\. Did you mean 'text'\?"):
+        scan(Data(path=str(tmp_path), target=("text",), text="texts"), ".")

@@ -57,6 +57,7 @@ PARAMS = {
     "tokenize_words": [
         {"columns": "said", "min_count": 1},
         {"columns": ["said"], "parts": ["suffix2", "prefix1", "shape"], "vocabulary": 5, "lowercase": False},
+        {"columns": "price", "parts": ["whole", "shape"], "beside": ["said", "city"]},
     ],
 }
 PRETRAINED = [name for name in STEPS if STEPS.params(name).pretrained]

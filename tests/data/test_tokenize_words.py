@@ -182,9 +182,63 @@ def test_parts_are_named_once_and_by_a_known_name():
     assert declared.TokenizeWords.problems({"columns": "a", "parts": ["suffix9", "prefix1"]}) == []
 
 
-def test_text_is_no_list_of_words():
-    with pytest.raises(SpecError, match="column 'said' holds text. Accepted: words"):
-        step().fit(pl.DataFrame({"said": ["a b"]}), Schema((Column("said", "text"),)))
+def test_a_number_holds_no_words():
+    with pytest.raises(SpecError, match="column 'said' holds number. Accepted: words, text"):
+        step().fit(pl.DataFrame({"said": [1.0]}), Schema((Column("said", "number"),)))
+
+
+TEXT = Schema((Column("said", "text"), Column("asked", "words"), Column("mood", "text")))
+
+
+def of_text(texts, asked=None, mood=None):
+    lists = pl.Series(asked or [None] * len(texts), dtype=pl.List(pl.String))
+    moods = pl.Series(mood or [None] * len(texts), dtype=pl.String)
+    return pl.DataFrame({"said": pl.Series(texts, dtype=pl.String), "asked": lists, "mood": moods})
+
+
+def test_words_of_a_text_are_those_of_the_list_that_it_is_split_into():
+    texts = ["At 7:30pm, Zoë!", None, "", "  ", "ﬁne  👍🏽"]
+    lists = [["At", "7", ":", "30", "pm", ",", "Zoë", "!"], None, [], [], ["ﬁne", "👍", "🏽"]]
+    made = step(parts=["whole", "suffix2", "shape"])
+    found, listed = learned(made, of_text(texts), TEXT), learned(made, frame(lists))
+    assert found.state == listed.state
+    assert found.notes[0] == "words of 'said' are runs of letters, runs of digits and other single signs"
+    for name in ("said", "said.suffix2", "said.shape"):
+        ours, theirs = made.apply(of_text(texts), found.state), made.apply(frame(lists), listed.state)
+        assert ours[name].to_list() == theirs[name].to_list()
+
+
+def test_what_stands_beside_is_one_id_of_each_word_of_its_row():
+    rows = of_text(
+        ["a b", "a", "b a", "a b c", "a"], [["x"], ["x", "y"], ["x"], None, []], ["good", "good", None, "bad", "good"]
+    )
+    made = step(beside=["asked", "mood"])
+    found = learned(made, rows, TEXT)
+    assert list(found.schema.blocks) == ["tokens", "beside_asked", "beside_mood"]
+    assert found.state["beside"] == {"asked": ["", "x", "x\x1fy"], "mood": ["good", "", "bad"]}
+    applied = made.apply(rows, found.state)
+    assert applied["asked"].to_list() == [[3, 3], [4], [3, 3], [2, 2, 2], [2]]
+    assert applied["mood"].to_list() == [[2, 2], [2], [3, 3], [4, 4, 4], [2]]
+    strange = made.apply(of_text(["a b", "c"], [["y", "x"], None], ["ugly", ""]), found.state)
+    assert strange["asked"].to_list() == [[1, 1], [2]]
+    assert strange["mood"].to_list() == [[1, 1], [3]]
+    assert {block.width for block in found.schema.blocks.values()} == {5}
+
+
+def test_what_stands_beside_is_learned_in_any_grouping():
+    rows = of_text(["a b", "a", "b a", "c"], [["x"], ["y"], ["x"], None])
+    made = step(beside="asked")
+    parts = [made.fit(rows[a:b], TEXT) for a, b in ((0, 1), (1, 3), (3, 4))]
+    merged = made.merge(parts[2], made.merge(parts[1], parts[0]))
+    assert made.learn(merged, TEXT) == learned(made, rows, TEXT)
+
+
+def test_what_stands_beside_is_another_column_and_beside_one():
+    problems = declared.TokenizeWords.problems
+    assert "'a' is split into words as well" in problems({"columns": "a", "beside": "a"})[0][1]
+    assert "stands beside the words of one column" in problems({"columns": ["a", "b"], "beside": ["c"]})[0][1]
+    with pytest.raises(SpecError, match=r"steps\.tokenize_words\.beside: column 'n' holds number"):
+        step(beside="n").fit(frame(LISTS), SCHEMA)
 
 
 def job(folder, steps, model="linear", **data):

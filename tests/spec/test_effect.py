@@ -89,6 +89,38 @@ CONTRADICTIONS = {
         "task": "tagging",
         "model": "lightgbm",
     },
+    "data.text: 'said' has no effect: it goes with task: span_extraction, and this is auto. Leave it out.": {
+        "data": {"text": "said"}
+    },
+    "data.text: is missing, and span_extraction finds spans of a text. Name the column of text that data.target": {
+        "task": "span_extraction",
+        "steps": WORDS,
+        "model": "tagger",
+    },
+    "steps: span_extraction needs tokens by tokenize_words of 'said' alone, given: tokenize of said. Write steps": {
+        "task": "span_extraction",
+        "data": {"text": "said"},
+        "steps": [{"tokenize": {"columns": "said"}}],
+        "model": "tagger",
+    },
+    "steps: span_extraction needs tokens by tokenize_words of 'said' alone, given: tokenize_words of words. Write": {
+        "task": "span_extraction",
+        "data": {"text": "said"},
+        "steps": WORDS,
+        "model": "tagger",
+    },
+    "data.labels: goes with classes, and this is span_extraction. Leave it out.": {
+        "task": "span_extraction",
+        "data": {"text": "said", "labels": {"a": "b"}},
+        "steps": [{"tokenize_words": {"columns": "said"}}],
+        "model": "tagger",
+    },
+    "data.text: 'target' is data.target as well. Name another column.": {
+        "task": "span_extraction",
+        "data": {"text": "target"},
+        "steps": [{"tokenize_words": {"columns": "target"}}],
+        "model": "tagger",
+    },
     "task.multi_label.thresholds: members share thresholds, which are chosen once these are trained. Give shared": {
         "task": {"multi_label": {"thresholds": {"uniform": [0.2, 0.6]}}},
     },
@@ -177,6 +209,12 @@ FINE = [
         {"train": {"order": {"bucket": 8}}, "steps": [step], "model": "bag_of_embeddings"}
         for step in ({"tokenize": {"columns": "a"}}, {"tokenize_words": {"columns": "a"}})
     ),
+    {
+        "task": {"span_extraction": {"label_smoothing": 0.1}},
+        "data": {"text": "said"},
+        "steps": [{"tokenize_words": {"columns": ["said"], "beside": "asked"}}],
+        "model": "tagger",
+    },
     {"train": {"order": {"bucket": 8}}, "steps": [{"tfidf": {"columns": "a"}}], "model": "linear"},
     {"model": "perceptron", "task": {"auto": {"loss": "perceptron"}}},
     {"model": "mlp", "task": {"classification": {"loss": "perceptron"}}},

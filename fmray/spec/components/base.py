@@ -55,6 +55,8 @@ class Params(BaseModel):
     """Of a model of tokens: whether what it says of a token depends on those behind it."""
     by_token: ClassVar[bool] = False
     """Of a model: whether it gives an output for each token of a row; of a task: whether it asks for one."""
+    in_text: ClassVar[bool] = False
+    """Of a task: whether targets lie in the text of `data.text`."""
     makes: ClassVar[str] = "x"
     """Of a step: kind of block that it makes."""
     pretrained: ClassVar[str] = ""

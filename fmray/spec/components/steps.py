@@ -251,11 +251,14 @@ class Tokenize(Params):
 
 
 class TokenizeWords(Params):
-    """Turn lists of words into token ids, one per word, by a vocabulary learned from training rows."""
+    """Turn lists of words, or the words of texts, into token ids, one per word, by what training rows hold."""
 
     makes: ClassVar[str] = "tokens"
 
-    columns: Columns = Field(description="Lists of words; with several columns, each becomes blocks of its own.")
+    columns: Columns = Field(
+        description="Lists of words, or text, whose words are runs of letters, runs of digits and other single signs; "
+        "with several columns, each becomes blocks of its own."
+    )
     parts: Annotated[Sequence[WordPart], Field(min_length=1)] = Field(
         ("whole",),
         description="Of a word, each a block of its own: whole, shape (Xx of Paris), prefixN and suffixN of N letters.",
@@ -267,6 +270,9 @@ class TokenizeWords(Params):
         2, description="Times that training rows must hold a part for it to have an id of its own."
     )
     lowercase: Flag = Field(True, description="Read capital letters as small ones, but in shapes.")
+    beside: Columns = Field(
+        (), description="Text, or lists of words, whose value in a row, as a whole, is one more id of each word there."
+    )
     block: Text | None = Field(None, description=BLOCK.format("tokens"))
 
     @model_validator(mode="after")
@@ -274,6 +280,14 @@ class TokenizeWords(Params):
         _refuse_block(self.block)
         if len(set(self.parts)) < len(self.parts):
             raise conflict("parts", f"{list(self.parts)} names a part twice. Name each once.")
+        columns, beside = (
+            (names,) if isinstance(names, str) else tuple(names) for names in (self.columns, self.beside)
+        )
+        if beside and len(columns) > 1:
+            text = f"{list(beside)} stands beside the words of one column, and {list(columns)} are given. Name one."
+            raise conflict("beside", text)
+        if both := [name for name in beside if name in columns]:
+            raise conflict("beside", f"'{both[0]}' is split into words as well. Name another column.")
         return self
 
 

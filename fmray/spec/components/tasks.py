@@ -56,6 +56,15 @@ class Tagging(Params):
     label_smoothing: Smoothing = Field(0.0, description="Share of the target spread over all tags.")
 
 
+class SpanExtraction(Tagging):
+    """Find typed spans of a text, from a column of lists of them: type, start and end in characters of `data.text`."""
+
+    target: ClassVar[str] = "spans"
+    in_text: ClassVar[bool] = True
+
+    label_smoothing: Smoothing = Field(0.0, description="Share of the target spread over all tags of words.")
+
+
 class LanguageModel(Tagging):
     """Predict each token of a text from those before it; the target is the column of text itself."""
 
