@@ -52,7 +52,7 @@ class Generator:
         """
         encoded = self.rules.vocabulary.encode(prompts)
         ids = [encoded[slice(row, row + 1)].compact().values.astype(np.int64) for row in range(len(prompts))]
-        remarks = Remarks(prompts=len(prompts))
+        remarks = Remarks(prompts=len(prompts), context=self.source.context)
         remarks.unknown = sum(self.rules.vocabulary.unknown in own for own in ids)
         made: list[list[Generated]] = [[] for _ in prompts]
         order = np.argsort([len(own) for own in ids], kind="stable")  # texts of like length are read together

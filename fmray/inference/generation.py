@@ -1,6 +1,6 @@
 """Say how texts are generated, and what a generated text is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -136,6 +136,7 @@ class Remarks:
         slid: Texts that went on beyond the context, so that their beginning was no longer read.
         unknown: Prompts that hold what the vocabulary lacks.
         ended: Texts by why they ended.
+        context: Tokens that the model sees.
     """
 
     prompts: int = 0
@@ -145,6 +146,7 @@ class Remarks:
     slid: int = 0
     unknown: int = 0
     ended: dict[str, int] = field(default_factory=dict)
+    context: int = 0
 
     def add(self, other: "Remarks") -> None:
         """Add up."""
@@ -152,16 +154,17 @@ class Remarks:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for why, number in other.ended.items():
             self.ended[why] = self.ended.get(why, 0) + number
+        self.context = max(self.context, other.context)
 
-    def lines(self, context: int) -> list[str]:
+    def lines(self) -> list[str]:
         """Say it in words."""
         why = ", ".join(f"{number:,} by {name}" for name, number in sorted(self.ended.items()))
         told = [f"{self.texts:,} texts of {self.tokens:,} tokens for {self.prompts:,} prompts; ended: {why or 'none'}"]
         if self.cut:
-            text = f"{self.cut:,} of {self.prompts:,} prompts are longer than the context of {context} tokens"
+            text = f"{self.cut:,} of {self.prompts:,} prompts are longer than the context of {self.context} tokens"
             told.append(f"{text}: their beginning is not read")
         if self.slid:
-            text = f"{self.slid:,} of {self.texts:,} texts go on beyond the context of {context} tokens"
+            text = f"{self.slid:,} of {self.texts:,} texts go on beyond the context of {self.context} tokens"
             told.append(f"{text}: each time it is full, its older half is no longer read (beyond: slide)")
         if self.unknown:
             told.append(f"{self.unknown:,} of {self.prompts:,} prompts hold what the model's vocabulary lacks")
@@ -178,11 +181,9 @@ COLUMNS: dict[str, pa.DataType] = {
 """Of a table of generated texts, behind what tells their prompts apart."""
 
 
-def columns_of(texts: list[list[Generated]]) -> dict[str, pa.Array]:
-    """Lay generated texts out as columns, prompt by prompt; a prompt without texts has one row of nulls."""
-    flat: list[tuple[int | None, Generated | None]] = []
-    for own in texts:
-        flat += list(enumerate(own)) or [(None, None)]
+def columns_of(texts: Sequence[Sequence[Generated | None]]) -> dict[str, pa.Array]:
+    """Lay generated texts out as columns, prompt by prompt; nulls stand for those that are missing."""
+    flat = [pair for own in texts for pair in enumerate(own)]
     values = {
         "sample": [number for number, _ in flat],
         "text": [one and one.text for _, one in flat],

@@ -197,7 +197,7 @@ class SavedModel:
         given = [prompts] if isinstance(prompts, str) else list(prompts)
         generator = self.generator(asked)
         texts, remarks = generator(given, range(len(given)), tell=tell)
-        for note in (*generator.notes, *remarks.lines(generator.source.context)):
+        for note in (*generator.notes, *remarks.lines()):
             report(Note(note))
         place = np.repeat(np.arange(len(given)), [len(own) for own in texts])
         return pa.table({"prompt": pa.array(place, pa.int32()), **columns_of(texts)})

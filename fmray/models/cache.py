@@ -88,7 +88,7 @@ class Cache:
         taken = Cache(len(self.layers), len(rows), self.lengths.device)
         taken.lengths = self.lengths[rows]
         taken.layers = [
-            seen if seen.keys is None or seen.values is None else Seen(seen.keys[rows], seen.values[rows])
+            Seen() if seen.keys is None or seen.values is None else Seen(seen.keys[rows], seen.values[rows])
             for seen in self.layers
         ]
         return taken

@@ -1,5 +1,7 @@
 """Texts are token by token those of transformers' own `generate`, which drives the same decoder."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -34,11 +36,13 @@ def wrapped(module):
             outputs = self.inner(tokens=input_ids)
             return transformers.modeling_outputs.CausalLMOutput(logits=outputs)
 
-        def prepare_inputs_for_generation(self, input_ids, **_):
+        def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **_):
             return {"input_ids": input_ids}
 
-    torch.manual_seed(0)
-    return Wrapped(Config(vocab_size=NUM_IDS, is_encoder_decoder=False, num_hidden_layers=1))
+    own = copy.deepcopy(module.state_dict())
+    made = Wrapped(Config(vocab_size=NUM_IDS, is_encoder_decoder=False, num_hidden_layers=1))
+    module.load_state_dict(own)  # transformers initialises what it takes in
+    return made.eval()
 
 
 def theirs(model, prompt, **asked):
@@ -60,14 +64,12 @@ def cut_behind(tokens, stops):
     return tuple(tokens)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
 def test_greedy_texts(seed, penalty):
     module = lively(NUM_IDS, seed)
     model = wrapped(module)
-    ours = generate(
-        PROMPTS, source(module, context=64), temperature=0, max_new_tokens=30, repetition_penalty=penalty
-    )
+    ours = generate(PROMPTS, source(module, context=64), temperature=0, max_new_tokens=30, repetition_penalty=penalty)
     for prompt, text in zip(PROMPTS, ours, strict=True):
         # transformers' penalty knows of the mark of the beginning, which never comes again
         expected = theirs(model, prompt, max_new_tokens=30, repetition_penalty=penalty, do_sample=False)
@@ -79,7 +81,7 @@ def test_greedy_texts(seed, penalty):
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.5, -1.0])
 @pytest.mark.parametrize(("beams", "stops"), [(2, ()), (4, (5,)), (3, (4, 7, 9))])
 def test_beams_with_a_length_penalty(seed, length_penalty, beams, stops):
-    module = lively(NUM_IDS, seed, spread=0.35)
+    module = lively(NUM_IDS, seed)
     model = wrapped(module)
     ours = generate_all(
         PROMPTS, source(module, context=64), max_new_tokens=12, beams=beams, length_penalty=length_penalty,
@@ -94,7 +96,7 @@ def test_beams_with_a_length_penalty(seed, length_penalty, beams, stops):
 
 
 def test_beams_with_a_repetition_penalty_and_texts_they_may_not_leave():
-    module = lively(NUM_IDS, 4, spread=0.35)
+    module = lively(NUM_IDS, 4)
     model = wrapped(module)
     ours = generate(PROMPTS, source(module, context=64), max_new_tokens=10, beams=3, repetition_penalty=1.3)
     for prompt, text in zip(PROMPTS, ours, strict=True):
