@@ -96,7 +96,7 @@ def _show(model: str, prompts: list[str], asked: Any, *, trust_code: bool) -> di
         if isinstance(event, Note):
             error_console.say(event.text)
 
-    is_alone = len(prompts) == asked.num == asked.beams == 1
+    is_alone = len(prompts) == asked.num == asked.beams == 1 and not asked.allowed
     shown = _Shown(sys.stdout)
     opened = open_model(model, trust_code=trust_code)
     table = opened.generate(prompts, asked, report=note, tell=shown.tell if is_alone else None)

@@ -14,9 +14,9 @@ from fmray.inference import beams, choose
 from fmray.inference.generation import Generated, Generation, Remarks
 from fmray.inference.texts import Rules, Text
 from fmray.seeding import derive
-from fmray.train.next_tokens import NextTokens, Reading
+from fmray.train.next_tokens import NextTokens
 
-BATCH_PROMPTS = 32
+BATCH_TEXTS = 64
 Key = int | str
 Tell = Callable[[int, int, str], None]
 """Takes a prompt's place, the number of its text, and what of it is settled, each time that grows."""
@@ -41,67 +41,70 @@ class Generator:
         self.notes = [*source.notes, *self.rules.notes]
 
     def __call__(
-        self, prompts: Sequence[str], keys: Sequence[Key], tell: Tell | None = None, batch_prompts: int = BATCH_PROMPTS
+        self, prompts: Sequence[str], keys: Sequence[Key], tell: Tell | None = None, batch_texts: int = BATCH_TEXTS
     ) -> tuple[list[list[Generated]], Remarks]:
         """Give the texts of each prompt, and what a person should know of them.
 
         Args:
             keys: What draws of each prompt depend on, beside the seed; equal prompts of equal keys have equal texts.
             tell: Takes texts as they grow; of beams, nothing.
-            batch_prompts: Prompts that are gone on with together; it changes no text.
+            batch_texts: Texts that grow side by side; it changes none of them.
         """
         encoded = self.rules.vocabulary.encode(prompts)
         ids = [encoded[slice(row, row + 1)].compact().values.astype(np.int64) for row in range(len(prompts))]
         remarks = Remarks(prompts=len(prompts), context=self.source.context)
         remarks.unknown = sum(self.rules.vocabulary.unknown in own for own in ids)
+        remarks.cut = sum(len(own) + 1 > self.source.context for own in ids)  # the mark of the beginning is read too
         made: list[list[Generated]] = [[] for _ in prompts]
-        order = np.argsort([len(own) for own in ids], kind="stable")  # texts of like length are read together
-        for start in range(0, len(order), batch_prompts):
-            some = order[start : start + batch_prompts].tolist()
-            reading = self.source.begin([ids[row] for row in some])
-            remarks.cut += int(reading.is_cut.sum())
-            texts = [
-                Text(ids[row], GrowingText(self.rules.vocabulary, begins=not len(ids[row]), stops=self.rules.stops))
-                for row in some
-            ]
-            if self.asked.beams > 1:
-                found = beams.search(reading, texts, rules=self.rules, remarks=remarks)
-            else:
-                found = self._followed(reading, texts, [(row, keys[row]) for row in some], remarks, tell)
-            for row, own in zip(some, found, strict=True):
-                made[row] = own
+        order = np.argsort([len(own) for own in ids], kind="stable").tolist()  # those of like length are read together
+        if self.asked.beams > 1:
+            step = max(1, batch_texts // self.asked.beams)
+            for some in (order[start : start + step] for start in range(0, len(order), step)):
+                reading = self.source.begin([ids[row] for row in some])
+                texts = [self._text(ids[row]) for row in some]
+                for row, own in zip(some, beams.search(reading, texts, rules=self.rules, remarks=remarks), strict=True):
+                    made[row] = own
+        else:
+            wanted = [(row, number) for row in order for number in range(self.asked.num)]
+            for some in (wanted[start : start + batch_texts] for start in range(0, len(wanted), batch_texts)):
+                for (row, _), text in zip(some, self._followed(some, ids, keys, remarks, tell=tell), strict=True):
+                    made[row].append(text)
         for one in (one for own in made for one in own):
             remarks.texts += 1
             remarks.tokens += len(one.ids)
             remarks.ended[one.ended] = remarks.ended.get(one.ended, 0) + 1
         return made, remarks
 
+    def _text(self, prompt: np.ndarray, numbers: np.random.Philox | None = None) -> Text:
+        """Give a text without tokens behind a prompt."""
+        grown = GrowingText(self.rules.vocabulary, begins=not len(prompt), stops=self.rules.stops)
+        return Text(prompt, grown, numbers)
+
     def _followed(
         self,
-        reading: Reading,
-        prompts: Sequence[Text],
-        named: Sequence[tuple[int, Key]],
+        wanted: Sequence[tuple[int, int]],
+        prompts: Sequence[np.ndarray],
+        keys: Sequence[Key],
         remarks: Remarks,
+        *,
         tell: Tell | None,
-    ) -> list[list[Generated]]:
-        """Follow texts token by token, so many of each prompt, until all have ended."""
-        num = self.asked.num
-        origin = np.repeat(np.arange(len(prompts)), num)
+    ) -> list[Generated]:
+        """Follow texts token by token until all have ended.
+
+        Args:
+            wanted: Prompt and number of each text.
+        """
+        seeds = [derive(self.asked.seed, "generate", keys[row], number) for row, number in wanted]
         texts = [
-            Text(
-                prompts[place].prompt,
-                prompts[place].grown.copy(),
-                np.random.Philox(key=derive(self.asked.seed, "generate", named[place][1], number)),
-            )
-            for place in range(len(prompts))
-            for number in range(num)
+            self._text(prompts[row], np.random.Philox(key=seed)) for (row, _), seed in zip(wanted, seeds, strict=True)
         ]
-        live = np.arange(len(texts))
-        began_cut = reading.is_cut[origin]
+        rows, parents = np.unique([row for row, _ in wanted], return_inverse=True)
+        reading = self.source.begin([prompts[row] for row in rows])  # a prompt is read once for all of its texts
+        began_cut = reading.is_cut[parents]
         slid = np.zeros(len(texts), bool)
-        scores = reading.scores()[origin]  # a prompt is read once for all of its texts
-        is_full = reading.is_full[origin]
-        parents = origin
+        live = np.arange(len(texts))
+        scores = reading.scores()[parents]
+        is_full = reading.is_full[parents]
         while len(live):
             growing = [texts[place] for place in live]
             tokens = self.rules.chosen(scores, growing)
@@ -110,7 +113,7 @@ class Generator:
                 text.take(token, log, rules=self.rules, is_full=full)
             if tell is not None:
                 for place, text in zip(live.tolist(), growing, strict=True):
-                    tell(named[origin[place]][0], place % num, text.grown.settled)
+                    tell(*wanted[place], text.grown.settled)
             stays = np.array([text.ended is None for text in growing], bool)
             live = live[stays]
             if len(live):
@@ -120,5 +123,4 @@ class Generator:
                 scores = reading.scores()
                 parents = np.arange(len(live))
         remarks.slid += int((slid & ~began_cut).sum())
-        made = [text.finished(self.rules) for text in texts]
-        return [made[start : start + num] for start in range(0, len(made), num)]
+        return [text.finished(self.rules) for text in texts]

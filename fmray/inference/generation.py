@@ -88,8 +88,9 @@ class Generation:
                 raise SpecError(f"{self.num} texts would all be equal. Give a temperature.", f"{WHERE}.num")
         if 1 < self.beams < self.num:
             raise SpecError(f"{self.num} of {self.beams} beams. Give more beams.", f"{WHERE}.num")
-        if self.allowed and self.stop:
-            raise SpecError("allowed texts end where they end. Leave it out.", f"{WHERE}.stop")
+        for name in ("stop", "stop_tokens"):
+            if self.allowed and getattr(self, name):
+                raise SpecError("allowed texts end where they end. Leave it out.", f"{WHERE}.{name}")
 
     @property
     def draws(self) -> bool:

@@ -41,8 +41,9 @@ FORMAT = 2
 """Number of the layout; since 2 files are listed with their checksums."""
 ANEW = "Remove the folder, or give another one, and run the same command again."
 SMALL_BYTES = 256 << 20
-PROMPT_BYTES, SMALL_PROMPT_BYTES = 1 << 16, 1 << 20
-"""Bytes of prompts in a work item, which an interruption loses, and up to which all are done in this process."""
+PROMPT_BYTES = 1 << 16
+"""Bytes of prompts in a work item: an interruption loses the texts of so many."""
+SMALL_PROMPT_BYTES = 1 << 20
 
 
 def predict(

@@ -48,7 +48,9 @@ class Rules:
 
     def applied(self, scores: np.ndarray, texts: "Sequence[Text]") -> np.ndarray:
         """Apply all but what concerns draws, to a row of scores for each text (n, V)."""
-        made = choose.penalised(scores, [text.seen for text in texts], self.asked.repetition_penalty)
+        made = scores
+        if self.asked.repetition_penalty != 1:
+            made = choose.penalised(made, [text.seen for text in texts], self.asked.repetition_penalty)
         if self.allowed is not None:
             made = choose.only(made, [self.allowed.next(text.node) for text in texts])
         return choose.without(made, self.silent)
@@ -99,7 +101,14 @@ class Text:
 
     def branch(self, token: int, log_probability: float, rules: Rules, is_full: bool) -> "Text":
         """Give this text with one more token, as another one."""
-        made = Text(self.prompt, self.grown.copy(), self.numbers, list(self.ids), self.log_probability, node=self.node)
+        made = Text(
+            self.prompt,
+            self.grown.copy(),
+            self.numbers,
+            ids=list(self.ids),
+            log_probability=self.log_probability,
+            node=self.node,
+        )
         made.take(token, log_probability, rules=rules, is_full=is_full)
         return made
 

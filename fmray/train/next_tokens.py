@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fmray.catalogue import MODELS
 from fmray.data.cut import START, block_to_cut, context_of
-from fmray.errors import SpecError
+from fmray.errors import DataError, SpecError
 from fmray.models.cache import Cache
 from fmray.records import Ensemble, Member, Prepared
 from fmray.spec.ref import Ref
@@ -25,6 +25,8 @@ from fmray.targets.codec import codec_of
 from fmray.train.population import Population
 from fmray.train.predict import Predictor
 
+MOST_PAIRS = 1 << 24
+"""Pairs of a new token and one before it that are weighed at once, where prompts are read."""
 ACCEPTED = "Give a model of task language_model, whose members are networks"
 
 
@@ -155,18 +157,21 @@ class Reading:
 
         Those of one member are its outputs. Those of several are ln of their mean probabilities, to which the mean of
         what their own scores are normalised by is added: so scores of equal members are those of each.
+
+        Raises:
+            DataError: If they are no numbers.
         """
         unread = np.array(self._unread)
         found = np.empty((len(self), self._source.num_ids))
         windows = [own[start:] for own, start in zip(self._inputs, self._starts, strict=True)]
-        # texts that begin are read apart from those that go on by a token, which would be padded to their length
-        for rows in (np.flatnonzero(unread > 1), np.flatnonzero(unread == 1)):
-            if len(rows):
-                chosen = torch.from_numpy(rows)
-                some = [windows[row] for row in rows]
-                told = [passage.read(chosen, some, unread[rows]).double() for passage in self._passages]
-                found[rows] = _combined(told, self._source.weights).cpu().numpy()
+        for rows in _groups(unread, max(map(len, windows), default=1)):
+            chosen = torch.from_numpy(rows)
+            some = [windows[row] for row in rows]
+            told = [passage.read(chosen, some, unread[rows]).double() for passage in self._passages]
+            found[rows] = _combined(told, self._source.weights).cpu().numpy()
         self._unread = [0] * len(self)
+        if np.isnan(found).any() or np.isposinf(found).any():
+            raise DataError("the model's outputs are no finite numbers. Give a model that has not diverged.", "MODEL")
         return found
 
     def go_on(self, rows: np.ndarray, tokens: np.ndarray) -> None:
@@ -188,6 +193,19 @@ class Reading:
         self._inputs = inputs
         self._starts = starts
         self._unread = unread
+
+
+def _groups(unread: np.ndarray, longest: int) -> list[np.ndarray]:
+    """Choose which texts are read together.
+
+    Those of which much is read are apart from those that go on by a token, which would be padded to their length, and
+    are so few that memory holds what is weighed at once.
+    """
+    begun = np.flatnonzero(unread > 1)
+    most = max(1, MOST_PAIRS // longest**2)
+    groups = [begun[start : start + most] for start in range(0, len(begun), most)]
+    going = np.flatnonzero(unread == 1)
+    return [*groups, going] if len(going) else groups
 
 
 def _combined(told: list[Tensor], weights: list[float]) -> Tensor:
@@ -283,8 +301,8 @@ def network_of(population: Population, block: str, in_float64: bool) -> Network:
     module = copy.deepcopy(population.module).eval()
     if in_float64:
         module = module.double()
-    if hasattr(module, "follow") and hasattr(module, "new_cache"):
-        return _Cached(module)
+        if hasattr(module, "follow") and hasattr(module, "new_cache"):
+            return _Cached(module)
     return _Whole(module, block, device=population.flat.device, one_by_one=not in_float64)
 
 

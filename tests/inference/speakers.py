@@ -44,11 +44,11 @@ def generate(prompts: list[str], speaker: NextTokens | None = None, words: Vocab
 
 
 def generate_all(
-    prompts: list[str], speaker: NextTokens | None = None, words: Vocabulary = VOCABULARY, batch: int = 32, **asked
+    prompts: list[str], speaker: NextTokens | None = None, words: Vocabulary = VOCABULARY, batch: int = 64, **asked
 ) -> list[list[Generated]]:
     """Give all texts of each prompt."""
     go_on = Generator(speaker or source(words=words), words, Generation(**asked))
-    return go_on(prompts, range(len(prompts)), batch_prompts=batch)[0]
+    return go_on(prompts, range(len(prompts)), batch_texts=batch)[0]
 
 
 def logits(module: Decoder, window: list[int]) -> Tensor:

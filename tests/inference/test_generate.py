@@ -76,13 +76,13 @@ def test_texts_are_the_same_in_batches_of_any_size_and_order(asked):
     go_on = Generator(speaker, VOCABULARY, Generation(max_new_tokens=20, **asked))
     prompts = [prompt + more for prompt in PROMPTS for more in ("", "opq")]
     keys = list(range(len(prompts)))
-    alone = go_on(prompts, keys, batch_prompts=1)[0]
+    alone = go_on(prompts, keys, batch_texts=1)[0]
     for batch in (3, 8):
-        together = go_on(prompts, keys, batch_prompts=batch)[0]
+        together = go_on(prompts, keys, batch_texts=batch)[0]
         assert [[text.ids for text in own] for own in together] == [[text.ids for text in own] for own in alone]
         mine, theirs = ([text.log_probability for own in found for text in own] for found in (together, alone))
         assert mine == pytest.approx(theirs, rel=1e-12)
-    backwards = go_on(prompts[::-1], keys[::-1], batch_prompts=5)[0][::-1]
+    backwards = go_on(prompts[::-1], keys[::-1], batch_texts=5)[0][::-1]
     assert [[text.ids for text in own] for own in backwards] == [[text.ids for text in own] for own in alone]
     assert len({text.ids for own in alone for text in own}) > len(prompts) // 2
 
