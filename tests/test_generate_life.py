@@ -259,6 +259,18 @@ def test_a_model_of_another_task_is_refused_by_name(tmp_path):
         open_model(run.root).generate("a")
 
 
+@pytest.mark.parametrize("ensemble", ["soup", "greedy", "single"])
+def test_ensembles_of_every_kind_that_averages_generate(run, tmp_path, ensemble):
+    path = json.loads(Path(run.root, "card.json").read_text())["job"]["data"]["path"]
+    train = {"steps": 20, "validate_every": 10, "batch_rows": 32, "seeds": 2}
+    keep = {} if ensemble == "single" else {"keep": "always"}
+    made = execute(job_of(Path(path), ensemble={ensemble: keep}, train=train), Store(str(tmp_path / "store")))
+    model = open_model(made.root)
+    (one,) = model.generate("abc", Generation(max_new_tokens=8, seed=1)).to_pylist()
+    (p,) = model.predict(pa.table({"text": ["abc" + one["text"]]}))["p"].to_pylist()
+    assert one["log_probability"] == pytest.approx(sum(map(math.log, p[3:])), rel=1e-4)
+
+
 @pytest.mark.cluster
 def test_over_ray_texts_are_the_same(run, prompts, tmp_path):
     for place in ("local", "ray"):

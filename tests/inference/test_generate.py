@@ -285,6 +285,7 @@ REFUSED = [
     ({"stop_tokens": (10_000,)}, "stop_tokens: 10000. Give ids below"),
     ({"beyond": "go"}, "beyond: 'go'. Give slide or stop."),
     ({"allowed": ("ab",), "stop": ("c",)}, "stop: allowed texts end where they end"),
+    ({"allowed": ("ab",), "stop_tokens": (5,)}, "stop_tokens: allowed texts end where they end"),
     ({"allowed": ("abc",), "max_new_tokens": 2}, "max_new_tokens: an allowed text has 3 tokens, and 2 are generated"),
 ]
 

@@ -7,6 +7,7 @@ from lively_decoder import lively, schema_of
 from torch import nn
 
 from fmray.data.cut import START
+from fmray.errors import DataError
 from fmray.models.tagger import TokenLinear
 from fmray.train.next_tokens import NextTokens, network_of
 from fmray.train.population import Blueprint, enter
@@ -79,6 +80,30 @@ def test_texts_that_grow_branch_and_end_are_scored_as_if_read_anew(kind):
         windows = [window if len(window) <= CONTEXT else window[-4:] for window in windows]
         lengths = [lengths[row] + 1 for row in rows]
         reading.go_on(rows, tokens)
+
+
+@pytest.mark.parametrize("pairs", [1, 100])
+def test_prompts_that_are_read_in_parts_are_scored_as_together(pairs, monkeypatch):
+    prompts = [np.arange(1, length) for length in (1, 5, 2, 7, 3)]
+    together = source("decoder").begin(prompts).scores()
+    monkeypatch.setattr("fmray.train.next_tokens.MOST_PAIRS", pairs)
+    reading = source("decoder").begin(prompts)
+    np.testing.assert_allclose(reading.scores(), together, rtol=1e-12)
+    windows = [[START, *prompt, 4] for prompt in prompts]
+    reading.go_on(np.arange(5), np.full(5, 4))
+    for own, window in zip(reading.scores(), windows, strict=True):
+        np.testing.assert_allclose(
+            own, expected("decoder", window[-4:] if len(window) > CONTEXT else window), rtol=1e-9
+        )
+
+
+def test_a_model_that_has_diverged_is_refused():
+    speaker = source("summing")
+    with torch.no_grad():
+        speaker._networks[0].module.weight[3, 5] = float("nan")
+    speaker.begin([np.array([2])]).scores()
+    with pytest.raises(DataError, match="outputs are no finite numbers"):
+        speaker.begin([np.array([2]), np.array([1, 3])]).scores()
 
 
 def test_probabilities_of_different_networks_are_averaged():
