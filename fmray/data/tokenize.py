@@ -80,7 +80,7 @@ class Tokenize:
         for sample in partial["samples"].values():
             whole = merged_sample(whole, sample, self.params.sample)
         text = self._trained(whole)
-        width = _tokenizer(text).get_vocab_size()
+        width = tokenizer_of(text).get_vocab_size()
         notes = []
         means = {}
         for name, sample in partial["samples"].items():
@@ -165,7 +165,7 @@ def encode(texts: list[str], tokenizer: str) -> Ragged:
     Args:
         tokenizer: As JSON.
     """
-    known = _tokenizer(tokenizer)
+    known = tokenizer_of(tokenizer)
     parts: list[np.ndarray] = []
     lengths: list[int] = []
     for batch in _batches(texts):
@@ -180,7 +180,8 @@ def _batches(texts: list[str]) -> Iterator[list[str]]:
 
 
 @lru_cache(maxsize=8)
-def _tokenizer(text: str) -> Any:
+def tokenizer_of(text: str) -> Any:
+    """Give the tokenizer that a JSON text describes."""
     return _library().Tokenizer.from_str(text)
 
 

@@ -4,7 +4,9 @@ What a model says of a row is what the run that made it would have said: the sam
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,11 @@ from fmray.data.contents import stored_as
 from fmray.data.cut import block_to_cut, context_of, cut
 from fmray.data.scan import is_list_of_labels
 from fmray.data.target import class_values, texts_of
+from fmray.data.vocabulary import Vocabulary
 from fmray.errors import DataError, FmrayError
+from fmray.events import Note, Report, ignore
+from fmray.inference.generate import Generator, Tell
+from fmray.inference.generation import Generation, columns_of
 from fmray.inference.rows import Reader, Slice, Unseen, as_trained
 from fmray.ragged import Array, Blocks, Ragged, by_row, joined, values_of
 from fmray.records import Target
@@ -27,6 +33,7 @@ from fmray.store.copies import folder_to_keep
 from fmray.store.places import files_of
 from fmray.store.regular import open_regular, require_inside
 from fmray.targets.codec import codec_of
+from fmray.train.next_tokens import NextTokens
 from fmray.train.predict import Predictor
 from fmray.train.saved import EXAMPLE, FILE, Saved, admit_code, read_model
 
@@ -166,6 +173,54 @@ class SavedModel:
         rows = self._as_trained(given)
         predicted = self.predict_rows(rows, Unseen())
         return self.as_table(predicted.said, predicted.faulty > 0, rows)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        asked: Generation = Generation(),
+        *,
+        report: Report = ignore,
+        tell: Tell | None = None,
+    ) -> pa.Table:
+        """Go on with prompts: a row for each text, prompt by prompt.
+
+        Columns are `prompt`, its place; `sample`, the number of its text; `text`, without the prompt; `tokens`, how
+        many it has; `log_probability`, the sum of ln of the model's own probability of each; `ended`, why: "length",
+        "stop", "context" or "allowed".
+
+        Args:
+            asked: How texts are generated.
+            report: Takes a note of all that a person should know, such as prompts that are longer than the context.
+            tell: Takes texts as they grow.
+
+        Raises:
+            SpecError: If the model generates no text, or what is asked does not fit it.
+        """
+        given = [prompts] if isinstance(prompts, str) else list(prompts)
+        generator = self.generator(asked)
+        texts, remarks = generator(given, range(len(given)), tell=tell)
+        for note in (*generator.notes, *remarks.lines()):
+            report(Note(note))
+        place = np.repeat(np.arange(len(given)), [len(own) for own in texts])
+        return pa.table({"prompt": pa.array(place, pa.int32()), **columns_of(texts)})
+
+    def generator(self, asked: Generation) -> Generator:
+        """Give what goes on with prompts; see `generate`."""
+        return Generator(self._next_tokens, self.vocabulary, asked)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """By which text becomes ids, and ids text.
+
+        Raises:
+            SpecError: If the model reads no text token by token.
+        """
+        return Vocabulary(self.saved.prepared.steps)
+
+    @cached_property
+    def _next_tokens(self) -> NextTokens:
+        saved = self.saved
+        return NextTokens.of(self.predictor, saved.members, saved.ensemble, prepared=saved.prepared, task=saved.task)
 
     def outputs(self, table: pa.Table) -> "Predicted":
         """Give the outputs of rows as they are read; see `predict`."""

@@ -22,9 +22,11 @@ from fmray.data.hashing import row_hash
 from fmray.data.scan import Dataset, WorkItem, read_item
 from fmray.data.scratch import is_local, write_file
 from fmray.errors import DataError
+from fmray.inference.generation import COLUMNS, Generation
 from fmray.inference.model import SavedModel, open_model
 from fmray.inference.rowids import hashes_files, ids_of, leave_hashes
 from fmray.inference.rows import Unseen, as_trained
+from fmray.inference.says import Said, says_of
 from fmray.records import Json
 from fmray.registry import Trust
 from fmray.store.files import TEMPORARY
@@ -32,9 +34,6 @@ from fmray.store.manifest import measure, verify
 from fmray.store.places import files_of
 from fmray.store.sealed import open_text, seal_text
 
-WRITE_ROWS = 1 << 17
-WRITE_BYTES = 64 << 20
-LEAST_ROWS = 1024
 COUNTS = b"fmray"
 log = logging.getLogger("fmray")
 
@@ -55,6 +54,7 @@ class Work:
         hashed: Columns whose values make up a row's id.
         num_buckets: Into how many parts rows are cut to find equal ones.
         trust: Whose code the model may run.
+        asked: How the model goes on with the rows' text; None where it predicts.
     """
 
     folder: str
@@ -65,6 +65,12 @@ class Work:
     hashed: tuple[str, ...]
     num_buckets: int
     trust: Trust = False
+    asked: Generation | None = None
+
+    @property
+    def copies(self) -> int:
+        """Rows that are written for each row that is read."""
+        return 1 if self.asked is None else self.asked.num
 
     @property
     def scratch(self) -> str:
@@ -133,40 +139,42 @@ def predict_item(work: Work, item: WorkItem) -> None:
         DataError: If a file is damaged or has changed since it was found.
     """
     model = _opened(work.folder, work.identity, work.trust)
-    names = list(dict.fromkeys([*model.input_types.names, *work.keys, *work.hashed]))
+    says = says_of(model, work.asked)
+    names = list(dict.fromkeys([*(column.name for column in says.reads), *work.keys, *work.hashed]))
     table = read_item(work.dataset, item, names) if item.pieces else work.dataset.schema.empty_table().select(names)
     hashes = row_hash(table, work.hashed)
     leave_hashes(work.scratch, item.index, hashes, work.num_buckets)
     where = ", ".join(dict.fromkeys(work.dataset.files[piece[0]].path for piece in item.pieces[:3]))
-    rows = as_trained(
-        table, model.input_schema.columns, types=model.input_types, where=where, time_zone=work.dataset.data.time_zone
-    )
-    beside = _provenance(work.dataset, item) | {ROW_ID: _binary(hashes)} | _key_columns(table, work.keys, model)
+    rows = as_trained(table, says.reads, types=model.input_types, where=where, time_zone=work.dataset.data.time_zone)
+    beside = _provenance(work.dataset, item) | {ROW_ID: _binary(hashes)} | _key_columns(table, work, model)
     counts: Json = {"rows": table.num_rows, "faults": {}}
-    unseen = Unseen()
     with _whole_file(work.part(item.index)) as sink:
         writer: pq.ParquetWriter | None = None
-        num_rows = max(LEAST_ROWS, min(WRITE_ROWS, WRITE_BYTES // (8 * model.codec.num_outputs)))
-        for start in range(0, max(1, table.num_rows), num_rows):
-            own = rows.slice(start, num_rows)
-            predicted = model.predict_rows(own, unseen)
-            reasons = pa.array([None, *predicted.reasons[1:]], pa.string()).take(pa.array(predicted.faulty))
-            _count(counts["faults"], predicted.faulty, predicted.reasons)
-            said = model.as_table(predicted.said, predicted.faulty > 0, own)
-            held = {name: column.slice(start, num_rows) for name, column in beside.items()}
-            made = pa.table({**held, **dict(zip(said.column_names, said.columns, strict=True)), FAULT: reasons})
+        for start in range(0, max(1, table.num_rows), says.num_rows):
+            said = says(rows.slice(start, says.num_rows), hashes[start : start + says.num_rows])
+            _count(counts["faults"], said.faulty, said.reasons)
+            held = {name: column.slice(start, says.num_rows) for name, column in beside.items()}
+            made = _laid_out(held, said, says.copies)
             writer = writer or _writer(sink, made.schema)
             writer.write_table(made)
         if writer is not None:
-            counts |= unseen.to_json()
+            counts |= says.counts()
             writer.add_key_value_metadata({COUNTS: json.dumps(counts).encode()})
             writer.close()
     _leave_mark(work, item)
 
 
+def _laid_out(beside: dict[str, pa.Array], said: Said, copies: int) -> pa.Table:
+    """Lay rows and what was said of them side by side, each row as often as something was said of it."""
+    faults = pa.array([None, *said.reasons[1:]], pa.string()).take(pa.array(said.faulty))
+    each = pa.array(np.repeat(np.arange(len(faults)), copies))
+    held = beside if copies == 1 else {name: column.take(each) for name, column in beside.items()}
+    return pa.table({**held, **said.columns, FAULT: faults.take(each)})
+
+
 def mend_item(work: Work, item: WorkItem) -> None:
     """Tell rows of a work item that equal earlier ones apart; done twice, it changes nothing."""
-    ids = _binary(ids_of(work.scratch, item.index, work.num_buckets))
+    ids = _binary(np.repeat(ids_of(work.scratch, item.index, work.num_buckets), work.copies, axis=0))
     path = work.part(item.index)
     start = 0
     with _opened_part(path) as part, _whole_file(path) as sink:
@@ -194,8 +202,9 @@ def counts_of(work: Work, item: WorkItem) -> Json:
             num_rows = part.metadata.num_rows
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}. Remove it and run the same command again.") from error
-    if num_rows != item.num_rows:
-        raise DataError(f"{path} has {num_rows} rows, its input {item.num_rows}. Remove it and run the command again.")
+    if num_rows != item.num_rows * work.copies:
+        told = f"{path} has {num_rows} rows, its input {item.num_rows}"
+        raise DataError(f"{told}. Remove it and run the command again.")
     return counts
 
 
@@ -222,9 +231,10 @@ def _provenance(dataset: Dataset, item: WorkItem) -> dict[str, pa.Array]:
     return {FILE: names.take(pa.array(np.repeat(np.arange(len(sizes)), sizes))), ROW: pa.array(rows)}
 
 
-def _key_columns(table: pa.Table, keys: tuple[str, ...], model: SavedModel) -> dict[str, pa.ChunkedArray]:
-    taken = {FILE, ROW, ROW_ID, FAULT, *model.output_names}
-    return {(f"key_{name}" if name in taken else name): table.column(name) for name in keys}
+def _key_columns(table: pa.Table, work: Work, model: SavedModel) -> dict[str, pa.ChunkedArray]:
+    made = model.output_names if work.asked is None else COLUMNS
+    taken = {FILE, ROW, ROW_ID, FAULT, *made}
+    return {(f"key_{name}" if name in taken else name): table.column(name) for name in work.keys}
 
 
 def _binary(ids: np.ndarray) -> pa.Array:

@@ -7,6 +7,7 @@ folder without one is unfinished.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -18,10 +19,12 @@ from fmray.data.scratch import is_local
 from fmray.data.session import run_here, run_over_ray, session
 from fmray.errors import DataError
 from fmray.events import Note, Report, Stage, ignore
+from fmray.inference.generation import Generation, Remarks
 from fmray.inference.intake import find_rows
 from fmray.inference.model import SavedModel, open_model
 from fmray.inference.parts import Work, counts_of, is_done, mark_of, mend_item, merged, predict_item
 from fmray.inference.rowids import find_equal
+from fmray.inference.says import prompt_column
 from fmray.records import Json
 from fmray.registry import Trust
 from fmray.store import redact
@@ -38,6 +41,9 @@ FORMAT = 2
 """Number of the layout; since 2 files are listed with their checksums."""
 ANEW = "Remove the folder, or give another one, and run the same command again."
 SMALL_BYTES = 256 << 20
+PROMPT_BYTES = 1 << 16
+"""Bytes of prompts in a work item: an interruption loses the texts of so many."""
+SMALL_PROMPT_BYTES = 1 << 20
 
 
 def predict(
@@ -67,11 +73,53 @@ def predict(
     """
     report(Stage("model", model_folder))
     model = open_model(model_folder, trust_code=trust_code)
-    work, num_bytes = _plan(model, data, out)
+    return _say(model, data, out, None, place=place, report=report, item_bytes=item_bytes)
+
+
+def generate(
+    model_folder: str,
+    data: str,
+    out: str,
+    asked: Generation = Generation(),
+    *,
+    place: Place = "auto",
+    report: Report = ignore,
+    item_bytes: int = PROMPT_BYTES,
+    trust_code: Trust = False,
+) -> Json:
+    """Go on with the text of every row by a language model, and give a summary; see `predict`.
+
+    Parts have `file`, `row`, `row_id`, the key where the rows have it, `sample` (the number of the row's text), `text`,
+    `tokens`, `log_probability`, `ended`, and `fault`. What is drawn for a row depends on the seed and the values that
+    make up its id, so rows with equal ones have equal texts, wherever they stand and whoever generates them.
+
+    Args:
+        data: File, folder, glob or URI of the rows; prompts stand in the column that the model has learned from.
+        asked: How texts are generated.
+
+    Raises:
+        SpecError: If the model generates no text, or what is asked does not fit it.
+        DataError: If model or data are not as they must be, or `out` holds something else.
+        ClusterError: If Ray fails, or another process writes to `out`.
+    """
+    report(Stage("model", model_folder))
+    model = open_model(model_folder, trust_code=trust_code)
+    for note in model.generator(asked).notes:
+        report(Note(note))
+    return _say(model, data, out, asked, place=place, report=report, item_bytes=item_bytes)
+
+
+def _say(
+    model: SavedModel, data: str, out: str, asked: Generation | None, *, place: Place, report: Report, item_bytes: int
+) -> Json:
+    """Write what a model says of every row: texts, if they are asked for, else predictions."""
+    work, num_bytes = _plan(model, data, out, asked)
     for note in work.dataset.notes:
         report(Note(note))
     items = work_items(work.dataset, target_bytes=item_bytes) or [WorkItem(0, (), 0)]
-    begun = {"format": FORMAT, "model": work.identity, "data": work.dataset.fingerprint, "item_bytes": item_bytes}
+    begun: Json = {"format": FORMAT, "model": work.identity, "data": work.dataset.fingerprint, "item_bytes": item_bytes}
+    if asked is not None:
+        begun["asked"] = asked.to_json()
     _refuse_strange(work, begun)
     files = files_of(work.out)
     with hold(f"{work.out}/_state", wait_seconds=0, covers=[work.out]):
@@ -97,21 +145,26 @@ def predict(
         return summary
 
 
-def _plan(model: SavedModel, data: str, out: str) -> tuple[Work, int]:
+def _plan(model: SavedModel, data: str, out: str, asked: Generation | None) -> tuple[Work, int]:
     """Look at the data; give what work items need, and the bytes to read."""
-    dataset = find_rows(data, model.saved, model.input_schema.columns)
+    saved = model.saved
+    if asked is None:
+        dataset = find_rows(data, saved, model.input_schema.columns)
+    else:  # a prompt need not have the key that texts of training had
+        keyless = replace(saved, data=replace(saved.data, key=()))
+        dataset = find_rows(data, keyless, [prompt_column(model)])
     place = str(Path(out).resolve()) if is_local(out) else out.rstrip("/")
     is_one_file = [file.path for file in dataset.files] == [PurePosixPath(data).name]  # then its folder is not read
     if f"{place}/".startswith(f"{dataset.root.rstrip('/')}/") and place != dataset.root and not is_one_file:
         raise DataError(f"{out} lies inside {dataset.root}, so it would be read as data. Give another folder.", "--out")
-    keys = model.saved.data.key
-    hashed = keys or tuple(name for name in model.saved.types.names if name in dataset.schema.names)
+    keys = saved.data.key if set(saved.data.key) <= set(dataset.schema.names) else ()
+    hashed = keys or tuple(name for name in saved.types.names if name in dataset.schema.names)
     folder = str(Path(model.folder).resolve()) if is_local(model.folder) else model.folder
     buckets = num_buckets(dataset.num_rows)
     num_bytes = sum(sum(file.group_bytes) for file in dataset.files)
     work = Work(
         folder=folder, identity=model.identity, dataset=dataset, out=place, keys=keys, hashed=hashed,
-        num_buckets=buckets, trust=model.trust,
+        num_buckets=buckets, trust=model.trust, asked=asked,
     )  # fmt: skip
     return work, num_bytes
 
@@ -136,9 +189,10 @@ def _refuse_strange(work: Work, begun: Json) -> None:
         "model": f"another model than {work.folder}/{MODEL}",
         "data": f"other data than {work.dataset.root}",
         "item_bytes": f"pieces of other sizes than {begun['item_bytes']:,} bytes",
+        "asked": "another kind, or with other settings",
     }
     for name, what in others.items():
-        if found.get(name) != begun[name]:
+        if found.get(name) != begun.get(name):
             raise DataError(f"{out} holds predictions of {what}, as {path} says. Give an empty folder.", "--out")
 
 
@@ -173,10 +227,12 @@ def _predict_items(work: Work, items: Sequence[WorkItem], num_bytes: int, place:
     open_items = [item for item in items if not is_done(work, item, sizes)]
     done = len(items) - len(open_items)
     text = f"{dataset.num_rows:,} rows in {len(dataset.files)} files, {len(items)} work items"
-    report(Stage("predict", text + (f", {done} of them done before" if done else "")))
-    with _runner(place, num_bytes, len(open_items), report) as (run, rule):
+    what = "predict" if work.asked is None else "generate"
+    report(Stage(what, text + (f", {done} of them done before" if done else "")))
+    small_bytes = SMALL_BYTES if work.asked is None else SMALL_PROMPT_BYTES
+    with _runner(place, num_bytes, small_bytes, num_items=len(open_items), report=report) as (run, rule):
         if open_items:
-            run("predict", predict_item, (work,), [(item,) for item in open_items])
+            run(what, predict_item, (work,), [(item,) for item in open_items])
         repeats = _repeats(work, items, run)
     counts = [counts_of(work, item) for item in items]
     num_rows = sum(part["rows"] for part in counts)
@@ -192,6 +248,7 @@ def _predict_items(work: Work, items: Sequence[WorkItem], num_bytes: int, place:
         "repeats": repeats,
         "faults": faults,
         **unseen.to_json(),
+        **_generated(work, counts),
         "parts": [
             {"file": Path(work.part(item.index)).name, "rows": part["rows"], **mark_of(work, item)}
             for item, part in zip(items, counts, strict=True)
@@ -200,6 +257,16 @@ def _predict_items(work: Work, items: Sequence[WorkItem], num_bytes: int, place:
         "place": rule,
         "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def _generated(work: Work, counts: Sequence[Json]) -> Json:
+    """Add up what is to be known of prompts and texts; nothing where rows were predicted."""
+    if work.asked is None:
+        return {}
+    remarks = Remarks()
+    for part in counts:
+        remarks.add(Remarks(**part["generated"]))
+    return {"asked": work.asked.to_json(), "generated": asdict(remarks)}
 
 
 def _repeats(work: Work, items: Sequence[WorkItem], run: RunPass) -> int:
@@ -213,10 +280,12 @@ def _repeats(work: Work, items: Sequence[WorkItem], run: RunPass) -> int:
 
 
 @contextmanager
-def _runner(place: Place, num_bytes: int, num_items: int, report: Report) -> Iterator[tuple[RunPass, str]]:
+def _runner(
+    place: Place, num_bytes: int, small_bytes: int, *, num_items: int, report: Report
+) -> Iterator[tuple[RunPass, str]]:
     """Choose where work items are done, and open and close what they need."""
-    rule = f"over {SMALL_BYTES >> 20} MB goes to Ray" if place == "auto" else f"asked for {place}"
-    here = place == "local" or (place == "auto" and num_bytes <= SMALL_BYTES)
+    rule = f"over {small_bytes >> 20} MB goes to Ray" if place == "auto" else f"asked for {place}"
+    here = place == "local" or (place == "auto" and num_bytes <= small_bytes)
     text = f"{'in this process' if here else 'over Ray Data'}: {num_bytes / 1e6:,.1f} MB ({rule})"
     report(Note(text))
     if here:
@@ -230,8 +299,12 @@ def _runner(place: Place, num_bytes: int, num_items: int, report: Report) -> Ite
 def spell_summary(summary: Json) -> list[str]:
     """Say in a few lines what a person should know of predictions."""
     lines = [f"{summary['rows']:,} rows in {len(summary['parts'])} files, {summary['place']}"]
+    what = "prediction"
+    if "generated" in summary:
+        what = "text"
+        lines += Remarks(**summary["generated"]).lines()
     for reason, number in summary["faults"].items():
-        lines.append(f"{number:,} rows have no prediction: {reason}")
+        lines.append(f"{number:,} rows have no {what}: {reason}")
     for name, found in summary["unseen"].items():
         shown = ", ".join(f"{level!r} {rows:,}" for level, rows in list(found["levels"].items())[:5])
         lines.append(f"{found['rows']:,} rows have a level of '{name}' that no training row has: {shown}")

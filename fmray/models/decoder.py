@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fmray.errors import SpecError
 from fmray.models import layers
+from fmray.models.cache import Cache, Past
 from fmray.models.tagger import token_blocks
 from fmray.schema import Schema
 from fmray.spec.components import models as declared
@@ -72,6 +73,27 @@ class Decoder(nn.Module):
             h = layer(h)
         return F.linear(self.norm(h), self.embedding.weight)
 
+    def new_cache(self, num_rows: int) -> Cache:
+        """Give a cache for rows of which nothing has been read."""
+        return Cache(len(self.layers), num_rows, self.embedding.weight.device)
+
+    def follow(self, ids: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
+        """Read more tokens of each row, and give the outputs at the last one.
+
+        Args:
+            cache: What was read of the rows before; it takes up what is new.
+
+        Shapes:
+            ids: (B, N), tokens that go on where the row ended; behind its own ones a row has padding of any kind.
+            lengths: (B,), new tokens of each row, at least 1.
+            returns: (B, V).
+        """
+        h = self.dropout(self.embedding(ids))
+        for layer, past in zip(self.layers, cache.pasts(lengths, ids.shape[1]), strict=True):
+            h = layer(h, past=past)
+        last = h[torch.arange(len(h), device=h.device), lengths - 1]
+        return F.linear(self.norm(last), self.embedding.weight)
+
 
 class Layer(nn.Module):
     """Add causal self-attention, then hidden units, to what stands at each token (B, L, H)."""
@@ -87,28 +109,35 @@ class Layer(nn.Module):
         self.shrink = nn.Linear(4 * width, width)
         self.dropouts = nn.ModuleList([layers.Dropout(params.dropout), layers.Dropout(params.dropout)])
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Give what stands at each token then."""
-        h = h + self.dropouts[0](self.output(self._attention(self.norms[0](h))))
+    def forward(self, h: Tensor, past: Past | None = None) -> Tensor:
+        """Give what stands at each token then; with a past, tokens go on where their rows ended."""
+        h = h + self.dropouts[0](self.output(self._attention(self.norms[0](h), past)))
         added: Tensor = h + self.dropouts[1](self.shrink(F.gelu(self.grow(self.norms[1](h)))))
         return added
 
-    def _attention(self, h: Tensor) -> Tensor:
+    def _attention(self, h: Tensor, past: Past | None = None) -> Tensor:
         # padding stands behind all tokens of a row, and nothing looks ahead: it needs no mask
         query, key, value = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute((2, 0, 3, 1, 4))
+        if past is not None:
+            found = past.attend(rotated(query, past.places), rotated(key, past.places), value)
+            return found.transpose(1, 2).flatten(2)
         found = F.scaled_dot_product_attention(rotated(query), rotated(key), value, is_causal=True)
         return found.transpose(1, 2).flatten(2)
 
 
-def rotated(x: Tensor) -> Tensor:
+def rotated(x: Tensor, places: Tensor | None = None) -> Tensor:
     """Rotate pairs of numbers by angles that grow with the place, so that products tell how far apart places are.
 
     Shapes:
         x, returns: (B, A, L, E), E even.
+        places: (B, L), of the tokens; counted from 0 by default.
     """
     half = x.shape[-1] // 2
     speeds = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * speeds
+    if places is None:
+        angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * speeds
+    else:
+        angles = places[:, None, :, None].float() * speeds
     cos = angles.cos().to(x.dtype)
     sin = angles.sin().to(x.dtype)
     first = x[..., :half]

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 import fmray
 from fmray.data.lanes import Lanes
+from fmray.ragged import flattened
 from fmray.records import Prepared
 from fmray.spec.load import load_job
 
@@ -65,7 +66,7 @@ def record(path: Path, overrides: list[str], store: str) -> dict[str, Any]:
 
 def _lanes_digest(prepared: Prepared, split: str) -> dict[str, str]:
     lanes = Lanes(prepared, split)
-    arrays = lanes.load([name for name in ("x", "target", "row_id", "weight") if name in lanes.columns()])
+    arrays = flattened(lanes.load([name for name in ("x", "target", "row_id", "weight") if name in lanes.columns()]))
     return {name: _digest(values) for name, values in arrays.items()}
 
 
