@@ -219,7 +219,7 @@ def _in_task(job: Job) -> list[Refusal]:
             )
             found.append((keys, text))
     known = (task == "auto" or task in TASKS) and (job.model.name in MODELS or job.model.name in ESTIMATORS)
-    if known and (text := at_odds(job.model.name, task)):
+    if known and (text := at_odds(job.model.name, task, job.model.params.get("per"))):
         found.append((("model",), text))
     loss = job.task.params.get("loss")
     if job.model.name == "perceptron":

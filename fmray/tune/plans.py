@@ -13,6 +13,7 @@ from fmray.ensemble.folds import FOLD, fold_rows
 from fmray.records import Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.explain import dotted
+from fmray.spec.inputs import fitted
 from fmray.spec.job import Job
 from fmray.spec.ranges import Values
 from fmray.spec.ref import Ref
@@ -44,7 +45,8 @@ def make_plan(job: Job, task: Ref, index: int, params: dict[str, object]) -> Pla
     """
     task = Ref(task.name, job.task.params)
     seed = derive(job.train.seed, "member", index)
-    return Plan(index, seed, model=job.model, optimizer=job.train.optimizer, task=task, params=params)
+    model = fitted(job.model, task.name)
+    return Plan(index, seed, model=model, optimizer=job.train.optimizer, task=task, params=params)
 
 
 def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Values], first: int) -> list[Plan]:

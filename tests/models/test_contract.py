@@ -32,6 +32,7 @@ KINDS = {"numbers": {"x"}, "tokens": {"tokens"}, "bag": {"bag"}, "everything": {
 PARAMS = {
     "bag_of_embeddings": {"width": 8},
     "decoder": {"width": 16, "depth": 2, "heads": 2},
+    "encoder": {"width": 16, "depth": 2, "heads": 2, "block": "tokens"},
     "gan_points": {"width": 16},
     "mlp": {"width": 16},
     "resnet": {"width": 8},

@@ -53,8 +53,9 @@ class Params(BaseModel):
     """Of a model: kinds of blocks that it cannot do without."""
     looks_ahead: ClassVar[bool] = False
     """Of a model of tokens: whether what it says of a token depends on those behind it."""
-    by_token: ClassVar[bool] = False
-    """Of a model: whether it gives an output for each token of a row; of a task: whether it asks for one."""
+    by_token: ClassVar[bool | None] = False
+    """Of a model: whether it gives an output for each token of a row; None for one that gives what the task asks for,
+    and is told so by its parameter `per`. Of a task: whether it asks for one."""
     makes: ClassVar[str] = "x"
     """Of a step: kind of block that it makes."""
 

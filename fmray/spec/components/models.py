@@ -5,9 +5,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fmray.spec.components.base import Flag, Image, Params, Real, Whole, conflict
+from fmray.spec.components.base import Flag, Image, Params, Real, Text, Whole, conflict
 
 Units = Annotated[Whole, Field(ge=1)]
+Per = Literal["row", "token"]
+PER = "What has an output of its own; by default what the task predicts for."
+TOKENS = "Block of tokens that is read; needed where there are several."
 
 
 class BagOfEmbeddings(Params):
@@ -71,10 +74,39 @@ class Decoder(Params):
 
     @model_validator(mode="after")
     def _divided(self) -> Self:
-        if self.width % (2 * self.heads):
-            text = f"{self.width} with {self.heads} heads. Give a multiple of {2 * self.heads}."
-            raise conflict("width", text)
+        _refuse_odd_heads(self.width, self.heads)
         return self
+
+
+class Encoder(Params):
+    """Predict each row from the mean of its tokens, or each token, by a Transformer in which all tokens see each other.
+
+    A row has one block of tokens, and all of them are padded to one length; the padding is seen by none.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    by_token: ClassVar[bool | None] = None
+    looks_ahead: ClassVar[bool] = True
+    packable: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    width: Units = Field(128, description="Numbers per token; a multiple of twice the heads.")
+    depth: Units = Field(2, description="Number of layers.")
+    heads: Units = Field(4, description="Heads of attention per layer.")
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Share of numbers dropped in training.")
+    block: Text | None = Field(None, description=TOKENS)
+    per: Per | None = Field(None, description=PER)
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        _refuse_odd_heads(self.width, self.heads)
+        return self
+
+
+def _refuse_odd_heads(width: int, heads: int) -> None:
+    """Refuse numbers that heads cannot share in pairs."""
+    if width % (2 * heads):
+        raise conflict("width", f"{width} with {heads} heads. Give a multiple of {2 * heads}.")
 
 
 class Perceptron(Linear):
