@@ -46,6 +46,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
     assert NAMES == [
         "adult",
         "adult_lightgbm",
+        "banking77_encoder",
         "bike_sharing",
         "california_housing",
         "california_search",
@@ -111,6 +112,16 @@ def test_adult_maps_every_spelling_of_its_two_labels_and_every_marker_of_missing
     assert set(column(folder, "split")) == {"train", "test"}
     assert "fnlwgt" in job.data.ignore
     assert job.data.positive == ">50K"
+
+
+def test_customers_ask_in_the_published_split_and_validation_is_a_share_of_its_training_rows(real):
+    job, folder = real("banking77_encoder")
+    assert set(column(folder, "split")) == {"train", "test"}
+    assert (job.split.by, job.split.column) == ("given", "split")
+    seen = preview(job)
+    assert len(set(column(folder, "intent"))) == 77
+    assert list(seen.inputs.blocks) == ["tokens"]
+    assert not any("does not read" in note for note in seen.notes)
 
 
 def test_bikes_are_judged_on_later_days_and_the_parts_of_the_target_are_left_out(real):

@@ -80,7 +80,7 @@ def at_odds(model: str, task: str, per: object = None) -> str:
 
 
 def fitted(model: Ref, task: str) -> Ref:
-    """Give the model as it is built for a task: one that serves rows and tokens is told which of them the task asks for.
+    """Give the model as it is built for a task: one of rows or tokens is told which of them the task asks for.
 
     What it is told stands in the record of each member, from which the member is built again.
     """
