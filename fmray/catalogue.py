@@ -88,6 +88,7 @@ MODELS = Registry(
         "decoder": "fmray.models.decoder:Decoder",
         "encoder": "fmray.models.encoder:Encoder",
         "gan_points": "fmray.models.gan_points:GanPoints",
+        "hf": "fmray.models.hf:Hf",
         "linear": "fmray.models.linear:Linear",
         "logistic": "fmray.models.linear:Linear",
         "mlp": "fmray.models.mlp:MLP",

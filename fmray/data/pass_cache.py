@@ -25,6 +25,7 @@ from fmray.data.scan import WorkItem
 from fmray.data.scratch import write_file
 from fmray.errors import DataError
 from fmray.records import Json
+from fmray.spec.pretrained import by_content
 from fmray.spec.ref import Ref
 from fmray.store import MANIFEST, Store, code_digest, fingerprint, verify
 
@@ -76,7 +77,7 @@ class Kept:
         Versions of libraries and the processor count, for sums of floats and hashes of values are theirs.
         """
         known = [fitted.state for fitted in pipeline.fitted]
-        steps = [ref.to_json() for ref in self.steps[: len(known) + 1]]
+        steps = [by_content(ref).to_json() for ref in self.steps[: len(known) + 1]]
         code = code_digest(*(STEPS.module(ref.name) for ref in self.steps[: len(known) + 1]))
         computed_by = (pl.__version__, pa.__version__, np.__version__, platform.machine(), code)
         return fingerprint(FITS, recipe.task, steps, known, with_target, recipe.fold, computed_by)

@@ -34,6 +34,7 @@ from fmray.events import Note, Record, Report, ignore
 from fmray.records import Json, Prepared
 from fmray.registry import nearest
 from fmray.spec.job import Job
+from fmray.spec.pretrained import by_content
 from fmray.spec.ref import Ref
 from fmray.store import Store, code_digest, fingerprint, redact, verify
 from fmray.store.plain import to_plain, write_text
@@ -72,10 +73,10 @@ def prepare(
     definition = define(dataset, job.split, store, job.name, seen=job.data.target if context else ())
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
     code = code_digest(__name__, *(STEPS.module(step.name) for step in job.prepared_steps))
+    steps = [by_content(ref).to_json() for ref in job.prepared_steps]
     key = fingerprint(
-        KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],
-        task.name, job.train.order.num_lanes, job.evaluate.slices, code,
-        *([fold] if fold else []), *([context] if context else []),
+        KIND, dataset.fingerprint, asked, definition.to_json(), steps, task.name,
+        job.train.order.num_lanes, job.evaluate.slices, code, *([fold] if fold else []), *([context] if context else []),
     )  # fmt: skip
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:

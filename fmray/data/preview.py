@@ -21,6 +21,7 @@ from fmray.schema import Schema
 from fmray.spec.effect import hidden_params
 from fmray.spec.inputs import require_inputs, unread
 from fmray.spec.job import Job
+from fmray.spec.pretrained import with_pretrained
 from fmray.spec.ref import Ref
 
 FOOTERS = 32
@@ -59,6 +60,7 @@ def preview(job: Job) -> Preview:
         DataError: If files cannot be read.
         SpecError: If a column, the split or a step does not fit.
     """
+    job = with_pretrained(job)
     dataset = scan(job.data, job.folder, most_files=FOOTERS, extra_columns=job.named_columns)
     task = decide(dataset, job.data, job.task)
     columns = raw_schema(dataset, job)

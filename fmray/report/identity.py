@@ -7,6 +7,8 @@ import string
 
 from fmray.errors import SpecError
 from fmray.spec.job import Job
+from fmray.spec.pretrained import by_content
+from fmray.spec.ref import Ref
 from fmray.store import Store, code_digest, fingerprint
 from fmray.store.copies import to_read
 from fmray.store.places import files_of
@@ -29,6 +31,8 @@ def name_run(job: Job, data_fingerprint: str, store: Store | None, fresh: bool =
         asked["data"] = {key: value for key, value in asked["data"].items() if key != "path"}
     if job.train.start is not None:  # what it holds decides, not where it lies
         asked["train"]["start"]["model"] = content_of(origin_of(job.train.start.model, job.folder))
+    asked["model"] = by_content(Ref.read(asked["model"])).to_json()  # so it is with pretrained models
+    asked["steps"] = [by_content(Ref.read(step)).to_json() for step in asked["steps"]]
     first = fingerprint(asked, data_fingerprint, code_digest(*job.modules()))[:12]
     names = store.list(store.path("runs", job.name)) if store else []
     taken = [name for name in names if name.split("-")[0] == first]

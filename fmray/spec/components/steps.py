@@ -198,7 +198,7 @@ class Tfidf(Params):
 
 
 class Tokenize(Params):
-    """Turn text into token ids, by a vocabulary learned from training rows."""
+    """Turn text into token ids, by a vocabulary learned from training rows, or by that of a pretrained model."""
 
     makes: ClassVar[str] = "tokens"
 
@@ -214,11 +214,21 @@ class Tokenize(Params):
     sample: Annotated[Whole, Field(ge=1)] = Field(
         50_000, description="Different training texts that the vocabulary is learned from; a hash chooses them."
     )
+    pretrained: Text | None = Field(
+        None,
+        description="Folder with the tokenizer.json of a pretrained model, or its name in the local cache of the hub: "
+        "ids are its own, special tokens included, which max_tokens counts and never cuts.",
+    )
+    content: Text | None = Field(None, description="SHA-256 of that file; fmray says it when a run begins.")
     block: Text | None = Field(None, description=BLOCK.format("tokens"))
 
     @model_validator(mode="after")
     def _named(self) -> Self:
         _refuse_block(self.block)
+        if self.pretrained is not None:
+            for name in ("kind", "vocabulary", "lowercase"):
+                if name in self.model_fields_set:
+                    raise conflict(name, "has no effect beside pretrained, whose tokenizer says it. Leave it out.")
         return self
 
 

@@ -1,0 +1,158 @@
+"""Resolve the folders of pretrained models that a job names: where they lie, and what they hold.
+
+What a folder holds decides a result, and where it lies does not. So a job is completed before it is run: beside each
+folder stands a digest of its content, which names runs and records in its place; and the description of a model stands
+in the job itself, so that a trained member is built again without the folder.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fmray.errors import SpecError
+from fmray.spec.job import Job
+from fmray.spec.ref import Ref
+from fmray.store.regular import MOST_JSON_BYTES, open_regular
+
+CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+MODEL, STEP = "hf", "tokenize"
+FOLDERS = {MODEL: "folder", STEP: "pretrained"}
+"""Name of a component -> its parameter that names a folder."""
+CONTENT = "content"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def with_pretrained(job: Job) -> Job:
+    """Give the job with whole paths of the folders of pretrained models, their digests and the model's description.
+
+    A job that names none is given as it is.
+
+    Raises:
+        SpecError: If a folder is missing or lacks a file, or ids would not be those that the model was trained with.
+    """
+    steps = tuple(_resolved_step(step, job.folder) for step in job.steps)
+    model = _resolved_model(job.model, job.folder)
+    if steps == job.steps and model == job.model:
+        return job
+    if model.name == MODEL and "folder" in model.params:
+        _refuse_foreign_ids(model, steps)
+    return replace(job, steps=steps, model=model)
+
+
+def by_content(ref: Ref) -> Ref:
+    """Give a component without the place of a folder whose content is known."""
+    key = FOLDERS.get(ref.name)
+    if key is None or CONTENT not in ref.params:
+        return ref
+    return Ref(ref.name, {name: value for name, value in ref.params.items() if name != key})
+
+
+def _resolved_step(ref: Ref, home: str) -> Ref:
+    named = ref.params.get(FOLDERS[STEP]) if ref.name == STEP else None
+    if not isinstance(named, str):
+        return ref
+    where = f"steps.{STEP}.{FOLDERS[STEP]}"
+    folder = folder_of(named, home, where)
+    digest = _digest(_required(folder, TOKENIZER, where))
+    return Ref(ref.name, {**ref.params, FOLDERS[STEP]: folder, CONTENT: digest})
+
+
+def _resolved_model(ref: Ref, home: str) -> Ref:
+    named = ref.params.get(FOLDERS[MODEL]) if ref.name == MODEL else None
+    if not isinstance(named, str):
+        return ref
+    where = f"model.{MODEL}.{FOLDERS[MODEL]}"
+    folder = folder_of(named, home, where)
+    config = _description(_required(folder, CONFIG, where))
+    return Ref(ref.name, {**ref.params, FOLDERS[MODEL]: folder, "config": config, CONTENT: content_of(folder, where)})
+
+
+def folder_of(named: str, home: str, where: str) -> str:
+    """Give the whole path of a folder, or of the snapshot of a model in the local cache of the hub.
+
+    Args:
+        named: As the job names it.
+        home: Folder that relative paths start from.
+        where: Key of the job, for messages.
+
+    Raises:
+        SpecError: If there is neither. Nothing is fetched.
+    """
+    path = Path(home, os.path.expanduser(named)).absolute()
+    if path.is_dir():
+        return os.path.normpath(path)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise SpecError(f"'{named}' is no folder. Names of models need fmray[hf].", where) from error
+    try:
+        return str(snapshot_download(named, local_files_only=True))
+    except (OSError, ValueError) as error:  # the hub's own errors derive from them
+        text = f"'{named}' is no folder, and no model of that name is in the local cache of the hub. Fetch it first."
+        raise SpecError(text, where) from error
+
+
+def content_of(folder: str, where: str) -> str:
+    """Digest what decides a pretrained model: its description and its tensors (SHA-256).
+
+    Raises:
+        SpecError: If one of them is missing.
+    """
+    digests = [_digest(_required(folder, name, where)) for name in (CONFIG, TENSORS)]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _required(folder: str, name: str, where: str) -> str:
+    path = f"{folder}/{name}"
+    if os.path.isfile(path):
+        return path
+    others = sorted(other for other in os.listdir(folder) if other.endswith(PICKLES))
+    if name == TENSORS and others:
+        text = f"{others[0]} may run code by being read, and is not taken. Save the model as {TENSORS}."
+        raise SpecError(f"{folder} has no {name}; {text}", where)
+    raise SpecError(f"{folder} has no {name}. Give a folder that save_pretrained of transformers wrote.", where)
+
+
+def _description(path: str) -> dict[str, Any]:
+    try:
+        with open_regular(os.path.realpath(path), MOST_JSON_BYTES) as file:
+            value = json.loads(file.read())
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path} cannot be read: {error}.", f"model.{MODEL}.{FOLDERS[MODEL]}") from error
+    if not isinstance(value, Mapping) or not isinstance(value.get("model_type"), str):
+        text = f"{path} has no model_type. Give a config.json of transformers."
+        raise SpecError(text, f"model.{MODEL}.{FOLDERS[MODEL]}")
+    return {name: given for name, given in value.items() if not name.startswith("_")}
+
+
+def _refuse_foreign_ids(model: Ref, steps: tuple[Ref, ...]) -> None:
+    """Refuse ids of another tokenizer than the model's: they would name other words than it was trained with."""
+    where = f"model.{MODEL}"
+    folder = model.params["folder"]
+    makers = [step for step in steps if step.name == STEP and step.params.get("block") == model.params.get("block")]
+    if not any(FOLDERS[STEP] in step.params for step in makers):
+        text = (
+            f"hf reads ids of its own tokenizer. Give steps: [{{tokenize: {{columns: TEXT, pretrained: {folder}}}}}]."
+        )
+        raise SpecError(text, where)
+    own = f"{folder}/{TOKENIZER}"
+    for step in makers:
+        if os.path.isfile(own) and step.params.get(CONTENT) != _digest(own):
+            text = f"{step.params[FOLDERS[STEP]]} has another {TOKENIZER} than {folder}. Name the model's own."
+            raise SpecError(text, f"steps.{STEP}.{FOLDERS[STEP]}")
+
+
+def _digest(path: str) -> str:
+    status = os.stat(path)
+    return _digest_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=16)
+def _digest_of(path: str, size: int, changed: int, inode: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
