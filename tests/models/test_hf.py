@@ -201,7 +201,9 @@ def test_tensors_of_another_shape_are_refused_by_name(folder, tmp_path):
     from safetensors.torch import load_file
 
     module = built(folder)
-    with pytest.raises(DataError, match=r"do not fit BertModel: encoder.layer.0.intermediate.dense.weight, .* or of other"):
+    with pytest.raises(
+        DataError, match=r"do not fit BertModel: encoder.layer.0.intermediate.dense.weight, .* or of other"
+    ):
         module.load_pretrained(load_file(other / "model.safetensors"))
 
 
