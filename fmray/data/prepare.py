@@ -76,7 +76,8 @@ def prepare(
     steps = [by_content(ref).to_json() for ref in job.prepared_steps]
     key = fingerprint(
         KIND, dataset.fingerprint, asked, definition.to_json(), steps, task.name,
-        job.train.order.num_lanes, job.evaluate.slices, code, *([fold] if fold else []), *([context] if context else []),
+        job.train.order.num_lanes, job.evaluate.slices, code,
+        *([fold] if fold else []), *([context] if context else []),
     )  # fmt: skip
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:

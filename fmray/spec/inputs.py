@@ -13,8 +13,8 @@ from fmray.spec.ref import Ref
 
 MAKERS = {"tokens": "tokenize", "bag": "tfidf"}
 """Kind of block -> the step that makes it."""
-SAME = ("logistic", "perceptron")
-"""Models that are linear by another name or loss, and are not proposed."""
+NOT_PROPOSED = ("hf", "logistic", "perceptron")
+"""Models that need weights from elsewhere, or are linear by another name or loss."""
 
 
 def lacking(model: str, kinds: Sequence[str], needed: str = "") -> str:
@@ -69,7 +69,7 @@ def at_odds(model: str, task: str, per: object = None) -> str:
         for name in MODELS
         if MODELS.params(name).by_token in (asks, None)
         and "tokens" in MODELS.params(name).reads
-        and name not in SAME
+        and name not in NOT_PROPOSED
         and name != model
     ]
     if asks:

@@ -6,6 +6,7 @@ in the job itself, so that a trained member is built again without the folder.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fmray.catalogue import MODELS
 from fmray.errors import SpecError
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
@@ -24,6 +26,9 @@ MODEL, STEP = "hf", "tokenize"
 FOLDERS = {MODEL: "folder", STEP: "pretrained"}
 """Name of a component -> its parameter that names a folder."""
 CONTENT = "content"
+PACKAGE = "package:"
+DEPTH = 3
+"""Folders below a package in which a model is looked for."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -73,16 +78,18 @@ def _resolved_model(ref: Ref, home: str) -> Ref:
 
 
 def folder_of(named: str, home: str, where: str) -> str:
-    """Give the whole path of a folder, or of the snapshot of a model in the local cache of the hub.
+    """Give the whole path of a folder, of the model in a package, or of one in the local cache of the hub.
 
     Args:
-        named: As the job names it.
+        named: As the job names it: a path, `package:NAME`, or the name of a model on the hub.
         home: Folder that relative paths start from.
         where: Key of the job, for messages.
 
     Raises:
-        SpecError: If there is neither. Nothing is fetched.
+        SpecError: If there is none. Nothing is fetched.
     """
+    if named.startswith(PACKAGE):
+        return _in_package(named.removeprefix(PACKAGE), where)
     path = Path(home, os.path.expanduser(named)).absolute()
     if path.is_dir():
         return os.path.normpath(path)
@@ -95,6 +102,36 @@ def folder_of(named: str, home: str, where: str) -> str:
     except (OSError, ValueError) as error:  # the hub's own errors derive from them
         text = f"'{named}' is no folder, and no model of that name is in the local cache of the hub. Fetch it first."
         raise SpecError(text, where) from error
+
+
+def _in_package(name: str, where: str) -> str:
+    """Find the one model inside an installed package, which is not imported."""
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    homes = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not homes:
+        raise SpecError(f"'{PACKAGE}{name}': no such package is installed. Install it, or name a folder.", where)
+    found = [
+        str(path.parent)
+        for home in homes
+        for path in sorted(Path(home).rglob(CONFIG))
+        if len(path.relative_to(home).parts) <= DEPTH and (path.parent / TOKENIZER).is_file()
+    ]
+    if len(found) != 1:
+        text = f"'{PACKAGE}{name}' holds {len(found)} models: {', '.join(found) or 'none'}. Name a folder."
+        raise SpecError(text, where)
+    return found[0]
+
+
+def said_of_pretrained(job: Job) -> list[str]:
+    """Say which weights members begin with, and what is decided about them."""
+    model = job.model
+    if model.name != MODEL:
+        return []
+    dropout = MODELS.read(MODEL, model.params).dropout
+    own = f"where the encoder trains it drops by model.hf.dropout ({dropout}), whatever {CONFIG} says, no attention"
+    if CONTENT not in model.params:
+        return [f"hf: no folder is named, so weights are drawn; {own}"]
+    return [f"hf: weights of {model.params['folder']} ({model.params[CONTENT][:12]}), without its pooler; {own}"]
 
 
 def content_of(folder: str, where: str) -> str:

@@ -79,10 +79,7 @@ class Decoder(Params):
 
 
 class Encoder(Params):
-    """Predict each row from the mean of its tokens, or each token, by a Transformer in which all tokens see each other.
-
-    A row has one block of tokens, and all of them are padded to one length; the padding is seen by none.
-    """
+    """Predict each row from the mean of its tokens, or each token, by a Transformer that sees the whole row."""
 
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -104,11 +101,7 @@ class Encoder(Params):
 
 
 class Hf(Params):
-    """Predict each row from the mean of its tokens, or each token, by a pretrained encoder of transformers and a head.
-
-    Its ids must be those of its own tokenizer: `tokenize: {pretrained: FOLDER}`. Weights are read from safetensors
-    alone, never from pickles, and no code that a folder brings is run. Needs fmray[hf].
-    """
+    """Predict each row, or each token, by a pretrained encoder of transformers and a head; needs fmray[hf]."""
 
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -118,7 +111,8 @@ class Hf(Params):
 
     folder: Text | None = Field(
         None,
-        description="Holds config.json and model.safetensors; or the name of a model in the local cache of the hub.",
+        description="Holds config.json and model.safetensors; or package:NAME for the model inside an installed "
+        "package; or the name of a model in the local cache of the hub.",
     )
     tune: Literal["all", "head", "lora"] = Field(
         "all", description="What trains: everything; the head; the head and, in LoRA, a small matrix beside a layer's."
