@@ -1,7 +1,11 @@
 """A pretrained encoder goes through the life of a job, and what its folder holds decides, not where that lies."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -152,6 +156,34 @@ def test_members_of_a_pack_end_as_they_do_alone(folder, store):
         n for n, t in start.items() if "pooler" not in n and not np.allclose(ends[0][f"backbone.{n}"], t, atol=1e-3)
     ]
     assert len(moved) > 10
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fmray.events import Epoch
+from fmray.store import Store
+from fmray.workflow import execute
+from test_hf_life import job_of
+
+def die(event):
+    if isinstance(event, Epoch):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+execute(job_of(Path(sys.argv[1]), tune=sys.argv[2]), Store(sys.argv[3]), report=die)
+"""
+
+
+def test_killed_and_run_again_it_ends_in_the_same_bits(done, store, tune, folder, tmp_path):
+    tests = Path(__file__).parent
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests)))}
+    call = [sys.executable, "-c", KILLED, str(folder), tune, str(tmp_path / "store")]
+    killed = subprocess.run(call, env=given, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    other = Store(str(tmp_path / "store"))
+    again = execute(job_of(folder, tune=tune), other)
+    facts = [[m.tensor_hash for m in card_of(*pair).members] for pair in ((done, store), (again, other))]
+    assert facts[0] == facts[1]
 
 
 def test_a_description_that_the_tensors_cannot_be_of_is_refused_before_it_is_built(done, tmp_path):
