@@ -90,7 +90,9 @@ MODELS = Registry(
     {
         "bag_of_embeddings": "fmray.models.bag_of_embeddings:BagOfEmbeddings",
         "decoder": "fmray.models.decoder:Decoder",
+        "encoder": "fmray.models.encoder:Encoder",
         "gan_points": "fmray.models.gan_points:GanPoints",
+        "hf": "fmray.models.hf:Hf",
         "linear": "fmray.models.linear:Linear",
         "logistic": "fmray.models.linear:Linear",
         "mlp": "fmray.models.mlp:MLP",

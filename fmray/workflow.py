@@ -12,6 +12,7 @@ from fmray.promote import promote
 from fmray.records import Run
 from fmray.registry import importable
 from fmray.spec.job import Job
+from fmray.spec.pretrained import with_pretrained
 from fmray.stages.ownership import claim_run
 from fmray.stages.preparing import prepare_rows
 from fmray.stages.reporting import write_results
@@ -61,6 +62,7 @@ def execute(
     address = address_of(job.track.mlflow, store) if job.track.mlflow else None
     # only `address` keeps the password: the job itself is stored and reported
     job = replace(job, track=replace(job.track, mlflow=redact(job.track.mlflow)))
+    job = with_pretrained(job)
     with importable(job.folder, job.modules()):
         report(Stage("scan", f"scanning {job.data.path}"))
         dataset = scan(job.data, job.folder, store, fresh=fresh, extra_columns=job.named_columns)

@@ -1,6 +1,7 @@
 """Every job file that comes with fmray does what its first lines say, on the data it names."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -10,6 +11,7 @@ from ruamel.yaml import YAML
 from fmray.data.preview import preview
 from fmray.spec.job import Job
 from fmray.spec.load import load_job
+from fmray.spec.pretrained import FOLDERS, PACKAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -34,6 +36,10 @@ def real() -> object:
         folder = Path(job.folder, job.data.path)
         if "FMRAY_DATA" not in os.environ and not folder.is_dir():
             pytest.skip(f"{folder} is not here; set FMRAY_DATA")
+        for ref in (job.model, *job.steps):
+            named = str(ref.params.get(FOLDERS.get(ref.name, ""), ""))
+            if named.startswith(PACKAGE) and find_spec(named.removeprefix(PACKAGE)) is None:
+                pytest.skip(f"{named} is not installed")
         return job, folder
 
     return load
@@ -47,7 +53,9 @@ def test_the_jobs_are_those_that_readers_are_promised():
     assert NAMES == [
         "adult",
         "adult_lightgbm",
+        "banking77_encoder",
         "banking77_heads",
+        "banking77_minilm",
         "bike_sharing",
         "california_housing",
         "california_search",
@@ -117,6 +125,25 @@ def test_adult_maps_every_spelling_of_its_two_labels_and_every_marker_of_missing
     assert job.data.positive == ">50K"
 
 
+def test_customers_ask_in_the_published_split_and_validation_is_a_share_of_its_training_rows(real):
+    job, folder = real("banking77_encoder")
+    assert set(column(folder, "split")) == {"train", "test"}
+    assert (job.split.by, job.split.column) == ("given", "split")
+    seen = preview(job)
+    assert len(set(column(folder, "intent"))) == 77
+    assert list(seen.inputs.blocks) == ["tokens"]
+    assert not any("does not read" in note for note in seen.notes)
+
+
+def test_a_tuned_encoder_reads_ids_of_its_own_tokenizer_in_the_published_split(real):
+    job, folder = real("banking77_minilm")
+    assert set(column(folder, "split")) == {"train", "test"}
+    seen = preview(job)
+    assert seen.inputs.blocks["tokens"].width == 30_522
+    (share,) = {group.lr_scale for group in job.train.groups}
+    assert share == 0.1
+
+
 def test_bikes_are_judged_on_later_days_and_the_parts_of_the_target_are_left_out(real):
     job, folder = real("bike_sharing")
     parts = zip(*(column(folder, name) for name in ("casual", "registered", "count")), strict=True)
@@ -183,7 +210,9 @@ def test_slots_of_a_dialogue_are_spans_by_characters_of_the_published_split(real
     assert (sides.count("train"), sides.count("test")) == (8_198, 3_731)
     pairs = [(text, text[one["start"] : one["end"]]) for text, row in zip(texts, spans, strict=True) for one in row]
     assert all(found for _, found in pairs)
-    wide = [(text, found) for text, found in pairs if not text.isascii()]  # counted in bytes, these would be cut elsewhere
+    wide = [
+        (text, found) for text, found in pairs if not text.isascii()
+    ]  # counted in bytes, these would be cut elsewhere
     assert len(wide) > 20
     for text, found in wide:
         before, _, after = text.partition(found)

@@ -19,11 +19,12 @@ import polars as pl
 
 from fmray.data.step import Fitted, Partial, chosen
 from fmray.data.text import about_empty, refuse_empty
-from fmray.data.weights import STATE, TOKENIZER, digest_of
+from fmray.data.weights import STATE
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.schema import Column, Schema
 from fmray.spec.components import steps as declared
+from fmray.spec.pretrained import TOKENIZER
 from fmray.store.copies import folder_to_keep
 
 BATCH_TOKENS = 2048
@@ -77,11 +78,11 @@ class Embed:
             DataError: If no training row has text.
         """
         width = self._encoder().width
-        digest = digest_of(folder_to_keep(self.weights))
+        digest = str(self.params.content)
         notes = []
         for name, part in partial.items():
             refuse_empty(name, "text", part["filled"], "embed")
-            note = f"embed makes {width} numbers of '{name}' by {self.params.model} (sha256 {digest[:12]})"
+            note = f"embed makes {width} numbers of '{name}' by {self.params.folder} (sha256 {digest[:12]})"
             note += f": {part['tokens'] / part['filled']:.1f} tokens per text"
             if part["cut"]:
                 note += f"; {part['cut']:,} of {part['filled']:,} training texts are cut after "
@@ -114,7 +115,7 @@ class Encoder:
     """Hold a pretrained encoder and its tokenizer.
 
     Args:
-        folder: Local, as `fmray.data.weights.find` accepts it.
+        folder: Local, as `fmray.spec.pretrained` accepts it.
         pool: "mean" of the last layer's vectors of all tokens, or "first" for that of the first.
         max_tokens: Of a text, special ones included, that are read.
 

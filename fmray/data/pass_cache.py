@@ -7,7 +7,7 @@ the sources. What depends on rows of other items is never kept.
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -25,6 +25,7 @@ from fmray.data.scan import WorkItem
 from fmray.data.scratch import write_file
 from fmray.errors import DataError
 from fmray.records import Json
+from fmray.spec.pretrained import by_content
 from fmray.spec.ref import Ref
 from fmray.store import MANIFEST, Store, code_digest, fingerprint, verify
 from fmray.targets.codec import codec_for
@@ -45,34 +46,32 @@ class Kept:
     Args:
         common: Fingerprint of what decides about the rows of every item, beside the item itself.
         steps: As the job names them.
-        weights: Digests of the pretrained weights that steps name, by the step's place.
     """
 
     store: Store
     common: str
     steps: Sequence[Ref]
-    weights: Mapping[int, str]
 
     @classmethod
-    def of(cls, store: Store, recipe: Recipe, asked: Json, steps: Sequence[Ref], weights: Mapping[int, str]) -> "Kept":
+    def of(cls, store: Store, recipe: Recipe, asked: Json, steps: Sequence[Ref]) -> "Kept":
         """Name what decides about every item.
 
         Args:
             asked: The data section.
-            steps, weights: As for the class.
+            steps: As for the class.
         """
         data = {name: value for name, value in asked.items() if name not in IDLE}
         decided = (recipe.definition.to_json(), recipe.schema, recipe.slices, recipe.num_buckets, recipe.task)
         code = code_digest(__name__, codec_for(recipe.task).__module__)  # a codec is found by name
-        return cls(store, fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, code), steps, weights)
+        return cls(store, fingerprint(ROWS, data, str(recipe.dataset.schema), *decided, code), steps)
 
     def name(self, recipe: Recipe, item: WorkItem) -> str:
         """Name the rows of an item by the bytes they stand in; empty where these cannot be told from others."""
         files = [recipe.dataset.files[piece[0]] for piece in item.pieces]
         if not all(file.mark for file in files):
             return ""
-        by_content = recipe.dataset.data.verify == "full"
-        bytes_of = [(f.size, f.version, f.mark, f.content if by_content else "", f.partition) for f in files]
+        is_read_whole = recipe.dataset.data.verify == "full"
+        bytes_of = [(f.size, f.version, f.mark, f.content if is_read_whole else "", f.partition) for f in files]
         return fingerprint(self.common, bytes_of, [piece[1:] for piece in item.pieces])
 
     def lesson(self, recipe: Recipe, pipeline: Pipeline, with_target: bool) -> str:
@@ -81,11 +80,10 @@ class Kept:
         Versions of libraries and the processor count, for sums of floats and hashes of values are theirs.
         """
         known = [fitted.state for fitted in pipeline.fitted]
-        steps = [ref.to_json() for ref in self.steps[: len(known) + 1]]
+        steps = [by_content(ref).to_json() for ref in self.steps[: len(known) + 1]]
         code = code_digest(*(STEPS.module(ref.name) for ref in self.steps[: len(known) + 1]))
         computed_by = (pl.__version__, pa.__version__, np.__version__, platform.machine(), code)
-        weights = [self.weights[len(known)]] if len(known) in self.weights else []
-        return fingerprint(FITS, recipe.task, steps, known, with_target, recipe.fold, computed_by, *weights)
+        return fingerprint(FITS, recipe.task, steps, known, with_target, recipe.fold, computed_by)
 
     def rows(self, key: str) -> str:
         """Give the folder of the rows of that name, empty if there is none; one that is damaged is made anew."""

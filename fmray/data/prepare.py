@@ -36,6 +36,7 @@ from fmray.events import Note, Record, Report, ignore
 from fmray.records import Json, Prepared
 from fmray.registry import nearest
 from fmray.spec.job import Job
+from fmray.spec.pretrained import by_content, with_pretrained
 from fmray.spec.ref import Ref
 from fmray.store import Store, code_digest, fingerprint, redact, verify
 from fmray.store.plain import to_plain, write_text
@@ -74,15 +75,16 @@ def prepare(
     context = context_of(task)
     definition = define(dataset, job.split, store, job.name, seen=job.data.target if context else ())
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
-    weights = keep_weights(job.prepared_steps, job.folder, store)
-    digests = {place: kept.digest for place, kept in weights.items()}
+    job = with_pretrained(job)
+    weights = keep_weights(job.prepared_steps, store)
+    steps = [by_content(ref).to_json() for ref in job.prepared_steps]
     code = code_digest(
         __name__, codec_for(task.name).__module__, *(STEPS.module(step.name) for step in job.prepared_steps)
     )
     key = fingerprint(
-        KIND, dataset.fingerprint, asked, definition.to_json(), [ref.to_json() for ref in job.prepared_steps],
+        KIND, dataset.fingerprint, asked, definition.to_json(), steps,
         task.name, job.train.order.num_lanes, job.evaluate.slices, code,
-        *([fold] if fold else []), *([context] if context else []), *([digests] if weights else []),
+        *([fold] if fold else []), *([context] if context else []),
     )  # fmt: skip
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:
@@ -99,8 +101,7 @@ def prepare(
             for folder in (recipe.scratch, recipe.quarantine):
                 if is_local(folder):
                     os.makedirs(folder)
-            reuses = job.run.reuse and not dataset.fresh
-            kept = Kept.of(store, recipe, asked, steps=job.prepared_steps, weights=digests) if reuses else None
+            kept = Kept.of(store, recipe, asked, job.prepared_steps) if job.run.reuse and not dataset.fresh else None
             items = work_items(dataset, target_bytes=item_bytes)
             with _runner(job.run.prepare, dataset, report) as run:
                 preparation = Preparation(
@@ -114,7 +115,7 @@ def prepare(
                 {
                     "rows": dict(prepared.rows),
                     "test_identity": prepared.test_identity,
-                    "records": sorted({*preparation.records, *((WEIGHTS, digest) for digest in digests.values())}),
+                    "records": sorted({*preparation.records, *((WEIGHTS, own.digest) for own in weights.values())}),
                 }
             )
     found = Prepared.from_json({**_described(manifest, store), "root": manifest["folder"]})

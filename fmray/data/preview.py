@@ -22,6 +22,7 @@ from fmray.schema import Schema
 from fmray.spec.effect import hidden_params
 from fmray.spec.inputs import require_inputs, unread
 from fmray.spec.job import Job
+from fmray.spec.pretrained import with_pretrained
 from fmray.spec.ref import Ref
 
 FOOTERS = 32
@@ -63,6 +64,7 @@ def preview(job: Job) -> Preview:
         DataError: If files cannot be read.
         SpecError: If a column, the split or a step does not fit.
     """
+    job = with_pretrained(job)
     dataset = scan(job.data, job.folder, most_files=FOOTERS, extra_columns=job.named_columns)
     task = decide(dataset, job.data, job.task)
     columns = raw_schema(dataset, job)
@@ -73,7 +75,7 @@ def preview(job: Job) -> Preview:
     if codes.any():
         table = table.take(np.flatnonzero(codes == 0))
     known = list(takewhile(lambda step: STEPS.is_catalogued(step.name), job.prepared_steps))
-    weights = folders_of(known, job.folder)
+    weights = folders_of(known)
     if weights:  # an encoder takes milliseconds a text
         looked_at = min(looked_at, ENCODED_ROWS)
     seen = f"judged by {looked_at:,} of {dataset.num_rows:,} rows"

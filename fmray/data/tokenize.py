@@ -29,6 +29,7 @@ from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Schema
 from fmray.spec.components import steps as declared
+from fmray.spec.pretrained import TOKENIZER
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL = [PAD, UNKNOWN]
@@ -42,6 +43,9 @@ BATCH_TEXTS = 8192
 
 class Tokenize:
     """Give each row the ids of its text's tokens; padding has 0, what no training text has 1. No text has no ids.
+
+    A pretrained tokenizer gives its own ids, with the special tokens around them that its model was trained with. These
+    stay where a text is cut, and stand alone where there is no text.
 
     Args:
         params: As `fmray.spec.components.steps.Tokenize` declares them.
@@ -79,7 +83,7 @@ class Tokenize:
         whole: Sample = []
         for sample in partial["samples"].values():
             whole = merged_sample(whole, sample, self.params.sample)
-        text = self._trained(whole)
+        text = self._trained(whole) if self.params.pretrained is None else self._read()
         width = tokenizer_of(text).get_vocab_size()
         notes = []
         means = {}
@@ -94,7 +98,7 @@ class Tokenize:
         """Encode."""
         made = []
         for name in state["columns"]:
-            ids = encode(frame[name].fill_null("").to_list(), state["tokenizer"])
+            ids = encode(frame[name].fill_null("").to_list(), state["tokenizer"], special=self._special)
             made.append(
                 list_series(name, Ragged(ids.values, ids.starts, np.minimum(ids.lengths, self.params.max_tokens)))
             )
@@ -105,7 +109,8 @@ class Tokenize:
 
     def _lengths(self, name: str, block: str, sample: Sample, tokenizer: str) -> tuple[float, str]:
         """Give the mean number of tokens that are kept, and say how many texts are cut."""
-        lengths = encode([text for _, text, _ in sample], tokenizer).lengths
+        uncut = tokenizer_of(tokenizer, cut=False)
+        lengths = _encoded([text for _, text, _ in sample], uncut, special=self._special).lengths
         rows = np.array([count for _, _, count in sample], np.int64)
         kept = np.minimum(lengths, self.params.max_tokens)
         mean = float((kept * rows).sum() / max(1, rows.sum()))
@@ -116,6 +121,31 @@ class Tokenize:
             note += f"; {cut:,} of {among} are cut after {self.params.max_tokens} tokens (the longest has "
             note += f"{lengths.max():,}; max_tokens keeps more)"
         return mean, note
+
+    @property
+    def _special(self) -> bool:
+        """Whether special tokens stand around those of a text."""
+        return self.params.pretrained is not None
+
+    def _read(self) -> str:
+        """Read the tokenizer of a pretrained model, and give it as JSON: one that cuts texts and pads none.
+
+        Raises:
+            SpecError: If it cannot be read, or if special tokens leave no room for others.
+        """
+        where = "steps.tokenize.pretrained"
+        path = f"{self.params.pretrained}/{TOKENIZER}"
+        try:
+            tokenizer = _library().Tokenizer.from_file(path)
+        except Exception as error:  # the library raises plain ones
+            raise SpecError(f"{path} cannot be read as a tokenizer: {error}.", where) from error
+        beside = tokenizer.num_special_tokens_to_add(False)
+        if beside >= self.params.max_tokens:
+            text = f"{self.params.max_tokens} leaves no room beside {beside} special tokens. Give more."
+            raise SpecError(text, "steps.tokenize.max_tokens")
+        tokenizer.no_padding()  # files come with padding to a fixed length
+        tokenizer.enable_truncation(self.params.max_tokens)
+        return str(tokenizer.to_str())
 
     def _trained(self, sample: Sample) -> str:
         """Learn a vocabulary, and give it as JSON."""
@@ -159,17 +189,21 @@ class Tokenize:
         return trainers.BpeTrainer(**common)
 
 
-def encode(texts: list[str], tokenizer: str) -> Ragged:
+def encode(texts: list[str], tokenizer: str, *, special: bool = False) -> Ragged:
     """Give the ids of texts, int32.
 
     Args:
         tokenizer: As JSON.
+        special: Put its special tokens around those of each text.
     """
-    known = tokenizer_of(tokenizer)
+    return _encoded(texts, tokenizer_of(tokenizer), special=special)
+
+
+def _encoded(texts: list[str], known: Any, *, special: bool) -> Ragged:
     parts: list[np.ndarray] = []
     lengths: list[int] = []
     for batch in _batches(texts):
-        rows = [encoding.ids for encoding in known.encode_batch_fast(batch, add_special_tokens=False)]
+        rows = [encoding.ids for encoding in known.encode_batch_fast(batch, add_special_tokens=special)]
         lengths += map(len, rows)
         parts.append(np.fromiter(chain.from_iterable(rows), np.int32))
     return Ragged.of_lengths(np.concatenate([np.zeros(0, np.int32), *parts]), np.array(lengths, np.int64))
@@ -180,9 +214,16 @@ def _batches(texts: list[str]) -> Iterator[list[str]]:
 
 
 @lru_cache(maxsize=8)
-def tokenizer_of(text: str) -> Any:
-    """Give the tokenizer that a JSON text describes."""
-    return _library().Tokenizer.from_str(text)
+def tokenizer_of(text: str, cut: bool = True) -> Any:
+    """Give the tokenizer that a JSON text describes.
+
+    Args:
+        cut: Whether it cuts texts where it says so.
+    """
+    found = _library().Tokenizer.from_str(text)
+    if not cut:
+        found.no_truncation()
+    return found
 
 
 def _library() -> Any:

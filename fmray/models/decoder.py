@@ -59,12 +59,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(params) for _ in range(params.depth))
         self.norm = nn.LayerNorm(params.width)
         self.dropout = layers.Dropout(params.dropout)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 2:
-                deep = name.endswith(("output.weight", "shrink.weight"))
-                nn.init.normal_(parameter, std=SPREAD / (math.sqrt(2 * params.depth) if deep else 1))
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        draw(self, params.depth)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Give the outputs."""
@@ -96,9 +91,13 @@ class Decoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """Add causal self-attention, then hidden units, to what stands at each token (B, L, H)."""
+    """Add self-attention, then hidden units, to what stands at each token (B, L, H).
 
-    def __init__(self, params: declared.Decoder) -> None:
+    Args:
+        params: Width, heads and dropout.
+    """
+
+    def __init__(self, params: declared.Decoder | declared.Encoder) -> None:
         super().__init__()
         width = params.width
         self.heads = params.heads
@@ -109,20 +108,43 @@ class Layer(nn.Module):
         self.shrink = nn.Linear(4 * width, width)
         self.dropouts = nn.ModuleList([layers.Dropout(params.dropout), layers.Dropout(params.dropout)])
 
-    def forward(self, h: Tensor, past: Past | None = None) -> Tensor:
-        """Give what stands at each token then; with a past, tokens go on where their rows ended."""
-        h = h + self.dropouts[0](self.output(self._attention(self.norms[0](h), past)))
+    def forward(self, h: Tensor, seen_B11L: Tensor | None = None, past: Past | None = None) -> Tensor:
+        """Give what stands at each token then.
+
+        Args:
+            seen_B11L: Whether every token sees this one, at least one of a row; None lets each see those before it.
+            past: What was read of the rows before; tokens go on where their rows ended.
+        """
+        h = h + self.dropouts[0](self.output(self._attention(self.norms[0](h), seen_B11L, past)))
         added: Tensor = h + self.dropouts[1](self.shrink(F.gelu(self.grow(self.norms[1](h)))))
         return added
 
-    def _attention(self, h: Tensor, past: Past | None = None) -> Tensor:
-        # padding stands behind all tokens of a row, and nothing looks ahead: it needs no mask
+    def _attention(self, h: Tensor, seen_B11L: Tensor | None, past: Past | None) -> Tensor:
         query, key, value = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute((2, 0, 3, 1, 4))
         if past is not None:
             found = past.attend(rotated(query, past.places), rotated(key, past.places), value)
             return found.transpose(1, 2).flatten(2)
-        found = F.scaled_dot_product_attention(rotated(query), rotated(key), value, is_causal=True)
+        # padding stands behind all tokens of a row: where nothing looks ahead, it needs no mask
+        found = F.scaled_dot_product_attention(
+            rotated(query), rotated(key), value, attn_mask=seen_B11L, is_causal=seen_B11L is None
+        )
         return found.transpose(1, 2).flatten(2)
+
+
+def draw(module: nn.Module, depth: int) -> None:
+    """Draw the parameters of a Transformer anew: what is added to the sum of all layers the smaller, the more add.
+
+    Args:
+        depth: Number of layers.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.dim() == 2:
+            deep = name.endswith(("output.weight", "shrink.weight"))
+            nn.init.normal_(parameter, std=SPREAD / (math.sqrt(2 * depth) if deep else 1))
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
 def rotated(x: Tensor, places: Tensor | None = None) -> Tensor:

@@ -5,10 +5,9 @@ import json
 import os
 import string
 
-from fmray.catalogue import STEPS
-from fmray.data.weights import digest_of, folders_of
 from fmray.errors import SpecError
 from fmray.spec.job import Job
+from fmray.spec.pretrained import by_content, with_pretrained
 from fmray.spec.ref import Ref
 from fmray.store import Store, code_digest, fingerprint
 from fmray.store.copies import to_read
@@ -30,15 +29,14 @@ def name_run(job: Job, data_fingerprint: str, store: Store | None, fresh: bool =
     Raises:
         SpecError: If a step names pretrained weights that are not here.
     """
+    job = with_pretrained(job)
     asked = {key: value for key, value in job.to_json().items() if key not in NOT_ASKED}
     if data_fingerprint:  # which says what the data are, wherever they lie and however that is spelled
         asked["data"] = {key: value for key, value in asked["data"].items() if key != "path"}
     if job.train.start is not None:  # what it holds decides, not where it lies
         asked["train"]["start"]["model"] = content_of(origin_of(job.train.start.model, job.folder))
-    for place, folder in folders_of(job.steps, job.folder).items():  # so it is with pretrained weights
-        step = job.steps[place]
-        params = {**step.params, STEPS.params(step.name).pretrained: digest_of(folder)}
-        asked["steps"][place] = Ref(step.name, params).to_json()
+    asked["model"] = by_content(Ref.read(asked["model"])).to_json()  # so it is with pretrained models
+    asked["steps"] = [by_content(Ref.read(step)).to_json() for step in asked["steps"]]
     first = fingerprint(asked, data_fingerprint, code_digest(*job.modules()))[:12]
     names = store.list(store.path("runs", job.name)) if store else []
     taken = [name for name in names if name.split("-")[0] == first]

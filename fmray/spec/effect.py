@@ -213,6 +213,9 @@ def _in_train(job: Job) -> list[Refusal]:
             found.append((keys, "says nothing. Give optimizer or schedule, or leave it out."))
     if train.start is not None and train.warm_start is not None:
         found.append((("train", "start"), "says what members begin with, and so does warm_start. Leave one out."))
+    if train.start is not None and train.start.part and "folder" in job.model.params and job.model.name == "hf":
+        text = "part takes some tensors from elsewhere, which would leave the rest of hf random. Leave one out."
+        found.append((("train", "start"), text))
     if train.start is not None and job.ranges:
         found.append((("train", "start"), "goes without ranges, whose members differ in what they are."))
     if train.warm_start is not None:
@@ -245,7 +248,7 @@ def _in_task(job: Job) -> list[Refusal]:
             )
             found.append((keys, text))
     known = (task == "auto" or task in TASKS) and (job.model.name in MODELS or job.model.name in ESTIMATORS)
-    if known and (text := at_odds(job.model.name, task)):
+    if known and (text := at_odds(job.model.name, task, job.model.params.get("per"))):
         found.append((("model",), text))
     loss = job.task.params.get("loss")
     if job.model.name == "perceptron":

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from fmray.catalogue import ESTIMATORS, MODELS, TASKS
 from fmray.errors import SpecError
 from fmray.schema import DENSE, Schema
+from fmray.spec.ref import Ref
 
 MAKERS = {"tokens": "tokenize", "bag": "tfidf"}
 """Kind of block -> the step that makes it."""
-SAME = ("logistic", "perceptron")
-"""Models that are linear by another name or loss, and are not proposed."""
+NOT_PROPOSED = ("hf", "logistic", "perceptron")
+"""Models that need weights from elsewhere, or are linear by another name or loss."""
 
 
 def lacking(model: str, kinds: Sequence[str], needed: str = "") -> str:
@@ -49,26 +50,43 @@ def require_inputs(model: str, reads: Sequence[str], needs: Sequence[str], schem
         raise SpecError(f"{lacking(model, reads)} There is: {', '.join(schema.blocks)}.", "model")
 
 
-def at_odds(model: str, task: str) -> str:
+def at_odds(model: str, task: str, per: object = None) -> str:
     """Say why a model does not do for a task: the one is of tokens and the other of rows; "" where it does.
 
     Args:
         model, task: Of fmray; others are not known before they compute.
+        per: What the job says that the model has outputs for, if it says so.
     """
     declared = MODELS.params(model) if model in MODELS else ESTIMATORS.params(model)
     asks = task != "auto" and TASKS.params(task).by_token  # auto never takes a list for tags
-    if declared.by_token == asks:
+    gives = declared.by_token
+    if gives is None:
+        gives = asks if per is None else per == "token"
+    if gives == asks:
         return ""
     fitting = [
         name
         for name in MODELS
-        if MODELS.params(name).by_token == asks and "tokens" in MODELS.params(name).reads and name not in SAME
+        if MODELS.params(name).by_token in (asks, None)
+        and "tokens" in MODELS.params(name).reads
+        and name not in NOT_PROPOSED
+        and name != model
     ]
     if asks:
         return f"{model} gives an output per row, and {task} asks for one per token. Take {' or '.join(fitting)}."
     named = "a target without task: tagging" if task == "auto" else task
     text = f"{model} gives an output per token, and {named} asks for one per row."
     return f"{text} Set task: tagging where tokens have tags, or take {' or '.join(fitting)}."
+
+
+def fitted(model: Ref, task: str) -> Ref:
+    """Give the model as it is built for a task: one of rows or tokens is told which of them the task asks for.
+
+    What it is told stands in the record of each member, from which the member is built again.
+    """
+    if model.name not in MODELS or task not in TASKS or MODELS.params(model.name).by_token is not None:
+        return model
+    return Ref(model.name, {"per": "token" if TASKS.params(task).by_token else "row", **model.params})
 
 
 def read_by(reads: Sequence[str], schema: Schema) -> frozenset[str]:

@@ -12,6 +12,7 @@ from fmray.report.folder import open_run, read_run, start_run
 from fmray.report.journal import Journal, log_to
 from fmray.spec.effect import hidden_params, said_of_estimator, said_of_steps
 from fmray.spec.job import Job
+from fmray.spec.pretrained import said_of_pretrained
 from fmray.stages.errors import name_error
 from fmray.stages.tracking import publish_ended
 from fmray.store import Lease, Store, waiting
@@ -82,7 +83,12 @@ def own_run(
             one = session() if job.run.workers not in ("auto", 0) else nullcontext()  # for all stages
             with one, waiting(journal, beat):
                 journal(Driver([here()], where_ray_runs()))
-                for text in [*hidden_params(job), *said_of_estimator(job), *said_of_steps(job)]:
+                for text in [
+                    *hidden_params(job),
+                    *said_of_estimator(job),
+                    *said_of_steps(job),
+                    *said_of_pretrained(job),
+                ]:
                     journal.note(text)
                 yield journal
         except BaseException as error:

@@ -28,6 +28,7 @@ from fmray.train.ingest import Steps
 from fmray.train.live import Live, Mixup, build_live
 from fmray.train.optim import Optimizers
 from fmray.train.population import Blueprint, enter
+from fmray.train.pretrained import Pretrained
 from fmray.train.rowweights import RowWeights
 from fmray.train.schedule import Plateau, Schedule, warmup
 from fmray.train.state import State, rng_states_of, set_rng_states
@@ -54,7 +55,7 @@ class Plan:
     task: Ref
     params: Mapping[str, Any]
     rows: Mapping[str, Any] = field(default_factory=dict)
-    start: Start | None = None
+    start: Start | Pretrained | None = None
 
     @property
     def blueprint(self) -> Blueprint:

@@ -51,6 +51,8 @@ from fmray.train.description import FORMAT, data_of, ensemble_of, read_descripti
 
 FILE, EXAMPLE, CODE = "model.json", "example.parquet", "code"
 EXAMPLE_ROWS = 16
+DEPTHS = ("depth", "stages", "config.num_hidden_layers", "config.n_layers", "config.n_layer")
+"""Parameters that say how many layers a model has."""
 MOST_CODE_BYTES = 16 << 20
 
 
@@ -263,10 +265,13 @@ def _refuse_huge(member: Member, num_elements: int, path: str) -> None:
     if not MODELS.is_catalogued(member.model["name"]):
         return
     layers = 1.0
-    for name, given in member.model["params"].items():
+    params = dict(member.model["params"])
+    if isinstance(config := params.pop("config", None), Mapping):
+        params |= {f"config.{name}": given for name, given in config.items()}
+    for name, given in params.items():
         values = given if isinstance(given, list) else [given]
         numbers = [value for value in values if isinstance(value, int | float)]
-        layers *= max([1, *numbers]) if name in ("depth", "stages") else 1
+        layers *= max([1, *numbers]) if name in DEPTHS else 1
         if len(values) > num_elements or any(not abs(value) <= num_elements + 1 for value in numbers):
             raise DataError(f"{path} has {num_elements:,} numbers, too few for {name} {given!r:.60} in {FILE}.")
     if layers > num_elements:

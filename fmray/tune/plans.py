@@ -13,11 +13,14 @@ from fmray.ensemble.folds import FOLD, fold_rows
 from fmray.records import Member, Prepared
 from fmray.seeding import derive
 from fmray.spec.explain import dotted
+from fmray.spec.inputs import fitted
 from fmray.spec.job import Job
+from fmray.spec.pretrained import by_content
 from fmray.spec.ranges import Values
 from fmray.spec.ref import Ref
 from fmray.targets.codec import codec_for
 from fmray.train.pack import Plan
+from fmray.train.pretrained import pretrained_of
 from fmray.tune.space import num_members
 from fmray.tune.trial import Trial
 
@@ -44,7 +47,16 @@ def make_plan(job: Job, task: Ref, index: int, params: dict[str, object]) -> Pla
     """
     task = Ref(task.name, job.task.params)
     seed = derive(job.train.seed, "member", index)
-    return Plan(index, seed, model=job.model, optimizer=job.train.optimizer, task=task, params=params)
+    model = fitted(job.model, task.name)
+    return Plan(
+        index,
+        seed,
+        model=by_content(model),
+        optimizer=job.train.optimizer,
+        task=task,
+        params=params,
+        start=pretrained_of(model),
+    )
 
 
 def searched_plans(job: Job, task: Ref, structural: Values, members: Sequence[Values], first: int) -> list[Plan]:

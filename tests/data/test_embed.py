@@ -9,10 +9,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pretrained import PLACES, WIDTH, WORDS, make_encoder
+from tiny_bert import WORDS, write
 
 from fmray.catalogue import STEPS
-from fmray.data import weights
 from fmray.data.embed import Embed, Encoder
 from fmray.data.prepare import prepare
 from fmray.data.preview import preview
@@ -22,12 +21,14 @@ from fmray.inference.model import open_model
 from fmray.schema import Column, Schema
 from fmray.spec.components import steps as declared
 from fmray.spec.load import job_from
+from fmray.spec.pretrained import with_pretrained
 from fmray.spec.ref import Ref
 from fmray.store import Store
 from fmray.workflow import run
 
 pytestmark = pytest.mark.slow  # transformers alone takes seconds to import
 
+WIDTH, PLACES = 32, 32
 SCHEMA = Schema((Column("text", "text"),))
 TEXTS = [
     "the cat sat on a mat",
@@ -42,11 +43,13 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_encoder(tmp_path_factory.mktemp("encoder"))
+    return write(tmp_path_factory.mktemp("encoder"), max_position_embeddings=PLACES)
 
 
 def step(folder, **params):
-    return Embed(str(folder), declared.Embed(columns="text", model=str(folder), max_tokens=24, **params))
+    return Embed(
+        str(folder), declared.Embed(columns="text", folder=str(folder), content="00ff", max_tokens=24, **params)
+    )
 
 
 def frame(texts):
@@ -54,7 +57,7 @@ def frame(texts):
 
 
 def applied(made, texts):
-    state = made.learn(made.fit(frame(["the cat"]), SCHEMA), SCHEMA).state
+    state = made.learn(made.fit(frame(["red card"]), SCHEMA), SCHEMA).state
     return made.apply(frame(texts), state)["text"].to_numpy()
 
 
@@ -95,8 +98,8 @@ def test_what_stands_beside_a_text_changes_no_bit_of_it_but_where_matrices_are_t
 
 def test_no_text_is_zeros_and_what_is_cut_is_said(folder):
     made = step(folder)
-    one = made.fit(frame(["the cat", None, "red " * 40]), SCHEMA)
-    other = made.fit(frame(["", "a dog"]), SCHEMA)
+    one = made.fit(frame(["red card", None, "red " * 40]), SCHEMA)
+    other = made.fit(frame(["", "grey card"]), SCHEMA)
     fitted = made.learn(made.merge(one, other), SCHEMA)
     assert made.merge(one, other) == made.merge(other, one)
     (note,) = fitted.notes
@@ -104,7 +107,7 @@ def test_no_text_is_zeros_and_what_is_cut_is_said(folder):
     assert "1 of 3 training texts are cut after 24 tokens" in note
     assert "2 of 5 training rows have none and are all zeros" in note
     assert f"{(4 + 24 + 4) / 3:.1f} tokens per text" in note
-    found = made.apply(frame([None, "", "the"]), fitted.state)["text"].to_numpy()
+    found = made.apply(frame([None, "", "red"]), fitted.state)["text"].to_numpy()
     assert not found[:2].any()
     assert np.square(found[2]).mean() == pytest.approx(1)
     assert fitted.schema.columns == (Column("text", "vector", WIDTH),)
@@ -113,7 +116,7 @@ def test_no_text_is_zeros_and_what_is_cut_is_said(folder):
 
 
 def test_more_tokens_than_the_encoder_has_places_for_are_refused(folder):
-    assert len(Encoder(str(folder), "mean", PLACES)(["the " * 50])[0]) == WIDTH
+    assert len(Encoder(str(folder), "mean", PLACES)(["red " * 50])[0]) == WIDTH
     with pytest.raises(SpecError, match=r"33, and the encoder has places for 32"):
         Encoder(str(folder), "mean", PLACES + 1)
 
@@ -121,11 +124,7 @@ def test_more_tokens_than_the_encoder_has_places_for_are_refused(folder):
 def spoiled(folder, tmp_path, name):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    if name == "pickle":
-        (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    elif name == "tokenizer":
-        (copy / "tokenizer.json").unlink()
-    elif name == "tensors":
+    if name == "tensors":
         (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-100])
     else:
         config = json.loads((copy / "config.json").read_text())
@@ -135,20 +134,11 @@ def spoiled(folder, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("pickle", r"has no \*\.safetensors"), ("tokenizer", "has no tokenizer.json")],
-)
-def test_a_folder_without_safetensors_or_tokenizer_is_no_model(folder, tmp_path, name, words):
-    with pytest.raises(SpecError, match=words):
-        weights.find(str(spoiled(folder, tmp_path, name)), "/", "steps.embed.model")
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
     [
         ("tensors", "cannot be read as a model of transformers"),
         ({"num_hidden_layers": 3}, "lacks 16 tensors of its model"),
         ({"model_type": "made_up"}, "cannot be read as a model of transformers"),
-        ({"hidden_size": 20}, "cannot be read as a model of transformers"),
+        ({"hidden_size": 48}, "cannot be read as a model of transformers"),
     ],
     ids=["tensors", "layers", "type", "width"],
 )
@@ -165,42 +155,13 @@ def test_code_in_a_folder_of_weights_is_not_run(folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_name_is_a_folder_a_package_or_a_model_of_the_hub(folder, tmp_path, monkeypatch):
-    package = tmp_path / "some_weights"
-    shutil.copytree(folder, package / "model")
-    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert weights.find("package:some_weights", "/", "") == str(package / "model")
-    assert weights.find("some_weights/model", str(tmp_path), "") == str(package / "model")
-    shutil.copytree(folder, package / "other")
-    with pytest.raises(SpecError, match="holds 2 models"):
-        weights.find("package:some_weights", "/", "")
-    with pytest.raises(SpecError, match="no such package is installed"):
-        weights.find("package:no_such_weights", "/", "")
-    hub = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def fetch(repository, revision, allow_patterns):
-        asked.append((repository, revision))
-        assert not any(name.endswith((".bin", ".py")) for name in allow_patterns)
-        if repository == "no/such":
-            raise hub.errors.LocalEntryNotFoundError("it is not there")
-        return str(folder)
-
-    monkeypatch.setattr(hub, "snapshot_download", fetch)
-    assert weights.find("some/model@main", "/", "") == str(folder)
-    assert asked == [("some/model", "main")]
-    with pytest.raises(SpecError, match="no folder, and could not be fetched from the hub: it is not there"):
-        weights.find("no/such", "/", "")
-
-
 @pytest.fixture
 def made(folder, tmp_path):
     """Rows whose class is in their words, beside a copy of the encoder, and a job that reads them."""
     shutil.copytree(folder, tmp_path / "encoder")
     random = np.random.default_rng(0)
     texts = drawn(300)
-    labels = ["cat" if "cat" in text or "red" in text else "none" for text in texts]
+    labels = ["card" if "card" in text or "red" in text else "other" for text in texts]
     numbers = random.normal(size=len(texts))
     (tmp_path / "data").mkdir()
     for part in range(2):
@@ -210,7 +171,7 @@ def made(folder, tmp_path):
     return {
         "name": "embedded",
         "data": {"path": "data", "target": "y"},
-        "steps": [{"embed": {"columns": "text", "model": "encoder", "max_tokens": 24}}],
+        "steps": [{"embed": {"columns": "text", "folder": "encoder", "max_tokens": 24}}],
         "model": "linear",
         "train": {"epochs": 3, "batch_rows": 32},
     }
@@ -229,7 +190,7 @@ def test_a_model_folder_stands_alone_and_notices_other_weights(made, tmp_path):
     table = pq.read_table(tmp_path / "data")
     found = model.predict(table.append_column("more", table["number"]))
     assert found.num_rows == 300
-    ours = found["p_cat"].to_numpy()
+    ours = found["p_card"].to_numpy()
     assert len(np.unique(theirs.round(4))) > 20
     assert np.abs(theirs[:, None] - ours).min(1).max() < 1e-6
     (file,) = moved.glob("weights/*/model.safetensors")
@@ -245,7 +206,7 @@ def test_other_weights_under_the_same_name_train_anew(made, tmp_path):
     job = job_from(made, tmp_path)
     first = run(job, store)
     assert run(job, store).id == first.id
-    make_encoder(tmp_path / "encoder", seed=1)
+    write(tmp_path / "encoder", seed=1, max_position_embeddings=PLACES)
     second = run(job, store)
     assert second.id != first.id
     assert len(store.list("prepared")) == len(store.list("weights")) == 2
@@ -273,7 +234,7 @@ def test_over_ray_the_lanes_hold_the_same_bytes(made, tmp_path):
     contents = []
     for where in ("local", "ray"):
         store = Store(str(tmp_path / where))
-        job = job_from({**made, "run": {"prepare": where}}, tmp_path)
+        job = with_pretrained(job_from({**made, "run": {"prepare": where}}, tmp_path))
         prepared = prepare(scan(job.data, job.folder, store), job, Ref("classification"), store, item_bytes=1)
         files = store.sizes(prepared.root)
         contents.append({name: store.read_bytes(f"{prepared.root}/{name}") for name in files if "arrow" in name})
@@ -282,5 +243,5 @@ def test_over_ray_the_lanes_hold_the_same_bytes(made, tmp_path):
     assert contents[0] == contents[1]
 
 
-def test_the_step_is_the_one_that_names_weights():
-    assert [name for name in STEPS if STEPS.params(name).pretrained] == ["embed"]
+def test_the_step_is_the_one_that_keeps_weights():
+    assert [name for name in STEPS if STEPS.params(name).keeps_weights] == ["embed"]

@@ -60,7 +60,7 @@ PARAMS = {
         {"columns": "price", "parts": ["whole", "shape"], "beside": ["said", "city"]},
     ],
 }
-PRETRAINED = [name for name in STEPS if STEPS.params(name).pretrained]
+PRETRAINED = [name for name in STEPS if STEPS.params(name).keeps_weights]
 """Steps that compute by weights which only their own tests have."""
 CASES = [(name, params) for name in STEPS if name not in PRETRAINED for params in PARAMS[name]]
 

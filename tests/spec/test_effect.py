@@ -80,10 +80,25 @@ CONTRADICTIONS = {
         "steps": WORDS,
         "model": "token_linear",
     },
-    "model: bag_of_embeddings gives an output per row, and tagging asks for one per token. Take decoder or tagger or": {
+    "model: bag_of_embeddings gives an output per row, and tagging asks for one per token. Take decoder or encoder or": {
         "task": "tagging",
         "steps": WORDS,
         "model": "bag_of_embeddings",
+    },
+    "model: encoder gives an output per row, and tagging asks for one per token. Take decoder or tagger or": {
+        "task": "tagging",
+        "steps": WORDS,
+        "model": {"encoder": {"per": "row"}},
+    },
+    "model: encoder gives an output per token, and regression asks for one per row. Set task: tagging where": {
+        "task": "regression",
+        "steps": WORDS,
+        "model": {"encoder": {"per": "token"}},
+    },
+    "model: encoder sees the tokens behind each, which language_model is to foretell. Take decoder.": {
+        "task": "language_model",
+        "steps": [{"tokenize": {"columns": "target"}}],
+        "model": "encoder",
     },
     "model: lightgbm gives an output per row, and tagging asks for one per token.": {
         "task": "tagging",

@@ -53,14 +53,15 @@ class Params(BaseModel):
     """Of a model: kinds of blocks that it cannot do without."""
     looks_ahead: ClassVar[bool] = False
     """Of a model of tokens: whether what it says of a token depends on those behind it."""
-    by_token: ClassVar[bool] = False
-    """Of a model: whether it gives an output for each token of a row; of a task: whether it asks for one."""
+    by_token: ClassVar[bool | None] = False
+    """Of a model: whether it gives an output for each token of a row; None for one that gives what the task asks for,
+    and is told so by its parameter `per`. Of a task: whether it asks for one."""
     in_text: ClassVar[bool] = False
     """Of a task: whether targets lie in the text of `data.text`."""
     makes: ClassVar[str] = "x"
     """Of a step: kind of block that it makes."""
-    pretrained: ClassVar[str] = ""
-    """Of a step: the parameter that names pretrained weights, which are then kept beside what it learns."""
+    keeps_weights: ClassVar[bool] = False
+    """Of a step: whether it computes by the weights in its `folder`, which are kept beside what it learns."""
 
     @classmethod
     def problems(cls, given: Mapping[str, Any]) -> list[Problem]:

@@ -1,13 +1,16 @@
 """Declare the parameters of models."""
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fmray.spec.components.base import Flag, Image, Params, Real, Whole, conflict
+from fmray.spec.components.base import Flag, Image, Params, Real, Text, Whole, conflict
 
 Units = Annotated[Whole, Field(ge=1)]
+Per = Literal["row", "token"]
+PER = "What has an output of its own; by default what the task predicts for."
+TOKENS = "Block of tokens that is read; needed where there are several."
 
 
 class BagOfEmbeddings(Params):
@@ -71,10 +74,81 @@ class Decoder(Params):
 
     @model_validator(mode="after")
     def _divided(self) -> Self:
-        if self.width % (2 * self.heads):
-            text = f"{self.width} with {self.heads} heads. Give a multiple of {2 * self.heads}."
-            raise conflict("width", text)
+        _refuse_odd_heads(self.width, self.heads)
         return self
+
+
+class Encoder(Params):
+    """Predict each row from the mean of its tokens, or each token, by a Transformer that sees the whole row."""
+
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    by_token: ClassVar[bool | None] = None
+    looks_ahead: ClassVar[bool] = True
+    packable: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    width: Units = Field(128, description="Numbers per token; a multiple of twice the heads.")
+    depth: Units = Field(2, description="Number of layers.")
+    heads: Units = Field(4, description="Heads of attention per layer.")
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Share of numbers dropped in training.")
+    block: Text | None = Field(None, description=TOKENS)
+    per: Per | None = Field(None, description=PER)
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        _refuse_odd_heads(self.width, self.heads)
+        return self
+
+
+class Hf(Params):
+    """Predict each row, or each token, by a pretrained encoder of transformers and a head; needs fmray[hf]."""
+
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    by_token: ClassVar[bool | None] = None
+    looks_ahead: ClassVar[bool] = True
+    packable: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    folder: Text | None = Field(
+        None,
+        description="Holds config.json and model.safetensors; or package:NAME for the model inside an installed "
+        "package; or the name of a model in the local cache of the hub.",
+    )
+    tune: Literal["all", "head", "lora"] = Field(
+        "all", description="What trains: everything; the head; the head and, in LoRA, a small matrix beside a layer's."
+    )
+    lora_rank: Units = Field(8, description="Rank of the matrices that LoRA adds.")
+    lora_alpha: Annotated[Real, Field(gt=0)] = Field(16.0, description="What LoRA adds counts alpha / rank times.")
+    lora_layers: Literal["query_value", "all"] = Field(
+        "query_value", description="Linear layers that LoRA adds to: query and value of attention, or all."
+    )
+    freeze_embeddings: Flag = Field(False, description="Leave the table of tokens as it is; goes with tune: all.")
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.1, description="Share of numbers dropped in training.")
+    block: Text | None = Field(None, description=TOKENS)
+    per: Per | None = Field(None, description=PER)
+    config: Mapping[str, Any] | None = Field(
+        None, description="Of the encoder; read from the folder when a run begins. Without a folder, weights are drawn."
+    )
+    content: Text | None = Field(None, description="SHA-256 of config and weights; fmray says it when a run begins.")
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.folder is None and self.config is None:
+            raise conflict("folder", "is missing. Name a folder with config.json and model.safetensors.")
+        if self.config is not None and not isinstance(self.config.get("model_type"), str):
+            raise conflict("config", "has no model_type. Give what a config.json of transformers holds.")
+        for name in sorted(self.model_fields_set & {"lora_rank", "lora_alpha", "lora_layers"}):
+            if self.tune != "lora":
+                raise conflict(name, f"has no effect with tune: {self.tune}. It goes with lora.")
+        if self.freeze_embeddings and self.tune != "all":
+            raise conflict("freeze_embeddings", f"has no effect with tune: {self.tune}. It goes with all.")
+        return self
+
+
+def _refuse_odd_heads(width: int, heads: int) -> None:
+    """Refuse numbers that heads cannot share in pairs."""
+    if width % (2 * heads):
+        raise conflict("width", f"{width} with {heads} heads. Give a multiple of {2 * heads}.")
 
 
 class Perceptron(Linear):

@@ -99,13 +99,14 @@ class Drop(Params):
 class Embed(Params):
     """Turn text into numbers by a pretrained encoder that is not trained any further."""
 
-    pretrained: ClassVar[str] = "model"
+    keeps_weights: ClassVar[bool] = True
 
     columns: Columns = Field(description="Text; each column becomes numbers of its own.")
-    model: Text = Field(
-        description="Folder with config.json, tokenizer.json and safetensors; package:NAME for the model in an "
-        "installed Python package; or a name on the Hugging Face hub, with @REVISION behind it if need be."
+    folder: Text = Field(
+        description="Holds config.json, tokenizer.json and model.safetensors; or package:NAME for the model inside an "
+        "installed package; or the name of a model in the local cache of the hub."
     )
+    content: Text | None = Field(None, description="SHA-256 of these files; fmray says it when a run begins.")
     pool: Literal["mean", "first"] = Field(
         "mean", description="What a text becomes: the mean of its tokens' vectors, or the first token's."
     )
@@ -226,7 +227,7 @@ class Tfidf(Params):
 
 
 class Tokenize(Params):
-    """Turn text into token ids, by a vocabulary learned from training rows."""
+    """Turn text into token ids, by a vocabulary learned from training rows, or by that of a pretrained model."""
 
     makes: ClassVar[str] = "tokens"
 
@@ -242,11 +243,21 @@ class Tokenize(Params):
     sample: Annotated[Whole, Field(ge=1)] = Field(
         50_000, description="Different training texts that the vocabulary is learned from; a hash chooses them."
     )
+    pretrained: Text | None = Field(
+        None,
+        description="Folder with the tokenizer.json of a pretrained model, named as for model hf: "
+        "ids are its own, special tokens included, which max_tokens counts and never cuts.",
+    )
+    content: Text | None = Field(None, description="SHA-256 of that file; fmray says it when a run begins.")
     block: Text | None = Field(None, description=BLOCK.format("tokens"))
 
     @model_validator(mode="after")
     def _named(self) -> Self:
         _refuse_block(self.block)
+        if self.pretrained is not None:
+            for name in ("kind", "vocabulary", "lowercase"):
+                if name in self.model_fields_set:
+                    raise conflict(name, "has no effect beside pretrained, whose tokenizer says it. Leave it out.")
         return self
 
 

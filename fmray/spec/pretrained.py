@@ -1,0 +1,202 @@
+"""Resolve the folders of pretrained models that a job names: where they lie, and what they hold.
+
+What a folder holds decides a result, and where it lies does not. So a job is completed before it is run: beside each
+folder stands a digest of its content, which names runs and records in its place; and the description of a model stands
+in the job itself, so that a trained member is built again without the folder.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fmray.catalogue import MODELS
+from fmray.errors import SpecError
+from fmray.spec.job import Job
+from fmray.spec.ref import Ref
+from fmray.store.regular import MOST_JSON_BYTES, open_regular
+
+CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+MODEL, STEP, FROZEN = "hf", "tokenize", "embed"
+FOLDERS = {MODEL: "folder", STEP: "pretrained", FROZEN: "folder"}
+"""Name of a component -> its parameter that names a folder."""
+CONTENT = "content"
+PACKAGE = "package:"
+DEPTH = 3
+"""Folders below a package in which a model is looked for."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def with_pretrained(job: Job) -> Job:
+    """Give the job with whole paths of the folders of pretrained models, their digests and the model's description.
+
+    A job that names none is given as it is.
+
+    Raises:
+        SpecError: If a folder is missing or lacks a file, or ids would not be those that the model was trained with.
+    """
+    steps = tuple(_resolved_step(step, job.folder) for step in job.steps)
+    model = _resolved_model(job.model, job.folder)
+    if steps == job.steps and model == job.model:
+        return job
+    if model.name == MODEL and "folder" in model.params:
+        _refuse_foreign_ids(model, steps)
+    return replace(job, steps=steps, model=model)
+
+
+def by_content(ref: Ref) -> Ref:
+    """Give a component without the place of a folder whose content is known."""
+    key = FOLDERS.get(ref.name)
+    if key is None or CONTENT not in ref.params:
+        return ref
+    return Ref(ref.name, {name: value for name, value in ref.params.items() if name != key})
+
+
+def _resolved_step(ref: Ref, home: str) -> Ref:
+    key = FOLDERS.get(ref.name, "")
+    named = ref.params.get(key)
+    if not isinstance(named, str):
+        return ref
+    where = f"steps.{ref.name}.{key}"
+    folder = folder_of(named, home, where)
+    if ref.name == STEP:
+        digest = _digest(_required(folder, TOKENIZER, where))
+    else:
+        digest = content_of(folder, where, (CONFIG, TENSORS, TOKENIZER))
+    return Ref(ref.name, {**ref.params, key: folder, CONTENT: digest})
+
+
+def _resolved_model(ref: Ref, home: str) -> Ref:
+    named = ref.params.get(FOLDERS[MODEL]) if ref.name == MODEL else None
+    if not isinstance(named, str):
+        return ref
+    where = f"model.{MODEL}.{FOLDERS[MODEL]}"
+    folder = folder_of(named, home, where)
+    config = _description(_required(folder, CONFIG, where))
+    return Ref(ref.name, {**ref.params, FOLDERS[MODEL]: folder, "config": config, CONTENT: content_of(folder, where)})
+
+
+def folder_of(named: str, home: str, where: str) -> str:
+    """Give the whole path of a folder, of the model in a package, or of one in the local cache of the hub.
+
+    Args:
+        named: As the job names it: a path, `package:NAME`, or the name of a model on the hub.
+        home: Folder that relative paths start from.
+        where: Key of the job, for messages.
+
+    Raises:
+        SpecError: If there is none. Nothing is fetched.
+    """
+    if named.startswith(PACKAGE):
+        return _in_package(named.removeprefix(PACKAGE), where)
+    path = Path(home, os.path.expanduser(named)).absolute()
+    if path.is_dir():
+        return os.path.normpath(path)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise SpecError(f"'{named}' is no folder. Names of models need fmray[hf].", where) from error
+    try:
+        return str(snapshot_download(named, local_files_only=True))
+    except (OSError, ValueError) as error:  # the hub's own errors derive from them
+        text = f"'{named}' is no folder, and no model of that name is in the local cache of the hub. Fetch it first."
+        raise SpecError(text, where) from error
+
+
+def _in_package(name: str, where: str) -> str:
+    """Find the one model inside an installed package, which is not imported."""
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    homes = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not homes:
+        raise SpecError(f"'{PACKAGE}{name}': no such package is installed. Install it, or name a folder.", where)
+    found = [
+        str(path.parent)
+        for home in homes
+        for path in sorted(Path(home).rglob(CONFIG))
+        if len(path.relative_to(home).parts) <= DEPTH and (path.parent / TOKENIZER).is_file()
+    ]
+    if len(found) != 1:
+        text = f"'{PACKAGE}{name}' holds {len(found)} models: {', '.join(found) or 'none'}. Name a folder."
+        raise SpecError(text, where)
+    return found[0]
+
+
+def said_of_pretrained(job: Job) -> list[str]:
+    """Say which weights members begin with, and what is decided about them."""
+    model = job.model
+    if model.name != MODEL:
+        return []
+    dropout = MODELS.read(MODEL, model.params).dropout
+    own = f"where the encoder trains it drops by model.hf.dropout ({dropout}), whatever {CONFIG} says, no attention"
+    if CONTENT not in model.params:
+        return [f"hf: no folder is named, so weights are drawn; {own}"]
+    return [f"hf: weights of {model.params['folder']} ({model.params[CONTENT][:12]}), without its pooler; {own}"]
+
+
+def content_of(folder: str, where: str, names: Sequence[str] = (CONFIG, TENSORS)) -> str:
+    """Digest what decides a pretrained model (SHA-256).
+
+    Args:
+        names: Files that count: its description and its tensors.
+
+    Raises:
+        SpecError: If one of them is missing.
+    """
+    digests = [_digest(_required(folder, name, where)) for name in names]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _required(folder: str, name: str, where: str) -> str:
+    path = f"{folder}/{name}"
+    if os.path.isfile(path):
+        return path
+    others = sorted(other for other in os.listdir(folder) if other.endswith(PICKLES))
+    if name == TENSORS and others:
+        text = f"{others[0]} may run code by being read, and is not taken. Save the model as {TENSORS}."
+        raise SpecError(f"{folder} has no {name}; {text}", where)
+    raise SpecError(f"{folder} has no {name}. Give a folder that save_pretrained of transformers wrote.", where)
+
+
+def _description(path: str) -> dict[str, Any]:
+    try:
+        with open_regular(os.path.realpath(path), MOST_JSON_BYTES) as file:
+            value = json.loads(file.read())
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path} cannot be read: {error}.", f"model.{MODEL}.{FOLDERS[MODEL]}") from error
+    if not isinstance(value, Mapping) or not isinstance(value.get("model_type"), str):
+        text = f"{path} has no model_type. Give a config.json of transformers."
+        raise SpecError(text, f"model.{MODEL}.{FOLDERS[MODEL]}")
+    return {name: given for name, given in value.items() if not name.startswith("_")}
+
+
+def _refuse_foreign_ids(model: Ref, steps: tuple[Ref, ...]) -> None:
+    """Refuse ids of another tokenizer than the model's: they would name other words than it was trained with."""
+    where = f"model.{MODEL}"
+    folder = model.params["folder"]
+    makers = [step for step in steps if step.name == STEP and step.params.get("block") == model.params.get("block")]
+    if not any(FOLDERS[STEP] in step.params for step in makers):
+        text = (
+            f"hf reads ids of its own tokenizer. Give steps: [{{tokenize: {{columns: TEXT, pretrained: {folder}}}}}]."
+        )
+        raise SpecError(text, where)
+    own = f"{folder}/{TOKENIZER}"
+    for step in makers:
+        if os.path.isfile(own) and step.params.get(CONTENT) != _digest(own):
+            text = f"{step.params[FOLDERS[STEP]]} has another {TOKENIZER} than {folder}. Name the model's own."
+            raise SpecError(text, f"steps.{STEP}.{FOLDERS[STEP]}")
+
+
+def _digest(path: str) -> str:
+    status = os.stat(path)
+    return _digest_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=16)
+def _digest_of(path: str, size: int, changed: int, inode: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
