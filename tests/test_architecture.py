@@ -65,7 +65,7 @@ DOORS = {
     },
     "PIL": {"data/image.py"},
     "tokenizers": {"data/embed.py", "data/tokenize.py"},
-    "transformers": {"data/embed.py"},
+    "transformers": {"data/embed.py", "models/hf.py"},
     "torch": {
         "data/embed.py",
         "preflight/probe.py",

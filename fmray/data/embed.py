@@ -185,8 +185,9 @@ class Encoder:
             ids_NL[place, : len(row)] = torch.tensor(row)
         mask_NL = torch.arange(ids_NL.shape[1]) < lengths_N[:, None]
         with torch.inference_mode():
-            ids, mask = ids_NL.to(self.device), mask_NL.to(self.device)
-            states_NLH = self.module(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
+            mask = mask_NL.to(self.device)
+            found = self.module(input_ids=ids_NL.to(self.device), attention_mask=mask.long())
+            states_NLH = found.last_hidden_state.float()
             if self.pool == "first":
                 pooled_NH = states_NLH[:, 0]
             else:

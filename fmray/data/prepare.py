@@ -73,19 +73,12 @@ def prepare(
     """
     _refuse_slices(dataset, job.evaluate.slices)
     context = context_of(task)
-    definition = define(dataset, job.split, store, job.name, seen=job.data.target if context else ())
-    asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
     job = with_pretrained(job)
     weights = keep_weights(job.prepared_steps, store)
-    steps = [by_content(ref).to_json() for ref in job.prepared_steps]
-    code = code_digest(
-        __name__, codec_for(task.name).__module__, *(STEPS.module(step.name) for step in job.prepared_steps)
-    )
-    key = fingerprint(
-        KIND, dataset.fingerprint, asked, definition.to_json(), steps,
-        task.name, job.train.order.num_lanes, job.evaluate.slices, code,
-        *([fold] if fold else []), *([context] if context else []),
-    )  # fmt: skip
+    definition = define(dataset, job.split, store, job.name, seen=job.data.target if context else ())
+    asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
+    more = [*([fold] if fold else []), *([context] if context else [])]
+    key = fingerprint(KIND, dataset.fingerprint, asked, definition.to_json(), *_decided(job, task), *more)
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:
         manifest = draft.existing
@@ -124,6 +117,14 @@ def prepare(
     # What lies beside the rows may come and go while the record stays.
     kept_notes = (note for note in found.notes if note not in dataset.notes and not note.startswith(NOT_READ))
     return replace(found, notes=(*dataset.notes, *kept_notes))
+
+
+def _decided(job: Job, task: Ref) -> list[object]:
+    """Give what decides the content of a record beside the data and its split."""
+    modules = [STEPS.module(step.name) for step in job.prepared_steps]
+    steps = [by_content(ref).to_json() for ref in job.prepared_steps]
+    code = code_digest(__name__, codec_for(task.name).__module__, *modules)  # a codec is found by name
+    return [steps, task.name, job.train.order.num_lanes, job.evaluate.slices, code]
 
 
 def _described(manifest: Json, store: Store) -> Json:
