@@ -181,7 +181,9 @@ def test_slots_of_a_dialogue_are_spans_by_characters_of_the_published_split(real
     assert (sides.count("train"), sides.count("test")) == (8_198, 3_731)
     pairs = [(text, text[one["start"] : one["end"]]) for text, row in zip(texts, spans, strict=True) for one in row]
     assert all(found for _, found in pairs)
-    wide = [(text, found) for text, found in pairs if not text.isascii()]  # counted in bytes, these would be cut elsewhere
+    wide = [
+        (text, found) for text, found in pairs if not text.isascii()
+    ]  # counted in bytes, these would be cut elsewhere
     assert len(wide) > 20
     for text, found in wide:
         before, _, after = text.partition(found)
