@@ -149,6 +149,14 @@ def test_the_score_is_that_of_offsets_into_the_texts_that_the_saved_model_predic
     assert done.scores.test["span_f1"].value == pytest.approx(found, rel=1e-12)
 
 
+def test_gates_count_spans_of_types_and_not_tags_that_no_span_needs(done):
+    """Names are one word each, so none goes on: `I-name` has no word at all."""
+    found = {gate["gate"]: gate for gate in card_of(done).gates}
+    assert found["G14"]["status"] == "pass"
+    assert found["G20"]["status"] == "pass", found["G20"]
+    assert "agrees with a second computation" in found["G13"]["text"]
+
+
 def test_the_table_of_predictions_shows_the_spans_of_each_row(done, folder):
     shown = pq.read_table(f"{done.root}/predictions/val.parquet")["spans"]
     assert shown.type == pa.list_(PREDICTION)

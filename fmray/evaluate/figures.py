@@ -109,7 +109,7 @@ def _spans(table: Table, target: Target, level: float) -> Json:
     rows = table.output, table.target, table.weight
     codec = codec_of(target)
     names = codec.class_names
-    order = np.argsort(-codec.counts(table.target)[1::2], kind="stable")[:MOST_CLASSES].tolist()
+    order = np.argsort(-codec.counts(table.target)[1:], kind="stable")[:MOST_CLASSES].tolist()
     found = {
         names[place]: asdict(interval(span_f1_of(names[place], place), rows, table.group, level)) for place in order
     }

@@ -198,12 +198,25 @@ class Spans(Tags):
         return Ragged(tag_of(own.values[:, 0]), own.starts, own.lengths)
 
     def counts(self, target: np.ndarray) -> np.ndarray:
-        """Count the words of each tag."""
-        return np.bincount(tag_of(target[:, 0]), minlength=self.num_outputs)
+        """Count words at which no span begins, and spans of each type (K + 1,)."""
+        return self._begun(tag_of(target[:, 0]), target)
+
+    def _begun(self, tags: np.ndarray, target: np.ndarray) -> np.ndarray:
+        kind, _ = spans_in(tags, self.opens_row(target))
+        return np.bincount(kind + 1, minlength=len(self.class_names) + 1)
 
     def decisions(self, output: np.ndarray, target: np.ndarray) -> Decisions:
-        """Say which tags are predicted, and how surely."""
-        return super().decisions(output, tag_of(target[:, :1]))
+        """Say which spans are predicted, as `counts` counts them, and how surely; hits are words of the right tag."""
+        surest_W = output.max(1)
+        tags = predicted(output)
+        return Decisions(
+            furthest=float(np.abs(output.sum(1) - 1).max()),
+            surest=float(surest_W.max()),
+            sureness=float(surest_W.sum(dtype=np.float64)),
+            hits=int((tags == tag_of(target[:, 0])).sum()),
+            said=self._begun(tags, target),
+            actual=self.counts(target),
+        )
 
     def made_up(self, held: Json) -> tuple[np.ndarray, np.ndarray] | None:
         """Make up a row of one word for each type that the side holds, and one in none, all of them right."""

@@ -85,6 +85,47 @@ def test_what_the_type_leaves_open_or_contradicts_is_refused(write, columns, ask
         decide(scan(data, "."), data, Ref(task))
 
 
+SPAN = pa.struct([("type", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
+SPANS = pa.array([[{"type": "a", "start": 0, "end": 1}], None], pa.list_(SPAN))
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "task", "error"),
+    [
+        ({"y": SPANS}, {}, "auto", r"'y' holds spans, and this is auto\. Set task: span_extraction, and data\.text"),
+        ({"y": SPANS}, {}, "tagging", r"'y' holds spans, and this is tagging\. Set task: span_extraction"),
+        (
+            {"y": ["a", "b"]},
+            {"text": "said"},
+            "span_extraction",
+            r"needs spans, a list<struct> of one text and .* string",
+        ),
+        ({"y": SPANS}, {}, "span_extraction", r"data\.text: is missing\. Name the column of text that 'y' lies in"),
+        (
+            {"y": SPANS, "n": [1, 2]},
+            {"text": "n"},
+            "span_extraction",
+            r"data\.text: column 'n' holds int64\. Accepted: te",
+        ),
+        (
+            {"y": SPANS, "z": SPANS},
+            {"target": ["y", "z"]},
+            "span_extraction",
+            r"takes one target, given y, z\. Name one",
+        ),
+    ],
+)
+def test_spans_call_for_their_task_and_the_text_they_lie_in(write, columns, asked, task, error):
+    data = section(path=str(write("a.parquet", {**columns, "said": ["ab", "c"]})), **asked)
+    with pytest.raises(SpecError, match=error):
+        decide(scan(data, "."), data, Ref(task))
+
+
+def test_spans_with_their_text_are_taken(write):
+    data = section(path=str(write("a.parquet", {"y": SPANS, "said": ["ab", "c"]})), text="said")
+    assert decide(scan(data, "."), data, Ref("span_extraction")).name == "span_extraction"
+
+
 def test_several_numbers_are_a_regression_and_an_own_task_is_left_alone(write):
     data = section(path=str(write("a.parquet", {"y": [1.0], "z": [2.0]})), target=["y", "z"])
     dataset = scan(data, ".")
