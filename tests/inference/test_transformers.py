@@ -77,7 +77,7 @@ def test_greedy_texts(seed, penalty):
     assert len({text.ids for text in ours}) == len(PROMPTS)
 
 
-STOPS = [(2, ()), (4, (5,)), (3, (4, 7, 9))]
+STOPS = [(2, ()), (4, (5,)), (3, (4, 7, 9)), (2, tuple(range(2, 12)))]
 """Beams, and tokens that end a text."""
 BEAMS = [
     pytest.param(seed, penalty, beams, stops, marks=[pytest.mark.slow] if seed else [])
