@@ -259,6 +259,14 @@ def test_a_model_of_another_task_is_refused_by_name(tmp_path):
         open_model(run.root).generate("a")
 
 
+def test_a_model_that_looks_ahead_is_refused_by_name(run, tmp_path):
+    path = json.loads(Path(run.root, "card.json").read_text())["job"]["data"]["path"]
+    train = {"steps": 4, "validate_every": 4, "batch_rows": 32}
+    made = execute(job_of(Path(path), model="tagger", train=train), Store(str(tmp_path / "store")))
+    with pytest.raises(SpecError, match="MODEL: tagger looks at tokens ahead"):
+        open_model(made.root).generate("a")
+
+
 @pytest.mark.parametrize("ensemble", ["soup", "greedy", "single"])
 def test_ensembles_of_every_kind_that_averages_generate(run, tmp_path, ensemble):
     path = json.loads(Path(run.root, "card.json").read_text())["job"]["data"]["path"]

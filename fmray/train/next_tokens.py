@@ -98,6 +98,10 @@ class NextTokens:
             for population, name in zip(predictor.populations, names, strict=False)  # a soup is one of several
             if isinstance(population, Population)
         ]
+        for network, name in zip(networks, names, strict=False):
+            if isinstance(network, _Whole) and network.looks_ahead():
+                text = f"{name} looks at tokens ahead, and a text that grows has none"
+                raise SpecError(f"{text}. Give a model that looks back only.", "MODEL")
         return cls(
             networks,
             [1.0] if len(networks) == 1 else list(map(float, ensemble.weights)),
@@ -280,6 +284,14 @@ class _Whole:
 
     def take(self, rows: Tensor) -> "_Whole":
         return self
+
+    def looks_ahead(self) -> bool:
+        """Tell whether an output depends on tokens behind its place, by two texts that begin alike."""
+        texts = [torch.tensor([[START, 1, 1, *end]], device=self._device) for end in ((1, 1, 1), (0, 0, 0))]
+        lengths = torch.tensor([6], device=self._device)
+        with torch.no_grad():
+            one, other = (self.module(**{self._block: ids, f"{self._block}_lengths": lengths}) for ids in texts)
+        return not torch.allclose(one[:, :3], other[:, :3], rtol=1e-4, atol=1e-5)
 
 
 def _padded(rows: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fmray.data.cut import START
 from fmray.errors import DataError
-from fmray.models.tagger import TokenLinear
+from fmray.models.tagger import Tagger, TokenLinear
 from fmray.train.next_tokens import NextTokens, network_of
 from fmray.train.population import Blueprint, enter
 
@@ -38,6 +38,9 @@ def made(kind):
             for parameter in module.parameters():
                 parameter.normal_(generator=torch.Generator().manual_seed(2))
         return module, True
+    if kind == "tagger":
+        torch.manual_seed(0)
+        return Tagger(schema_of(NUM_IDS), NUM_IDS), True
     return Summing(), False
 
 
@@ -113,6 +116,12 @@ def test_probabilities_of_different_networks_are_averaged():
     shares = [torch.from_numpy(expected(kind, [START, 3, 1, 4])).softmax(-1).numpy() for kind in kinds]
     mine = torch.from_numpy(found).softmax(-1).numpy()
     np.testing.assert_allclose(mine, np.mean(shares, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["token_linear", "summing", "tagger"])
+def test_a_network_that_looks_ahead_is_told_from_those_that_look_back(kind):
+    (network,) = source(kind)._networks
+    assert network.looks_ahead() == (kind == "tagger")
 
 
 def test_a_network_in_float32_answers_to_the_bit_whatever_is_read_beside():
