@@ -120,6 +120,7 @@ LATER: tuple[tuple[Any, ...], ...] = (
     ("train", "order", "bucket", 0),
     ("train", "groups", []),
     ("train", "phases", {}),
+    ("data", "text", None),
     ("train", "start", None),
     ("train", "steps", None),
     ("train", "validate_every", "auto"),

@@ -54,6 +54,8 @@ def job_schema() -> dict[str, Any]:
     for name in ("target", "key"):
         column = schema["$defs"]["Data"]["properties"][name]
         schema["$defs"]["Data"]["properties"][name] = {"anyOf": [{"type": "string"}, column]}
+    group = schema["$defs"]["ParameterGroup"]["properties"]
+    group["match"] = {"anyOf": [{"type": "string"}, group["match"]]}
     metrics = {"anyOf": [{"enum": sorted(catalogue.METRICS)}, {"type": "string", "pattern": r"^f1\[.+\]$"}]}
     schema["$defs"]["Evaluate"]["properties"]["primary"] = {"anyOf": [*metrics["anyOf"], {"type": "null"}]}
     for keys, section in SECTIONS.items():

@@ -70,6 +70,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", SETTINGS, ids=str)
 def test_texts_are_the_same_in_batches_of_any_size_and_order(asked):
     speaker = source(lively(NUM_IDS, 3, depth=1), lively(NUM_IDS, 4, depth=1), context=CONTEXT)

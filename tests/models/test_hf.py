@@ -262,6 +262,7 @@ def test_layers_of_no_known_name_are_listed():
     assert isinstance(module[0], LoraLinear)
 
 
+@pytest.mark.slow
 def test_jobs_without_a_pretrained_model_do_not_import_transformers():
     code = (
         "import sys, torch; from fmray.train.population import Blueprint, enter; from fmray.schema import *;"
