@@ -76,7 +76,7 @@ def test_the_command_goes_on_with_a_prompt_in_a_fresh_process(run):
     call = [sys.executable, "-m", "fmray.cli", "generate", run.root, "--prompt", "abcde", "--temperature", "0"]
     done = subprocess.run([*call, "--stop", "ij"], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "fgh\n"
-    assert "1 texts of 5 tokens for 1 prompts; ended: 1 by stop" in done.stderr
+    assert "1 text of 5 tokens for 1 prompt; ended: 1 by stop" in done.stderr
     done = subprocess.run(
         [*call, "--max-new-tokens", "4", "--json"], capture_output=True, text=True, cwd=ROOT, check=True
     )

@@ -160,7 +160,8 @@ class Remarks:
     def lines(self) -> list[str]:
         """Say it in words."""
         why = ", ".join(f"{number:,} by {name}" for name, number in sorted(self.ended.items()))
-        told = [f"{self.texts:,} texts of {self.tokens:,} tokens for {self.prompts:,} prompts; ended: {why or 'none'}"]
+        made = f"{_counted(self.texts, 'text')} of {_counted(self.tokens, 'token')}"
+        told = [f"{made} for {_counted(self.prompts, 'prompt')}; ended: {why or 'none'}"]
         if self.cut:
             text = f"{self.cut:,} of {self.prompts:,} prompts are longer than the context of {self.context} tokens"
             told.append(f"{text}: their beginning is not read")
@@ -170,6 +171,10 @@ class Remarks:
         if self.unknown:
             told.append(f"{self.unknown:,} of {self.prompts:,} prompts hold what the model's vocabulary lacks")
         return told
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 COLUMNS: dict[str, pa.DataType] = {
