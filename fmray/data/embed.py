@@ -7,6 +7,7 @@ Shape legend: N texts, L tokens of the longest text of a batch, H numbers per te
 
 import importlib
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +20,17 @@ import polars as pl
 
 from fmray.data.step import Fitted, Partial, chosen
 from fmray.data.text import about_empty, refuse_empty
-from fmray.data.weights import STATE
+from fmray.data.weights import STATE, local_copy, refuse_unfit
 from fmray.errors import DataError, SpecError
 from fmray.records import Json
 from fmray.schema import Column, Schema
 from fmray.spec.components import steps as declared
-from fmray.spec.pretrained import TOKENIZER
-from fmray.store.copies import folder_to_keep
+from fmray.spec.pretrained import TENSORS, TOKENIZER
 
+WHERE = "steps.embed.folder"
+ADAPTER = "adapter_config.json"
+LAYER = re.compile(r"(^|\.)(layers?|h|blocks?)\.\d+\.")
+"""In the name of a tensor that belongs to one of many layers."""
 BATCH_TOKENS = 2048
 """Tokens, padding included, that are encoded together."""
 PLACES = 8
@@ -125,23 +129,23 @@ class Encoder:
     """
 
     def __init__(self, folder: str, pool: str, max_tokens: int) -> None:
-        import tokenizers
         import torch
 
         self.pool = pool
         self.max_tokens = max_tokens
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.module = load_encoder(folder).to(self.device)
+        self.device = torch.device("cpu")
+        self.module = load_encoder(folder)
         config = self.module.config
         self.width = int(config.hidden_size)
         self.padding = int(getattr(config, "pad_token_id", None) or 0)
         self.places = int(getattr(config, "max_position_embeddings", None) or max_tokens + 1)
-        self.whole = tokenizers.Tokenizer.from_file(f"{folder}/{TOKENIZER}")
-        self.whole.no_padding()
-        self.whole.no_truncation()
-        self.cut = tokenizers.Tokenizer.from_str(self.whole.to_str())
+        self.whole = load_tokenizer(f"{folder}/{TOKENIZER}")
+        self.cut = load_tokenizer(f"{folder}/{TOKENIZER}")
         self.cut.enable_truncation(max_tokens)
         self._require_places()
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda")
+            self.module.to(self.device)
 
     def lengths(self, texts: list[str]) -> np.ndarray:
         """Count the tokens of texts (N,), however long they are."""
@@ -166,9 +170,9 @@ class Encoder:
         return result
 
     def _require_places(self) -> None:
-        """Refuse more tokens than the encoder has places for, by encoding as many."""
+        """Refuse more tokens than the encoder has places for, by encoding as many; on a GPU that would end it."""
         try:
-            self._encoded([[self.padding + 1] * self.max_tokens])
+            self._encoded([[int(self.padding == 0)] * self.max_tokens])
         except (IndexError, RuntimeError) as error:
             text = f"{self.max_tokens}, and the encoder has places for {self.places} or fewer: {error}."
             raise SpecError(text, "steps.embed.max_tokens") from error
@@ -197,15 +201,34 @@ class Encoder:
         return values
 
 
+def load_tokenizer(path: str) -> Any:
+    """Read a tokenizer that neither pads nor cuts.
+
+    Raises:
+        DataError: If it cannot be read.
+        SpecError: If the package tokenizers is missing.
+    """
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise SpecError("embed needs the package tokenizers. Install fmray[hf].", "steps.embed") from error
+    try:
+        found = tokenizers.Tokenizer.from_file(path)
+    except Exception as error:  # the library raises plain ones
+        raise DataError(f"{path} cannot be read as a tokenizer: {error}. Save it again.", WHERE) from error
+    found.no_padding()
+    found.no_truncation()
+    return found
+
+
 def load_encoder(folder: str) -> Any:
     """Build the encoder of a folder with its tensors, float32, in evaluation mode; no code of the folder runs.
 
     Raises:
-        DataError: If the tensors do not fit the configuration.
-        SpecError: If transformers is missing or does not know the architecture.
+        DataError: If the tensors do not fit the configuration, are quantised or not finite.
+        SpecError: If transformers is missing or cannot build the architecture.
     """
     import torch
-    from safetensors import SafetensorError
 
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -214,6 +237,9 @@ def load_encoder(folder: str) -> Any:
             bars: Any = importlib.import_module("transformers.utils.logging")
     except ImportError as error:
         raise SpecError("embed needs the package transformers. Install fmray[hf].", "steps.embed") from error
+    refuse_unfit(f"{folder}/{TENSORS}", WHERE)
+    if os.path.exists(f"{folder}/{ADAPTER}"):  # it would be read as well, and change what the digest does not name
+        raise SpecError(f"{folder} holds an adapter ({ADAPTER}). Merge it into the model, and save that.", WHERE)
     shows_bars = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     try:
@@ -223,18 +249,28 @@ def load_encoder(folder: str) -> Any:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            attn_implementation="sdpa",  # whatever the folder says, which may name code on the hub
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except Exception as error:  # of many kinds, some of them the library's own
         reason = str(error).strip().partition("\n")[0]
-        raise DataError(f"{folder} cannot be read as a model of transformers: {reason}. Save it again.") from error
+        raise DataError(
+            f"{folder} cannot be read as a model of transformers: {reason}. Save it again.", WHERE
+        ) from error
     finally:
         if shows_bars:
             bars.enable_progress_bar()
     # a pooler is often missing, and never read
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
-        shown = ", ".join(missing[:3])
-        raise DataError(f"{folder} lacks {len(missing)} tensors of its model, e.g. {shown}. Save it again.")
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    beyond = sorted(name for name in found["unexpected_keys"] if LAYER.search(name))
+    if missing or beyond:
+        shown = ", ".join([*missing, *beyond][:3])
+        what = (
+            f"lacks {len(missing)} tensors of its model" if missing else f"has {len(beyond)} tensors of further layers"
+        )
+        raise DataError(f"{folder} {what}, e.g. {shown}. Save it again.", WHERE)
+    if odd := next((name for name, values in module.named_parameters() if not values.isfinite().all()), ""):
+        raise DataError(f"{folder} holds numbers in '{odd}' that are not finite. Save it again.", WHERE)
     return (module.get_encoder() if module.config.is_encoder_decoder else module).eval()
 
 
@@ -287,4 +323,4 @@ _OPENING = threading.Lock()
 @lru_cache(maxsize=2)
 def _open(weights: str, pool: str, max_tokens: int) -> Encoder:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads of the library would not survive a fork
-    return Encoder(folder_to_keep(weights), pool, max_tokens)
+    return Encoder(local_copy(weights), pool, max_tokens)

@@ -41,9 +41,10 @@ def normal(kind: pa.DataType, time_zone: str | None = None) -> pa.DataType:
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(normal(kind.value_type, time_zone), kind.list_size)
     if is_list(kind):
-        return pa.list_(normal(kind.value_type, time_zone))
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, normal(field.type, time_zone)) for field in kind])
+        inner = kind.value_type
+        if pa.types.is_struct(inner):  # spans; other structs are left as they are, for they name a data set too
+            return pa.list_(pa.struct([(field.name, normal(field.type, time_zone)) for field in inner]))
+        return pa.list_(normal(inner, time_zone))
     if pa.types.is_date64(kind):
         return pa.date32()
     if pa.types.is_timestamp(kind) and (kind.tz or time_zone):

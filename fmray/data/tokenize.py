@@ -4,6 +4,7 @@ Texts to learn from are chosen by their hashes and read in the order of these, s
 in train and on nothing else.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -136,7 +137,13 @@ class Tokenize:
         where = "steps.tokenize.pretrained"
         path = f"{self.params.pretrained}/{TOKENIZER}"
         try:
-            tokenizer = _library().Tokenizer.from_file(path)
+            with open(path, "rb") as file:
+                data = file.read()
+            if self.params.content not in (None, hashlib.sha256(data).hexdigest()):
+                raise SpecError(f"{path} was changed since the run began. Run the job again.", where)
+            tokenizer = _library().Tokenizer.from_buffer(data)
+        except SpecError:
+            raise
         except Exception as error:  # the library raises plain ones
             raise SpecError(f"{path} cannot be read as a tokenizer: {error}.", where) from error
         beside = tokenizer.num_special_tokens_to_add(False)

@@ -35,7 +35,10 @@ class Vocabulary:
     """
 
     def __init__(self, steps: Sequence[Json]) -> None:
-        made = [step["state"] for step in steps if step["name"] == "tokenize"]
+        own = [step for step in steps if step["name"] == "tokenize"]
+        made = [step["state"] for step in own]
+        if any(step.get("params", {}).get("pretrained") for step in own):
+            raise SpecError("its ids are those of a pretrained tokenizer. Give a model with ids of its own.", "MODEL")
         if len(made) != 1 or len(made[0]["columns"]) != 1:
             text = f"{len(made)} steps of the model are tokenize. Give a model with one, of one column"
             raise SpecError(f"{text}.", "MODEL")
@@ -66,7 +69,9 @@ class Vocabulary:
         return encode(list(texts), self._tokenizer)
 
     def normal(self, text: str) -> str:
-        """Give a text as the model reads it: normalised, before it is cut into tokens."""
+        """Give a text as the model would write it: normalised; words have a space between any two."""
+        if self._kind == "BertPreTokenizer":
+            return self.decode(self.encode([text]).values)
         return str(tokenizer_of(self._tokenizer).normalizer.normalize_str(text))
 
     def bytes_of(self, number: int) -> bytes:

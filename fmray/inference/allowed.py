@@ -31,7 +31,7 @@ class Allowed:
             own = ids[slice(number, number + 1)].compact().values.tolist()
             if not own:
                 raise SpecError(f"{text!r} has no tokens. Leave it out.", WHERE)
-            if vocabulary.unknown in own:
+            if not set(own).isdisjoint(vocabulary.silent):
                 raise SpecError(f"{text!r} holds what the model's vocabulary lacks. Leave it out.", WHERE)
             self._add(own, number)
 
@@ -67,7 +67,13 @@ class Allowed:
             raise SpecError(_beginning(self.texts[self._text[node]], self.texts[number]), WHERE)
 
     def _leads(self, node: int, end: int) -> bool:
-        return node == end or any(self._leads(child, end) for child in self._next[node].values())
+        left = [node]
+        while left:
+            here = left.pop()
+            if here == end:
+                return True
+            left += self._next[here].values()
+        return False
 
 
 def _beginning(short: str, long: str) -> str:

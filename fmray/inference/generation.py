@@ -65,6 +65,8 @@ class Generation:
             raise SpecError(f"{self.top_p}. Give a number above 0, at most 1.", f"{WHERE}.top_p")
         if not self.repetition_penalty > 0:
             raise SpecError(f"{self.repetition_penalty}. Give a number above 0.", f"{WHERE}.repetition_penalty")
+        if not np.isfinite(self.length_penalty):
+            raise SpecError(f"{self.length_penalty}. Give a finite number.", f"{WHERE}.length_penalty")
         if self.temperature is not None and not 0 <= self.temperature < np.inf:
             raise SpecError(f"{self.temperature}. Give 0 or more.", f"{WHERE}.temperature")
         if "" in self.stop:
@@ -79,6 +81,10 @@ class Generation:
         if self.beams > 1 and (self.temperature or drawing):
             name = drawing[0] if drawing else "temperature"
             raise SpecError("beams draw nothing. Leave it out, or beams.", f"{WHERE}.{name}")
+        if not self.draws and self.seed != 0:
+            raise SpecError("nothing is drawn. Leave it out, or beams, or temperature 0.", f"{WHERE}.seed")
+        if self.allowed and self.beams > 1 and self.num > len(self.allowed):
+            raise SpecError(f"{self.num} of {len(self.allowed)} allowed texts. Give fewer.", f"{WHERE}.num")
         if self.beams == 1 and self.length_penalty != 1:
             raise SpecError("one text is followed, and none compared. Give beams.", f"{WHERE}.length_penalty")
         if self.beams == 1 and self.temperature == 0:

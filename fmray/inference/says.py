@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fmray.errors import SpecError
 from fmray.inference.generation import Generated, Generation, Remarks, columns_of
 from fmray.inference.model import SavedModel
 from fmray.inference.rows import Unseen
@@ -84,7 +85,7 @@ class Generates:
         self.reads: Sequence[Column] = [prompt_column(model)]
         self.copies = asked.num
         self._generator = model.generator(asked)
-        self._null_values = model.reader.null_values
+        self._null_values = [value for value in model.reader.null_values if isinstance(value, str)]
         self._remarks = Remarks()
 
     def __call__(self, rows: pa.Table, hashes: np.ndarray) -> Said:
@@ -109,8 +110,16 @@ class Generates:
 
 
 def prompt_column(model: SavedModel) -> Column:
-    """Give the column of text that prompts are read from, as training rows had it."""
-    return next(column for column in model.input_schema.columns if column.name == model.vocabulary.column)
+    """Give the column of text that prompts are read from, as training rows had it.
+
+    Raises:
+        SpecError: If the model's tokens are of a column that a step made.
+    """
+    name = model.vocabulary.column
+    for column in model.input_schema.columns:
+        if column.name == name:
+            return column
+    raise SpecError(f"it reads '{name}', which a step makes. Give a model that reads a column as it is.", "MODEL")
 
 
 def says_of(model: SavedModel, asked: Generation | None) -> Predicts | Generates:

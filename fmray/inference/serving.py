@@ -10,6 +10,13 @@ from fmray.inference.model import open_model
 from fmray.track.mlflow import Served
 
 CODE = str(Path(__file__).with_name("pyfunc.py"))
+PACKAGES = {
+    "embed": ("tokenizers", "transformers"),
+    "hf": ("transformers",),
+    "lightgbm": ("lightgbm",),
+    "tokenize": ("tokenizers",),
+}
+"""Step or model -> packages that it needs to predict."""
 EXAMPLE_ROWS = 4
 """Rows of validation that are shown to MLflow."""
 
@@ -28,7 +35,10 @@ def served(root: str) -> Served:
     if not rows.num_rows:
         raise DataError(f"{root}: there is no validation row to show what the model takes. Use more rows.")
     example = rows.cast(pa.schema([field.with_type(_plain(field.type)) for field in rows.schema]))
-    return Served(CODE, example.to_pandas(), model.predict(rows).to_pandas())
+    used = {step["name"] for own in model.saved.ways().values() for step in own.steps}
+    used |= {member.model["name"] for member in model.saved.members}
+    packages = tuple(sorted({package for name in used for package in PACKAGES.get(name, ())}))
+    return Served(CODE, example.to_pandas(), model.predict(rows).to_pandas(), packages)
 
 
 def _plain(kind: Any) -> Any:

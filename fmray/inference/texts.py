@@ -35,6 +35,9 @@ class Rules:
             for stop, read in zip(asked.stop, self.stops, strict=True)
             if stop != read
         ]
+        unknown = [stop for stop in asked.stop if vocabulary.unknown in vocabulary.encode([stop]).values]
+        if unknown:
+            raise SpecError(f"{unknown[0]!r} holds what the model's vocabulary lacks. Leave it out.", f"{WHERE}.stop")
         if "" in self.stops:
             raise SpecError("the model reads a stop as no text. Leave it out.", f"{WHERE}.stop")
         wrong = [number for number in asked.stop_tokens if not 0 <= number < len(vocabulary)]
@@ -61,7 +64,9 @@ class Rules:
         if not self.asked.draws:
             return np.asarray(made.argmax(-1))
         temperature = 1.0 if self.asked.temperature is None else self.asked.temperature
-        made = choose.top_p(choose.top_k(made / temperature, self.asked.top_k), self.asked.top_p)
+        with np.errstate(over="ignore"):  # what is that unlikely is never drawn
+            made = (made - made.max(-1, keepdims=True)) / temperature
+        made = choose.top_p(choose.top_k(made, self.asked.top_k), self.asked.top_p)
         return choose.drawn(made, np.array([text.uniform() for text in texts]))
 
 

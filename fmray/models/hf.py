@@ -26,6 +26,11 @@ NOT_READ = (
 )  # fmt: skip
 """Keys of a description that say how a model was stored or run, or which code it wants, not what it is."""
 MOST_SHOWN = 5
+OFFSET_PLACES = (
+    "camembert", "data2vec-text", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+    "xmod",
+)  # fmt: skip
+"""Kinds of models whose places are counted from behind the id of padding."""
 
 
 class Hf(nn.Module):
@@ -158,12 +163,12 @@ def _backbone(description: Mapping[str, Any]) -> Any:
     try:
         config = AutoConfig.for_model(kind, **own)
         for name, given in config.to_dict().items():
-            if "drop" in name and isinstance(given, int | float):
+            if "drop" in name and isinstance(given, int | float) and not isinstance(given, bool):
                 setattr(config, name, 0.0)  # torch's own masks would depend on the process and on who trains beside
         build: Any = AutoModel.from_config
         # code of the folder's author is neither looked for nor run
         backbone = build(config, trust_remote_code=False, attn_implementation="sdpa")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # of many kinds, some of them the library's own
         reason = str(error).strip().partition("\n")[0]
         raise SpecError(f"transformers cannot build '{kind}': {reason}", f"{WHERE}.config") from error
     if getattr(backbone, "pooler", None) is not None:
@@ -176,7 +181,7 @@ def _backbone(description: Mapping[str, Any]) -> Any:
 def _most_tokens(config: Any) -> int:
     """Give the tokens that an encoder has places for; those of RoBERTa begin behind the id of padding."""
     most = getattr(config, "max_position_embeddings", None) or 1 << 30
-    begins_behind = config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer")
+    begins_behind = config.model_type in OFFSET_PLACES
     return int(most) - (config.pad_token_id + 1 if begins_behind else 0)
 
 

@@ -238,6 +238,10 @@ def _in_task(job: Job) -> list[Refusal]:
         if job.train.folds is not None or job.ensemble.name not in ("auto", "single"):
             text = "points of several generators are not averaged. Give ensemble: single."
             found.append((("ensemble",), text))
+    for place, step in enumerate(job.steps):
+        if task == "language_model" and step.name == "tokenize" and step.params.get("pretrained") is not None:
+            text = "goes with no language_model yet, whose windows begin with id 0 of a vocabulary of fmray's own."
+            found.append((("steps", place, "tokenize", "pretrained"), f"{text} Leave it out."))
     if task == "language_model" and job.model.name in MODELS and MODELS.params(job.model.name).looks_ahead:
         text = f"{job.model.name} sees the tokens behind each, which language_model is to foretell. Take decoder."
         found.append((("model",), text))

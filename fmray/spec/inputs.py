@@ -86,7 +86,9 @@ def fitted(model: Ref, task: str) -> Ref:
     """
     if model.name not in MODELS or task not in TASKS or MODELS.params(model.name).by_token is not None:
         return model
-    return Ref(model.name, {"per": "token" if TASKS.params(task).by_token else "row", **model.params})
+    if model.params.get("per") is not None:
+        return model
+    return Ref(model.name, {**model.params, "per": "token" if TASKS.params(task).by_token else "row"})
 
 
 def read_by(reads: Sequence[str], schema: Schema) -> frozenset[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fmray.catalogue import MODELS
 from fmray.errors import SpecError
+from fmray.spec.explain import dotted
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store.regular import MOST_JSON_BYTES, open_regular
@@ -40,6 +41,10 @@ def with_pretrained(job: Job) -> Job:
     Raises:
         SpecError: If a folder is missing or lacks a file, or ids would not be those that the model was trained with.
     """
+    for keys in job.ranges:
+        if len(keys) > 1 and FOLDERS.get(str(keys[-2])) == keys[-1]:
+            text = "is a range, and folders are not searched. Give one, and run a job for each of the others."
+            raise SpecError(text, dotted(keys))
     steps = tuple(_resolved_step(step, job.folder) for step in job.steps)
     model = _resolved_model(job.model, job.folder)
     if steps == job.steps and model == job.model:
@@ -67,7 +72,9 @@ def _resolved_step(ref: Ref, home: str) -> Ref:
     if ref.name == STEP:
         digest = _digest(_required(folder, TOKENIZER, where))
     else:
+        _description(_required(folder, CONFIG, where), where)
         digest = content_of(folder, where, (CONFIG, TENSORS, TOKENIZER))
+    _refuse_other_content(ref, folder, digest=digest, where=where)
     return Ref(ref.name, {**ref.params, key: folder, CONTENT: digest})
 
 
@@ -77,8 +84,25 @@ def _resolved_model(ref: Ref, home: str) -> Ref:
         return ref
     where = f"model.{MODEL}.{FOLDERS[MODEL]}"
     folder = folder_of(named, home, where)
-    config = _description(_required(folder, CONFIG, where))
-    return Ref(ref.name, {**ref.params, FOLDERS[MODEL]: folder, "config": config, CONTENT: content_of(folder, where)})
+    config = _description(_required(folder, CONFIG, where), where)
+    digest = content_of(folder, where)
+    _refuse_other_content(ref, folder, digest=digest, where=where)
+    return Ref(ref.name, {**ref.params, FOLDERS[MODEL]: folder, "config": config, CONTENT: digest})
+
+
+def _refuse_other_content(ref: Ref, folder: str, digest: str, where: str) -> None:
+    """Refuse a folder that does not hold what the job says, which it may say itself or has been told when it began.
+
+    Raises:
+        SpecError: If it does not.
+    """
+    asked = ref.params.get(CONTENT)
+    if asked is not None and asked != digest:
+        raise SpecError(
+            f"{folder} holds {digest[:12]}, and content {asked!s:.12} is asked for: it was changed since the run "
+            "began, or the job names another. Run the job again, or leave content out.",
+            where,
+        )
 
 
 def folder_of(named: str, home: str, where: str) -> str:
@@ -162,15 +186,22 @@ def _required(folder: str, name: str, where: str) -> str:
     raise SpecError(f"{folder} has no {name}. Give a folder that save_pretrained of transformers wrote.", where)
 
 
-def _description(path: str) -> dict[str, Any]:
+def _description(path: str, where: str) -> dict[str, Any]:
+    """Read the description of a model.
+
+    Raises:
+        SpecError: If it cannot be read, or is of a model whose numbers are quantised.
+    """
     try:
         with open_regular(os.path.realpath(path), MOST_JSON_BYTES) as file:
             value = json.loads(file.read())
     except (OSError, ValueError) as error:
-        raise SpecError(f"{path} cannot be read: {error}.", f"model.{MODEL}.{FOLDERS[MODEL]}") from error
+        raise SpecError(f"{path} cannot be read: {error}.", where) from error
     if not isinstance(value, Mapping) or not isinstance(value.get("model_type"), str):
         text = f"{path} has no model_type. Give a config.json of transformers."
-        raise SpecError(text, f"model.{MODEL}.{FOLDERS[MODEL]}")
+        raise SpecError(text, where)
+    if value.get("quantization_config"):
+        raise SpecError(f"{path} describes quantised weights. Save the model in float32 or bfloat16.", where)
     return {name: given for name, given in value.items() if not name.startswith("_")}
 
 
@@ -178,7 +209,8 @@ def _refuse_foreign_ids(model: Ref, steps: tuple[Ref, ...]) -> None:
     """Refuse ids of another tokenizer than the model's: they would name other words than it was trained with."""
     where = f"model.{MODEL}"
     folder = model.params["folder"]
-    makers = [step for step in steps if step.name == STEP and step.params.get("block") == model.params.get("block")]
+    named = model.params.get("block")
+    makers = [step for step in steps if step.name == STEP and (named is None or _may_make(step, str(named)))]
     if not any(FOLDERS[STEP] in step.params for step in makers):
         text = (
             f"hf reads ids of its own tokenizer. Give steps: [{{tokenize: {{columns: TEXT, pretrained: {folder}}}}}]."
@@ -189,6 +221,12 @@ def _refuse_foreign_ids(model: Ref, steps: tuple[Ref, ...]) -> None:
         if os.path.isfile(own) and step.params.get(CONTENT) != _digest(own):
             text = f"{step.params[FOLDERS[STEP]]} has another {TOKENIZER} than {folder}. Name the model's own."
             raise SpecError(text, f"steps.{STEP}.{FOLDERS[STEP]}")
+
+
+def _may_make(step: Ref, block: str) -> bool:
+    """Tell whether a step of tokens may make a block: one called so, or one of several, called after its column."""
+    own = step.params.get("block") or "tokens"
+    return block == own or block.startswith(f"{own}_")
 
 
 def _digest(path: str) -> str:

@@ -489,7 +489,7 @@ def _listed(frame: pl.DataFrame, *, is_checked: bool = True) -> pl.DataFrame:
 def _about_ceiling(partial: Partial) -> str:
     """Say how many training spans words can mark, and what keeps the others from being found."""
     why = {
-        "inexact": "begin or end inside of a word",
+        "inexact": "begin or end elsewhere than a word does, inside of one or at white space",
         "overlapping": "share a word with an earlier one",
         "wordless": "hold no word",
     }

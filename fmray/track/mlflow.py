@@ -56,11 +56,13 @@ class Served:
     Args:
         code: Path of the Python file that loads it, in MLflow's "models from code".
         example, answer: A few rows as they come, and what the model says of them, as pandas frames.
+        packages: That the model needs beside those of all models.
     """
 
     code: str
     example: Any
     answer: Any
+    packages: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -267,7 +269,7 @@ class Connection:
                     artifacts={"model": folder},
                     signature=self._mlflow.models.infer_signature(served.example, served.answer),
                     input_example=served.example,
-                    pip_requirements=requirements(),
+                    pip_requirements=requirements(served.packages),
                 )
             except self.refused as error:
                 self.client.delete_logged_model(made.model_id)
@@ -284,10 +286,14 @@ def _require_held() -> None:
         fence.check()
 
 
-def requirements() -> list[str]:
-    """Name what a served model needs, in the versions at hand; builds such as `+cpu` are left to whoever installs."""
+def requirements(packages: Sequence[str]) -> list[str]:
+    """Name what a served model needs, in the versions at hand; builds such as `+cpu` are left to whoever installs.
+
+    Args:
+        packages: That this model needs beside those of all models.
+    """
     found = []
-    for name in _REQUIRED:
+    for name in (*_REQUIRED, *packages):
         try:
             found.append(f"{name}=={importlib.metadata.version(name).partition('+')[0]}")
         except importlib.metadata.PackageNotFoundError:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fmray.data.weights import refuse_unfit
 from fmray.errors import DataError
 from fmray.schema import Schema
 from fmray.spec.pretrained import CONTENT, FOLDERS, TENSORS, content_of
@@ -52,6 +53,7 @@ class Pretrained:
         """
         if content_of(self.folder, self.where) != self.content:
             raise DataError(f"{self.folder} was changed since the run began. Run the job again.", self.where)
+        refuse_unfit(f"{self.folder}/{TENSORS}", self.where)
         try:
             found: Mapping[str, Tensor] = load_file(f"{self.folder}/{TENSORS}")
         except SafetensorError as error:
@@ -62,6 +64,6 @@ class Pretrained:
 def pretrained_of(model: Ref) -> Pretrained | None:
     """Give what members of a model begin with where it names a folder, else None."""
     key = FOLDERS.get(model.name)
-    if key is None or CONTENT not in model.params:
+    if key is None or CONTENT not in model.params or key not in model.params:
         return None
     return Pretrained(model.params[CONTENT], folder=model.params[key], where=f"model.{model.name}.{key}")

@@ -4,7 +4,7 @@ Run as `python tests/benchmarks/families.py [NAME ...]`; FMRAY_DATA names the fo
 of `jobs/` and a rival in `text_rivals.py`, which is what a good engineer writes in an afternoon without a framework. Both
 read one copy of the data, in which the column `side` says which rows train, validate and test; both choose on validation
 and read test once. Printed are the test scores with 95 % intervals and the CPU seconds of the whole commands, one after
-the other. `--only ours|rivals` runs one of them.
+the other; the exit status is 1 where fmray misses what is asked. `--only ours|rivals` runs one of them.
 """
 
 import argparse
@@ -112,11 +112,12 @@ def theirs(family: Family, folder: Path) -> tuple[Json, float]:
     return timed(command, folder)
 
 
-def show(who: str, found: Json, seconds: float, floor: float) -> None:
-    """Print a score."""
+def show(who: str, found: Json, seconds: float, floor: float) -> bool:
+    """Print a score, and tell whether it is high enough."""
     reached = "reaches" if found["score"] >= floor else "MISSES"
     interval = f"[{found['low']:.4f}, {found['high']:.4f}]"
     print(f"  {who}: {found['score']:.4f} {interval}, {reached} {floor}; {seconds:.0f} CPU s", flush=True)
+    return bool(found["score"] >= floor)
 
 
 def main() -> None:
@@ -127,6 +128,7 @@ def main() -> None:
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(FAMILIES):
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}. Known: {', '.join(FAMILIES)}.")
+    reached = True
     for name in asked.names or FAMILIES:
         family = FAMILIES[name]
         print(f"{name}: {family.metric} on test rows", flush=True)
@@ -135,9 +137,11 @@ def main() -> None:
             (folder / "rows").mkdir()
             write_rows(family, folder / "rows")
             if asked.only != "rivals":
-                show("fmray", *ours(family, folder), family.floor)
+                reached &= show("fmray", *ours(family, folder), family.floor)
             if asked.only != "ours":
                 show("rival", *theirs(family, folder), family.floor)
+    if not reached:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 from tiny_bert import WORDS, write
 
 from fmray.catalogue import STEPS
+from fmray.data import weights
 from fmray.data.embed import Embed, Encoder
 from fmray.data.prepare import prepare
 from fmray.data.preview import preview
 from fmray.data.scan import scan
 from fmray.errors import DataError, SpecError
+from fmray.events import Stage
 from fmray.inference.model import open_model
 from fmray.schema import Column, Schema
 from fmray.spec.components import steps as declared
@@ -124,8 +127,16 @@ def test_more_tokens_than_the_encoder_has_places_for_are_refused(folder):
 def spoiled(folder, tmp_path, name):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
+    path = copy / "model.safetensors"
     if name == "tensors":
-        (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-100])
+        path.write_bytes(path.read_bytes()[:-100])
+    elif name == "no tokenizer":
+        (copy / "tokenizer.json").write_text("{}")
+    elif name in ("int8", "nan"):
+        tensors = load_file(path)
+        key = next(key for key in tensors if key.endswith("query.weight"))
+        tensors[key] = np.int8(tensors[key] * 100) if name == "int8" else tensors[key] * np.float32("nan")
+        save_file(tensors, path)
     else:
         config = json.loads((copy / "config.json").read_text())
         (copy / "config.json").write_text(json.dumps({**config, **name}))
@@ -135,16 +146,31 @@ def spoiled(folder, tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tensors", "cannot be read as a model of transformers"),
+        ("tensors", "cannot be read as safetensors"),
+        ("int8", r"holds '.*query.weight' as I8. Accepted: F16, BF16, F32, F64"),
+        ("nan", "holds numbers in '.*' that are not finite"),
+        ("no tokenizer", "cannot be read as a tokenizer"),
         ({"num_hidden_layers": 3}, "lacks 16 tensors of its model"),
+        ({"num_hidden_layers": 1}, "has 16 tensors of further layers"),
+        ({"num_attention_heads": 0}, "cannot be read as a model of transformers"),
+        ({"hidden_size": "32"}, "cannot be read as a model of transformers"),
         ({"model_type": "made_up"}, "cannot be read as a model of transformers"),
         ({"hidden_size": 48}, "cannot be read as a model of transformers"),
     ],
-    ids=["tensors", "layers", "type", "width"],
+    ids=["tensors", "int8", "nan", "tokenizer", "more layers", "fewer layers", "heads", "text", "type", "width"],
 )
 def test_tensors_that_do_not_fit_are_refused_rather_than_drawn(folder, tmp_path, name, words):
     with pytest.raises(DataError, match=words):
         Encoder(str(spoiled(folder, tmp_path, name)), "mean", 24)
+
+
+def test_what_lies_beside_weights_and_would_change_them_is_refused(folder, tmp_path):
+    copy = spoiled(folder, tmp_path, {})
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(SpecError, match="holds an adapter"):
+        Encoder(str(copy), "mean", 24)
+    copy = spoiled(folder, tmp_path / "other", {"attn_implementation": "some-user/some-kernel"})
+    assert np.array_equal(Encoder(str(copy), "mean", 24)(TEXTS), Encoder(str(folder), "mean", 24)(TEXTS))
 
 
 def test_code_in_a_folder_of_weights_is_not_run(folder, tmp_path):
@@ -216,6 +242,42 @@ def test_other_weights_under_the_same_name_train_anew(made, tmp_path):
     store.gc(dry_run=False)
     assert len(store.list("weights")) == 1
     assert run(job_from({**made, "train": {"epochs": 4, "batch_rows": 32}}, tmp_path), store).status == "finished"
+
+
+def test_weights_that_are_changed_while_a_run_goes_on_are_refused(made, tmp_path):
+    job = job_from(made, tmp_path)
+
+    def change(event):
+        if isinstance(event, Stage) and event.name == "prepare":
+            write(tmp_path / "encoder", seed=1, max_position_embeddings=PLACES)
+
+    with pytest.raises(SpecError, match="It was changed since the run began|it was changed since the run began"):
+        run(job, Store(str(tmp_path / "store")), report=change)
+
+
+def test_damaged_weights_in_a_store_are_made_anew(made, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    first = run(job_from(made, tmp_path), store)
+    (file,) = (tmp_path / "store/weights").glob("*/*/model.safetensors")
+    content = file.read_bytes()
+    file.write_bytes(content[:-4] + bytes(4))
+    second = run(job_from({**made, "train": {"epochs": 4, "batch_rows": 32}}, tmp_path), store)
+    assert open_model(second.root).predict(pq.read_table(tmp_path / "data")).num_rows == 300
+    assert [path.read_bytes() for path in (tmp_path / "store/weights").glob("*/*/model.safetensors")] == [content]
+    assert open_model(first.root).identity
+
+
+def test_a_range_over_folders_is_refused(made, tmp_path):
+    made["steps"][0]["embed"]["folder"] = {"choice": ["encoder", "other"]}
+    with pytest.raises(SpecError, match="folders are not searched") as error:
+        with_pretrained(job_from(made, tmp_path))
+    assert error.value.where == "steps.0.embed.folder"
+
+
+def test_a_step_of_the_users_own_may_keep_what_it_likes(made):
+    steps = [{"name": "mine:Scale", "params": {}, "state": {"weights": [0.5, 2.0]}}]
+    assert weights.copied_weights(steps, None) == {}
+    assert weights.beside_model(steps, "/nowhere") == {}
 
 
 def test_a_look_at_a_job_encodes_a_few_rows(made, tmp_path, monkeypatch):

@@ -115,6 +115,22 @@ def test_the_first_of_several_stops_ends_a_text_also_across_tokens():
     assert settled[-1] == "abcdeabc"
 
 
+def test_a_stop_is_looked_for_as_words_write_it():
+    words = vocabulary("romeo: hello, world! juliet: so it is.", kind="words", lowercase=True)
+    stop = words.normal("Hello,world")
+    assert stop == "hello , world"
+    whole = GrowingText(words, begins=True, stops=(stop,))
+    for number in ids_of(words, "romeo: hello, world! so"):
+        whole.add(number)
+    assert "hello" not in whole.text
+
+
+def test_ids_of_a_pretrained_tokenizer_are_refused():
+    steps = [{"name": "tokenize", "params": {"pretrained": "/x"}, "state": {"columns": ["t"], "tokenizer": "{}"}}]
+    with pytest.raises(SpecError, match="those of a pretrained tokenizer"):
+        Vocabulary(steps)
+
+
 def test_a_stop_within_a_piece_cuts_the_piece():
     words = vocabulary("xx abc abc abc", kind="bpe", size=30)
     growing = GrowingText(words, begins=True, stops=("b",))

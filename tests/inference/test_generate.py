@@ -261,6 +261,7 @@ def test_beams_over_a_small_set_find_the_most_likely_text_of_all():
         (("not", "no"), "'not' begins with the tokens of 'no'"),
         (("no", "no"), "'no' stands there twice"),
         (("", "no"), "'' has no tokens"),
+        (("no" * 1500, "no"), "begins with the tokens of 'no'"),
         (("no", "ß"), "'ß' holds what the model's vocabulary lacks"),
     ],
 )
@@ -284,6 +285,11 @@ REFUSED = [
     ({"beams": 2, "num": 3}, "num: 3 of 2 beams"),
     ({"stop": ("",)}, "stop: a stop is empty"),
     ({"stop_tokens": (10_000,)}, "stop_tokens: 10000. Give ids below"),
+    ({"stop": ("ß",)}, "stop: 'ß' holds what the model's vocabulary lacks"),
+    ({"beams": 2, "seed": 5}, "seed: nothing is drawn"),
+    ({"temperature": 0.0, "seed": 5}, "seed: nothing is drawn"),
+    ({"beams": 2, "length_penalty": float("nan")}, "length_penalty: nan. Give a finite number."),
+    ({"beams": 2, "num": 2, "allowed": ("ab",)}, "num: 2 of 1 allowed texts. Give fewer."),
     ({"beyond": "go"}, "beyond: 'go'. Give slide or stop."),
     ({"allowed": ("ab",), "stop": ("c",)}, "stop: allowed texts end where they end"),
     ({"allowed": ("ab",), "stop_tokens": (5,)}, "stop_tokens: allowed texts end where they end"),
@@ -295,6 +301,11 @@ REFUSED = [
 def test_settings_that_do_not_fit_are_refused_by_name(asked, message):
     with pytest.raises(SpecError, match=message.replace(".", r"\.")):
         generate(["a"], **asked)
+
+
+def test_a_temperature_that_leaves_nothing_to_chance_takes_the_most_likely_tokens():
+    texts = generate(PROMPTS, temperature=1e-308, max_new_tokens=8)
+    assert [text.ids for text in texts] == [text.ids for text in generate(PROMPTS, temperature=0.0, max_new_tokens=8)]
 
 
 def test_ids_without_a_text_are_never_generated():

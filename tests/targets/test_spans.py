@@ -101,7 +101,7 @@ def test_what_words_cannot_mark_is_counted_and_said():
     assert notes[:3] == (
         "'y' holds 5 spans of 3 types in 'text'; 0 of 3 training rows have none",
         "1 of 5 training spans (20.00%) can be found, by whole words; of the others, which scores count as well, "
-        "1 begin or end inside of a word, 2 share a word with an earlier one, 1 hold no word",
+        "1 begin or end elsewhere than a word does, inside of one or at white space, 2 share a word with an earlier one, 1 hold no word",
         "1 training spans are named more than once in their row, which counts once",
     )
 
