@@ -26,6 +26,11 @@ IDLE = {
     "train.steps: all members train for as many steps. Give one value.": {"train": {"steps": {"choice": [10, 20]}}},
     "train.steps: has no effect on model lightgbm": {"train": {"steps": 30}, "model": "lightgbm"},
     "train.seeds.order: has no effect with one seed": {"train": {"seeds": {"order": True}}},
+    "steps.0.tokenize.pretrained: goes with no language_model yet": {
+        "task": "language_model",
+        "steps": [{"tokenize": {"columns": "t", "pretrained": "folder"}}],
+        "model": "decoder",
+    },
     "train.order.bucket: has no effect where no step makes tokens. Add one": {"train": {"order": {"bucket": 32}}},
     "train.folds.strict: has no effect without steps": {"train": {"folds": {"strict": True}}, "steps": ["noise"]},
     "task.regression.delta: has no effect with loss: mse. It goes with huber.": {"task": {"regression": {"delta": 2}}},
