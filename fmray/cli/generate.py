@@ -8,7 +8,7 @@ import typer
 
 from fmray.cli.loading import load_torch
 from fmray.cli.models import ModelFolder
-from fmray.cli.options import DONE, AsJson, TrustCode, app, error_console
+from fmray.cli.options import DONE, AsJson, Place, TrustCode, app, error_console
 from fmray.cli.options import out as stdout
 from fmray.errors import SpecError
 from fmray.printable import printable
@@ -43,9 +43,7 @@ def generate(
     ] = "slide",
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     num: Annotated[int, typer.Option(help="Texts for each prompt.")] = 1,
-    place: Annotated[
-        Literal["auto", "local", "ray"], typer.Option("--place", help="This process or Ray; auto decides by size.")
-    ] = "auto",
+    place: Place = "auto",
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:

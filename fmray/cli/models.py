@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fmray.cli.loading import load_torch
-from fmray.cli.options import DONE, AsJson, TrustCode, app, error_console
+from fmray.cli.options import DONE, AsJson, Place, TrustCode, app, error_console
 from fmray.cli.options import out as stdout
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a run, or of a model.")]
@@ -19,9 +19,7 @@ def predict(
     model: ModelFolder,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Parquet file, folder, glob or URI; needs no targets.")],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder that predictions go to.")],
-    place: Annotated[
-        Literal["auto", "local", "ray"], typer.Option("--place", help="This process or Ray; auto decides by size.")
-    ] = "auto",
+    place: Place = "auto",
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> tuple[int, dict[str, Any]]:

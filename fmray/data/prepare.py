@@ -29,8 +29,7 @@ from fmray.data.scan import ITEM_BYTES, Dataset, work_items
 from fmray.data.scratch import is_local, write_file
 from fmray.data.session import run_here, run_over_ray, session
 from fmray.data.split import define
-from fmray.data.weights import KIND as WEIGHTS
-from fmray.data.weights import keep_weights
+from fmray.data.weights import keep_weights, records_of
 from fmray.errors import SpecError
 from fmray.events import Note, Record, Report, ignore
 from fmray.records import Json, Prepared
@@ -99,7 +98,7 @@ def prepare(
             with _runner(job.run.prepare, dataset, report) as run:
                 preparation = Preparation(
                     recipe, items, steps=job.prepared_steps, run=run, report=report, kept=kept,
-                    weights={place: own.folder for place, own in weights.items()},
+                    weights=weights,
                 )  # fmt: skip
                 prepared = preparation.write(key)
             store.remove(recipe.scratch)
@@ -108,7 +107,7 @@ def prepare(
                 {
                     "rows": dict(prepared.rows),
                     "test_identity": prepared.test_identity,
-                    "records": sorted({*preparation.records, *((WEIGHTS, own.digest) for own in weights.values())}),
+                    "records": sorted({*preparation.records, *records_of(job.prepared_steps)}),
                 }
             )
     found = Prepared.from_json({**_described(manifest, store), "root": manifest["folder"]})

@@ -4,8 +4,7 @@ Only the description, the tensors as safetensors and the tokenizer are kept; see
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 
 from safetensors import SafetensorError, safe_open
@@ -27,21 +26,11 @@ FILES = (CONFIG, TENSORS, TOKENIZER)
 PLAIN = ("F16", "BF16", "F32", "F64")
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Name pretrained weights.
+def keep_weights(refs: Sequence[Ref], store: Store) -> dict[int, str]:
+    """Copy the weights that steps compute by into the store, unless they are there.
 
-    Args:
-        digest: Of their content.
-        folder: Where they lie, in the store.
-    """
-
-    digest: str
-    folder: str
-
-
-def keep_weights(refs: Sequence[Ref], store: Store) -> dict[int, Weights]:
-    """Copy the weights that steps compute by into the store, unless they are there, and give them by the step's place.
+    Returns:
+        Folders in the store, by the step's place.
 
     Raises:
         DataError: If a folder was changed since the job was read.
@@ -57,7 +46,7 @@ def keep_weights(refs: Sequence[Ref], store: Store) -> dict[int, Weights]:
                 if _content_of(draft.folder) != digest:
                     raise DataError(f"{folder} was changed since the run began. Run the job again.", "steps")
                 draft.commit({})
-        kept[place] = Weights(digest, _kept_in(store, digest))
+        kept[place] = _kept_in(store, digest)
     return kept
 
 
@@ -81,10 +70,9 @@ def folders_of(refs: Sequence[Ref]) -> dict[int, str]:
     }
 
 
-def copied_weights(steps: Sequence[Json], store: Store) -> dict[str, str]:
-    """Give the folders in the store of the weights that fitted steps use, by digest."""
-    digests = sorted(set(_digests(steps).values()))
-    return {digest: _kept_in(store, digest) for digest in digests}
+def records_of(refs: Sequence[Ref]) -> list[tuple[str, str]]:
+    """Name the records of the weights that steps compute by: kind and digest."""
+    return [(KIND, str(refs[place].params[CONTENT])) for place in folders_of(refs)]
 
 
 def beside_model(steps: Sequence[Json], folder: str) -> dict[int, str]:
@@ -129,15 +117,13 @@ def refuse_unfit(tensors: str, where: str) -> None:
         )
 
 
-def write_weights(folders: Mapping[str, str], home: str) -> None:
-    """Copy weights into the folder of a model.
-
-    Args:
-        folders: Digest -> folder in the store.
-    """
-    for digest, folder in folders.items():
-        for name in files_of(folder).sizes(folder):
-            copy_file(f"{folder}/{name}", f"{home}/{KIND}/{digest}/{name}")
+def write_weights(steps: Sequence[Json], store: Store, home: str) -> None:
+    """Copy the weights that fitted steps use from the store into the local folder of a model, each once."""
+    for digest in set(_digests(steps).values()):
+        here = f"{home}/{KIND}/{digest}"
+        folder = _kept_in(store, digest)
+        for name in files_of(folder).sizes(folder) if not os.path.isdir(here) else ():
+            copy_file(f"{folder}/{name}", f"{here}/{name}")
 
 
 def _content_of(folder: str) -> str:

@@ -32,7 +32,7 @@ from fmray.data.arrow_frames import faults
 from fmray.data.contents import without_extensions
 from fmray.data.scan import Dataset, read_item, work_items
 from fmray.data.split import VAL, Definition, assign
-from fmray.data.weights import copied_weights, write_weights
+from fmray.data.weights import write_weights
 from fmray.errors import DataError, SpecError
 from fmray.records import TENSORS as NETWORK
 from fmray.records import Ensemble, Json, Member, Prepared, Target
@@ -135,7 +135,7 @@ def write_model(
             for name in files_of(member.root).sizes(member.root):
                 copy_file(f"{member.root}/{name}", f"{home}/{member.index:05d}/{name}")
         for own in ways.values():
-            write_weights(copied_weights(own.steps, store), home)
+            write_weights(own.steps, store, home)
         pq.write_table(_example(dataset, prepared, list(ways.values())), f"{home}/{EXAMPLE}")
         plain["example"] = hashlib.sha256(Path(home, EXAMPLE).read_bytes()).hexdigest()
         _copy_code(job, Path(home) / CODE)
