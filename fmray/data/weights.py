@@ -92,8 +92,11 @@ def beside_model(steps: Sequence[Json], folder: str) -> dict[int, str]:
 
 def _digests(steps: Sequence[Json]) -> dict[int, str]:
     """Give the digests of the weights that fitted steps use, by the step's place; others may keep what they like."""
-    keepers = [name for name in STEPS if STEPS.params(name).keeps_weights]
-    return {place: str(step["state"].get(STATE)) for place, step in enumerate(steps) if step["name"] in keepers}
+    return {
+        place: str(step["state"].get(STATE))
+        for place, step in enumerate(steps)
+        if step["name"] in STEPS and STEPS.params(step["name"]).keeps_weights
+    }
 
 
 def refuse_unfit(tensors: str, where: str) -> None:
