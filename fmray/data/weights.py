@@ -85,7 +85,7 @@ def beside_model(steps: Sequence[Json], folder: str) -> dict[int, str]:
     for place, digest in _digests(steps).items():
         here = f"{folder}/{KIND}/{digest}"
         if not os.path.isdir(here) or _content_of(here) != digest:
-            raise DataError(f"{here} is missing or damaged. Copy the model folder again.")
+            raise DataError(f"{here}{_damage_of(here)}. Copy the model folder again.")
         found[place] = here
     return found
 
@@ -127,6 +127,14 @@ def write_weights(steps: Sequence[Json], store: Store, home: str) -> None:
         folder = _kept_in(store, digest)
         for name in files_of(folder).sizes(folder) if not os.path.isdir(here) else ():
             copy_file(f"{folder}/{name}", f"{here}/{name}")
+
+
+def _damage_of(folder: str) -> str:
+    """Say what is wrong with a folder that has not the content it is named after."""
+    missing = [name for name in FILES if not os.path.isfile(f"{folder}/{name}")]
+    if len(missing) == len(FILES):
+        return " is missing"
+    return f" lacks {', '.join(missing)}" if missing else f": {', '.join(FILES[:-1])} or {FILES[-1]} is damaged"
 
 
 def _content_of(folder: str) -> str:

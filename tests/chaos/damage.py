@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ KINDS: dict[str, str] = {
     "split": r"splits/[^/]+\.json",
     "prepared manifest": r"prepared/[^/]+/manifest\.json",
     "prepared": r"prepared/[^/]+/data-[^/]+/prepared\.json",
+    "weights manifest": r"weights/[^/]+/manifest\.json",
+    "weights": r"weights/[^/]+/data-[^/]+/.*\.(json|safetensors)",
     "lanes": r"prepared/[^/]+/data-[^/]+/.*\.arrow",
     "rows manifest": r"rows/[^/]+/manifest\.json",
     "rows": r"rows/[^/]+/data-[^/]+/.*\.(npy|json)",
@@ -66,6 +69,7 @@ KINDS: dict[str, str] = {
     "predictions": r"runs/[^/]+/[^/]+/predictions/.*\.parquet",
     "sealed": r"runs/[^/]+/[^/]+/sealed/.*\.parquet",
     "model.json": r"runs/[^/]+/[^/]+/model/model\.json",
+    "model weights": r"runs/[^/]+/[^/]+/model/weights/.*",
     "model tensors": r"runs/[^/]+/[^/]+/model/.*\.safetensors",
     "model booster": r"runs/[^/]+/[^/]+/model/\d+/model\.txt",
     "model code": r"runs/[^/]+/[^/]+/model/code/.*\.py",
@@ -120,10 +124,19 @@ RIVAL = PLAIN | {"data": {"path": "../rival", "target": "y"}, "train": PLAIN["tr
 TREES = PLAIN | {"name": "trees", "model": {"lightgbm": {"num_leaves": 4}},
                  "train": {"epochs": 4, "seeds": 2, "early_stop": None}}  # fmt: skip
 OWN = PLAIN | {"name": "own", "model": "chaos_net:Net"}
+TEXT = PLAIN | {"data": {"path": "../texts", "target": "y"},
+                "train": {"epochs": 2, "batch_rows": 32, "seeds": 2, "early_stop": None}}  # fmt: skip
+EMBED = TEXT | {"name": "embed", "steps": [{"embed": {"columns": "text", "folder": "../bert", "max_tokens": 16}}]}
+TUNED = TEXT | {"name": "tuned", "steps": [{"tokenize": {"columns": "text", "pretrained": "../bert", "max_tokens": 16}}],
+                "model": {"hf": {"folder": "../bert", "tune": "head"}}}  # fmt: skip
 JOBS = {
     "plain": PLAIN, "search": SEARCH, "sobol": SOBOL, "sample": SAMPLE, "rival": RIVAL, "trees": TREES, "own": OWN
+} | ({"embed": EMBED, "tuned": TUNED} if find_spec("transformers") else {})  # fmt: skip
+"""Those that start from pretrained weights are left out where the extra `hf` is not installed."""
+COMMANDS_OF = {
+    "sample": (), "search": (), "sobol": (), "trees": ("predict",), "own": ("predict",), "embed": ("predict",),
+    "tuned": ("predict",),
 }  # fmt: skip
-COMMANDS_OF = {"sample": (), "search": (), "sobol": (), "trees": ("predict",), "own": ("predict",)}
 """Job -> commands beside `run`, `runs` and `fresh` that are called on its snapshots; those not named have all."""
 
 
@@ -235,7 +248,7 @@ def load() -> None:
     from fmray.store.sources import code_digest
 
     sys.path.append(str(Path(__file__).parents[1]))
-    for name in LOADED:
+    for name in (*LOADED, *(("transformers", "fmray.data.embed", "fmray.models.hf") if "embed" in JOBS else ())):
         importlib.import_module(name)
     fresh.fresh_process = importlib.import_module(
         "reopened"
@@ -254,6 +267,7 @@ class House:
     def __init__(self, work: Path, where: str) -> None:
         self.work, self.where = work, where
         self.data, self.rival, self.jobs = work / "data", work / "rival", work / "jobs"
+        self.texts = work / "texts"
         self.snapshots = work / f"snapshots-{where}"
         self._files: dict[str, list[tuple[str, str]]] = {}
 
@@ -265,11 +279,15 @@ class House:
         built = self.work / f"built-{self.where}-{source_digest('fmray')[:12]}"
         if built.exists():
             return
-        for folder in (self.data, self.rival, self.jobs, self.snapshots):
+        for folder in (self.data, self.rival, self.texts, self.jobs, self.snapshots):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         _write_data(self.data, 0)
         _write_data(self.rival, 1)
+        _write_texts(self.texts)
+        if "embed" in JOBS:
+            write = importlib.import_module("tiny_bert").write
+            in_child(lambda: write(self.work / "bert"), self.work / "build.log", 600)
         for name, job in JOBS.items():
             told = job | {"run": job["run"] | ({"workers": 1} if self.where == "ray" else {})}
             (self.jobs / f"{name}.json").write_text(json.dumps(told))
@@ -415,7 +433,15 @@ class House:
             "promote": ["promote", str(runs[-1]) if runs else "none"],
             "schedule": ["schedule", "show", str(self.jobs / f"{job}.json"), "--store", str(store)],
             "predict": [
-                *("predict", first, str(self.data), "--out", str(out), "--place", _place(self.where)),
+                *(
+                    "predict",
+                    first,
+                    str(self.texts if job in ("embed", "tuned") else self.data),
+                    "--out",
+                    str(out),
+                    "--place",
+                    _place(self.where),
+                ),
                 *(["--trust-code"] if job == "own" else []),
             ],
             "predict again": ["predict", first, str(self.data), "--out", str(place / "out"), "--place", "local"],
@@ -659,6 +685,19 @@ def _write_data(folder: Path, seed: int) -> None:
         city = np.array(["Bonn", "Oslo", "Rome"])[values.integers(0, 3, 120)]
         rows = pa.table({**columns, "city": city, "y": y})
         pq.write_table(pa.concat_tables([rows, rows.slice(0, 5)]), folder / f"part-{number}.parquet")
+
+
+def _write_texts(folder: Path) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = np.random.default_rng(0)
+    words = ["red", "blue", "green", "black", "white"]
+    for number in range(3):
+        rows = [" ".join(source.choice(words, source.integers(1, 9))) for _ in range(120)]
+        table = pa.table({"text": rows, "y": ["yes" if "red" in row else "no" for row in rows]})
+        pq.write_table(table, folder / f"part-{number}.parquet")
 
 
 if __name__ == "__main__":
