@@ -33,7 +33,7 @@ def read_bytes(member: Member) -> bytes:
         with to_read(path) as here, open(here, "rb") as file:
             data = file.read()
     except (OSError, DataError) as error:
-        raise DataError(f"{path} cannot be read as member {member.index}: {error}. {CURE}") from error
+        raise DataError(f"{path} cannot be read as member {member.index}: {_clause(error)}. {CURE}") from error
     if digest_of(data) != member.tensor_hash:
         raise DataError(f"{path} is damaged: it is not what was trained as member {member.index}. {CURE}")
     return data
@@ -54,10 +54,15 @@ def read_tensors(path: str, expected_hash: str, index: int) -> dict[str, torch.T
             tensors: dict[str, torch.Tensor] = load_file(here)
         found = tensor_hash(tensors)
     except Exception as error:  # safetensors raises its own errors, of several kinds
-        raise DataError(f"{path} cannot be read as member {index}: {error}. {CURE}") from error
+        raise DataError(f"{path} cannot be read as member {index}: {_clause(error)}. {CURE}") from error
     if found != expected_hash:
         raise DataError(f"{path} is damaged: its tensors are not those of member {index}. {CURE}")
     return tensors
+
+
+def _clause(error: Exception) -> str:
+    """Give what an error says, as part of a sentence."""
+    return str(error).removesuffix(".")
 
 
 def digest_of(data: bytes) -> str:

@@ -46,7 +46,7 @@ from fmray.store.copies import copy_file, folder_to_write
 from fmray.store.places import files_of
 from fmray.store.regular import open_regular, require_inside, require_regular
 from fmray.store.sources import module_digest
-from fmray.train.artefacts import file_of, read_bytes, read_tensors
+from fmray.train.artefacts import CURE, file_of, read_bytes, read_tensors
 from fmray.train.description import FORMAT, data_of, ensemble_of, read_description, types_of
 
 FILE, EXAMPLE, CODE = "model.json", "example.parquet", "code"
@@ -250,9 +250,10 @@ def _old_code(saved: Saved, folder: str) -> dict[str, None]:
 
 def _refuse_damaged(member: Member, root: str) -> None:
     path = f"{member.root}/{file_of(member)}"
-    if os.path.lexists(path):
-        require_inside(path, root)
-        require_regular(path)
+    if not os.path.lexists(path):
+        raise DataError(f"{path} is missing, and {root}/{FILE} names it as member {member.index}. {CURE}")
+    require_inside(path, root)
+    require_regular(path)
     if member.artefact != NETWORK:
         read_bytes(member)  # what it holds is checked before it is built
         return
