@@ -444,7 +444,7 @@ def set_attributes(path: str, attributes: int, flags: int = 0) -> None:
     Raises:
         WallError: If it fails.
     """
-    held = struct.pack("=QQQQ", attributes, 0, 0, 0)
+    held = struct.pack("=4Q", *(attributes, 0, 0, 0))
     given = (ctypes.c_long(HERE), path.encode(), ctypes.c_long(flags), held, ctypes.c_long(len(held)))
     if libc.syscall(ctypes.c_long(MOUNT_SETATTR), *given) == -1:
         raise WallError(f"mount_setattr {path}: {os.strerror(ctypes.get_errno())}")

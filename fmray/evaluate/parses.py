@@ -29,10 +29,19 @@ def share_that_parses(texts: Sequence[str], level: float = 0.95) -> Interval:
 
 def parses(text: str) -> bool:
     """Tell whether a text is Python that parses; one that nests too deeply for the parser does not."""
+    return not fault(text)
+
+
+def fault(text: str) -> str:
+    """Say why a text is no Python that parses; "" where it is."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that are none
             ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    except SyntaxError as error:
+        return f"line {error.lineno}: {error.msg}" if error.lineno else str(error.msg)
+    except ValueError as error:
+        return str(error)
+    except (RecursionError, MemoryError):
+        return "it nests too deeply"
+    return ""
