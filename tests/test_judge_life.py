@@ -12,7 +12,8 @@ import pytest
 from fmray.cli.app import run_command
 from fmray.errors import DataError, SpecError
 from fmray.inference.generation import Generation
-from fmray.inference.judge import Asked, judge, judge_part
+from fmray.inference.judge import judge
+from fmray.inference.judge_parts import Asked, judge_part
 from fmray.inference.predict import generate, predict
 from fmray.records import Run
 from fmray.spec.job import Job

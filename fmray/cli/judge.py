@@ -32,8 +32,9 @@ def judge(
     console = error_console if as_json else stdout
     console.say(f"fmray · judge · {texts}")
     from fmray.evaluate.sandbox import Limits
-    from fmray.inference.judge import Asked, spell_verdicts
     from fmray.inference.judge import judge as judge_texts
+    from fmray.inference.judge import spell_verdicts
+    from fmray.inference.judge_parts import Asked
     from fmray.progress import Watch
 
     limits = Limits(cpu_seconds=cpu_seconds, wall_seconds=4.0 * cpu_seconds, memory_bytes=memory_mb << 20)
