@@ -224,7 +224,8 @@ def main() -> None:
         for name, share in shares.intervals().items():
             print(f"{name}: fmray {spelled(told['shares'][name])}, 5-gram {spelled(share)}", flush=True)
         print(f"why not: fmray {told['reasons']}, 5-gram {shares.most_reasons()}", flush=True)
-        parsed = np.array(pq.read_table(folder / "verdicts", columns=["parsed"])["parsed"].to_pylist())
+        parts = [pq.read_table(path, columns=["parsed"]) for path in sorted((folder / "verdicts").glob("*.parquet"))]
+        parsed = np.array(pa.concat_tables(parts)["parsed"].to_pylist())
         other = np.array([verdict.parsed for verdict in found])
         p = mcnemar(int((parsed & ~other).sum()), int((other & ~parsed).sum()))
         print(f"parses more often than the 5-gram: p = {p:.2g}", flush=True)
