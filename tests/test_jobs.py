@@ -19,6 +19,7 @@ NAMES = [path.stem for path in JOBS]
 TASKS = {
     **dict.fromkeys(("bike_sharing", "california_housing", "california_search"), "regression"),
     "goemotions": "multi_label",
+    "python_code": "language_model",
     "restaurant8k_spans": "span_extraction",
     "tiny_shakespeare": "language_model",
     "ud_english_tags": "tagging",
@@ -65,6 +66,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "mnist_mlp",
         "mnist_resnet",
         "perceptron",
+        "python_code",
         "quickstart",
         "restaurant8k_spans",
         "sms_spam",

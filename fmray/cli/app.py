@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 # each adds its commands to the application
-from fmray.cli import check, cluster, generate, listing, models, promotion, runs, schedule, tracking, why  # noqa: F401
+from fmray.cli import check, cluster, generate, judge, listing, models, promotion, runs, schedule, tracking, why  # noqa: F401
 from fmray.cli.answer import INTERRUPTED, INTERRUPTION, Answer
 from fmray.cli.options import BAD_INPUT, DONE, FAILED, GATE_FAILED, app, error_console
 from fmray.cli.signals import is_signalled

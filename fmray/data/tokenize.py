@@ -180,6 +180,8 @@ class Tokenize:
                 return split.Split(library.Regex(r"[\s\S]"), "isolated")
             case "bytes":
                 return split.ByteLevel(add_prefix_space=False, use_regex=False)
+            case "byte_bpe":
+                return split.ByteLevel(add_prefix_space=False, use_regex=True)
             case "words":
                 return split.BertPreTokenizer()
         return split.Metaspace()
@@ -190,9 +192,10 @@ class Tokenize:
         match self.params.kind:
             case "words" | "characters":
                 return trainers.WordLevelTrainer(**common)
-            case "bytes":
+            case "bytes" | "byte_bpe" as kind:
                 alphabet = library.pre_tokenizers.ByteLevel.alphabet()
-                return trainers.BpeTrainer(**{**common, "vocab_size": 258}, initial_alphabet=alphabet)
+                size = declared.BYTE_IDS if kind == "bytes" else self.params.vocabulary
+                return trainers.BpeTrainer(**{**common, "vocab_size": size}, initial_alphabet=alphabet)
         return trainers.BpeTrainer(**common)
 
 

@@ -182,6 +182,27 @@ def wilson(hits: float, num: int, level: float) -> tuple[float, float]:
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
+def mean_of_shares(total: float, squared: float, num: int, level: float) -> Interval:
+    """Give the mean of shares that are independent of each other, each of several things that are not.
+
+    Args:
+        total, squared: Sum of the shares, and of their squares.
+        num: How many there are.
+        level: Confidence level.
+
+    Source: Liang & Zeger, "Longitudinal data analysis using generalized linear models", 1986: what belongs together
+    counts as one piece.
+    """
+    if num == 0:
+        return Interval(NOTHING, NOTHING, high=NOTHING, n=0, method="undefined")
+    value = min(1.0, total / num)
+    error, _ = standard_error((max(0.0, squared - total * total / num) / num**2, num))
+    if num < 2:
+        return Interval(value, NOTHING, high=NOTHING, n=num, method="grouped delta")
+    low, high = _unit_interval(value, error, num=num, level=level, rarest=num)
+    return Interval(value, low, high=high, n=num, method="grouped delta")
+
+
 def mcnemar(only_ours: int, only_theirs: int) -> float:
     """Give the exact one-sided p-value that ours is not right more often, from the rows where just one is right."""
     return float(scipy.stats.binom.sf(only_ours - 1, only_ours + only_theirs, 0.5))

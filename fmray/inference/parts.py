@@ -55,6 +55,7 @@ class Work:
         num_buckets: Into how many parts rows are cut to find equal ones.
         trust: Whose code the model may run.
         asked: How the model goes on with the rows' text; None where it predicts.
+        prompt: Column of that text.
     """
 
     folder: str
@@ -66,6 +67,7 @@ class Work:
     num_buckets: int
     trust: Trust = False
     asked: Generation | None = None
+    prompt: str = ""
 
     @property
     def copies(self) -> int:
@@ -148,7 +150,7 @@ def predict_item(work: Work, item: WorkItem) -> None:
     rows = as_trained(table, says.reads, types=model.input_types, where=where, time_zone=work.dataset.data.time_zone)
     beside = _provenance(work.dataset, item) | {ROW_ID: _binary(hashes)} | _key_columns(table, work, model)
     counts: Json = {"rows": table.num_rows, "faults": {}}
-    with _whole_file(work.part(item.index)) as sink:
+    with whole_file(work.part(item.index)) as sink:
         writer: pq.ParquetWriter | None = None
         for start in range(0, max(1, table.num_rows), says.num_rows):
             said = says(rows.slice(start, says.num_rows), hashes[start : start + says.num_rows])
@@ -177,7 +179,7 @@ def mend_item(work: Work, item: WorkItem) -> None:
     ids = _binary(np.repeat(ids_of(work.scratch, item.index, work.num_buckets), work.copies, axis=0))
     path = work.part(item.index)
     start = 0
-    with _opened_part(path) as part, _whole_file(path) as sink:
+    with opened_part(path) as part, whole_file(path) as sink:
         writer = _writer(sink, part.schema_arrow)
         for group in range(part.num_row_groups):
             table = part.read_row_group(group)
@@ -197,7 +199,7 @@ def counts_of(work: Work, item: WorkItem) -> Json:
     """
     path = work.part(item.index)
     try:
-        with _opened_part(path) as part:
+        with opened_part(path) as part:
             counts: Json = json.loads(part.metadata.metadata[COUNTS])
             num_rows = part.metadata.num_rows
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -255,7 +257,7 @@ def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 @contextlib.contextmanager
-def _whole_file(path: str) -> Iterator[Any]:
+def whole_file(path: str) -> Iterator[Any]:
     """Give a place to write to that becomes the file at the end."""
     if not is_local(path):
         held = pa.BufferOutputStream()
@@ -276,7 +278,8 @@ def _whole_file(path: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _opened_part(path: str) -> Iterator[pq.ParquetFile]:
+def opened_part(path: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, wherever it lies."""
     with files_of(path).open(path) as file, pq.ParquetFile(file) as part:
         yield part
 

@@ -20,7 +20,7 @@ from fmray.data.session import run_here, run_over_ray, session
 from fmray.errors import DataError
 from fmray.events import Note, Report, Stage, ignore
 from fmray.inference.generation import Generation, Remarks
-from fmray.inference.intake import find_rows
+from fmray.inference.intake import find_rows, same_rows
 from fmray.inference.model import SavedModel, open_model
 from fmray.inference.parts import Work, counts_of, is_done, mark_of, mend_item, merged, predict_item
 from fmray.inference.rowids import find_equal
@@ -126,14 +126,14 @@ def _say(
         _refuse_strange(work, begun)  # again, since another may have begun meanwhile
         files.write(f"{work.out}/{BEGUN}", seal_text(begun, BEGUN))
         if files.exists(f"{work.out}/{MANIFEST}"):
-            found = _read_manifest(work.out)
-            broken = _broken(work.out, found)
-            if not broken:
+            found = read_manifest(work.out)
+            damaged = broken(work.out, found)
+            if not damaged:
                 report(Stage("found", f"{work.out} is complete"))
                 if not all("crc32" in part for part in found["parts"]):
                     report(Note("an earlier version wrote them, without checksums: not verified"))
                 return found
-            report(Note(f"{'; '.join(broken[:3])}. All {len(found['parts'])} files are made anew"))
+            report(Note(f"{'; '.join(damaged[:3])}. All {len(found['parts'])} files are made anew"))
             for name in [MANIFEST, *(part["file"] for part in found["parts"])]:
                 files.remove(f"{work.out}/{name}")
         for path in files.temporaries(work.out):
@@ -149,10 +149,13 @@ def _plan(model: SavedModel, data: str, out: str, asked: Generation | None) -> t
     """Look at the data; give what work items need, and the bytes to read."""
     saved = model.saved
     if asked is None:
+        prompt = ""
         dataset = find_rows(data, saved, model.input_schema.columns)
     else:  # a prompt need not have the key that texts of training had
         keyless = replace(saved, data=replace(saved.data, key=()))
-        dataset = find_rows(data, keyless, [prompt_column(model)])
+        column = prompt_column(model)
+        prompt = column.name
+        dataset = find_rows(data, keyless, [column])
     place = str(Path(out).resolve()) if is_local(out) else out.rstrip("/")
     is_one_file = [file.path for file in dataset.files] == [PurePosixPath(data).name]  # then its folder is not read
     if f"{place}/".startswith(f"{dataset.root.rstrip('/')}/") and place != dataset.root and not is_one_file:
@@ -164,7 +167,7 @@ def _plan(model: SavedModel, data: str, out: str, asked: Generation | None) -> t
     num_bytes = sum(sum(file.group_bytes) for file in dataset.files)
     work = Work(
         folder=folder, identity=model.identity, dataset=dataset, out=place, keys=keys, hashed=hashed,
-        num_buckets=buckets, trust=model.trust, asked=asked,
+        num_buckets=buckets, trust=model.trust, asked=asked, prompt=prompt,
     )  # fmt: skip
     return work, num_bytes
 
@@ -196,7 +199,12 @@ def _refuse_strange(work: Work, begun: Json) -> None:
             raise DataError(f"{out} holds predictions of {what}, as {path} says. Give an empty folder.", "--out")
 
 
-def _read_manifest(out: str) -> Json:
+def read_manifest(out: str) -> Json:
+    """Read what a finished folder of predictions or texts says of itself.
+
+    Raises:
+        DataError: If it is damaged.
+    """
     path = f"{out}/{MANIFEST}"
     data = files_of(out).read(path)
     is_sealed = b'"format": 1,' not in data[:32]
@@ -204,7 +212,7 @@ def _read_manifest(out: str) -> Json:
     return found
 
 
-def _broken(out: str, found: Json) -> list[str]:
+def broken(out: str, found: Json) -> list[str]:
     """Say of each file of finished predictions that is not as it was left what became of it.
 
     Where they lie elsewhere, sizes are compared, and nothing is fetched.
@@ -266,7 +274,8 @@ def _generated(work: Work, counts: Sequence[Json]) -> Json:
     remarks = Remarks()
     for part in counts:
         remarks.add(Remarks(**part["generated"]))
-    return {"asked": work.asked.to_json(), "generated": asdict(remarks)}
+    prompts = {"column": work.prompt, "rows": same_rows(work.dataset.files)}
+    return {"asked": work.asked.to_json(), "prompts": prompts, "generated": asdict(remarks)}
 
 
 def _repeats(work: Work, items: Sequence[WorkItem], run: RunPass) -> int:

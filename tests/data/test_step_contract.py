@@ -52,7 +52,7 @@ PARAMS = {
     ],
     "tokenize": [
         {"columns": ["city", "price"], "kind": kind, "vocabulary": 300, "block": "text"}
-        for kind in ("words", "bpe", "characters", "bytes")
+        for kind in ("words", "bpe", "byte_bpe", "characters", "bytes")
     ],
     "tokenize_words": [
         {"columns": "said", "min_count": 1},

@@ -21,7 +21,7 @@ def ids_of(words, text):
     return words.encode([text]).compact().values.tolist()
 
 
-@pytest.mark.parametrize("kind", ["bytes", "characters"])
+@pytest.mark.parametrize("kind", ["bytes", "byte_bpe", "characters"])
 @pytest.mark.parametrize("lowercase", [False, True])
 def test_bytes_and_characters_come_back_as_they_were_normalised(kind, lowercase):
     words = vocabulary(*TEXTS[:3], kind=kind, lowercase=lowercase)
@@ -31,8 +31,9 @@ def test_bytes_and_characters_come_back_as_they_were_normalised(kind, lowercase)
         assert words.decode(ids_of(words, text)) == expected == words.normal(text)
 
 
-def test_bytes_spell_any_text_whatever_was_learned():
-    words = vocabulary("abc", kind="bytes")
+@pytest.mark.parametrize("kind", ["bytes", "byte_bpe"])
+def test_bytes_spell_any_text_whatever_was_learned(kind):
+    words = vocabulary("abc", kind=kind, size=300)
     source = np.random.default_rng(0)
     for _ in range(50):
         points = source.integers(32, 0x2FFFF, 20)
@@ -47,6 +48,19 @@ def test_pieces_of_words_come_back_with_their_spaces():
     assert words.decode(ids_of(words, "the mat"), begins=False) == " the mat"
     first, *rest = ids_of(words, "the cat sat")
     assert words.decode([first]) + words.decode(rest, begins=False) == "the cat sat"
+
+
+def test_pieces_of_bytes_join_the_spaces_of_an_indent():
+    text = "if x:\n        return x\n" * 3
+    words = vocabulary(text, kind="byte_bpe", size=300)
+    pieces = [words.bytes_of(number) for number in ids_of(words, text)]
+    assert b"\n       " in pieces
+    assert b"".join(pieces).decode() == text
+
+
+def test_fewer_ids_than_bytes_are_refused():
+    with pytest.raises(ValueError, match="257 is less than the 258 ids of bytes"):
+        vocabulary("abc", kind="byte_bpe", size=257)
 
 
 def test_words_come_back_with_a_space_between_any_two():

@@ -226,14 +226,20 @@ class Tfidf(Params):
         return self
 
 
+BYTE_IDS = 258
+"""Ids of bytes, of padding and of what is unknown."""
+
+
 class Tokenize(Params):
     """Turn text into token ids, by a vocabulary learned from training rows, or by that of a pretrained model."""
 
     makes: ClassVar[str] = "tokens"
 
     columns: Columns = Field(description=TEXTS)
-    kind: Literal["words", "bpe", "characters", "bytes"] = Field(
-        "bpe", description="words and marks; pieces of words, by byte-pair encoding; characters; bytes."
+    kind: Literal["words", "bpe", "byte_bpe", "characters", "bytes"] = Field(
+        "bpe",
+        description="words and marks; pieces of words, by byte-pair encoding; the same of bytes, as GPT-2, which lacks "
+        "nothing and joins the spaces of an indent; characters; bytes.",
     )
     vocabulary: Annotated[Whole, Field(ge=3)] = Field(
         8000, description="Most ids, with 0 for padding and 1 for what is unknown; bytes have 258."
@@ -258,6 +264,8 @@ class Tokenize(Params):
             for name in ("kind", "vocabulary", "lowercase"):
                 if name in self.model_fields_set:
                     raise conflict(name, "has no effect beside pretrained, whose tokenizer says it. Leave it out.")
+        if self.kind == "byte_bpe" and self.vocabulary < BYTE_IDS:
+            raise conflict("vocabulary", f"{self.vocabulary} is less than the {BYTE_IDS} ids of bytes. Give more.")
         return self
 
 

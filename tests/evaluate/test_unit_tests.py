@@ -1,0 +1,62 @@
+"""A program passes if all of its tests do, and not by ending early, printing or writing where verdicts are read."""
+
+import pytest
+
+from fmray.errors import SpecError
+from fmray.evaluate.sandbox import Limits, Sandbox
+from fmray.evaluate.unit_tests import Verdict, judge
+
+pytestmark = pytest.mark.slow
+RIGHT = "def add(a, b):\r\n\treturn a + b"
+TESTS = ["assert add(1, 2) == 3", "assert add(2, 2) == 4"]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    try:
+        return Sandbox(Limits(cpu_seconds=2, wall_seconds=8.0, output_bytes=1 << 14))
+    except SpecError as error:
+        pytest.skip(str(error))
+
+
+def test_a_right_program_passes(sandbox):
+    assert judge(RIGHT, TESTS, sandbox=sandbox) == Verdict(True, True, "")
+    assert judge("def f(): return X", ["assert f() == 3"], setup="X = 3", sandbox=sandbox).passed
+
+
+@pytest.mark.parametrize(
+    ("program", "reason", "kind"),
+    [
+        ("def add(a, b): return a * b", "test 1: AssertionError", "AssertionError in a test"),
+        ("def add(a, b): return 3", "test 2: AssertionError", "AssertionError in a test"),
+        ("", "test 1: NameError: name 'add' is not defined", "NameError in a test"),
+        ("import never_there", "program: ModuleNotFoundError: No module named 'never_there'", None),
+        ("raise SystemExit(0)", "program: SystemExit: 0", "SystemExit in the program"),
+        ("return 1", "program: SyntaxError: 'return' outside function (program, line 1)", None),
+        ("import os; os._exit(0)", "ended before its tests did", "ended before its tests did"),
+        ("def add(a, b): __import__('os')._exit(0)", "ended before its tests did", None),
+        ('import os; os.write(3, b\'["", ""]\'); os._exit(0)', "ended before its tests did", None),
+        ("import os; os.close(3)", "ended before its tests did", None),
+        ("import os; os.kill(os.getpid(), 11)", "ended by SIGSEGV", "ended by SIGSEGV"),
+        ("while True: pass", "used more than 2 s of processor time", None),
+        ("while True: print(1)", "printed more than 16 kB", "printed more than 16 kB"),
+        ("def add(a, b): return input()", "test 1: EOFError: EOF when reading a line", "EOFError in a test"),
+        ("x = [0] * 10 ** 9", "program: MemoryError", "MemoryError in the program"),
+        ("def f(:", "line 1: invalid syntax", "it does not parse"),
+    ],
+)
+def test_why_a_program_fails_is_said(sandbox, program, reason, kind):
+    verdict = judge(program, TESTS, sandbox=sandbox)
+    assert verdict.reason == reason
+    assert verdict.passed is False
+    assert verdict.parsed == (reason != "line 1: invalid syntax")
+    assert kind is None or verdict.kind == kind
+
+
+def test_without_a_sandbox_nothing_is_run():
+    assert judge("raise SystemExit(0)") == Verdict(True, None, "")
+    assert judge("def f(:") == Verdict(False, None, "line 1: invalid syntax")
+
+
+def test_what_a_program_says_is_cut(sandbox):
+    assert len(judge("raise ValueError('x' * 10**6)", TESTS, sandbox=sandbox).reason) <= 300
