@@ -207,7 +207,7 @@ def test_entities_are_marked_in_tags_as_long_as_the_words_of_the_published_split
 
 
 def test_a_tuned_encoder_reads_pieces_of_the_same_words_in_the_same_split(real):
-    job, folder = real("wnut17_minilm")
+    job, _ = real("wnut17_minilm")
     other, _ = real("wnut17_entities")
     assert (job.data, job.split, job.task) == (other.data, other.split, other.task)
     seen = preview(job)
