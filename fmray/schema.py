@@ -12,11 +12,11 @@ from fmray.errors import SpecError
 
 Kind = Literal[
     "number", "text", "words", "time", "one_hot", "hashed", "missing", "bytes", "pixels", "vector", "image", "tokens",
-    "bag",
+    "bag", "pieces",
 ]  # fmt: skip
-BlockKind = Literal["x", "tokens", "bag"]
+BlockKind = Literal["x", "tokens", "bag", "pieces"]
 DENSE = "x"
-RAGGED: dict[str, BlockKind] = {"tokens": "tokens", "bag": "bag"}
+RAGGED: dict[str, BlockKind] = {"tokens": "tokens", "bag": "bag", "pieces": "pieces"}
 """Kinds of columns whose rows differ in length; each is a block of its own, called like its kind or as a step says."""
 PIXEL = 1 / 255
 """What one level of a pixel counts."""
@@ -37,8 +37,9 @@ class Column:
             `classes`, "hashed" buckets, "missing" a 0/1 flag, "bytes" 0-255 each, "pixels" the same, kept as bytes, of
             which models get the 255th part,
             "vector" a fixed-size list of numbers, "image" an encoded image of any length (a step must decode it),
-            "tokens" a list of token ids of any length, "bag" a list of ids of any length with a weight each.
-        width: Number of floats per row; of tokens and bags, number of ids: all lie in [0, width).
+            "tokens" a list of token ids of any length, "bag" a list of ids of any length with a weight each, "pieces" a
+            list of word pieces as `fmray.pieces` lays them out.
+        width: Number of floats per row; of tokens, bags and pieces, number of ids: all lie in [0, width).
         classes: Level per float of a one-hot column, in order; the last may be "<other>".
         block: Model input that holds it; "x" holds all dense columns side by side.
     """
@@ -57,7 +58,8 @@ class Block:
     Args:
         name: By which `forward` takes it.
         kind: "x" dense floats (B, D); "tokens" padded ids (B, L) beside `<name>_lengths` (B,); "bag" the same with
-            `<name>_weights` (B, L) as well.
+            `<name>_weights` (B, L) as well; "pieces" entries of word pieces (B, P) beside `<name>_first` (B, L), the
+            place of each word's first piece, and `<name>_lengths` (B,), which counts words.
         width: Number of floats per row (D), or number of ids.
         columns: Names of the columns that it holds.
     """

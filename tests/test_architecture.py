@@ -42,6 +42,7 @@ FLOORS = (
     ("catalogue", "store"),
     ("records",),
     ("events", "failures"),
+    ("pieces",),
     ("registry", "moments", "ragged", "schema", "words"),
     ("seeding",),
     ("errors",),

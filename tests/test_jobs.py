@@ -24,6 +24,7 @@ TASKS = {
     "tiny_shakespeare": "language_model",
     "ud_english_tags": "tagging",
     "wnut17_entities": "tagging",
+    "wnut17_minilm": "tagging",
 }
 """Job -> its task, where that is not classification."""
 
@@ -75,6 +76,7 @@ def test_the_jobs_are_those_that_readers_are_promised():
         "tiny_shakespeare",
         "ud_english_tags",
         "wnut17_entities",
+        "wnut17_minilm",
     ]
 
 
@@ -204,6 +206,19 @@ def test_entities_are_marked_in_tags_as_long_as_the_words_of_the_published_split
     assert set(column(folder, "split")) == {"train", "dev", "test"}
     assert len({tag[2:] for row in tags for tag in row} - {""}) == 6
     assert "which mark entities" in " ".join(preview(job).notes)
+
+
+def test_a_tuned_encoder_reads_pieces_of_the_same_words_in_the_same_split(real):
+    job, _ = real("wnut17_minilm")
+    other, _ = real("wnut17_entities")
+    assert (job.data, job.split, job.task) == (other.data, other.split, other.task)
+    seen = preview(job)
+    assert {name: block.kind for name, block in seen.inputs.blocks.items()} == {
+        "pieces": "pieces",
+        "tokens": "tokens",
+        "shape": "tokens",
+    }
+    assert "read in windows" not in " ".join(seen.notes)  # no tweet is longer than a window
 
 
 def test_slots_of_a_dialogue_are_spans_by_characters_of_the_published_split(real):

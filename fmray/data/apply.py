@@ -24,6 +24,7 @@ from fmray.data.sides import group_hashes
 from fmray.data.split import TEST, TRAIN
 from fmray.data.target import encode_target
 from fmray.errors import DataError, SpecError
+from fmray.pieces import tokens_of
 from fmray.ragged import Arrays, Ragged, empty_rows, repeated
 from fmray.records import SPLITS, Part, Split, Target
 from fmray.schema import DENSE, Schema
@@ -98,7 +99,9 @@ def write_item(
     inputs = inputs_of(going, recipe, pipeline, order)
     places = going.places[rows[order]]
     if isinstance(encoded, Ragged):
-        _refuse_other_lengths(inputs, encoded[rows[order]], recipe=recipe, item=item, places=places)
+        kinds = {block.name: block.kind for block in pipeline.schema.blocks.values() if block.is_ragged}
+        lengths = {name: tokens_of(inputs[name], kind) for name, kind in kinds.items()}
+        _refuse_other_lengths(lengths, encoded[rows[order]], recipe=recipe, item=item, places=places)
     refuse_infinite(inputs, pipeline.schema, recipe=recipe, item=item, places=places)
     beside = {"target": encoded, "row_id": going.ids, **beside_of(recipe, going, levels)}
     arrays = {**inputs, **{name: values[rows[order]] for name, values in beside.items()}}
@@ -248,10 +251,15 @@ def refuse_infinite(inputs: Arrays, schema: Schema, recipe: Recipe, item: WorkIt
     )
 
 
-def _refuse_other_lengths(inputs: Arrays, target: Ragged, recipe: Recipe, item: WorkItem, places: np.ndarray) -> None:
-    """Refuse rows that have not as many tokens as tags."""
+def _refuse_other_lengths(
+    blocks: Mapping[str, np.ndarray], target: Ragged, recipe: Recipe, item: WorkItem, places: np.ndarray
+) -> None:
+    """Refuse rows that have not as many tokens as tags.
+
+    Args:
+        blocks: Tokens of each row (n,), by the block that holds them.
+    """
     name = recipe.dataset.data.target[0]
-    blocks = {block: values.lengths for block, values in inputs.items() if isinstance(values, Ragged)}
     if not blocks:
         raise SpecError(f"'{name}' is learned token by token, and no step makes any. Add tokenize_words.", "steps")
     for block, lengths in blocks.items():

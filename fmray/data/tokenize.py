@@ -84,7 +84,12 @@ class Tokenize:
         whole: Sample = []
         for sample in partial["samples"].values():
             whole = merged_sample(whole, sample, self.params.sample)
-        text = self._trained(whole) if self.params.pretrained is None else self._read()
+        pretrained = self.params.pretrained
+        text = (
+            self._trained(whole)
+            if pretrained is None
+            else read_tokenizer(pretrained, self.params.content, most=self.params.max_tokens, step="tokenize")
+        )
         width = tokenizer_of(text).get_vocab_size()
         notes = []
         means = {}
@@ -127,32 +132,6 @@ class Tokenize:
     def _special(self) -> bool:
         """Whether special tokens stand around those of a text."""
         return self.params.pretrained is not None
-
-    def _read(self) -> str:
-        """Read the tokenizer of a pretrained model, and give it as JSON: one that cuts texts and pads none.
-
-        Raises:
-            SpecError: If it cannot be read, or if special tokens leave no room for others.
-        """
-        where = "steps.tokenize.pretrained"
-        path = f"{self.params.pretrained}/{TOKENIZER}"
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-            if self.params.content not in (None, hashlib.sha256(data).hexdigest()):
-                raise SpecError(f"{path} was changed since the run began. Run the job again.", where)
-            tokenizer = _library().Tokenizer.from_buffer(data)
-        except SpecError:
-            raise
-        except Exception as error:  # the library raises plain ones
-            raise SpecError(f"{path} cannot be read as a tokenizer: {error}.", where) from error
-        beside = tokenizer.num_special_tokens_to_add(False)
-        if beside >= self.params.max_tokens:
-            text = f"{self.params.max_tokens} leaves no room beside {beside} special tokens. Give more."
-            raise SpecError(text, "steps.tokenize.max_tokens")
-        tokenizer.no_padding()  # files come with padding to a fixed length
-        tokenizer.enable_truncation(self.params.max_tokens)
-        return str(tokenizer.to_str())
 
     def _trained(self, sample: Sample) -> str:
         """Learn a vocabulary, and give it as JSON."""
@@ -197,6 +176,38 @@ class Tokenize:
                 size = declared.BYTE_IDS if kind == "bytes" else self.params.vocabulary
                 return trainers.BpeTrainer(**{**common, "vocab_size": size}, initial_alphabet=alphabet)
         return trainers.BpeTrainer(**common)
+
+
+def read_tokenizer(folder: str, content: str | None, most: int, step: str) -> str:
+    """Read the tokenizer of a pretrained model, and give it as JSON: one that cuts texts and pads none.
+
+    Args:
+        content: Digest of the file, where it is known.
+        most: Tokens of a text, special ones included.
+        step: That the job names it in.
+
+    Raises:
+        SpecError: If it cannot be read, or if special tokens leave no room for others.
+    """
+    where = f"steps.{step}.pretrained"
+    path = f"{folder}/{TOKENIZER}"
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        if content not in (None, hashlib.sha256(data).hexdigest()):
+            raise SpecError(f"{path} was changed since the run began. Run the job again.", where)
+        tokenizer = _library().Tokenizer.from_buffer(data)
+    except SpecError:
+        raise
+    except Exception as error:  # the library raises plain ones
+        raise SpecError(f"{path} cannot be read as a tokenizer: {error}.", where) from error
+    beside = tokenizer.num_special_tokens_to_add(False)
+    if beside >= most:
+        text = f"{most} leaves no room beside {beside} special tokens. Give more."
+        raise SpecError(text, f"steps.{step}.max_tokens")
+    tokenizer.no_padding()  # files come with padding to a fixed length
+    tokenizer.enable_truncation(most)
+    return str(tokenizer.to_str())
 
 
 def encode(texts: list[str], tokenizer: str, *, special: bool = False) -> Ragged:

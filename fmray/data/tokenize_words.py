@@ -1,7 +1,7 @@
 """Turn lists of words into token ids, one per word, by a vocabulary that is learned from training rows.
 
 Words were split before, as those of a treebank were, or are those of a text, see `fmray.words`; so a row has as many
-ids as words, and a tag can belong to each.
+ids as words, and a tag can belong to each. Beside them may stand the pieces that a pretrained tokenizer makes of words.
 """
 
 import re
@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 
 from fmray.data.step import Fitted, Partial, chosen
-from fmray.data.text import about_empty, blocks_of, list_series, refuse_empty
+from fmray.data.text import Sample, about_empty, blocks_of, list_series, merged_sample, refuse_empty, sample_of
+from fmray.data.tokenize import read_tokenizer
+from fmray.data.word_pieces import MOST_SAMPLED, reader_of
 from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Column, Schema
@@ -24,7 +26,7 @@ UNKNOWN = 1
 FIRST = 2
 MOST_COUNTED = 1_000_000
 """Different parts that are counted at most, the most frequent of those seen: what bounds memory on any corpus."""
-WHOLE = "whole"
+WHOLE, PIECES = "whole", "pieces"
 SEPARATOR = "\x1f"
 """Stands between the words of a list that is one value."""
 
@@ -38,14 +40,18 @@ class TokenizeWords:
 
     def __init__(self, params: declared.TokenizeWords) -> None:
         self.params = params
+        self._parts = [part for part in params.parts if part != PIECES]
 
     def fit(self, frame: pl.DataFrame, schema: Schema) -> Partial:
         """Count words and parts of words, and rows."""
-        counts: dict[str, Counter[str]] = {part: Counter() for part in self.params.parts}
+        counts: dict[str, Counter[str]] = {part: Counter() for part in self._parts}
         lengths = {}
         filled = {}
+        samples: dict[str, Sample] = {}
         for name in self._blocks(schema):
             lists = _lists(frame[name])
+            if self.params.pretrained is not None:
+                samples[name] = sample_of(_whole(lists.filter(lists.list.len() > 0)), MOST_SAMPLED)
             words = lists.list.explode().drop_nulls().alias("word").value_counts(name="rows")
             for part, counted in counts.items():
                 found = words.select(self._part(words["word"], part).alias("part"), "rows").group_by("part").sum()
@@ -57,7 +63,8 @@ class TokenizeWords:
             name: _most(Counter(dict(_whole(frame[name]).alias("value").value_counts(name="rows").iter_rows())))
             for name in self._beside(schema)
         }
-        return {"counts": most, "words": lengths, "filled": filled, "rows": frame.height, "beside": beside}
+        told = {"counts": most, "words": lengths, "filled": filled, "rows": frame.height, "beside": beside}
+        return told | {"samples": samples}
 
     def merge(self, one: Partial, other: Partial) -> Partial:
         """Give the counts of both sets of rows."""
@@ -68,7 +75,11 @@ class TokenizeWords:
         words = {name: number + other["words"][name] for name, number in one["words"].items()}
         filled = {name: number + other["filled"][name] for name, number in one["filled"].items()}
         rows = one["rows"] + other["rows"]
-        return {"counts": counts, "words": words, "filled": filled, "rows": rows, "beside": beside}
+        samples = {
+            name: merged_sample(own, other["samples"][name], MOST_SAMPLED) for name, own in one["samples"].items()
+        }
+        told = {"counts": counts, "words": words, "filled": filled, "rows": rows, "beside": beside}
+        return told | {"samples": samples}
 
     def learn(self, partial: Partial, schema: Schema) -> Fitted:
         """Give ids to the most frequent parts, the most frequent first; equally frequent ones go by their spelling.
@@ -83,6 +94,7 @@ class TokenizeWords:
         columns: list[Column] = []
         notes = []
         means = {}
+        tokenizer = self._tokenizer()
         for column in schema.columns:
             if column.name in beside:
                 block = self._beside(schema)[column.name]
@@ -102,6 +114,12 @@ class TokenizeWords:
             refuse_empty(column.name, "word", filled, "tokenize_words")
             mean = partial["words"][column.name] / max(1, partial["rows"])
             empty = about_empty(partial["rows"] - filled, partial["rows"]).replace("none", "no word")
+            if tokenizer is not None:
+                block = _block(blocks[column.name], PIECES, several=len(blocks) > 1)
+                reader = reader_of(tokenizer)
+                columns.append(Column(_named(column.name, PIECES), "pieces", reader.width, block=block))
+                means[block], about = reader.about(partial["samples"][column.name], SEPARATOR, self.params.max_tokens)
+                notes.append(f"tokenize_words makes block '{block}' of '{column.name}': {about}{empty}")
             for part, known in vocabularies.items():
                 block = _block(blocks[column.name], part, several=len(blocks) > 1)
                 columns.append(Column(_named(column.name, part), "tokens", FIRST + len(known), block=block))
@@ -113,7 +131,8 @@ class TokenizeWords:
         made = Schema(tuple(columns))
         _ = made.blocks  # refuses two columns of one block
         state = {"vocabularies": vocabularies, "columns": list(blocks), "mean_lengths": means}
-        return Fitted(state | ({"beside": beside} if beside else {}), made, tuple(notes))
+        state |= ({"beside": beside} if beside else {}) | ({"tokenizer": tokenizer} if tokenizer is not None else {})
+        return Fitted(state, made, tuple(notes))
 
     def apply(self, frame: pl.DataFrame, state: Json) -> pl.DataFrame:
         """Encode."""
@@ -123,6 +142,9 @@ class TokenizeWords:
             lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
             words = lists.filter(lists.list.len().fill_null(0) > 0).list.explode()
             levels = words.unique().drop_nulls()
+            if "tokenizer" in state:
+                rows = reader_of(state["tokenizer"]).rows(lists, self.params.max_tokens)
+                made.append(list_series(_named(name, PIECES), rows))
             for part, known in state["vocabularies"].items():
                 place = {text: FIRST + number for number, text in enumerate(known)}
                 ids = [place.get(text, UNKNOWN) for text in self._part(levels, part).to_list()]
@@ -134,6 +156,13 @@ class TokenizeWords:
                 made.append(list_series(other, Ragged.of_lengths(np.repeat(own, lengths), lengths)))
         kept = [name for name in state["columns"] if WHOLE not in state["vocabularies"]]
         return frame.drop(kept).with_columns(made)
+
+    def _tokenizer(self) -> str | None:
+        """Read the tokenizer of pieces, as JSON, where the job asks for them."""
+        params = self.params
+        if params.pretrained is None:
+            return None
+        return read_tokenizer(params.pretrained, params.content, most=params.max_tokens, step="tokenize_words")
 
     def _blocks(self, schema: Schema) -> dict[str, str]:
         own = self.params.block

@@ -4,7 +4,7 @@ What a model says of a row is what the run that made it would have said: the sam
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,8 @@ from fmray.events import Note, Report, ignore
 from fmray.inference.generate import Generator, Tell
 from fmray.inference.generation import Generation, columns_of
 from fmray.inference.rows import Reader, Slice, Unseen, as_trained
-from fmray.ragged import Array, Blocks, Ragged, by_row, joined, values_of
+from fmray.pieces import tokens_of
+from fmray.ragged import Array, Blocks, Ragged, joined, values_of
 from fmray.records import Target
 from fmray.registry import Trust, trust_given
 from fmray.schema import Schema
@@ -257,13 +258,18 @@ class SavedModel:
         rows = dict(part.x)
         if not self.codec.by_entry:
             return self.predictor(rows)
-        blocks = next(iter(rows.values())).arrays
-        tokens = next(values for values in blocks.values() if isinstance(values, Ragged))
-        if not tokens.lengths.any():
-            return by_row(values_of(self._no_outputs()), tokens)
+        lengths = self._tokens(rows)
+        if not lengths.any():
+            return Ragged.of_lengths(values_of(self._no_outputs()), lengths)
         if self.codec.from_inputs:
             rows = {name: self._windows(own) for name, own in rows.items()}
-        return by_row(self.predictor(rows), tokens)
+        return Ragged.of_lengths(self.predictor(rows), lengths)
+
+    def _tokens(self, rows: Mapping[str, Blocks]) -> np.ndarray:
+        """Count the tokens of each row that have an output (N,)."""
+        way, blocks = next(iter(rows.items()))
+        block = next(block for block in self.saved.ways()[way].schema.blocks.values() if block.is_ragged)
+        return tokens_of(blocks.arrays[block.name], block.kind)
 
     def _windows(self, rows: Blocks) -> Blocks:
         """Cut texts as those of training were."""

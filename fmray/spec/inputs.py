@@ -97,6 +97,7 @@ def read_by(reads: Sequence[str], schema: Schema) -> frozenset[str]:
     for block in schema.blocks.values():
         if block.kind in reads:
             found |= {*block.lane_columns, *([f"{block.name}_lengths"] if block.is_ragged else [])}
+            found |= {f"{block.name}_first"} if block.kind == "pieces" else set()
     return frozenset(found)
 
 

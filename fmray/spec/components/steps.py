@@ -25,7 +25,7 @@ ALL_NUMBERS = "Numbers; all of them by default."
 ALL_TEXT = "Text or numbers; all text by default."
 TEXTS = "Text; with several columns, each becomes a block of its own."
 BLOCK = "Model input that holds it, by default {}; of several columns, _ and the column's name follow."
-WordPart = Annotated[Text, Field(pattern=r"^(whole|shape|(prefix|suffix)[1-9])$")]
+WordPart = Annotated[Text, Field(pattern=r"^(pieces|whole|shape|(prefix|suffix)[1-9])$")]
 RESERVED = ("x", "target", "weight", "group", "row", "rows", "position", "partner")
 AN_IMAGE = "Channels, height and width of a row; by default a square of 1 or 3 channels."
 
@@ -280,8 +280,19 @@ class TokenizeWords(Params):
     )
     parts: Annotated[Sequence[WordPart], Field(min_length=1)] = Field(
         ("whole",),
-        description="Of a word, each a block of its own: whole, shape (Xx of Paris), prefixN and suffixN of N letters.",
+        description="Of a word, each a block of its own: whole, shape (Xx of Paris), prefixN and suffixN of N letters; "
+        "and pieces, those of `pretrained`.",
     )
+    pretrained: Text | None = Field(
+        None,
+        description="Folder with the tokenizer.json of a pretrained model, named as for model hf; goes with pieces.",
+    )
+    max_tokens: Annotated[Whole, Field(ge=1)] = Field(
+        256,
+        description="Pieces that are read together, special tokens included; a row that has more is read in windows, "
+        "which end between words. Goes with pieces.",
+    )
+    content: Text | None = Field(None, description="SHA-256 of that file; fmray says it when a run begins.")
     vocabulary: Annotated[Whole, Field(ge=3)] = Field(
         20_000, description="Most ids of a part, with 0 for padding and 1 for what is unknown."
     )
@@ -299,6 +310,11 @@ class TokenizeWords(Params):
         _refuse_block(self.block)
         if len(set(self.parts)) < len(self.parts):
             raise conflict("parts", f"{list(self.parts)} names a part twice. Name each once.")
+        if (self.pretrained is None) == ("pieces" in self.parts):
+            text = f"{list(self.parts)} with pretrained {self.pretrained!r}. Pieces go with pretrained: FOLDER."
+            raise conflict("parts", text)
+        if self.pretrained is None and "max_tokens" in self.model_fields_set:
+            raise conflict("max_tokens", "has no effect without pieces. Leave it out.")
         columns, beside = (
             (names,) if isinstance(names, str) else tuple(names) for names in (self.columns, self.beside)
         )
