@@ -365,7 +365,7 @@ class Preparation:
             counts += [part.windows for part in found]
         texts = sum(rows[split] for split in SPLITS)
         text = f"{texts:,} texts are cut into {sum(map(sum, counts)):,} windows of up to {self.recipe.context} tokens"
-        text += "; task.language_model.context says how long they are"
+        text += f"; task.{self.recipe.task}.context says how long they are"
         return replace(target, counts=tuple(tokens.tolist())), counts, text
 
     def _write(
