@@ -30,7 +30,7 @@ from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Schema
 from fmray.spec.components import steps as declared
-from fmray.spec.pretrained import TOKENIZER
+from fmray.spec.pretrained import TOKENIZER, tokenizer_in
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL = [PAD, UNKNOWN]
@@ -137,8 +137,7 @@ class Tokenize:
         where = "steps.tokenize.pretrained"
         path = f"{self.params.pretrained}/{TOKENIZER}"
         try:
-            with open(path, "rb") as file:
-                data = file.read()
+            data = tokenizer_in(str(self.params.pretrained), where)
             if self.params.content not in (None, hashlib.sha256(data).hexdigest()):
                 raise SpecError(f"{path} was changed since the run began. Run the job again.", where)
             tokenizer = _library().Tokenizer.from_buffer(data)

@@ -175,9 +175,9 @@ def _in_sample(job: Job) -> list[Refusal]:
     keys = ("data", "sample")
     if sample is None:
         return []
-    given = [name for name in ("over", "under", "rates") if getattr(sample, name) is not None]
+    given = [name for name in ("over", "under", "rates", "share") if getattr(sample, name) is not None]
     if len(given) != 1:
-        return [(keys, f"{' and '.join(given) or 'nothing'} given. Give one of over, under, rates.")]
+        return [(keys, f"{' and '.join(given) or 'nothing'} given. Give one of over, under, rates, share.")]
     found: list[Refusal] = []
     if job.task.name not in ("auto", "classification"):
         found.append((keys, f"goes with classification, and the task is {job.task.name}. Leave it out."))

@@ -61,6 +61,8 @@ class Params(BaseModel):
     fills_masks: ClassVar[bool] = False
     """Of a model of tokens: whether it can give outputs for chosen tokens alone, `chosen`. Of a task: whether it hides
     tokens and asks for them."""
+    trunk: ClassVar[tuple[str, ...]] = ()
+    """Of a model: beginnings of the names of tensors that serve any task; a start takes them from another one."""
     makes: ClassVar[str] = "x"
     """Of a step: kind of block that it makes."""
     keeps_weights: ClassVar[bool] = False

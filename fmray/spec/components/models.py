@@ -86,6 +86,7 @@ class Encoder(Params):
     by_token: ClassVar[bool | None] = None
     looks_ahead: ClassVar[bool] = True
     fills_masks: ClassVar[bool] = True
+    trunk: ClassVar[tuple[str, ...]] = ("embedding", "layers", "norm")
     packable: ClassVar[tuple[str, ...]] = ("dropout",)
 
     width: Units = Field(128, description="Numbers per token; a multiple of twice the heads.")
