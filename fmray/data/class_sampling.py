@@ -140,9 +140,9 @@ def about_rates(target: Target) -> str:
 
 def about_share(share: float, before: Target, after: Target) -> str:
     """Say in words how many labels are learned from."""
-    kept, all_rows = sum(after.counts), sum(before.counts)
-    text = f"data.sample.share {share:g}: {kept:,} of {all_rows:,} training rows are learned from as targets"
-    return f"{text}, {min(after.counts):,} to {max(after.counts):,} of each of {len(after.classes):,} classes"
+    of_all = f"{sum(after.counts):,} of {sum(before.counts):,} training rows"
+    of_each = f"{min(after.counts):,} to {max(after.counts):,} of each of {len(after.classes):,} classes"
+    return f"data.sample.share {share:g}: targets of {of_all} are learned from, {of_each}"
 
 
 def _path(recipe: Recipe, index: int) -> str:
