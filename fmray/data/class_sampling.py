@@ -4,7 +4,7 @@ The copies of a row follow from its id, its class's rate and the salt alone: not
 around it or who does the work.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,10 +25,27 @@ SHOWN = 10
 """Classes that a note names."""
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Say how many copies of a row there are.
+
+    Args:
+        by_class: Mean number of copies of a row of each class, in class order.
+        salt: Another salt keeps and copies other rows.
+        first: Smallest number drawn for a row of each class, which keeps that row whatever the rate; none where rates
+            alone decide.
+    """
+
+    by_class: tuple[float, ...]
+    salt: int
+    first: tuple[float, ...] = ()
+
+
 def rates_of(sample: Sample, target: Target) -> tuple[float, ...]:
     """Give the mean number of copies of a row of each class, in class order.
 
-    With n_c training rows of class c: `over: r` is max(1, r max(n) / n_c), `under: r` is min(1, min(n) / (r n_c)).
+    With n_c training rows of class c: `over: r` is max(1, r max(n) / n_c), `under: r` is min(1, min(n) / (r n_c)),
+    `share: r` is r.
 
     Raises:
         SpecError: If a rate is given for what is no class.
@@ -37,11 +54,23 @@ def rates_of(sample: Sample, target: Target) -> tuple[float, ...]:
         return tuple(max(1.0, sample.over * max(target.counts) / count) for count in target.counts)
     if sample.under is not None:
         return tuple(min(1.0, min(target.counts) / (sample.under * count)) for count in target.counts)
+    if sample.share is not None:
+        return (sample.share,) * len(target.counts)
     rates = sample.rates or {}
     for name in rates:
         if name not in target.classes:
             raise SpecError(f"{name!r} is no class. {nearest(name, target.classes)}", "data.sample.rates")
     return tuple(rates.get(name, 1.0) for name in target.classes)
+
+
+def draws_of(ids: np.ndarray, salt: int) -> np.ndarray:
+    """Draw a number in [0, 1) for each row, by its id.
+
+    Shapes:
+        ids: (n, 2), uint64.
+        returns: (n,), float64.
+    """
+    return uniform(mixed_ids(ids, key(0, "copies", "", salt))[:, None])
 
 
 def num_copies(ids: np.ndarray, rates: np.ndarray, salt: int) -> np.ndarray:
@@ -52,22 +81,37 @@ def num_copies(ids: np.ndarray, rates: np.ndarray, salt: int) -> np.ndarray:
         returns: (n,), int64.
     """
     whole = np.floor(rates)
-    chance = uniform(mixed_ids(ids, key(0, "copies", "", salt))[:, None])
-    return np.asarray(whole + (chance < rates - whole), np.int64)
+    return np.asarray(whole + (draws_of(ids, salt) < rates - whole), np.int64)
 
 
-def copy_item(recipe: Recipe, target: Target, rates: Sequence[float], salt: int, item: WorkItem) -> tuple[int, ...]:
+def first_in_item(recipe: Recipe, target: Target, salt: int, item: WorkItem) -> tuple[float, ...]:
+    """Give the smallest number drawn for a row of each class in an item, 1 where it has none."""
+    _, codes, ids = _training_rows(recipe, target, item)
+    found = np.ones(len(target.classes))
+    np.minimum.at(found, codes, draws_of(ids, salt))
+    return tuple(found.tolist())
+
+
+def copy_item(recipe: Recipe, target: Target, rates: Rates, item: WorkItem) -> tuple[int, ...]:
     """Leave the copies of each row of an item in the scratch folder, and count those of each class."""
+    rows, codes, ids = _training_rows(recipe, target, item)
+    found = num_copies(ids, np.asarray(rates.by_class)[codes], rates.salt)
+    if rates.first:
+        found = np.maximum(found, draws_of(ids, rates.salt) == np.asarray(rates.first)[codes])
+    copies = np.ones(len(np.asarray(hashes_of(recipe, item.index))), np.int64)
+    copies[rows] = found
+    save(_path(recipe, item.index), copies)
+    return tuple(np.bincount(codes, found, len(target.classes)).astype(np.int64).tolist())
+
+
+def _training_rows(recipe: Recipe, target: Target, item: WorkItem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give the training rows of an item and their classes (n,), and their ids (n, 2)."""
     data = recipe.dataset.data
     sides, occurrence = kept_rows(recipe, item.index)
     rows = np.flatnonzero(sides == TRAIN)
     encoded, _ = encode_target(some(read_item(recipe.dataset, item, data.target), sides == TRAIN), target, data)
-    codes = np.asarray(encoded)
     ids = row_ids(np.asarray(hashes_of(recipe, item.index))[rows], occurrence[rows])
-    copies = np.ones(len(sides), np.int64)
-    copies[rows] = num_copies(ids, np.asarray(rates)[codes], salt)
-    save(_path(recipe, item.index), copies)
-    return tuple(np.bincount(codes, copies[rows], len(rates)).astype(np.int64).tolist())
+    return rows, np.asarray(encoded), ids
 
 
 def lane_copies(recipe: Recipe, index: int, sides: np.ndarray) -> np.ndarray:
@@ -92,6 +136,13 @@ def about_rates(target: Target) -> str:
         f"training rows by class, sampled: {', '.join(changes[:SHOWN])}{more}; "
         "probabilities are shifted back to the shares before"
     )
+
+
+def about_share(share: float, before: Target, after: Target) -> str:
+    """Say in words how many labels are learned from."""
+    of_all = f"{sum(after.counts):,} of {sum(before.counts):,} training rows"
+    of_each = f"{min(after.counts):,} to {max(after.counts):,} of each of {len(after.classes):,} classes"
+    return f"data.sample.share {share:g}: targets of {of_all} are learned from, {of_each}"
 
 
 def _path(recipe: Recipe, index: int) -> str:

@@ -1,7 +1,8 @@
-"""Cut rows of tokens into windows, each of which is a row of the lanes that foretells its tokens one by one.
+"""Cut rows of tokens into windows, each of which is a row of the lanes.
 
-The input at each token is the token before it, 0 before the first of a row; so every token is predicted exactly once,
-and none from itself. A window that is not a row's first begins with the last token of the window before.
+For a language model the input at each token is the token before it, 0 before the first of a row; so every token is
+predicted exactly once, and none from itself. A window that is not a row's first begins with the last token of the
+window before. For a masked language model the input is the token itself, or what hides it; see `fmray.data.masking`.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmray.catalogue import TASKS
+from fmray.data.masking import hide
 from fmray.errors import SpecError
 from fmray.ragged import Arrays, Ragged
 from fmray.schema import Schema
@@ -62,11 +64,30 @@ def cut(tokens: Ragged, context: int) -> Windows:
     return Windows(row, part, Ragged(before, starts, lengths), Ragged(own.values, starts, lengths))
 
 
+def masked(windows: Windows, share: float, num_ids: int, is_kept: np.ndarray) -> Windows:
+    """Let inputs be the tokens themselves, of which a share is hidden, and targets those that were chosen for it.
+
+    Args:
+        share: Of the tokens of a window that are chosen.
+        num_ids: V.
+        is_kept: Windows (n,) that stay as they are, with every token as a target: training chooses others each time.
+    """
+    inputs, target = hide(windows.target.compact(), share, num_ids=num_ids, is_kept=is_kept)
+    return Windows(windows.row, windows.part, inputs, target)
+
+
 def context_of(task: Ref) -> int:
     """Give the tokens of a window, 0 where the task leaves rows whole."""
     if task.name not in TASKS or not codec_for(task.name).from_inputs:
         return 0
     return int(TASKS.read(task.name, task.params).context)
+
+
+def masked_share(task: Ref) -> float:
+    """Give the share of tokens that a task hides, 0 where it hides none."""
+    if task.name not in TASKS or not TASKS.params(task.name).fills_masks:
+        return 0.0
+    return float(TASKS.read(task.name, task.params).share)
 
 
 def block_to_cut(schema: Schema) -> str:
@@ -78,6 +99,6 @@ def block_to_cut(schema: Schema) -> str:
     blocks = [block.name for block in schema.blocks.values() if block.kind == "tokens"]
     if len(blocks) != 1:
         found = f"steps make {', '.join(blocks)}" if blocks else "no step makes tokens"
-        text = f"language_model reads one block of tokens, and {found}. Add tokenize, for one column."
+        text = f"a language model reads one block of tokens, and {found}. Add tokenize, for one column."
         raise SpecError(text, "steps")
     return blocks[0]

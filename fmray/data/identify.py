@@ -50,6 +50,7 @@ class Recipe:
         folder: Of the record that is made.
         fold: Training rows that steps do not learn from.
         context: Tokens of the windows that rows are cut into; 0 where they stay whole.
+        masked: Share of the tokens of a window that are hidden.
         kept: Item -> folder with what is known of its rows; the scratch folder where there is none.
     """
 
@@ -63,6 +64,7 @@ class Recipe:
     folder: str
     fold: Fold | None = None
     context: int = 0
+    masked: float = 0.0
     kept: Mapping[int, str] = field(default_factory=dict)
 
     @property

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from fmray.data import pipeline as pipelines
 from fmray.data.apply import Written, add_digests, write_item
-from fmray.data.class_sampling import about_rates, copy_item, rates_of
+from fmray.data.class_sampling import Rates, about_rates, about_share, copy_item, first_in_item, rates_of
 from fmray.data.copied import compare_files, same_shapes
 from fmray.data.duplicates import Repeats, find_key_repeats, find_repeats
 from fmray.data.identify import UNLABELLED, Identified, Recipe, Summary, where
@@ -133,9 +133,10 @@ class Preparation:
         levels = merge_levels((f.levels for f in found), recipe.slices)
         kept = self._kept(found, repeats)
         if sample := recipe.dataset.data.sample:
+            whole = target
             target, kept = self._sample(sample, target, kept)
-            rows["sampled"] = sum(target.sampled)
-            notes.append(about_rates(target))
+            rows["sampled"] = sum(target.sampled or target.counts)
+            notes.append(about_share(sample.share, whole, target) if sample.share else about_rates(target))
         if recipe.context:
             target, kept, about = self._count_windows(steps, target, rows)
             notes.append(about)
@@ -338,18 +339,23 @@ class Preparation:
         self, sample: Sample, target: Target, kept: Sequence[tuple[int, int, int]]
     ) -> tuple[Target, list[tuple[int, int, int]]]:
         """Count copies of training rows, by class for the target and by item for the lanes."""
-        rates = rates_of(sample, target)
-        common = (self.recipe, target, rates, sample.salt)
-        found: list[tuple[int, ...]] = self.run("sample rows", copy_item, common, self._own)
+        rates = Rates(rates_of(sample, target), sample.salt)
+        if sample.share is not None:
+            asked = (self.recipe, target, sample.salt)
+            least: list[tuple[float, ...]] = self.run("find first rows", first_in_item, asked, self._own)
+            rates = replace(rates, first=tuple(map(min, zip(*least, strict=True))))
+        found: list[tuple[int, ...]] = self.run("sample rows", copy_item, (self.recipe, target, rates), self._own)
         sampled = tuple(map(sum, zip(*found, strict=True)))
-        for name, count, left, rate in zip(target.classes, target.counts, sampled, rates, strict=True):
+        lanes = [(sum(by_class), val, test) for by_class, (_, val, test) in zip(found, kept, strict=True)]
+        if sample.share is not None:
+            return replace(target, counts=sampled), lanes
+        for name, count, left, rate in zip(target.classes, target.counts, sampled, rates.by_class, strict=True):
             if not left:
                 raise DataError(
                     f"a rate of {rate:g} leaves none of the {count} training rows of class '{name}'. "
                     "Give a larger rate, or another salt.",
                     "data.sample",
                 )
-        lanes = [(sum(by_class), val, test) for by_class, (_, val, test) in zip(found, kept, strict=True)]
         return replace(target, sampled=sampled), lanes
 
     def _count_windows(
@@ -365,7 +371,7 @@ class Preparation:
             counts += [part.windows for part in found]
         texts = sum(rows[split] for split in SPLITS)
         text = f"{texts:,} texts are cut into {sum(map(sum, counts)):,} windows of up to {self.recipe.context} tokens"
-        text += "; task.language_model.context says how long they are"
+        text += f"; task.{self.recipe.task}.context says how long they are"
         return replace(target, counts=tuple(tokens.tolist())), counts, text
 
     def _write(

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from fmray.catalogue import STEPS
 from fmray.data.arrow_frames import raw_schema
-from fmray.data.cut import context_of
+from fmray.data.cut import context_of, masked_share
 from fmray.data.duplicates import num_buckets
 from fmray.data.folders import NOT_READ
 from fmray.data.folds import Fold
@@ -72,11 +72,12 @@ def prepare(
     """
     _refuse_slices(dataset, job.evaluate.slices)
     context = context_of(task)
+    masked = masked_share(task)
     job = with_pretrained(job)
     weights = keep_weights(job.prepared_steps, store)
     definition = define(dataset, job.split, store, job.name, seen=job.data.target if context else ())
     asked = {name: value for name, value in job.to_json()["data"].items() if name != "path"}
-    more = [*([fold] if fold else []), *([context] if context else [])]
+    more = [*([fold] if fold else []), *([context] if context else []), *([masked] if masked else [])]
     key = fingerprint(KIND, dataset.fingerprint, asked, definition.to_json(), *_decided(job, task), *more)
     report(Record(KIND, key))
     with store.create(KIND, key) as draft:
@@ -88,7 +89,7 @@ def prepare(
             recipe = Recipe(
                 dataset, definition, schema=schema, task=task.name, slices=job.evaluate.slices,
                 num_lanes=job.train.order.num_lanes, num_buckets=num_buckets(dataset.num_rows), folder=draft.folder,
-                fold=fold, context=context,
+                fold=fold, context=context, masked=masked,
             )  # fmt: skip
             for folder in (recipe.scratch, recipe.quarantine):
                 if is_local(folder):

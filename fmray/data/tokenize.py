@@ -30,7 +30,7 @@ from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Schema
 from fmray.spec.components import steps as declared
-from fmray.spec.pretrained import TOKENIZER
+from fmray.spec.pretrained import TOKENIZER, tokenizer_in
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL = [PAD, UNKNOWN]
@@ -192,8 +192,7 @@ def read_tokenizer(folder: str, content: str | None, most: int, step: str) -> st
     where = f"steps.{step}.pretrained"
     path = f"{folder}/{TOKENIZER}"
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = tokenizer_in(folder, where)
         if content not in (None, hashlib.sha256(data).hexdigest()):
             raise SpecError(f"{path} was changed since the run began. Run the job again.", where)
         tokenizer = _library().Tokenizer.from_buffer(data)

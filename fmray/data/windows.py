@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmray.data.apply import Going, Written, beside_of, file_order, inputs_of, refuse_infinite, write_parts
-from fmray.data.cut import Windows, block_to_cut, cut
+from fmray.data.cut import Windows, block_to_cut, cut, masked
 from fmray.data.hashing import part_ids
 from fmray.data.identify import Recipe
 from fmray.data.pipeline import Pipeline
@@ -74,4 +74,10 @@ def write_windows(
 def _windows(going: Going, recipe: Recipe, pipeline: Pipeline) -> tuple[Windows, Arrays]:
     """Give the windows of rows, and other inputs that the rows have."""
     inputs = inputs_of(going, recipe, pipeline, np.arange(len(going.ids)))
-    return cut(inputs.pop(block_to_cut(pipeline.schema)), recipe.context), inputs
+    block = block_to_cut(pipeline.schema)
+    windows = cut(inputs.pop(block), recipe.context)
+    if recipe.masked:
+        is_kept = going.sides[windows.row] == TRAIN
+        num_ids = pipeline.schema.blocks[block].width
+        windows = masked(windows, recipe.masked, num_ids=num_ids, is_kept=is_kept)
+    return windows, inputs

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmray.data.contents import stored_as
-from fmray.data.cut import block_to_cut, context_of, cut
+from fmray.data.cut import block_to_cut, context_of, cut, masked, masked_share
 from fmray.data.scan import is_list_of_labels
 from fmray.data.target import class_values, texts_of
 from fmray.data.vocabulary import Vocabulary
@@ -275,11 +275,16 @@ class SavedModel:
         """Cut texts as those of training were."""
         block = block_to_cut(self.saved.prepared.schema)
         others = {name: values for name, values in rows.arrays.items() if name != block}
-        return Blocks(cut(rows.arrays[block], context_of(self.saved.task)).arrays(block, others))
+        windows = cut(rows.arrays[block], context_of(self.saved.task))
+        if share := masked_share(self.saved.task):
+            num_ids = self.saved.prepared.schema.blocks[block].width
+            windows = masked(windows, share, num_ids=num_ids, is_kept=np.zeros(len(windows), bool))
+        return Blocks(windows.arrays(block, others))
 
     def _no_outputs(self) -> Array:
         """Give the outputs of no row."""
-        width = 1 if self.codec.from_inputs else self.codec.num_outputs
+        nobody = np.zeros((0, 2), np.int64)
+        width = self.codec.constant_for(nobody).shape[1] if self.codec.from_inputs else self.codec.num_outputs
         said = np.zeros((0, width))
         return Ragged.of_lengths(said, np.zeros(0, np.int64)) if self.codec.by_entry else said
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fmray.errors import SpecError
 from fmray.models import layers
@@ -20,7 +21,8 @@ from fmray.spec.components import models as declared
 class Encoder(nn.Module):
     """Map tokens by layers of self-attention and hidden units, and their mean, or each of them, by one affine map.
 
-    Layers normalise what they read and add to it. Places are told by rotation, so texts may be of any length.
+    Layers normalise what they read and add to it. Places are told by rotation, so texts may be of any length. Where
+    hidden tokens are filled in, the outputs are products with the embeddings of the ids, of chosen tokens alone.
 
     Args:
         schema, num_outputs: Fix V and O.
@@ -30,8 +32,8 @@ class Encoder(nn.Module):
         SpecError: If there are several blocks of tokens, and none is named.
 
     Shapes:
-        inputs: ids (B, L) of the block and `<block>_lengths` (B,).
-        returns: (B, O), or (B, L, O) per token.
+        inputs: ids (B, L) of the block and `<block>_lengths` (B,); `chosen` (B, C), places of tokens.
+        returns: (B, O), or (B, L, O) per token, or (B, C, O) of those that are chosen.
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Xiong et al., "On Layer Normalization in the
     Transformer Architecture", ICML 2020 (pre-norm); Su et al., "RoFormer", 2021 (rotation).
@@ -43,12 +45,14 @@ class Encoder(nn.Module):
     def __init__(self, schema: Schema, num_outputs: int, params: declared.Encoder = declared.Encoder()) -> None:
         super().__init__()
         self.block = chosen_block(schema, params.block, "encoder")
-        self.per_token = params.per == "token"
+        self.per_token = params.per in ("token", "masked")
         self.embedding = nn.Embedding(schema.blocks[self.block].width, params.width)
         self.layers = nn.ModuleList(Layer(params) for _ in range(params.depth))
         self.norm = nn.LayerNorm(params.width)
         self.dropouts = nn.ModuleList([layers.Dropout(params.dropout), layers.Dropout(params.dropout)])
-        self.head = nn.Linear(params.width, num_outputs)
+        self.head = (
+            TiedHead(params.width, num_outputs) if params.per == "masked" else nn.Linear(params.width, num_outputs)
+        )
         draw(self, params.depth)
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -62,8 +66,32 @@ class Encoder(nn.Module):
         h = self.norm(h)
         if not self.per_token:
             h = mean_of_tokens(h, lengths)
-        outputs: Tensor = self.head(self.dropouts[1](h))
+        elif "chosen" in inputs:  # of many ids, an output for every token would cost more than all layers
+            h = h.gather(1, inputs["chosen"][..., None].expand(-1, -1, h.shape[-1]))
+        h = self.dropouts[1](h)
+        outputs: Tensor = self.head(h, self.embedding.weight) if isinstance(self.head, TiedHead) else self.head(h)
         return outputs
+
+
+class TiedHead(nn.Module):
+    """Give an output per id: the product of its embedding with what a hidden layer makes of a token, and a bias.
+
+    Args:
+        width, num_ids: H and V.
+
+    Source: Devlin et al., "BERT", NAACL 2019; Press & Wolf, "Using the Output Embedding to Improve Language Models",
+    EACL 2017 (tied embeddings).
+    """
+
+    def __init__(self, width: int, num_ids: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(num_ids))
+
+    def forward(self, h: Tensor, embedding_VH: Tensor) -> Tensor:
+        """Map what stands at tokens (..., H) to outputs (..., V)."""
+        return F.linear(self.norm(F.gelu(self.hidden(h))), embedding_VH, self.bias)
 
 
 def chosen_block(schema: Schema, named: str | None, model: str) -> str:

@@ -4,10 +4,12 @@ They must have learned from the side of the split that is training rows now, and
 refused, or starts cold where it says so. What was decided stands in the run's `run.json`, and holds when it goes on.
 """
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from fmray.catalogue import MODELS
 from fmray.errors import DataError, SpecError
 from fmray.promote.history import champion_of
 from fmray.records import Json, Prepared, Run
@@ -23,7 +25,7 @@ from fmray.store.sealed import open_text, parse
 from fmray.targets.codec import codec_of
 from fmray.train.population import Blueprint
 from fmray.train.saved import FILE, Saved, read_model
-from fmray.train.starts import starts_in
+from fmray.train.starts import model_in, starts_in
 from fmray.train.warm import WHERE, Start, listed
 
 CHAMPION = "champion"
@@ -77,7 +79,11 @@ def started_from(
         DataError: If they are missing or damaged.
     """
     root = origin_of(asked.model, job.folder)
-    starts = starts_in(root, asked.part or "", START)
+    model = model_in(root)
+    saved = read_model(folder_to_keep(model)) if model else None
+    starts = starts_in(root, asked.part or (saved and _trunk(saved, job, prepared)) or "", START)
+    if saved is not None:
+        _refuse_other_vocabulary(root, saved, prepared, starts[0])
     facts = _known_facts(root)
     if facts is None:
         note(f"train.start: nothing is known of the rows that {root} learned from")
@@ -93,6 +99,39 @@ def started_from(
     path = f"{run.root}/{RUN}"
     store.write_json(path, {**store.read_json(path), "start": told})
     return starts
+
+
+def _trunk(saved: Saved, job: Job, prepared: Prepared) -> tuple[str, ...]:
+    """Name the tensors to take from a model that was trained for a task of another kind; none for all."""
+    names = {member.model["name"] for member in saved.members}
+    if saved.prepared.target.kind == prepared.target.kind or names != {job.model.name} or job.model.name not in MODELS:
+        return ()
+    trunk: tuple[str, ...] = MODELS.params(job.model.name).trunk
+    return trunk
+
+
+def _refuse_other_vocabulary(root: str, saved: Saved, prepared: Prepared, start: Start) -> None:
+    """Refuse embeddings of other tokens than those of the rows: an id would stand for another word.
+
+    Raises:
+        SpecError: If tensors that are taken have a row per id of another vocabulary.
+    """
+    theirs, ours = (_vocabularies(own.steps) for own in (saved.prepared, prepared))
+    if not theirs or not ours or any(one in ours for one in theirs):
+        return
+    sizes = [len(one["model"]["vocab"]) for one in theirs]
+    if any(tensor.shape[0] in sizes for tensor in start.taken().values() if tensor.dim() > 1):
+        raise SpecError(
+            f"{root} reads {sizes[0]:,} ids of another vocabulary, and rows have {len(ours[0]['model']['vocab']):,}. "
+            f"Read them by its own: steps: [{{tokenize: {{columns: TEXT, pretrained: {root}}}}}].",
+            START,
+        )
+
+
+def _vocabularies(steps: Sequence[Json]) -> list[Json]:
+    """Give what makes ids of text in each step that does, apart from where it cuts and pads."""
+    told = [json.loads(step["state"]["tokenizer"]) for step in steps if step["name"] == "tokenize"]
+    return [{name: value for name, value in one.items() if name not in ("truncation", "padding")} for one in told]
 
 
 def _known_facts(root: str) -> Json | None:

@@ -61,6 +61,8 @@ _OF_TOKENS: Mapping[str, Callable[[Table], float]] = {
         table.target[:, 0], table.output, sample_weight=table.weight, labels=range(table.output.shape[1])
     ),
     "nats_per_token": lambda table: _nats_per_token(table),
+    "nats_per_masked_token": lambda table: _nats_per_token(_asked(table)),
+    "masked_token_accuracy": lambda table: float(np.average(_asked(table).output[:, 1], weights=_asked(table).weight)),
 }
 
 _OF_SPANS: Mapping[str, Callable[[float, float, float], float]] = {
@@ -106,9 +108,14 @@ def _walked(tags: list[int], places: list[int]) -> set[tuple[int, int, int]]:
 
 def _nats_per_token(table: Table) -> float:
     """Give the log loss of the event that the token is there, which it always is."""
-    p = np.maximum(table.output.reshape(-1, 1), SMALLEST)
+    p = np.maximum(table.output.reshape(len(table), -1)[:, :1], SMALLEST)
     found: float = oracle.log_loss(np.ones(len(p)), np.c_[1 - p, p], sample_weight=table.weight, labels=[0, 1])
     return found
+
+
+def _asked(table: Table) -> Table:
+    """Give the tokens that a masked language model was asked for."""
+    return table.some(np.flatnonzero(table.target[:, 0] >= 0))
 
 
 def _of_labels(name: str, table: Table) -> float | None:

@@ -21,6 +21,9 @@ from fmray.store import redact
 
 Refusal = tuple[Keys, str]
 """Keys, and what is wrong with them in words."""
+MASKED = "masked_language_model"
+OF_TRAINING_ROWS = ("adaboost", "stacking")
+"""Ensembles that predict training rows."""
 
 
 def hidden_params(job: Job) -> list[str]:
@@ -172,9 +175,9 @@ def _in_sample(job: Job) -> list[Refusal]:
     keys = ("data", "sample")
     if sample is None:
         return []
-    given = [name for name in ("over", "under", "rates") if getattr(sample, name) is not None]
+    given = [name for name in ("over", "under", "rates", "share") if getattr(sample, name) is not None]
     if len(given) != 1:
-        return [(keys, f"{' and '.join(given) or 'nothing'} given. Give one of over, under, rates.")]
+        return [(keys, f"{' and '.join(given) or 'nothing'} given. Give one of over, under, rates, share.")]
     found: list[Refusal] = []
     if job.task.name not in ("auto", "classification"):
         found.append((keys, f"goes with classification, and the task is {job.task.name}. Leave it out."))
@@ -238,6 +241,7 @@ def _in_task(job: Job) -> list[Refusal]:
         if job.train.folds is not None or job.ensemble.name not in ("auto", "single"):
             text = "points of several generators are not averaged. Give ensemble: single."
             found.append((("ensemble",), text))
+    found += _in_masked(job) if task == MASKED else []
     for place, step in enumerate(job.steps):
         if task == "language_model" and step.name == "tokenize" and step.params.get("pretrained") is not None:
             text = "goes with no language_model yet, whose windows begin with id 0 of a vocabulary of fmray's own."
@@ -262,6 +266,26 @@ def _in_task(job: Job) -> list[Refusal]:
         if job.train.seeds.n > 1 and not job.train.seeds.order:
             text = f"{job.train.seeds.n} members of model perceptron would be one: it starts at zero whatever the seed."
             found.append((("train", "seeds"), f"{text} Give {{n: {job.train.seeds.n}, order: true}}."))
+    return found
+
+
+def _in_masked(job: Job) -> list[Refusal]:
+    """Refuse what cannot fill in hidden tokens, or looks at training rows, of which none is hidden outside training."""
+    found: list[Refusal] = []
+    name = job.model.name
+    if (name in MODELS and not MODELS.params(name).fills_masks) or name in ESTIMATORS:
+        fitting = " or ".join(name for name in MODELS if MODELS.params(name).fills_masks)
+        found.append((("model",), f"{name} does not fill in hidden tokens, as {MASKED} asks. Take {fitting}."))
+    if "linear" in job.evaluate.baselines:
+        text = f"linear predicts a token from itself alone, which {MASKED} hides. Give [dummy]."
+        found.append((("evaluate", "baselines"), text))
+    if job.train.folds is not None or job.ensemble.name in OF_TRAINING_ROWS:
+        keys = ("train", "folds") if job.train.folds is not None else ("ensemble",)
+        text = f"predicts training rows, of which {MASKED} hides no token then. Leave it out."
+        found.append((keys, text))
+    if any(keys == ("task", MASKED, "share") for keys in job.ranges):
+        text = "is a range, but validation hides tokens once for all members. Give a number."
+        found.append((("task", MASKED, "share"), text))
     return found
 
 

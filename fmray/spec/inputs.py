@@ -61,7 +61,7 @@ def at_odds(model: str, task: str, per: object = None) -> str:
     asks = task != "auto" and TASKS.params(task).by_token  # auto never takes a list for tags
     gives = declared.by_token
     if gives is None:
-        gives = asks if per is None else per == "token"
+        gives = asks if per is None else per != "row"
     if gives == asks:
         return ""
     fitting = [
@@ -88,7 +88,9 @@ def fitted(model: Ref, task: str) -> Ref:
         return model
     if model.params.get("per") is not None:
         return model
-    return Ref(model.name, {**model.params, "per": "token" if TASKS.params(task).by_token else "row"})
+    asks = TASKS.params(task)
+    per = "masked" if asks.fills_masks else "token" if asks.by_token else "row"
+    return Ref(model.name, {**model.params, "per": per})
 
 
 def read_by(reads: Sequence[str], schema: Schema) -> frozenset[str]:

@@ -80,8 +80,8 @@ class Job:
         for *sections, key, default in LATER:
             section = value
             for name in sections:
-                section = section[name]
-            if section[key] == default:
+                section = None if section is None else section[name]
+            if section is not None and section[key] == default:
                 del section[key]
         return put(value, {keys: found.to_json() for keys, found in self.ranges.items()})
 
@@ -121,6 +121,7 @@ LATER: tuple[tuple[Any, ...], ...] = (
     ("train", "groups", []),
     ("train", "phases", {}),
     ("data", "text", None),
+    ("data", "sample", "share", None),
     ("train", "start", None),
     ("train", "steps", None),
     ("train", "validate_every", "auto"),

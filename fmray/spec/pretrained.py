@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fmray.catalogue import MODELS
+from fmray.catalogue import MODELS, TASKS
 from fmray.errors import SpecError
 from fmray.spec.explain import dotted
 from fmray.spec.job import Job
@@ -26,6 +26,8 @@ CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 MODEL, STEP, WORDS, FROZEN = "hf", "tokenize", "tokenize_words", "embed"
 FOLDERS = {MODEL: "folder", STEP: "pretrained", WORDS: "pretrained", FROZEN: "folder"}
 """Name of a component -> its parameter that names a folder."""
+SAVED = "model.json"
+"""Describes a model of fmray in its folder; see `fmray.train.saved`."""
 CONTENT = "content"
 PACKAGE = "package:"
 DEPTH = 3
@@ -46,6 +48,8 @@ def with_pretrained(job: Job) -> Job:
             text = "is a range, and folders are not searched. Give one, and run a job for each of the others."
             raise SpecError(text, dotted(keys))
     steps = tuple(_resolved_step(step, job.folder) for step in job.steps)
+    if job.task.name in TASKS and TASKS.params(job.task.name).fills_masks:
+        _refuse_foreign_masks(steps)
     model = _resolved_model(job.model, job.folder)
     if steps == job.steps and model == job.model:
         return job
@@ -70,7 +74,7 @@ def _resolved_step(ref: Ref, home: str) -> Ref:
     where = f"steps.{ref.name}.{key}"
     folder = folder_of(named, home, where)
     if ref.name in (STEP, WORDS):
-        digest = _digest(_required(folder, TOKENIZER, where))
+        digest = hashlib.sha256(tokenizer_in(folder, where)).hexdigest()
     else:
         _description(_required(folder, CONFIG, where), where)
         digest = content_of(folder, where, (CONFIG, TENSORS, TOKENIZER))
@@ -150,6 +154,43 @@ def _in_package(name: str, where: str) -> str:
     return found[0]
 
 
+def tokenizer_in(folder: str, where: str) -> bytes:
+    """Read the tokenizer of a pretrained model, or the one that a run of fmray has learned, as JSON.
+
+    Args:
+        folder: Of a run, of its model, or one that holds `tokenizer.json`.
+
+    Raises:
+        SpecError: If there is none, or a run has learned several.
+    """
+    own = learned_in(folder, where)
+    if own is not None:
+        return own
+    with open(_required(folder, TOKENIZER, where), "rb") as file:
+        return file.read()
+
+
+def learned_in(folder: str, where: str) -> bytes | None:
+    """Read the tokenizer that a run has learned, None where the folder is not that of a run or of its model.
+
+    Raises:
+        SpecError: If its model reads no text by tokenize, or by several.
+    """
+    path = next((path for home in (folder, f"{folder}/model") if os.path.isfile(path := f"{home}/{SAVED}")), None)
+    if path is None:
+        return None
+    try:
+        with open_regular(os.path.realpath(path), MOST_JSON_BYTES) as file:
+            told = json.loads(file.read())
+        steps = told["ways"][told["prepared"]]["steps"]
+        found = [step["state"]["tokenizer"] for step in steps if step["name"] == STEP]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpecError(f"{path} cannot be read: {error}. Name the folder of a run or of its model.", where) from error
+    if len(found) != 1:
+        raise SpecError(f"{len(found)} steps of {path} are tokenize. Name a run whose model has one.", where)
+    return str(found[0]).encode()
+
+
 def said_of_pretrained(job: Job) -> list[str]:
     """Say which weights members begin with, and what is decided about them."""
     model = job.model
@@ -227,6 +268,16 @@ def _refuse_foreign_ids(model: Ref, steps: tuple[Ref, ...]) -> None:
 def _makes_ids(step: Ref) -> bool:
     """Tell whether a step makes ids that hf may read: words have some of their own, and pieces where it says so."""
     return step.name == STEP or (step.name == WORDS and FOLDERS[WORDS] in step.params)
+
+
+def _refuse_foreign_masks(steps: tuple[Ref, ...]) -> None:
+    """Refuse ids among which none is free to stand for a hidden token, as 0 is in a vocabulary of fmray."""
+    where = f"steps.{STEP}.{FOLDERS[STEP]}"
+    for step in steps:
+        folder = step.params.get(FOLDERS[STEP]) if step.name == STEP else None
+        if folder is not None and learned_in(str(folder), where) is None:
+            text = "tokens are hidden by id 0 of a vocabulary of fmray's own. Name a run, or leave it out."
+            raise SpecError(f"{folder} is no run of fmray, and {text}", where)
 
 
 def _may_make(step: Ref, block: str) -> bool:

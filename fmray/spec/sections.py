@@ -72,7 +72,7 @@ def _as_number(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True, config=strict)
 class Sample:
-    """Say how often training rows of each class stand in the lanes; one of over, under and rates.
+    """Say how often training rows of each class stand in the lanes; one of over, under, rates and share.
 
     A class's rate is the mean number of copies of its rows. Validation, test and what steps learn stay as they are, and
     probabilities are shifted back to the true shares of the classes.
@@ -81,12 +81,15 @@ class Sample:
         over: Raise every class with fewer rows than this share of the largest class to that share; 1 makes all equal.
         under: Thin out every class until the smallest one has this share of its rows; 1 makes all equal.
         rates: Class -> rate; classes left out have 1.
+        share: Learn from this share of the rows of each class, one at least, as if the others had no label: classes
+            are as frequent then as in the rows that are kept. Rows of a smaller share are among those of a larger one.
         salt: Another salt keeps and copies other rows.
     """
 
     over: Annotated[Number, Field(gt=0, le=1)] | None = None
     under: Annotated[Number, Field(gt=0, le=1)] | None = None
     rates: Mapping[str, Annotated[Number, Field(gt=0, le=1_000_000)]] | None = None
+    share: Annotated[Number, Field(gt=0, lt=1)] | None = None
     salt: Whole = 0
 
 
@@ -231,12 +234,13 @@ class StartFrom:
     Args:
         model: Folder of a run, of its model, or any folder that holds a model.safetensors. What it holds decides which
             run this is, not where it lies.
-        part: Take only the tensors whose names begin so, e.g. "encoder"; the others are drawn. Without it all are
-            taken, and must be those of the model by name and shape.
+        part: Take only the tensors whose names begin so, e.g. "encoder", or `[embedding, layers]`; the others are
+            drawn. Without it all are taken, and must be those of the model by name and shape; but of a model of this
+            kind that was trained for another task those that serve any task, see `fmray.spec.components.models`.
     """
 
     model: Text
-    part: Text | None = None
+    part: Text | Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=strict)

@@ -7,6 +7,7 @@ from fmray.data.session import run_here, run_over_ray
 from fmray.ensemble.combine import combine, settled
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
+from fmray.evaluate.learning import about_learning
 from fmray.evaluate.score import score
 from fmray.metrics.find import defaults
 from fmray.records import Ensemble, Interval, Json, Predictions, Scores, Split
@@ -28,6 +29,8 @@ def combine_members(context: Context, trained: Sweep) -> Ensemble:
     context.journal.note(
         f"{ensemble.name}: {ensemble.reason}, {context.metric.name} {ensemble.val_score:.4f} on validation"
     )
+    if text := about_learning(ensemble.val_score, context.prepared, context.metric):
+        context.journal.note(text)
     if text := codec_of(context.prepared.target).about_settings(ensemble.params):
         context.journal.note(text)
     return ensemble

@@ -55,8 +55,8 @@ class Batch:
         own: Share of each row that is its own once mixed (B,).
         given: What a task of several phases gives the model beside the inputs, by name, rows first or behind an axis of
             members; it belongs to one call.
-        keys: What numbers are drawn by for each row (B,), int32, other ones at every step; only while a task of several
-            phases trains.
+        keys: What numbers are drawn by for each row (B,), only while a task trains that draws: int32, other ones at
+            every step, for one of several phases; int64, other ones in every epoch, for one that hides tokens.
         epoch: The pass over the training rows that it belongs to, from 0.
     """
 
@@ -158,6 +158,18 @@ class Task(Protocol):
     def select(self, keep: Tensor) -> "Task":
         """Give the task of the members at these positions (n,)."""
         ...
+
+
+def asked_of(task: Task, batch: Batch) -> Batch:
+    """Give a batch as a model is given it: as it is, unless the task changes it by a method `asked`."""
+    asked = getattr(task, "asked", None)
+    changed: Batch = batch if asked is None else asked(batch)
+    return changed
+
+
+def draws_by_epoch(task: Task) -> bool:
+    """Tell whether a task needs other `Batch.keys` in every epoch, that follow from the identities of rows."""
+    return bool(getattr(task, "draws_by_epoch", False))
 
 
 def by_entry(predictions: Tensor, batch: Batch) -> Tensor:

@@ -20,7 +20,7 @@ from fmray.events import Epoch, Report, ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
 from fmray.metrics.metric import Metric, accumulator_of
 from fmray.seeding import RNG_LOCK, derive
-from fmray.tasks.task import Batch, by_entry
+from fmray.tasks.task import Batch, asked_of, by_entry
 from fmray.train.decision import Decide, Decision
 from fmray.train.estimators import Estimators
 from fmray.train.failures import kind_of, one_line
@@ -201,7 +201,7 @@ def _predict_batches(learner: Learner, rows: Rows | Sample) -> Iterator[tuple[Ba
             part = batch if last - first == len(batch) else batch.slice(first, last)
             output = None
             try:
-                output = learner.population(part)
+                output = learner.population(asked_of(learner.task, part))
             except Exception as error:
                 if kind_of(error) not in (MEMORY, DEVICE_MEMORY) or len(part) == 1:
                     raise

@@ -322,7 +322,7 @@ def refuse_others(
     predictor: Predictor, members: Sequence[Member], ensemble: Ensemble, prepared: Prepared, task: Ref
 ) -> None:
     """Refuse a model that generates no text, by name."""
-    if not context_of(task):
+    if not context_of(task) or codec_of(prepared.target).hides:
         raise SpecError(f"a model of task {task.name} generates no text. {ACCEPTED}.", "MODEL")
     if len({prepared.for_member(member).fingerprint for member in members}) > 1:
         text = "its members have vocabularies of their own, and their probabilities cannot be averaged token by token"

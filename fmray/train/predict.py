@@ -21,7 +21,7 @@ from fmray.spec.ref import Ref
 from fmray.store.copies import to_read, to_write
 from fmray.store.places import files_of
 from fmray.targets.codec import codec_of
-from fmray.tasks.task import Batch, Task, by_entry, task_of
+from fmray.tasks.task import Batch, Task, asked_of, by_entry, task_of
 from fmray.train.artefacts import TENSORS, read_tensors
 from fmray.train.blocks import batch_of_rows
 from fmray.train.combine import combine_outputs
@@ -188,7 +188,7 @@ class Predictor:
 
     def _output(self, population: Population | Fitted, batch: Batch) -> np.ndarray:
         """Give the predictions of one member (n, O)."""
-        return by_entry(self.task.predict(population(batch), batch), batch)[0].cpu().numpy()
+        return by_entry(self.task.predict(population(asked_of(self.task, batch)), batch), batch)[0].cpu().numpy()
 
 
 def inputs_of(members: Sequence[Member], prepared: Prepared, split: Split, rows: np.ndarray) -> Inputs:

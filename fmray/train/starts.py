@@ -16,7 +16,7 @@ from fmray.train.saved import FILE, read_model
 from fmray.train.warm import Start
 
 
-def starts_in(root: str, part: str, where: str) -> tuple[Start, ...]:
+def starts_in(root: str, part: str | tuple[str, ...], where: str) -> tuple[Start, ...]:
     """Find the tensors in the folder of a run or a model, or in one that holds nothing but them.
 
     They are safetensors, which run nothing by being read, and no code beside them is imported.
@@ -28,8 +28,7 @@ def starts_in(root: str, part: str, where: str) -> tuple[Start, ...]:
         DataError: If they are missing or damaged.
         SpecError: If the model is not a network.
     """
-    files = files_of(root)
-    model = next((home for home in (root, f"{root}/model") if files.exists(f"{home}/{FILE}")), "")
+    model = model_in(root)
     if model:
         members = read_model(folder_to_keep(model)).members
         if other := next((member.artefact for member in members if member.artefact != NETWORK), ""):
@@ -44,3 +43,9 @@ def starts_in(root: str, part: str, where: str) -> tuple[Start, ...]:
     except SafetensorError as error:
         raise DataError(f"{path} cannot be read as safetensors: {error}. Copy it again.") from error
     return (Start(0, found, root, part=part, where=where),)
+
+
+def model_in(root: str) -> str:
+    """Give the folder of the model in the folder of a run or a model, "" where there is none."""
+    files = files_of(root)
+    return next((home for home in (root, f"{root}/model") if files.exists(f"{home}/{FILE}")), "")

@@ -18,11 +18,12 @@ from fmray.data.canonical import mix
 from fmray.errors import FmrayError
 from fmray.failures import DEVICE_MEMORY, MEMORY, Kind
 from fmray.seeding import derive
-from fmray.tasks.task import Batch, Losses, mixed
+from fmray.tasks.task import Batch, Losses, draws_by_epoch, mixed
 from fmray.train.estimators import Estimators
 from fmray.train.failures import ShortOfMemoryError, kind_of, one_line
 from fmray.train.group import ALONE, Group
 from fmray.train.heartbeat import beat
+from fmray.train.live import keyed
 from fmray.train.optim import clip
 from fmray.train.pack import Pack
 
@@ -122,6 +123,8 @@ def _micro_batches(pack: Pack, batch: Batch) -> Iterator[Batch]:
         key = np.uint64(derive(pack.train.seed, "rows", pack.state.global_step))
         hashed = mix(batch.rows.numpy().astype(np.uint64), key) >> np.uint64(33)
         batch = replace(batch, keys=torch.from_numpy(hashed.astype(np.int32)).to(pack.device))
+    if draws_by_epoch(pack.task) and batch.ids is not None:
+        batch = replace(batch, keys=keyed(batch.ids, derive(pack.train.seed, "masks", batch.epoch)))
     for first in range(0, len(batch), rows):
         yield batch if pack.train.accumulate == 1 else batch.slice(first, first + rows)
 

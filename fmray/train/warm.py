@@ -15,6 +15,8 @@ from fmray.train.population import Blueprint
 
 WHERE = "train.warm_start"
 MOST_NAMES = 20
+RATE = "rate_K11"
+"""Ends the name of the buffer of a dropout layer; see `fmray.models.layers.Dropout`."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,14 @@ class Start:
         member: Whose they are, in its own run.
         tensor_hash: Of them.
         root: Folder they lie in; where it is decides nothing.
-        part: Only those whose names begin so are taken, "encoder" or "encoder."; empty for all.
+        part: Only those whose names begin so are taken, "encoder" or "encoder.", or one of several; empty for all.
         where: Key of the job that asks for them.
     """
 
     member: int
     tensor_hash: str
     root: str = field(compare=False)
-    part: str = ""
+    part: str | tuple[str, ...] = ""
     where: str = field(default=WHERE, compare=False)
 
     def module(self, blueprint: Blueprint, schema: Schema, num_outputs: int) -> nn.Module:
@@ -49,16 +51,21 @@ class Start:
         theirs = {name: _described(tensor) for name, tensor in tensors.items()}
         if not ours:
             known = list(dict.fromkeys(name.rpartition(".")[0] or name for name in module.state_dict()))
+            sought = "' or '".join(part.removesuffix(".") for part in self.parts)
             raise SpecError(
-                f"the model has no tensor that begins with '{self.part}'. {nearest(self.part, known)}", self.where
+                f"the model has no tensor that begins with '{sought}'. {nearest(sought, known)}", self.where
             )
         if ours != theirs:
             apart = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
             shown = ", ".join(f"{name} {theirs.get(name, 'none')} -> {ours.get(name, 'none')}" for name in apart[:5])
             more = f" and {len(apart) - 5} more" if len(apart) > 5 else ""
             raise SpecError(f"the model has other tensors than member {self.member}: {shown}{more}.", self.where)
-        module.load_state_dict(tensors, strict=not self.part)
+        module.load_state_dict(tensors, strict=False)  # names were compared
         return module
+
+    def taken(self) -> dict[str, Tensor]:
+        """Read the tensors that are taken; see `tensors`."""
+        return self._taken(self.tensors())
 
     def tensors(self) -> dict[str, Tensor]:
         """Read all tensors there are.
@@ -68,15 +75,23 @@ class Start:
         """
         return read_tensors(f"{self.root}/{TENSORS}", self.tensor_hash, self.member)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Beginnings of names that are taken, each of which ends in a dot; none for all."""
+        given = (self.part,) if isinstance(self.part, str) else self.part
+        return tuple(f"{part.removesuffix('.')}." for part in given if part)
+
     def _taken(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        part = self.part.removesuffix(".")
-        return {name: value for name, value in tensors.items() if not part or f"{name}.".startswith(f"{part}.")}
+        # how much is dropped is said by the job, not learned
+        learned = {name: value for name, value in tensors.items() if not name.endswith(RATE)}
+        parts = self.parts
+        return {name: value for name, value in learned.items() if not parts or f"{name}.".startswith(parts)}
 
     def described(self, module: nn.Module) -> tuple[list[str], list[str]]:
         """Name the tensors of a module that come from here, and those that are drawn."""
         names = module.state_dict()
         taken = self._taken(names)
-        return list(taken), [name for name in names if name not in taken]
+        return list(taken), [name for name in names if name not in taken and not name.endswith(RATE)]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Order, RunOptions
 from fmray.store import Store, waiting
+from fmray.targets.codec import codec_of
 from fmray.train.capacity import Lookout, maps_lanes, room
 from fmray.train.device import set_up
 from fmray.train.failures import Budget, CodeError, failure, is_user_error, kind_of, one_line, place_of
@@ -90,7 +91,8 @@ class Worker:
             SpecError: If rows are streamed and a window of them does not fit into `run.memory`.
         """
         memory = None if self.run.memory == "auto" else self.run.memory
-        identified = identified or bool(live)
+        hides = split == "train" and codec_of(prepared.target).hides
+        identified = identified or bool(live) or hides
         paired = any(ref.name == "mixup" for ref in live)
         share = self.group.share
         source = self._source(prepared, split, epochs) if self.over_ray else None

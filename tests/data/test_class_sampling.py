@@ -168,3 +168,20 @@ def test_a_target_that_turns_out_a_number_is_refused(write, prepared):
     table = rows().drop(["y"]).rename_columns(["a", "b", "city", "y"])
     with pytest.raises(SpecError, match=r"data\.sample: rows are sampled by class, and this is regression"):
         prepared(write("p.parquet", table), data={"sample": {"over": 1.0}})
+
+
+def test_a_share_keeps_so_many_rows_of_each_class_and_one_at_least(write, prepared):
+    folder = write("a.parquet", rows())
+    plain = prepared(folder, steps=["auto"])
+    tenth, half = (prepared(folder, data={"sample": {"share": share}}, steps=["auto"]) for share in (0.1, 0.5))
+    least = prepared(folder, data={"sample": {"share": 0.0001}}, steps=["auto"])
+    assert by_class(least).tolist() == [1, 1, 1]
+    for found, share in ((tenth, 0.1), (half, 0.5)):
+        for count, left in zip(plain.target.counts, found.target.counts, strict=True):
+            assert left == pytest.approx(share * count, abs=max(1, 4 * (count * share * (1 - share)) ** 0.5))
+        assert found.target.sampled == ()  # probabilities stay as they are
+        assert found.num_rows("train") == found.rows["sampled"] == sum(found.target.counts)
+        assert found.test_identity == plain.test_identity
+        assert any(note.startswith(f"data.sample.share {share}: ") for note in found.notes)
+    ids = [{row.tobytes() for row in lanes(found, "train")["row_id"]} for found in (least, tenth, half, plain)]
+    assert ids[0] < ids[1] < ids[2] < ids[3]

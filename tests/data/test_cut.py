@@ -279,7 +279,7 @@ def test_a_number_that_no_float32_holds_is_refused_by_its_row(write, prepared):
 )
 def test_texts_are_cut_in_one_block_of_tokens(folder, prepared, steps, text):
     sections = asked(steps, used=("kind",))
-    with pytest.raises(SpecError, match=f"language_model reads one block of tokens, and {text}"):
+    with pytest.raises(SpecError, match=f"a language model reads one block of tokens, and {text}"):
         prepared(folder, **{**sections, "steps": steps})
 
 

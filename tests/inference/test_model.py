@@ -202,7 +202,10 @@ def edit(path, **changes):
     ("damage", "words"),
     [
         (lambda f: flip(f / "00001/model.safetensors"), "its tensors are not those of member 1"),
-        (lambda f: (f / "00000/model.safetensors").unlink(), "00000/model.safetensors is missing, and .*/model.json names it as member 0"),
+        (
+            lambda f: (f / "00000/model.safetensors").unlink(),
+            "00000/model.safetensors is missing, and .*/model.json names it as member 0",
+        ),
         (lambda f: (f / "00000/model.safetensors").write_bytes(b"short"), "cannot be read"),
         (lambda f: edit(f / "model.json", task={"name": "regression", "params": {}}), "its checksum does not match"),
         (lambda f: edit(f / "model.json", format=99), "format 99. This fmray reads 1"),

@@ -26,6 +26,23 @@ IDLE = {
     "train.steps: all members train for as many steps. Give one value.": {"train": {"steps": {"choice": [10, 20]}}},
     "train.steps: has no effect on model lightgbm": {"train": {"steps": 30}, "model": "lightgbm"},
     "train.seeds.order: has no effect with one seed": {"train": {"seeds": {"order": True}}},
+    "model: tagger does not fill in hidden tokens, as masked_language_model asks. Take encoder.": {
+        "task": "masked_language_model",
+        "model": "tagger",
+        "steps": [{"tokenize": {"columns": "a"}}],
+    },
+    "evaluate.baselines: linear predicts a token from itself alone": {
+        "task": "masked_language_model",
+        "model": "encoder",
+        "steps": [{"tokenize": {"columns": "a"}}],
+    },
+    "train.folds: predicts training rows, of which masked_language_model hides no token": {
+        "task": "masked_language_model",
+        "model": "encoder",
+        "steps": [{"tokenize": {"columns": "a"}}],
+        "evaluate": {"baselines": ["dummy"]},
+        "train": {"folds": 2},
+    },
     "steps.0.tokenize.pretrained: goes with no language_model yet": {
         "task": "language_model",
         "steps": [{"tokenize": {"columns": "t", "pretrained": "folder"}}],

@@ -130,5 +130,5 @@ def test_no_rows_are_no_lists():
 
 def test_only_language_models_make_their_targets_of_inputs():
     assert codec_for("language_model") is NextToken
-    tasks = ("classification", "regression", "multi_label", "tagging", "gan", "language_model")
-    assert [name for name in tasks if codec_for(name).from_inputs] == ["language_model"]
+    tasks = ("classification", "regression", "multi_label", "tagging", "gan", "language_model", "masked_language_model")
+    assert [name for name in tasks if codec_for(name).from_inputs] == ["language_model", "masked_language_model"]

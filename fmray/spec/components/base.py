@@ -58,6 +58,11 @@ class Params(BaseModel):
     and is told so by its parameter `per`. Of a task: whether it asks for one."""
     in_text: ClassVar[bool] = False
     """Of a task: whether targets lie in the text of `data.text`."""
+    fills_masks: ClassVar[bool] = False
+    """Of a model of tokens: whether it can give outputs for chosen tokens alone, `chosen`. Of a task: whether it hides
+    tokens and asks for them."""
+    trunk: ClassVar[tuple[str, ...]] = ()
+    """Of a model: beginnings of the names of tensors that serve any task; a start takes them from another one."""
     makes: ClassVar[str] = "x"
     """Of a step: kind of block that it makes."""
     keeps_weights: ClassVar[bool] = False

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from fmray.spec.components.base import Columns, Flag, Image, Params, Real, Text, Whole, conflict
 
 Units = Annotated[Whole, Field(ge=1)]
-Per = Literal["row", "token"]
+Per = Literal["row", "token", "masked"]
 PER = "What has an output of its own; by default what the task predicts for."
 TOKENS = "Block of tokens that is read; needed where there are several."
 
@@ -85,6 +85,8 @@ class Encoder(Params):
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
     by_token: ClassVar[bool | None] = None
     looks_ahead: ClassVar[bool] = True
+    fills_masks: ClassVar[bool] = True
+    trunk: ClassVar[tuple[str, ...]] = ("embedding", "layers", "norm")
     packable: ClassVar[tuple[str, ...]] = ("dropout",)
 
     width: Units = Field(128, description="Numbers per token; a multiple of twice the heads.")

@@ -251,8 +251,8 @@ class Tokenize(Params):
     )
     pretrained: Text | None = Field(
         None,
-        description="Folder with the tokenizer.json of a pretrained model, named as for model hf: "
-        "ids are its own, special tokens included, which max_tokens counts and never cuts.",
+        description="Folder of a run, whose vocabulary is taken; or with the tokenizer.json of a pretrained model, "
+        "named as for model hf: ids are its own, special tokens included, which max_tokens counts and never cuts.",
     )
     content: Text | None = Field(None, description="SHA-256 of that file; fmray says it when a run begins.")
     block: Text | None = Field(None, description=BLOCK.format("tokens"))

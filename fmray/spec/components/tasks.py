@@ -76,6 +76,23 @@ class LanguageModel(Tagging):
     )
 
 
+class MaskedLanguageModel(Tagging):
+    """Fill in tokens that are hidden, from those on both sides; the target is the column of text itself."""
+
+    target: ClassVar[str] = "masked"
+    fills_masks: ClassVar[bool] = True
+
+    label_smoothing: Smoothing = Field(0.0, description="Share of the target spread over all tokens.")
+    context: Annotated[Whole, Field(ge=1)] = Field(
+        128, description="Tokens of a window; a longer text is cut into several, which stay on its side of the split."
+    )
+    share: Annotated[Real, Field(gt=0, le=1)] = Field(
+        0.15,
+        description="Share of the tokens of a window that are chosen, one at least: 8 of 10 are hidden, 1 is "
+        "another token, 1 stays.",
+    )
+
+
 class Regression(Params):
     """Predict numbers."""
 
