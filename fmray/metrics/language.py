@@ -12,8 +12,8 @@ KIND = "next"
 
 
 def nats(output: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Give -ln p of each token (T,), of which p is the output (T,) or (T, 1)."""
-    p = output.reshape(len(output)).astype(np.float64)
+    """Give -ln p of each token (T,), of which p is the output (T,), or its first number (T, n)."""
+    p = (output if output.ndim == 1 else output[:, 0]).astype(np.float64)
     found: np.ndarray = -np.log(np.maximum(p, SMALLEST))
     return found
 

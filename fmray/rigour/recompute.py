@@ -106,7 +106,7 @@ def _walked(tags: list[int], places: list[int]) -> set[tuple[int, int, int]]:
 
 def _nats_per_token(table: Table) -> float:
     """Give the log loss of the event that the token is there, which it always is."""
-    p = np.maximum(table.output.reshape(-1, 1), SMALLEST)
+    p = np.maximum(table.output.reshape(len(table), -1)[:, :1], SMALLEST)
     found: float = oracle.log_loss(np.ones(len(p)), np.c_[1 - p, p], sample_weight=table.weight, labels=[0, 1])
     return found
 

@@ -121,6 +121,7 @@ LATER: tuple[tuple[Any, ...], ...] = (
     ("train", "groups", []),
     ("train", "phases", {}),
     ("data", "text", None),
+    ("data", "references", None),
     ("train", "start", None),
     ("train", "steps", None),
     ("train", "validate_every", "auto"),

@@ -41,7 +41,7 @@ class NextToken(OneColumnPerOutput):
         self.target = target
         self.num_outputs = len(target.counts)
         self.columns = ("p",)
-        self.metrics = ("nats_per_token",)
+        self.metrics: tuple[str, ...] = ("nats_per_token",)
         self.figures = ()
 
     @classmethod
