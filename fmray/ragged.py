@@ -94,6 +94,23 @@ class Ragged:
         return pa.LargeListArray.from_arrays(pa.array(offsets), entries)
 
     @classmethod
+    def from_texts(cls, column: pa.Array) -> "Ragged":
+        """Give the bytes of texts, uint8; those of a null are none."""
+        texts = column.cast(pa.large_string()).fill_null("")
+        if isinstance(texts, pa.ChunkedArray):
+            texts = texts.combine_chunks()
+        _, ends, values = texts.buffers()
+        offsets = np.frombuffer(ends, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+        return cls(np.frombuffer(values or b"", np.uint8), offsets[:-1].copy(), np.diff(offsets))
+
+    def to_texts(self) -> list[str]:
+        """Read back what `from_texts` gave."""
+        own = self.compact()
+        values = own.values.tobytes()
+        pairs = zip(own.starts.tolist(), (own.starts + own.lengths).tolist(), strict=True)
+        return [values[start:stop].decode() for start, stop in pairs]
+
+    @classmethod
     def from_arrow(cls, column: pa.Array) -> "Ragged":
         """Read a list column without nulls; values and offsets are those of the buffers, never copied."""
         offsets = np.asarray(column.offsets.to_numpy()).astype(np.int64)

@@ -5,18 +5,19 @@ A schema is data only; it travels in records and is equal wherever it is read.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from fmray.errors import SpecError
 
 Kind = Literal[
     "number", "text", "words", "time", "one_hot", "hashed", "missing", "bytes", "pixels", "vector", "image", "tokens",
-    "bag", "pieces",
+    "decoder_tokens", "bag", "pieces",
 ]  # fmt: skip
-BlockKind = Literal["x", "tokens", "bag", "pieces"]
+BlockKind = Literal["x", "tokens", "decoder_tokens", "bag", "pieces"]
 DENSE = "x"
-RAGGED: dict[str, BlockKind] = {"tokens": "tokens", "bag": "bag", "pieces": "pieces"}
+DECODED: Literal["decoder_tokens"] = "decoder_tokens"
+RAGGED: dict[str, BlockKind] = {"tokens": "tokens", DECODED: DECODED, "bag": "bag", "pieces": "pieces"}
 """Kinds of columns whose rows differ in length; each is a block of its own, called like its kind or as a step says."""
 PIXEL = 1 / 255
 """What one level of a pixel counts."""
@@ -37,8 +38,9 @@ class Column:
             `classes`, "hashed" buckets, "missing" a 0/1 flag, "bytes" 0-255 each, "pixels" the same, kept as bytes, of
             which models get the 255th part,
             "vector" a fixed-size list of numbers, "image" an encoded image of any length (a step must decode it),
-            "tokens" a list of token ids of any length, "bag" a list of ids of any length with a weight each, "pieces" a
-            list of word pieces as `fmray.pieces` lays them out.
+            "tokens" a list of token ids of any length, "decoder_tokens" those of the text that is to be generated,
+            "bag" a list of ids of any length with a weight each, "pieces" a list of word pieces as `fmray.pieces` lays
+            them out.
         width: Number of floats per row; of tokens, bags and pieces, number of ids: all lie in [0, width).
         classes: Level per float of a one-hot column, in order; the last may be "<other>".
         block: Model input that holds it; "x" holds all dense columns side by side.
@@ -57,9 +59,10 @@ class Block:
 
     Args:
         name: By which `forward` takes it.
-        kind: "x" dense floats (B, D); "tokens" padded ids (B, L) beside `<name>_lengths` (B,); "bag" the same with
-            `<name>_weights` (B, L) as well; "pieces" entries of word pieces (B, P) beside `<name>_first` (B, L), the
-            place of each word's first piece, and `<name>_lengths` (B,), which counts words.
+        kind: "x" dense floats (B, D); "tokens" padded ids (B, L) beside `<name>_lengths` (B,); "decoder_tokens" the
+            same, at each token of the target the one before it; "bag" the same as tokens with `<name>_weights` (B, L);
+            "pieces" entries of word pieces (B, P) beside `<name>_first` (B, L), the place of each word's first piece,
+            and `<name>_lengths` (B,), which counts words.
         width: Number of floats per row (D), or number of ids.
         columns: Names of the columns that it holds.
     """
@@ -108,7 +111,7 @@ class Schema:
 
     @property
     def blocks(self) -> dict[str, Block]:
-        """Give each model input by its name; `x` comes first.
+        """Give each model input by its name; `x` comes first, and tokens of the target before other ragged ones.
 
         Raises:
             SpecError: If two ragged columns are in one block.
@@ -116,7 +119,7 @@ class Schema:
         found: dict[str, Block] = {}
         if dense := self.dense:
             found[DENSE] = Block(DENSE, "x", self.width, tuple(column.name for column in dense))
-        for column in self.columns:
+        for column in sorted(self.columns, key=lambda column: column.kind != DECODED):
             if column.block == DENSE:
                 continue
             if column.block in found:
@@ -135,6 +138,12 @@ class Schema:
         """Bytes of a row, where a ragged one is of ordinary length; to work out how many rows to handle at a time."""
         ragged = [block for block in self.blocks.values() if block.is_ragged]
         return max(4, self.dense_bytes + sum(4 * TYPICAL_ENTRIES * len(block.lane_columns) for block in ragged))
+
+    def decoding(self, column: str) -> "Schema":
+        """Give the schema in which the tokens of a column are those of the text that is to be generated."""
+        return Schema(
+            tuple(replace(c, kind=DECODED) if c.name == column and c.kind == "tokens" else c for c in self.columns)
+        )
 
     def feature_names(self) -> list[str]:
         """Name every float of the block `x`, e.g. `age`, `sex=Male`, `pixels[3]`."""

@@ -29,6 +29,7 @@ from fmray.ragged import Arrays, Ragged, empty_rows, repeated
 from fmray.records import SPLITS, Part, Split, Target
 from fmray.schema import DENSE, Schema
 from fmray.targets.codec import codec_of
+from fmray.targets.sequence import REFERENCES
 
 WORD = 1 << 64
 SLICE_BYTES = 8 << 20
@@ -158,7 +159,7 @@ def write_parts(
     entries = {
         name: (int(values.lengths.sum()), int(values.lengths.max(initial=0)))
         for name, values in arrays.items()
-        if isinstance(values, Ragged) and name != "target"
+        if isinstance(values, Ragged) and name not in ("target", REFERENCES)
     }
     overlap = _leave_overlap(recipe, item.index, going.places, going.ids)
     return Written(parts, _digest(going.ids[going.sides == TEST]), unseen, entries=entries, overlap=overlap)

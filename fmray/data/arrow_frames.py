@@ -48,7 +48,7 @@ def raw_schema(dataset: Dataset, job: Job) -> Schema:
     decoders = [step for step in job.prepared_steps if step.name == DECODES]
     decoded = {name for step in decoders for name in _listed(step.params.get("columns"))}
     data = dataset.data
-    hidden = {*data.target, *data.ignore, *data.key, data.group, data.weight, job.split.column}
+    hidden = {*data.target, *data.ignore, *data.key, data.group, data.weight, data.references, job.split.column}
     hidden |= {data.time} - named
     if job.task.name in TASKS and codec_for(job.task.name).from_inputs:
         hidden -= set(data.target)

@@ -1,8 +1,10 @@
-"""Cut rows of tokens into windows, each of which is a row of the lanes.
+"""Lay out rows of tokens so that each token is foretold from others.
 
 For a language model the input at each token is the token before it, 0 before the first of a row; so every token is
-predicted exactly once, and none from itself. A window that is not a row's first begins with the last token of the
-window before. For a masked language model the input is the token itself, or what hides it; see `fmray.data.masking`.
+predicted exactly once, and none from itself. A text that is its own target is cut into windows, each of which is a row
+of the lanes; one that is not a row's first begins with the last token of the window before. A text that is generated
+from others stays whole, and its end is a token too. For a masked language model the input is the token itself, or what
+hides it; see `fmray.data.masking`.
 """
 
 from collections.abc import Mapping
@@ -14,12 +16,13 @@ from fmray.catalogue import TASKS
 from fmray.data.masking import hide
 from fmray.errors import SpecError
 from fmray.ragged import Arrays, Ragged
-from fmray.schema import Schema
+from fmray.schema import DECODED, Schema
 from fmray.spec.ref import Ref
-from fmray.targets.codec import codec_for
 
 START = 0
 """Input before the first token of a row: the id of padding, which no token has."""
+END = START
+"""Stands behind the last token of a text that is generated."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Windows:
         row: Which row each window is of (n,).
         part: Its number in the row (n,), from 0.
         inputs: The tokens before, as long as `target`.
-        target: The tokens of each window.
+        target: The tokens of each window; of a generated text (T, 2), beside them the characters of its row at the
+            first, else 0.
     """
 
     row: np.ndarray
@@ -76,9 +80,29 @@ def masked(windows: Windows, share: float, num_ids: int, is_kept: np.ndarray) ->
     return Windows(windows.row, windows.part, inputs, target)
 
 
+def ended(tokens: Ragged, characters: np.ndarray) -> Windows:
+    """Give each row whole, with its end behind its tokens.
+
+    Args:
+        characters: Of each row's text (n,).
+    """
+    own = tokens.compact()
+    rows = np.arange(len(own))
+    lengths = own.lengths + 1
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(len(own.values)) + np.repeat(rows, own.lengths)  # each row before has an end as well
+    before = np.full(lengths.sum(), START, own.values.dtype)
+    before[places + 1] = own.values
+    target = np.zeros((len(before), 2), np.int64)
+    target[:, 0] = END
+    target[places, 0] = own.values
+    target[starts, 1] = characters
+    return Windows(rows, np.zeros_like(rows), Ragged(before, starts, lengths), Ragged(target, starts, lengths))
+
+
 def context_of(task: Ref) -> int:
     """Give the tokens of a window, 0 where the task leaves rows whole."""
-    if task.name not in TASKS or not codec_for(task.name).from_inputs:
+    if task.name not in TASKS or "context" not in TASKS.params(task.name).model_fields:
         return 0
     return int(TASKS.read(task.name, task.params).context)
 
@@ -88,6 +112,16 @@ def masked_share(task: Ref) -> float:
     if task.name not in TASKS or not TASKS.params(task.name).fills_masks:
         return 0.0
     return float(TASKS.read(task.name, task.params).share)
+
+
+def foretold_block(schema: Schema) -> str:
+    """Name the block of the tokens that are foretold: those of the text that is generated, or the only one.
+
+    Raises:
+        SpecError: If there is none, or several.
+    """
+    generated = [block.name for block in schema.blocks.values() if block.kind == DECODED]
+    return generated[0] if generated else block_to_cut(schema)
 
 
 def block_to_cut(schema: Schema) -> str:

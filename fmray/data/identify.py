@@ -26,6 +26,7 @@ from fmray.data.target import faulty, fit_target, labels_seen, target_frame, unl
 from fmray.records import Json
 from fmray.schema import Schema
 from fmray.store.copies import source_of
+from fmray.targets.codec import codec_for
 
 OUT = 3
 """Side of rows that go nowhere; 0, 1 and 2 are train, val and test."""
@@ -242,8 +243,10 @@ def _leave(recipe: Recipe, index: int, table: pa.Table, sides: np.ndarray) -> No
         content = [*targets, *(name for name in content if name not in data.target)]
         for name, column in zip(targets, meant.columns, strict=True):
             table = table.append_column(name, column)
+    # rows with equal sources have equal inputs, whatever is to be generated
+    hidden = data.target if codec_for(recipe.task).generates else ()
     asked = {
-        "x": [column.name for column in recipe.schema.columns],
+        "x": [column.name for column in recipe.schema.columns if column.name not in hidden],
         "y": targets,
         "content": content,
         "id": data.key or recipe.columns(),

@@ -28,6 +28,7 @@ from fmray.data.scratch import is_local, write_file
 from fmray.errors import ClusterError, DataError
 from fmray.ragged import Arrays, Ragged, empty_rows, entries_of
 from fmray.records import Part, Prepared, Split
+from fmray.schema import DECODED, Schema
 from fmray.spec.sections import Order
 from fmray.store import Store, require_whole
 from fmray.store.files import NO_MEMORY, is_short_of_memory
@@ -119,7 +120,7 @@ class Lanes:
         self._root = prepared.root
         self._width = prepared.schema.width
         self.inputs = prepared.schema.lane_columns
-        self._block = next((name for name, block in prepared.schema.blocks.items() if block.is_ragged), "")
+        self._bucketed = _bucketed(prepared.schema)
         self._ends = np.cumsum([part.num_rows for part in self.parts])
         self._open: dict[int, Arrays] = {}
 
@@ -203,15 +204,16 @@ class Lanes:
 
     def _lengths_for(self, order: Order) -> Lengths | None:
         """Give what tells the lengths of rows, where these decide about the order."""
-        return self.lengths if order.bucket and self._block else None
+        return self.lengths if order.bucket and self._bucketed else None
 
     def lengths(self, positions: np.ndarray) -> np.ndarray:
-        """Give the number of tokens of rows by their positions in the sequence (n,)."""
+        """Give the number of tokens of rows by their positions in the sequence (n,), of source and target together."""
         place = np.searchsorted(self._ends, positions, side="right")
         found = np.empty(len(positions), np.int64)
         for part in np.unique(place).tolist():
             mine = place == part
-            found[mine] = self._arrays(part)[self._block].lengths[self._rows_in(self.parts[part], positions[mine])]
+            rows = self._rows_in(self.parts[part], positions[mine])
+            found[mine] = sum(self._arrays(part)[name].lengths[rows] for name in self._bucketed)
         return found
 
     def paired(self, positions: np.ndarray, columns: Sequence[str], share: Share, some: slice) -> Arrays:
@@ -294,6 +296,12 @@ class Lanes:
         if self._width and (width := arrays["x"].shape[1]) != self._width:
             raise DataError(f"{path} has {width} inputs per row where its record says {self._width}. {cure}")
         return arrays
+
+
+def _bucketed(schema: Schema) -> list[str]:
+    """Name the blocks whose lengths decide which rows share a batch: those of source and target, or the first one."""
+    ragged = [name for name, block in schema.blocks.items() if block.is_ragged]
+    return ragged if any(block.kind == DECODED for block in schema.blocks.values()) else ragged[:1]
 
 
 def _mapped(path: str) -> pa.RecordBatch:

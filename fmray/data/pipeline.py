@@ -42,17 +42,22 @@ class Pipeline:
         steps: In the order of the job.
         schema: Of raw rows.
         fitted: What the first steps learned.
+        generated: Column of the text that is to be generated, whose tokens a decoder reads; "" where there is none.
     """
 
-    def __init__(self, steps: Sequence[Step], schema: Schema, fitted: Sequence[Fitted] = ()) -> None:
+    def __init__(
+        self, steps: Sequence[Step], schema: Schema, fitted: Sequence[Fitted] = (), *, generated: str = ""
+    ) -> None:
         self.steps = list(steps)
         self.raw = schema
         self.fitted = list(fitted)
+        self._generated = generated
 
     @property
     def schema(self) -> Schema:
         """Columns after the steps that have learned."""
-        return self.fitted[-1].schema if self.fitted else self.raw
+        made = self.fitted[-1].schema if self.fitted else self.raw
+        return made.decoding(self._generated) if self._generated and self.is_complete else made
 
     @property
     def is_complete(self) -> bool:

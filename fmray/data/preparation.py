@@ -95,7 +95,8 @@ class Preparation:
         recipe = self.recipe
         row_bytes = SCRATCH_BYTES + (COPIES_BYTES if recipe.dataset.data.sample else 0)
         self._refuse_small_disk(recipe.dataset.num_rows * row_bytes, "hashes of all rows")
-        steps = Pipeline(pipelines.build(self.steps, self.weights), recipe.schema)
+        generated = recipe.dataset.data.target[0] if codec_for(recipe.task).generates else ""
+        steps = Pipeline(pipelines.build(self.steps, self.weights), recipe.schema, generated=generated)
         steps.learn_idle()
         known = self._identify(steps)
         there = replace(
@@ -137,9 +138,9 @@ class Preparation:
             target, kept = self._sample(sample, target, kept)
             rows["sampled"] = sum(target.sampled or target.counts)
             notes.append(about_share(sample.share, whole, target) if sample.share else about_rates(target))
-        if recipe.context:
+        if codec_for(recipe.task).from_inputs:
             target, kept, about = self._count_windows(steps, target, rows)
-            notes.append(about)
+            notes += about
         told = [*self._read_as(rows, _reasons(found)), *notes]
         self._tell(told)
         overlap = self._overlap(found, repeats)
@@ -360,7 +361,7 @@ class Preparation:
 
     def _count_windows(
         self, steps: Pipeline, target: Target, rows: Mapping[str, int]
-    ) -> tuple[Target, list[tuple[int, int, int]], str]:
+    ) -> tuple[Target, list[tuple[int, int, int]], list[str]]:
         """Count the windows of each item, and learn from training tokens how often each id occurs."""
         tokens: Any = 0
         counts: list[tuple[int, int, int]] = []
@@ -369,10 +370,13 @@ class Preparation:
             found: list[Counted] = self.run("count windows", count_windows, (self.recipe, steps), own)
             tokens = tokens + sum(part.tokens for part in found)
             counts += [part.windows for part in found]
+        target = replace(target, counts=tuple(tokens.tolist()))
+        if not self.recipe.context:
+            return target, counts, []
         texts = sum(rows[split] for split in SPLITS)
         text = f"{texts:,} texts are cut into {sum(map(sum, counts)):,} windows of up to {self.recipe.context} tokens"
         text += f"; task.{self.recipe.task}.context says how long they are"
-        return replace(target, counts=tuple(tokens.tolist())), counts, text
+        return target, counts, [text]
 
     def _write(
         self,
@@ -389,7 +393,7 @@ class Preparation:
         for item, count in zip(self.items, counts, strict=True):
             own.append((item, dict(begin)))
             begin = {split: begin[split] + number for split, number in zip(SPLITS, count, strict=True)}
-        write = write_windows if self.recipe.context else write_item
+        write = write_windows if codec_for(self.recipe.task).from_inputs else write_item
         written: list[Written] = self.run("write lanes", write, (self.recipe, steps, target, levels), own)
         self._refuse_unseen(written, plural(codec_of(target).noun))
         parts: dict[Split, list[Part]] = {split: [] for split in SPLITS}

@@ -24,6 +24,7 @@ from fmray.spec.inputs import require_inputs, unread
 from fmray.spec.job import Job
 from fmray.spec.pretrained import with_pretrained
 from fmray.spec.ref import Ref
+from fmray.targets.codec import codec_for
 
 FOOTERS = 32
 PARTITIONS = 4
@@ -79,7 +80,8 @@ def preview(job: Job) -> Preview:
     if weights:  # an encoder takes milliseconds a text
         looked_at = min(looked_at, ENCODED_ROWS)
     seen = f"judged by {looked_at:,} of {dataset.num_rows:,} rows"
-    steps = Pipeline(pipeline.build(known, weights), columns)
+    generated = job.data.target[0] if codec_for(task.name).generates else ""
+    steps = Pipeline(pipeline.build(known, weights), columns, generated=generated)
     notes = (*dataset.notes, *hidden_params(job))
     inputs, target = None, None
     frame = as_frame(table.slice(0, looked_at), columns, job.data.null_values)

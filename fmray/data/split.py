@@ -195,7 +195,7 @@ def _hashed(dataset: Dataset, seen: Sequence[str], but: Sequence[str] = ()) -> t
         return (data.group,)
     if data.key:
         return tuple(sorted(data.key))
-    left_out = {*data.target, *data.ignore, data.time, data.weight, *but} - set(seen)
+    left_out = {*data.target, *data.ignore, data.time, data.weight, data.references, *but} - set(seen)
     columns = tuple(sorted(name for name in dataset.schema.names if name not in left_out))
     if not columns:
         raise SpecError(f"no column is left to divide rows by in {dataset.schema.names}. Set data.key.", "split.by")

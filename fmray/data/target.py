@@ -16,11 +16,13 @@ import pyarrow as pa
 from fmray import moments
 from fmray.catalogue import TASKS
 from fmray.data.arrow_frames import plain, without
+from fmray.data.contents import is_list_of_text
 from fmray.data.evolve import UUID
 from fmray.data.scan import Dataset, is_list_of_labels, is_list_of_spans, read_item, work_items
 from fmray.errors import DataError, SpecError
 from fmray.ragged import Array
 from fmray.records import Target
+from fmray.registry import nearest
 from fmray.spec.ref import Ref
 from fmray.spec.sections import Data
 from fmray.targets.codec import Partial, codec_for, codec_named, codec_of
@@ -97,6 +99,13 @@ def _of_text(dataset: Dataset, data: Data, task: Ref) -> Ref:
     for key in ("sample", "positive", "labels"):
         if getattr(data, key):
             raise SpecError(f"goes with classes, and {task.name} has none. Leave it out.", f"data.{key}")
+    if data.references is not None:
+        if data.references not in dataset.schema.names:
+            text = f"column '{data.references}' is not in the data. {nearest(data.references, dataset.schema.names)}"
+            raise SpecError(text, "data.references")
+        if not is_list_of_text(kind := dataset.schema.field(data.references).type):
+            text = f"column '{data.references}' holds {kind}. Accepted: lists of texts."
+            raise SpecError(text, "data.references")
     return task
 
 

@@ -29,20 +29,23 @@ class Vocabulary:
 
     Args:
         steps: Fitted steps of a model, as `Prepared.steps` holds them.
+        column: Of the text; by default the only one of which a step makes tokens.
 
     Raises:
-        SpecError: If no step turns one column of text into tokens.
+        SpecError: If no step turns the column into tokens.
     """
 
-    def __init__(self, steps: Sequence[Json]) -> None:
+    def __init__(self, steps: Sequence[Json], column: str = "") -> None:
         own = [step for step in steps if step["name"] == "tokenize"]
+        if column:
+            own = [step for step in own if column in step["state"]["columns"]]
         made = [step["state"] for step in own]
         if any(step.get("params", {}).get("pretrained") for step in own):
             raise SpecError("its ids are those of a pretrained tokenizer. Give a model with ids of its own.", "MODEL")
-        if len(made) != 1 or len(made[0]["columns"]) != 1:
+        if len(made) != 1 or (len(made[0]["columns"]) != 1 and not column):
             text = f"{len(made)} steps of the model are tokenize. Give a model with one, of one column"
             raise SpecError(f"{text}.", "MODEL")
-        self.column: str = made[0]["columns"][0]
+        self.column: str = column or made[0]["columns"][0]
         self._tokenizer: str = made[0]["tokenizer"]
         told = json.loads(self._tokenizer)
         self._kind: str = told["pre_tokenizer"]["type"]

@@ -15,6 +15,7 @@ from fmray.evaluate.facts import Facts
 from fmray.evaluate.figures import figures
 from fmray.evaluate.intervals import Tally, bounds, detectable, gain, rarest
 from fmray.evaluate.parts import Board, First, Pass, Slopes, Squared, count, pull
+from fmray.evaluate.samples import samples_of
 from fmray.evaluate.table import Table
 from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric
@@ -85,6 +86,7 @@ def score(
         slices=ours.slices(prepared),
         looks=looks,
         figures=figures(shown, prepared.target, evaluate.level)
+        | samples_of(ours.board.tables["model"])
         | ({} if num_shown == num_rows else {"rows": {"drawn": num_shown, "of": num_rows}}),
         extra={
             "level": evaluate.level,

@@ -1,4 +1,4 @@
-"""Let a language model go on with texts: greedily, by draws or by beams, within a set of texts if asked.
+"""Let a model go on with texts, or generate them from others: greedily, by draws or by beams, in a set if asked.
 
 A token is drawn by a number that depends on the seed, the prompt's key and the number of the token, and networks
 compute in float64; so neither the size of a batch nor who generates beside it changes a text.
@@ -14,7 +14,7 @@ from fmray.inference import beams, choose
 from fmray.inference.generation import Generated, Generation, Remarks
 from fmray.inference.texts import Rules, Text
 from fmray.seeding import derive
-from fmray.train.next_tokens import NextTokens
+from fmray.train.next_tokens import NextTokens, Reading, SourceTokens
 
 BATCH_TEXTS = 64
 Key = int | str
@@ -23,7 +23,7 @@ Tell = Callable[[int, int, str], None]
 
 
 class Generator:
-    """Go on with prompts.
+    """Go on with prompts, or generate texts from others.
 
     Args:
         source: Scores of the next token.
@@ -34,7 +34,7 @@ class Generator:
         SpecError: If what is asked does not fit the model.
     """
 
-    def __init__(self, source: NextTokens, vocabulary: Vocabulary, asked: Generation) -> None:
+    def __init__(self, source: NextTokens | SourceTokens, vocabulary: Vocabulary, asked: Generation) -> None:
         self.source = source
         self.rules = Rules(asked, vocabulary)
         self.asked = asked
@@ -55,65 +55,93 @@ class Generator:
         remarks = Remarks(prompts=len(prompts), context=self.source.context)
         remarks.unknown = sum(self.rules.vocabulary.unknown in own for own in ids)
         remarks.cut = sum(len(own) + 1 > self.source.context for own in ids)  # the mark of the beginning is read too
-        made: list[list[Generated]] = [[] for _ in prompts]
-        order = np.argsort([len(own) for own in ids], kind="stable").tolist()  # those of like length are read together
+        return self._generated(ids, ids, keys, remarks, tell=tell, batch_texts=batch_texts), remarks
+
+    def from_sources(
+        self, sources: Sequence[np.ndarray], keys: Sequence[Key], batch_texts: int = BATCH_TEXTS
+    ) -> tuple[list[list[Generated]], Remarks]:
+        """Give the texts that are generated from each source, by its ids, one at least."""
+        remarks = Remarks(prompts=len(sources), context=self.source.context)
+        nothing = [np.zeros(0, np.int64)] * len(sources)
+        return self._generated(sources, nothing, keys, remarks, tell=None, batch_texts=batch_texts), remarks
+
+    def _generated(
+        self,
+        begun: Sequence[np.ndarray],
+        prompts: Sequence[np.ndarray],
+        keys: Sequence[Key],
+        remarks: Remarks,
+        *,
+        tell: Tell | None,
+        batch_texts: int,
+    ) -> list[list[Generated]]:
+        """Give the texts of each prompt.
+
+        Args:
+            begun: What the model reads before the first token of each text: the prompt, or a source.
+        """
+        made: list[list[Generated]] = [[] for _ in begun]
+        order = np.argsort([len(own) for own in begun], kind="stable").tolist()  # those of like length go together
         if self.asked.beams > 1:
             step = max(1, batch_texts // self.asked.beams)
             for some in (order[start : start + step] for start in range(0, len(order), step)):
-                reading = self.source.begin([ids[row] for row in some])
-                texts = [self._text(ids[row]) for row in some]
+                reading = self.source.begin([begun[row] for row in some])
+                texts = [self._text(prompts[row]) for row in some]
                 for row, own in zip(some, beams.search(reading, texts, rules=self.rules, remarks=remarks), strict=True):
                     made[row] = own
         else:
             wanted = [(row, number) for row in order for number in range(self.asked.num)]
-            for some in (wanted[start : start + batch_texts] for start in range(0, len(wanted), batch_texts)):
-                for (row, _), text in zip(some, self._followed(some, ids, keys, remarks, tell=tell), strict=True):
-                    made[row].append(text)
+            for pairs in (wanted[start : start + batch_texts] for start in range(0, len(wanted), batch_texts)):
+                rows, parents = np.unique([row for row, _ in pairs], return_inverse=True)
+                reading = self.source.begin([begun[row] for row in rows.tolist()])  # is read once for all of its texts
+                seeds = [derive(self.asked.seed, "generate", keys[row], number) for row, number in pairs]
+                texts = [
+                    self._text(prompts[row], np.random.Philox(key=seed))
+                    for (row, _), seed in zip(pairs, seeds, strict=True)
+                ]
+                self._follow(texts, reading, parents, remarks, tell=_telling(tell, pairs))
+                for (row, _), text in zip(pairs, texts, strict=True):
+                    made[row].append(text.finished(self.rules))
         for one in (one for own in made for one in own):
             remarks.texts += 1
             remarks.tokens += len(one.ids)
             remarks.ended[one.ended] = remarks.ended.get(one.ended, 0) + 1
-        return made, remarks
+        return made
 
     def _text(self, prompt: np.ndarray, numbers: np.random.Philox | None = None) -> Text:
         """Give a text without tokens behind a prompt."""
         grown = GrowingText(self.rules.vocabulary, begins=not len(prompt), stops=self.rules.stops)
         return Text(prompt, grown, numbers)
 
-    def _followed(
+    def _follow(
         self,
-        wanted: Sequence[tuple[int, int]],
-        prompts: Sequence[np.ndarray],
-        keys: Sequence[Key],
+        texts: Sequence[Text],
+        reading: Reading,
+        parents: np.ndarray,
         remarks: Remarks,
         *,
-        tell: Tell | None,
-    ) -> list[Generated]:
+        tell: Callable[[int, str], None] | None,
+    ) -> None:
         """Follow texts token by token until all have ended.
 
         Args:
-            wanted: Prompt and number of each text.
+            parents: What of that which is read each text goes on (n,).
+            tell: Takes a text's place and what of it is settled.
         """
-        seeds = [derive(self.asked.seed, "generate", keys[row], number) for row, number in wanted]
-        texts = [
-            self._text(prompts[row], np.random.Philox(key=seed)) for (row, _), seed in zip(wanted, seeds, strict=True)
-        ]
-        rows, parents = np.unique([row for row, _ in wanted], return_inverse=True)
-        reading = self.source.begin([prompts[row] for row in rows])  # a prompt is read once for all of its texts
         began_cut = reading.is_cut[parents]
         slid = np.zeros(len(texts), bool)
         live = np.arange(len(texts))
         scores = reading.scores()[parents]
         is_full = reading.is_full[parents]
         while len(live):
-            growing = [texts[place] for place in live]
+            growing = [texts[place] for place in live.tolist()]
             tokens = self.rules.chosen(scores, growing)
             logs = choose.log_softmax(scores)[np.arange(len(tokens)), tokens]
             for text, token, log, full in zip(growing, tokens.tolist(), logs.tolist(), is_full.tolist(), strict=True):
                 text.take(token, log, rules=self.rules, is_full=full)
             if tell is not None:
                 for place, text in zip(live.tolist(), growing, strict=True):
-                    tell(*wanted[place], text.grown.settled)
+                    tell(place, text.grown.settled)
             stays = np.array([text.ended is None for text in growing], bool)
             live = live[stays]
             if len(live):
@@ -123,4 +151,8 @@ class Generator:
                 scores = reading.scores()
                 parents = np.arange(len(live))
         remarks.slid += int((slid & ~began_cut).sum())
-        return [text.finished(self.rules) for text in texts]
+
+
+def _telling(tell: Tell | None, pairs: Sequence[tuple[int, int]]) -> Callable[[int, str], None] | None:
+    """Name texts by prompt and number where they are told."""
+    return None if tell is None else lambda place, settled: tell(*pairs[place], settled)

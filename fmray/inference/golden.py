@@ -56,7 +56,11 @@ class GoldenRows:
         predictions = Predictions(path, "val", output_names(prepared), prepared.num_rows("val"))
         table = read(predictions, first, int(self.positions[-1]) + 1)
         position = first + np.cumsum(codec.opens_row(table.target)) - 1
-        found = table.output[np.isin(position, self.positions)]
+        found = (
+            codec.probabilities(table.output)[np.isin(position, self.positions)]
+            if codec.generates
+            else (table.output[np.isin(position, self.positions)])
+        )
         return found if found.ndim == 2 else found[:, None]
 
 
@@ -83,7 +87,7 @@ def choose_rows(dataset: Dataset, prepared: Prepared) -> GoldenRows:
     order = np.argsort(own[:number])
     own = own[:number][order]
     row = row[:number][order]
-    if codec_of(prepared.target).from_inputs:
+    if codec_of(prepared.target).from_inputs and not codec_of(prepared.target).generates:
         windows = list(_windows(own, ids, part))
         kept = [place for place, some in enumerate(windows) if len(some)]
         if not kept:

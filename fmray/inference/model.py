@@ -4,7 +4,7 @@ What a model says of a row is what the run that made it would have said: the sam
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmray.data.contents import stored_as
-from fmray.data.cut import block_to_cut, context_of, cut, masked, masked_share
+from fmray.data.cut import context_of, cut, ended, foretold_block, masked, masked_share
 from fmray.data.scan import is_list_of_labels
 from fmray.data.target import class_values, texts_of
 from fmray.data.vocabulary import Vocabulary
@@ -24,8 +24,9 @@ from fmray.events import Note, Report, ignore
 from fmray.inference.generate import Generator, Tell
 from fmray.inference.generation import Generation, columns_of
 from fmray.inference.rows import Reader, Slice, Unseen, as_trained
+from fmray.inference.sequences import RowTexts
 from fmray.pieces import tokens_of
-from fmray.ragged import Array, Blocks, Ragged, joined, values_of
+from fmray.ragged import Array, Blocks, Ragged, by_row, joined, values_of
 from fmray.records import Target
 from fmray.registry import Trust, trust_given
 from fmray.schema import Schema
@@ -75,8 +76,8 @@ class Predicted:
     """Hold what a model says of rows.
 
     Shapes:
-        said: (N, C) probabilities or (N, T) numbers, float64, or N rows of (L, C) for L tokens; without meaning where a
-            row is faulty.
+        said: (N, C) probabilities or (N, T) numbers, float64, or N rows of (L, C) for L tokens, or of the bytes of a
+            text; without meaning where a row is faulty.
         faulty: (N,), why a row cannot be an input, as a place in `reasons`, whose first is "" for sound rows.
     """
 
@@ -116,12 +117,12 @@ class SavedModel:
     @property
     def input_schema(self) -> Schema:
         """Columns that rows must have: names and kinds."""
-        return self.reader.schema
+        return Schema(tuple(column for column in self.reader.schema.columns if column.name != self.reader.generated))
 
     @property
     def input_types(self) -> pa.Schema:
         """The same columns, as the types that training rows had."""
-        return self.reader.types
+        return pa.schema([field for field in self.reader.types if field.name != self.reader.generated])
 
     @property
     def target(self) -> Target:
@@ -224,8 +225,13 @@ class SavedModel:
         return NextTokens.of(self.predictor, saved.members, saved.ensemble, prepared=saved.prepared, task=saved.task)
 
     def outputs(self, table: pa.Table) -> "Predicted":
-        """Give the outputs of rows as they are read; see `predict`."""
-        return self.predict_rows(self._as_trained(table), Unseen())
+        """Give the outputs of rows as they are read; see `predict`.
+
+        Where a model generates text, outputs are those of the tokens of the true one, which rows then must have.
+        """
+        columns = self.reader.schema.columns
+        rows = as_trained(table, columns, self.reader.types, time_zone=self.saved.data.time_zone)
+        return self._of_slices(rows, Unseen(), self._outputs)
 
     def predict_rows(self, table: pa.Table, unseen: Unseen) -> "Predicted":
         """Give the outputs of rows, and why some have none.
@@ -234,20 +240,25 @@ class SavedModel:
             table: As `rows.as_trained` gives it.
             unseen: Takes the levels that no training row has.
         """
+        return self._of_slices(table, unseen, self._texts if self.codec.generates else self._outputs)
+
+    def _of_slices(self, table: pa.Table, unseen: Unseen, say: Callable[[Slice], Array]) -> "Predicted":
+        """Give what is said of rows, a few at a time."""
         parts: list[Array] = []
         faulty = np.zeros(table.num_rows, np.uint16)
         reasons: list[str] = [""]
         try:
             for part in self.reader.slices(table, reasons, unseen):
                 rows = slice(part.start, part.start + len(part.faults))
-                parts.append(self._outputs(part))
+                parts.append(say(part))
                 faulty[rows] = part.faults
         except (FmrayError, OSError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # polars panics outside of Exception where a learned state is none
             text = f"{type(error).__name__}: {error!s:.300}"
             raise DataError(f"{self.folder}: the model fails on these rows ({text}). Copy its folder again.") from error
-        return Predicted(joined(parts) if parts else self._no_outputs(), faulty, reasons)
+        none = Ragged.from_texts(pa.array([], pa.string())) if say == self._texts else self._no_outputs()
+        return Predicted(joined(parts) if parts else none, faulty, reasons)
 
     def _as_trained(self, table: pa.Table) -> pa.Table:
         zone = self.saved.data.time_zone
@@ -258,6 +269,9 @@ class SavedModel:
         rows = dict(part.x)
         if not self.codec.by_entry:
             return self.predictor(rows)
+        if self.codec.generates:
+            rows = {name: self._windows(own) for name, own in rows.items()}
+            return by_row(self.predictor(rows), next(iter(rows.values())).arrays["target"])
         lengths = self._tokens(rows)
         if not lengths.any():
             return Ragged.of_lengths(values_of(self._no_outputs()), lengths)
@@ -271,11 +285,19 @@ class SavedModel:
         block = next(block for block in self.saved.ways()[way].schema.blocks.values() if block.is_ragged)
         return tokens_of(blocks.arrays[block.name], block.kind)
 
+    def _texts(self, part: Slice) -> Array:
+        """Generate the text of each row, and give its bytes."""
+        saved = self.saved
+        texts = RowTexts(saved.ensemble, saved.prepared, saved.task)(self.predictor, part.x)
+        return Ragged.from_texts(pa.array(texts, pa.string()))
+
     def _windows(self, rows: Blocks) -> Blocks:
-        """Cut texts as those of training were."""
-        block = block_to_cut(self.saved.prepared.schema)
+        """Lay texts out as those of training were."""
+        block = foretold_block(self.saved.prepared.schema)
         others = {name: values for name, values in rows.arrays.items() if name != block}
-        windows = cut(rows.arrays[block], context_of(self.saved.task))
+        tokens = rows.arrays[block]
+        context = context_of(self.saved.task)
+        windows = cut(tokens, context) if context else ended(tokens, np.zeros(len(tokens), np.int64))
         if share := masked_share(self.saved.task):
             num_ids = self.saved.prepared.schema.blocks[block].width
             windows = masked(windows, share, num_ids=num_ids, is_kept=np.zeros(len(windows), bool))

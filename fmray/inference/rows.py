@@ -29,6 +29,7 @@ from fmray.ragged import Blocks, Ragged, empty_rows
 from fmray.records import Json, Prepared
 from fmray.schema import DENSE, Column, Schema
 from fmray.spec.ref import Ref
+from fmray.targets.codec import codec_of
 from fmray.train.saved import Saved
 
 SLICE_BYTES = 8 << 20
@@ -112,6 +113,11 @@ class Reader:
         saved: The model.
         folder: Local folder that it lies in.
 
+    Attributes:
+        schema: Columns that steps read.
+        types: The same columns, as the types that training rows had.
+        generated: Column of the text that the model generates, which rows may lack; "" where it generates none.
+
     Raises:
         DataError: If pretrained weights that a step uses are missing or damaged.
         SpecError: If a step is of the user's own code and cannot be found.
@@ -124,6 +130,7 @@ class Reader:
         columns = {column.name: column for own in self.ways.values() for column in own.raw.columns}
         self.schema = Schema(tuple(columns.values()))
         self.types = pa.schema([saved.types.field(name) for name in columns])
+        self.generated = saved.prepared.target.columns[0] if codec_of(saved.prepared.target).generates else ""
         row_bytes = sum(own.schema.typical_bytes for own in self.ways.values())
         self._slice_rows = max(LEAST_ROWS, SLICE_BYTES // row_bytes)
 
@@ -135,6 +142,8 @@ class Reader:
             reasons: Takes why rows are faulty, in words; its first entry is "".
             unseen: Takes what no training row has.
         """
+        if self.generated and self.generated not in table.column_names:
+            table = table.append_column(self.generated, pa.nulls(len(table), self.types.field(self.generated).type))
         codes, found = faults(table, self.schema, [])
         reasons[:] = [*found, MISSING_INPUT, TOO_LARGE]
         missing = len(reasons) - 2
@@ -162,7 +171,7 @@ class Reader:
         holes = np.zeros(len(rows), bool)
         table = rows if sound.all() else rows.filter(pa.array(sound))
         frame = as_frame(table, way.raw, self.null_values)
-        count_nulls(frame, way, unseen)
+        count_nulls(frame.drop(self.generated, strict=False), way, unseen)
         for step, learned in zip(steps.steps, steps.fitted, strict=True):
             state = learned.state
             if isinstance(step, Auto):

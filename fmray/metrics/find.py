@@ -5,11 +5,12 @@ A metric whose value depends on which class is the positive one, or on how the t
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fmray.catalogue import METRICS
 from fmray.errors import SpecError
-from fmray.metrics import classification, distribution, labels, ranking, spans, tags
+from fmray.metrics import classification, distribution, labels, language, ranking, sequences, spans, tags
 from fmray.metrics.metric import Metric
 from fmray.records import Target
 from fmray.registry import nearest
@@ -52,6 +53,8 @@ def find_metric(name: str, target: Target, params: Mapping[str, Any] | None = No
     if name not in METRICS and ":" not in name:
         raise SpecError(f"unknown metric '{name}'. {nearest(name, [*METRICS, 'f1[label]'])}", "evaluate")
     metric: Metric = METRICS.find(name)
+    if metric is language.NATS_PER_TOKEN and target.kind == sequences.KIND:
+        metric = replace(metric, kind=sequences.KIND)
     if metric.kind != target.kind:
         fitting = ", ".join(defaults(target)[1])
         judged, given = (codec_named(kind).noun for kind in (metric.kind, target.kind))

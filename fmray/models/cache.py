@@ -4,6 +4,7 @@ A row's own tokens stand in its first places, whatever the other rows hold; what
 Shape legend: B rows, N new tokens, S places, A heads, E numbers per head.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,21 @@ class Seen:
 
     keys: Tensor | None = None
     values: Tensor | None = None
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Give keys and values of what has been seen.
+
+        Raises:
+            ValueError: If that is nothing.
+        """
+        if self.keys is None or self.values is None:
+            raise ValueError("nothing has been seen")
+        return self.keys, self.values
+
+    def some(self, rows: Tensor) -> "Seen":
+        """Give those of some rows (n,)."""
+        return Seen(*(None if held is None else held[rows] for held in (self.keys, self.values)))
 
 
 @dataclass(frozen=True)
@@ -87,10 +103,7 @@ class Cache:
         """Give the cache of some rows (n,), in any order, each as often as it is named."""
         taken = Cache(len(self.layers), len(rows), self.lengths.device)
         taken.lengths = self.lengths[rows]
-        taken.layers = [
-            Seen() if seen.keys is None or seen.values is None else Seen(seen.keys[rows], seen.values[rows])
-            for seen in self.layers
-        ]
+        taken.layers = [seen.some(rows) for seen in self.layers]
         return taken
 
     def put(self, rows: Tensor, other: "Cache") -> None:
@@ -100,6 +113,27 @@ class Cache:
             if theirs.keys is not None and theirs.values is not None:
                 mine.keys = _put(mine.keys, rows, given=theirs.keys, num_rows=len(self.lengths))
                 mine.values = _put(mine.values, rows, given=theirs.values, num_rows=len(self.lengths))
+
+
+class SourceCache(Cache):
+    """Hold what a decoder attends to of the source beside what every layer has seen of the target.
+
+    Args:
+        sources: Keys and values of each layer.
+        seen_B11S: Whether a place of the source is looked at.
+    """
+
+    def __init__(self, sources: Sequence[Seen], seen_B11S: Tensor) -> None:
+        super().__init__(len(sources), len(seen_B11S), seen_B11S.device)
+        self.sources = list(sources)
+        self.seen_B11S = seen_B11S
+
+    def take(self, rows: Tensor) -> "SourceCache":
+        """Give the cache of some rows (n,), in any order, each as often as it is named."""
+        taken = SourceCache([source.some(rows) for source in self.sources], self.seen_B11S[rows])
+        taken.lengths = self.lengths[rows]
+        taken.layers = [seen.some(rows) for seen in self.layers]
+        return taken
 
 
 def _put(held: Tensor | None, rows: Tensor, given: Tensor, num_rows: int) -> Tensor:

@@ -97,7 +97,7 @@ class Layer(nn.Module):
         params: Width, heads and dropout.
     """
 
-    def __init__(self, params: declared.Decoder | declared.Encoder) -> None:
+    def __init__(self, params: declared.Decoder | declared.Encoder | declared.EncoderDecoder) -> None:
         super().__init__()
         width = params.width
         self.heads = params.heads

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fmray.models import layers
-from fmray.schema import Schema
+from fmray.schema import DECODED, Schema
 from fmray.spec.components import models as declared
 
 BOUND = 0.5
@@ -19,6 +19,8 @@ BOUND = 0.5
 
 class TokenLinear(nn.Module):
     """Map each token by one affine map of its ids: a weight per id of each block of tokens, and output.
+
+    Where a text is generated, the tokens are those of it alone: what is foretold is the next one.
 
     Shapes:
         inputs: per block of tokens ids (B, L).
@@ -31,7 +33,8 @@ class TokenLinear(nn.Module):
 
     def __init__(self, schema: Schema, num_outputs: int) -> None:
         super().__init__()
-        self.blocks = token_blocks(schema)
+        decoded = [block.name for block in schema.blocks.values() if block.kind == DECODED]
+        self.blocks = decoded or token_blocks(schema)
         self.bias_K11O = nn.Parameter(torch.zeros(1, 1, 1, num_outputs))
         self.weights = nn.ModuleList(
             layers.Embedding(schema.blocks[name].width, num_outputs, 1e-3) for name in self.blocks

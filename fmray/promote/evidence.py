@@ -177,6 +177,8 @@ def compare(card: Card, rows: Table, rivals: Mapping[str, Card], store: Store, r
     """
     if codec_of(card.prepared.target).from_inputs:
         text = "rows were cut into windows, which rivals cannot be asked about yet. Compare runs by their reports."
+        if codec_of(card.prepared.target).generates:
+            text = "texts are generated, which rivals cannot be asked for yet. Compare runs by their reports."
         raise DataError(text, "promote")
     dataset = _dataset_of(card, store)
     models = {name: open_model(f"{rival.root}/model") for name, rival in rivals.items()}

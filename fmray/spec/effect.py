@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from fmray.catalogue import ESTIMATORS, LINEAR_MODELS, MODELS, STEPS, TASKS
+from fmray.schema import DECODED
 from fmray.spec.explain import dotted
 from fmray.spec.inputs import MAKERS, at_odds, lacking
 from fmray.spec.job import Job
@@ -53,6 +54,7 @@ def without_effect(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         *_in_sample(job),
         *_in_train(job),
         *_in_task(job),
+        *_in_generation(job),
         *_in_model(job),
         *_in_order(job),
         *_in_judging(job),
@@ -289,13 +291,47 @@ def _in_masked(job: Job) -> list[Refusal]:
     return found
 
 
+def _in_generation(job: Job) -> list[Refusal]:
+    """Refuse a text to generate that the model would see, or that nothing makes tokens of."""
+    data = job.data
+    task = job.task.name
+    if task not in TASKS or not TASKS.params(task).generates:
+        text = f"'{data.references}' has no effect: it goes with task: sequence_to_sequence, and this is {task}."
+        return [] if data.references is None else [(("data", "references"), f"{text} Leave it out.")]
+    found: list[Refusal] = []
+    target = data.target[0]
+    read = {place: step.params.get("columns") for place, step in enumerate(job.steps)}
+    columns = {place: [given] if isinstance(given, str) else list(given or ()) for place, given in read.items()}
+    makers = [place for place, step in enumerate(job.steps) if step.name == "tokenize" and target in columns[place]]
+    if len(makers) != 1:
+        text = f"{task} generates '{target}', of which {len(makers)} steps make tokens. Add tokenize, for it too."
+        found.append((("steps",), text))
+    for place, step in enumerate(job.steps):
+        if step.name in STEPS and place not in makers and (not columns[place] or target in columns[place]):
+            text = f"{step.name} would read '{target}', which is to be generated. Name other columns."
+            found.append((("steps", place), text))
+        if step.name == "tokenize" and step.params.get("pretrained") is not None:
+            text = f"goes with no {task} yet, whose texts begin and end with id 0 of a vocabulary of fmray's own."
+            found.append((("steps", place, "tokenize", "pretrained"), f"{text} Leave it out."))
+    if job.model.params.get("shared_embeddings") is True and makers and len(columns[makers[0]]) < 2:
+        text = f"shares a table with '{target}', whose tokens have a vocabulary of their own. Take one step for both."
+        found.append((("model", job.model.name, "shared_embeddings"), text))
+    if job.evaluate.primary in ("bleu", "chrf"):
+        text = f"{job.evaluate.primary} scores generated texts, and epochs generate none. Take nats_per_token."
+        found.append((("evaluate", "primary"), text))
+    if job.train.folds is not None and job.train.folds.strict:
+        text = "gives each fold a vocabulary of its own, so probabilities of members are not averaged token by token."
+        found.append((("train", "folds", "strict"), f"{text} Leave it out."))
+    return found
+
+
 def _in_model(job: Job) -> list[Refusal]:
     """Refuse a model that cannot do without a block that no step makes; steps of the user's own may make any."""
     name = job.model.name
     if (name not in MODELS and name not in ESTIMATORS) or not all(step.name in STEPS for step in job.prepared_steps):
         return []
     model = MODELS.params(name)
-    made = {STEPS.params(step.name).makes for step in job.prepared_steps}
+    made = {DECODED, *(STEPS.params(step.name).makes for step in job.prepared_steps)}  # the task makes the one
     return [(("model",), lacking(name, model.reads, kind)) for kind in model.needs if kind not in made]
 
 

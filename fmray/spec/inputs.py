@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fmray.catalogue import ESTIMATORS, MODELS, TASKS
 from fmray.errors import SpecError
-from fmray.schema import DENSE, Schema
+from fmray.schema import DECODED, DENSE, Schema
 from fmray.spec.ref import Ref
 
 MAKERS = {"tokens": "tokenize", "bag": "tfidf"}
@@ -24,6 +24,8 @@ def lacking(model: str, kinds: Sequence[str], needed: str = "") -> str:
         kinds: That it reads.
         needed: The one of them that it cannot do without; by default any of them would do.
     """
+    if needed == DECODED:
+        return f"{model} generates a text, and the target is none. Set task: sequence_to_sequence."
     ragged = [needed] if needed else [kind for kind in kinds if kind in MAKERS]
     what = needed or " or ".join(kinds)
     if not ragged:
@@ -58,6 +60,11 @@ def at_odds(model: str, task: str, per: object = None) -> str:
         per: What the job says that the model has outputs for, if it says so.
     """
     declared = MODELS.params(model) if model in MODELS else ESTIMATORS.params(model)
+    generates = task != "auto" and TASKS.params(task).generates
+    if generates != declared.generates:
+        makers = " or ".join(name for name in MODELS if MODELS.params(name).generates)
+        text = f"{model} generates no text from another one, and the task is {task}. Take {makers}."
+        return text if generates else f"{model} goes with task: sequence_to_sequence, and the task is {task}."
     asks = task != "auto" and TASKS.params(task).by_token  # auto never takes a list for tags
     gives = declared.by_token
     if gives is None:
@@ -69,6 +76,7 @@ def at_odds(model: str, task: str, per: object = None) -> str:
         for name in MODELS
         if MODELS.params(name).by_token in (asks, None)
         and "tokens" in MODELS.params(name).reads
+        and MODELS.params(name).generates == generates
         and name not in NOT_PROPOSED
         and name != model
     ]

@@ -122,6 +122,7 @@ LATER: tuple[tuple[Any, ...], ...] = (
     ("train", "phases", {}),
     ("data", "text", None),
     ("data", "sample", "share", None),
+    ("data", "references", None),
     ("train", "start", None),
     ("train", "steps", None),
     ("train", "validate_every", "auto"),

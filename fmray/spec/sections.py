@@ -115,6 +115,8 @@ class Data:
         sample: How often training rows of each class are learned from; each once if unsaid.
         time_zone: Zone of times that carry none, e.g. Asia/Tokyo; needed where other files carry one.
         text: Column of text that the spans of the target lie in; goes with task: span_extraction.
+        references: Column of lists of texts that a generated text is scored against, in place of the target; goes with
+            task: sequence_to_sequence.
         read_as: Column of bytes -> "text" or "bytes", where the first rows say otherwise.
         verify: "auto" tells changed files by what the filesystem says, and small local data sets by their contents;
             "full" reads and hashes all contents at every run, so that nothing but contents decides.
@@ -137,6 +139,7 @@ class Data:
     sample: Sample | None = None
     time_zone: Annotated[str | None, BeforeValidator(_as_time_zone)] = None
     text: str | None = None
+    references: str | None = None
     read_as: Mapping[str, Literal["text", "bytes"]] = Field(default_factory=dict)
     verify: Literal["auto", "full"] = "auto"
 

@@ -7,12 +7,14 @@ from fmray.data.folds import Fold
 from fmray.data.prepare import prepare
 from fmray.data.scan import Dataset
 from fmray.ensemble.folds import FOLD
+from fmray.inference.sequences import RowTexts
 from fmray.metrics.metric import Metric
 from fmray.records import Ensemble, Json, Member, Predictions, Prepared, Run, Split
 from fmray.report.journal import Journal
 from fmray.spec.job import Job
 from fmray.spec.ref import Ref
 from fmray.store import Store
+from fmray.targets.codec import codec_of
 from fmray.train.predict import predict
 from fmray.tune.plans import job_of_member
 from fmray.tune.sweep import WorkerCount
@@ -63,6 +65,7 @@ class Context:
         """Predict a split by an ensemble of members, into the table of a subject."""
         path = self.table(subject, split)
         over_ray = self.workers != 0
+        generates = codec_of(self.prepared.target).generates and subject == "model"
         return predict(
             members,
             ensemble,
@@ -72,6 +75,7 @@ class Context:
             path=path,
             device=self.device,
             over_ray=over_ray,
+            generate=RowTexts(ensemble, self.prepared, self.task) if generates else None,
         )
 
     def table(self, subject: str, split: Split) -> str:

@@ -54,6 +54,7 @@ class Learning(Protocol):
         by_entry: Whether a row has a target for each of its entries, as a tag for each token. Its targets are ragged in
             the lanes; what is scored is the entry, see `fmray.ragged.entries_of`.
         from_inputs: Whether targets are made of prepared inputs, as the next token is of a text.
+        generates: Whether the target is a text that is generated from the inputs, which new rows lack.
         hides: Whether the task hides entries of training rows, which it chooses by their identities.
         in_text: Whether targets lie in the text of `data.text`, which frames then hold last.
         linear_model: The model of the baseline "linear".
@@ -68,6 +69,7 @@ class Learning(Protocol):
     settles: ClassVar[bool]
     by_entry: ClassVar[bool]
     from_inputs: ClassVar[bool]
+    generates: ClassVar[bool]
     hides: ClassVar[bool]
     in_text: ClassVar[bool]
     linear_model: ClassVar[str]

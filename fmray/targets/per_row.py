@@ -15,6 +15,7 @@ class OneTargetPerRow:
 
     by_entry: ClassVar[bool] = False
     from_inputs: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     hides: ClassVar[bool] = False
     in_text: ClassVar[bool] = False
     linear_model: ClassVar[str] = "linear"

@@ -27,7 +27,7 @@ class LanguageModel(Tagging):
     where: ClassVar[str] = "task.language_model"
     packable: ClassVar[tuple[str, ...]] = declared.LanguageModel.packable
 
-    def __init__(self, target: Target, members: Sequence[declared.LanguageModel] = (declared.LanguageModel(),)) -> None:
+    def __init__(self, target: Target, members: Sequence[declared.Tagging] = (declared.LanguageModel(),)) -> None:
         super().__init__(target, members)
 
     def predict(self, output: Tensor, batch: Batch) -> Tensor:

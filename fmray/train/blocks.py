@@ -14,11 +14,13 @@ from torch import Tensor
 
 from fmray import pieces
 from fmray.ragged import Array, Blocks, Ragged
-from fmray.schema import PIXEL, Block
+from fmray.schema import DECODED, PIXEL, Block
 from fmray.tasks.task import Batch
 
 MULTIPLE = 8
 """Lengths of padded rows are multiples of it, so that few shapes occur and none is odd."""
+MULTIPLE_OF_PAIRS = 2
+"""Of rows that hold a source and a target: sentences are so short that padding to 8 would take half of the time."""
 NO_TARGET = -1
 """Stands in the padding of targets."""
 Held = Union[Tensor, "RaggedTensor"]
@@ -56,14 +58,14 @@ class RaggedTensor:
         starts = self.lengths.cumsum(0) - self.lengths
         return RaggedTensor(*(part.to(device, non_blocking=non_blocking) for part in (own[mask], starts, self.lengths)))
 
-    def padded(self, fill: int = 0) -> Tensor:
+    def padded(self, fill: int = 0, multiple: int = MULTIPLE) -> Tensor:
         """Give the rows side by side, filled up to a common length.
 
         Shapes:
-            returns: (n, L), L a multiple of 8, at least 8.
+            returns: (n, L), L a multiple, at least one.
         """
         longest = int(self.lengths.max()) if len(self.lengths) else 0
-        width = max(MULTIPLE, -(-longest // MULTIPLE) * MULTIPLE)
+        width = max(multiple, -(-longest // multiple) * multiple)
         if not len(self.values):
             return self.values.new_full((len(self.lengths), width), fill)
         place = torch.arange(width, device=self.values.device)
@@ -99,17 +101,18 @@ def inputs_of(tensors: Mapping[str, Any], blocks: Mapping[str, Block]) -> dict[s
             and of word pieces "<name>_first" (B, L).
     """
     inputs: dict[str, Tensor] = {}
+    multiple = multiple_of(blocks)
     for name, block in blocks.items():
         if not block.is_ragged:
             inputs[name] = as_floats(tensors[name])
             continue
-        inputs[name] = tensors[name].padded()
+        inputs[name] = tensors[name].padded(multiple=multiple)
         if block.kind == "pieces":
             inputs |= _words_of(name, inputs[name])
             continue
         inputs[f"{name}_lengths"] = tensors[name].lengths
         if block.kind == "bag":
-            inputs[f"{name}_weights"] = tensors[f"{name}_weights"].padded()
+            inputs[f"{name}_weights"] = tensors[f"{name}_weights"].padded(multiple=multiple)
     return inputs
 
 
@@ -124,6 +127,11 @@ def _words_of(name: str, codes_BP: Tensor) -> dict[str, Tensor]:
     return {f"{name}_first": first_BP[:, :width], f"{name}_lengths": lengths_B}
 
 
+def multiple_of(blocks: Mapping[str, Block]) -> int:
+    """Give what lengths of padded rows are multiples of."""
+    return MULTIPLE_OF_PAIRS if any(block.kind == DECODED for block in blocks.values()) else MULTIPLE
+
+
 def as_floats(x: Tensor) -> Tensor:
     """Give the dense block of a batch as models take it: pixels that were kept as bytes in [0, 1]."""
     return x.float().mul_(PIXEL) if x.dtype == torch.uint8 else x
@@ -132,5 +140,6 @@ def as_floats(x: Tensor) -> Tensor:
 def batch_of_rows(rows: Blocks, blocks: Mapping[str, Block], device: torch.device | str) -> Batch:
     """Give prepared rows as a batch to predict; its targets are those among the rows, or meaningless."""
     tensors = {name: held(values, device) for name, values in rows.arrays.items()}
-    target = tensors["target"].padded(NO_TARGET) if "target" in tensors else torch.zeros(len(rows))
+    has_target = "target" in tensors
+    target = tensors["target"].padded(NO_TARGET, multiple_of(blocks)) if has_target else torch.zeros(len(rows))
     return Batch(inputs_of(tensors, blocks), target, None, torch.arange(len(rows)))

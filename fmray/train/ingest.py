@@ -22,7 +22,7 @@ from fmray.records import SPLITS, Prepared, Split
 from fmray.spec.sections import Order, Train
 from fmray.targets.codec import codec_of
 from fmray.tasks.task import Batch, Places
-from fmray.train.blocks import NO_TARGET, Held, RaggedTensor, held, inputs_of, joined
+from fmray.train.blocks import NO_TARGET, Held, RaggedTensor, held, inputs_of, joined, multiple_of
 from fmray.train.device import free_bytes
 
 EVALUATION_ROWS = 8192
@@ -30,6 +30,8 @@ MANY_OUTPUTS = 256
 """Outputs of a row from which on fewer rows are predicted at a time."""
 EVALUATION_ENTRIES = 1 << 15
 """Tokens that are predicted at a time, padding included, where each has an output."""
+EVALUATION_NUMBERS = 1 << 26
+"""Outputs of tokens that are held at a time: 256 MB."""
 
 
 class Source(Protocol):
@@ -299,7 +301,7 @@ class Rows:
         inputs = inputs_of(tensors, self._blocks)
         target = tensors["target"]
         if isinstance(target, RaggedTensor):
-            target = target.padded(NO_TARGET)
+            target = target.padded(NO_TARGET, multiple_of(self._blocks))
         return Batch(inputs, target, weight, rows, ids=ids, entity=entity)
 
 
@@ -368,7 +370,8 @@ def chunk_rows(prepared: Prepared, most: int) -> int:
     if not codec.by_entry:
         return max(1, min(most, most * MANY_OUTPUTS // codec.num_outputs))
     longest = max((longest for _, longest in prepared.entries.values()), default=1)
-    return max(1, min(most, EVALUATION_ENTRIES // max(longest, 1)))
+    entries = min(EVALUATION_ENTRIES, EVALUATION_NUMBERS // max(1, codec.num_outputs))
+    return max(1, min(most, entries // max(longest, 1)))
 
 
 def entries_per_row(prepared: Prepared) -> float:

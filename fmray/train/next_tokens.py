@@ -8,6 +8,7 @@ Shape legend: B texts, N tokens, V ids.
 """
 
 import copy
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -54,6 +55,20 @@ class Passage(Protocol):
     def take(self, rows: Tensor) -> "Passage":
         """Give what is kept of some texts (n,), in any order, each as often as it is named."""
         ...
+
+
+class Scores(Protocol):
+    """Say what `Reading` asks of a model.
+
+    Attributes:
+        context: Tokens that a window holds at most.
+        num_ids: V.
+        weights: Of each member's probabilities; they sum to 1.
+    """
+
+    context: int
+    num_ids: int
+    weights: list[float]
 
 
 class NextTokens:
@@ -112,11 +127,8 @@ class NextTokens:
 
     def begin(self, prompts: Sequence[np.ndarray]) -> "Reading":
         """Begin texts by the ids of their prompts; of a prompt longer than the context the end is read."""
-        return Reading(self, [np.concatenate([[START], ids]).astype(np.int64) for ids in prompts])
-
-    def passages(self, num_rows: int) -> list[Passage]:
-        """Begin texts in every member."""
-        return [network.begin(num_rows) for network in self._networks]
+        passages = [network.begin(len(prompts)) for network in self._networks]
+        return Reading(self, [np.concatenate([[START], ids]).astype(np.int64) for ids in prompts], passages)
 
 
 class Reading:
@@ -128,14 +140,15 @@ class Reading:
     Args:
         source: The model.
         inputs: The mark of the beginning and the tokens of each text.
+        passages: What each member keeps of them, which is nothing yet.
     """
 
-    def __init__(self, source: NextTokens, inputs: list[np.ndarray]) -> None:
+    def __init__(self, source: "Scores", inputs: list[np.ndarray], passages: Sequence[Passage]) -> None:
         self._source = source
         self._inputs = inputs
         self._starts = [max(0, len(own) - source.context) for own in inputs]
         self._unread = [len(own) - start for own, start in zip(inputs, self._starts, strict=True)]
-        self._passages = source.passages(len(inputs))
+        self._passages = list(passages)
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -221,6 +234,55 @@ def _combined(told: list[Tensor], weights: list[float]) -> Tensor:
     mean = sum((weight * (output - norm).exp() for weight, output, norm in pairs), torch.zeros_like(told[0]))
     norm = sum((weight * norm for weight, norm in zip(weights, norms, strict=True)), torch.zeros_like(norms[0]))
     return mean.log() + norm
+
+
+class SourceTokens:
+    """Give the next token's scores of texts that are generated from others, by the networks of an ensemble.
+
+    Args:
+        modules: Of the members, in float64; each has `encode` and `follow` and names its `source`.
+        weights: Of each member's probabilities; they sum to 1.
+        num_ids: V.
+    """
+
+    context = sys.maxsize
+    notes: Sequence[str] = ()
+
+    def __init__(self, modules: Sequence[nn.Module], weights: Sequence[float], num_ids: int) -> None:
+        self.num_ids = num_ids
+        self.weights = list(weights)
+        self._modules = list(modules)
+
+    @classmethod
+    def of(cls, predictor: Predictor, ensemble: Ensemble) -> "SourceTokens":
+        """Take over the members of a model from what predicts by them.
+
+        Raises:
+            SpecError: If one of them generates no text.
+        """
+        modules = []
+        for population in predictor.populations:
+            module = population.module if isinstance(population, Population) else None
+            if module is None or not (hasattr(module, "encode") and hasattr(module, "follow")):
+                name = type(module or population).__name__
+                raise SpecError(f"{name} generates no text from another one. Take encoder_decoder.", "model")
+            modules.append(copy.deepcopy(module).eval().double())
+        weights = [1.0] if len(modules) == 1 else list(map(float, ensemble.weights))
+        return cls(modules, weights, predictor.task.num_outputs)
+
+    @property
+    def source(self) -> str:
+        """Name the block of tokens that texts are generated from."""
+        return str(self._modules[0].source)
+
+    def begin(self, sources: Sequence[np.ndarray]) -> Reading:
+        """Begin texts, by the ids of what they are generated from."""
+        passages: list[Passage] = []
+        for module in self._modules:
+            ids, lengths = _padded(sources, next(module.parameters()).device)
+            with torch.no_grad():
+                passages.append(_CachedPassage(module, module.encode(ids, lengths)))  # type: ignore[operator]
+        return Reading(self, [np.array([START], np.int64)] * len(sources), passages)
 
 
 class _Cached:
@@ -322,6 +384,9 @@ def refuse_others(
     predictor: Predictor, members: Sequence[Member], ensemble: Ensemble, prepared: Prepared, task: Ref
 ) -> None:
     """Refuse a model that generates no text, by name."""
+    if codec_of(prepared.target).generates:
+        text = f"a model of task {task.name} goes on with no prompt: it generates the text of rows"
+        raise SpecError(f"{text}. Take fmray predict, which does so as task.{task.name} says.", "MODEL")
     if not context_of(task) or codec_of(prepared.target).hides:
         raise SpecError(f"a model of task {task.name} generates no text. {ACCEPTED}.", "MODEL")
     if len({prepared.for_member(member).fingerprint for member in members}) > 1:

@@ -1,6 +1,6 @@
 """Turn trained members into a table of predictions, each row of a split exactly once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from fmray.data.session import run_over_ray, session
 from fmray.errors import DataError
 from fmray.events import ignore
 from fmray.failures import DEVICE_MEMORY, MEMORY
-from fmray.ragged import Blocks, by_row
+from fmray.ragged import Blocks, Ragged, by_row
 from fmray.records import TENSORS as NETWORK
 from fmray.records import Ensemble, Member, Predictions, Prepared, Split
 from fmray.schema import DENSE
@@ -27,6 +27,7 @@ from fmray.train.blocks import batch_of_rows
 from fmray.train.combine import combine_outputs
 from fmray.train.estimators import Fitted, load_estimator
 from fmray.train.failures import kind_of
+from fmray.train.generated import rows_to_generate, with_texts
 from fmray.train.ingest import chunk_rows
 from fmray.train.layout import ModuleLayout
 from fmray.train.population import Blueprint, Population, enter
@@ -34,6 +35,8 @@ from fmray.train.population import Blueprint, Population, enter
 CHUNK_ROWS = 65_536
 TASK_ROWS = 4 * CHUNK_ROWS
 """Rows that a task predicts; fewer in all are not worth a task."""
+Generate = Callable[["Predictor", Mapping[str, Blocks]], list[str]]
+"""Predictor and prepared rows, by the way in which they were prepared -> the text of each row."""
 Inputs = np.ndarray | Blocks | dict[str, Blocks]
 """Prepared rows, as block `x` (N, D) alone or with all blocks; or by fingerprint, where they were prepared in several
 ways."""
@@ -48,6 +51,7 @@ def predict(
     path: str,
     device: torch.device | str = "cpu",
     over_ray: bool = False,
+    generate: Generate | None = None,
 ) -> Predictions:
     """Write what an ensemble says on every row of a split.
 
@@ -58,13 +62,22 @@ def predict(
         task: What turns outputs into predictions.
         path: Parquet file to write; columns as `records.Predictions` says.
         over_ray: Let tasks of Ray Data predict, some rows each; they write what the driver puts together in order.
+        generate: Generates the texts of rows, where that is what is predicted.
 
     Raises:
         DataError: If a member's tensors are missing or do not fit, or a row was lost.
         ClusterError: If Ray fails.
     """
     total = Lanes(prepared, split).num_rows
-    predictor = _SplitPredictor(tuple(members), ensemble, prepared=prepared, split=split, task=task, device=str(device))
+    predictor = _SplitPredictor(
+        tuple(members),
+        ensemble,
+        prepared=prepared,
+        split=split,
+        task=task,
+        device=str(device),
+        generate=generate,
+    )
     tables = (
         _over_ray(predictor, total, f"{path}.parts") if over_ray and total > TASK_ROWS else predictor.tables(0, total)
     )
@@ -93,6 +106,7 @@ class _SplitPredictor:
     split: Split
     task: Ref
     device: str
+    generate: Generate | None
 
     def tables(self, start: int, stop: int) -> Iterator[pa.Table]:
         """Give the predictions of the rows from `start` up to `stop`, in sequence order."""
@@ -104,12 +118,15 @@ class _SplitPredictor:
             rows = np.arange(first, min(first + step, stop))
             arrays = lanes.take(rows)
             own = Blocks({name: arrays[name] for name in columns_to_predict(prepared)})
-            predictions = predictor(inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own)
+            inputs = inputs_of(self.members, prepared, self.split, rows) if prepared.variants else own
             codec = codec_of(prepared.target)
-            outputs = by_row(predictions, arrays["target"])
-            columns = codec.table_columns(outputs, self.ensemble.params)
-            columns |= codec.shown_columns(outputs, arrays["target"])
-            yield as_table(arrays, columns, prepared)
+            outputs = by_row(predictor(inputs), arrays["target"])
+            shown = codec.shown_columns(outputs, arrays["target"])
+            if self.generate is not None and isinstance(outputs, Ragged):
+                chosen = rows_to_generate(arrays["row_id"], lanes.num_rows, self.task)
+                some = {name: v[np.flatnonzero(chosen)] for name, v in predictor.by_way(inputs).items()}
+                outputs, shown = with_texts(outputs, arrays, chosen, self.generate(predictor, some))
+            yield as_table(arrays, codec.table_columns(outputs, self.ensemble.params) | shown, prepared)
 
 
 class Predictor:
@@ -137,6 +154,7 @@ class Predictor:
         self.ensemble = ensemble
         self.device = device
         self.task: Task = task_of(task.name, prepared.target, [task.params])
+        self._codec = codec_of(prepared.target)
         rows = [prepared.for_member(member) for member in members]
         self.populations: list[Population | Fitted]
         self.sources = [own.fingerprint for own in rows]
@@ -159,14 +177,18 @@ class Predictor:
 
     def __call__(self, x: Inputs) -> np.ndarray:
         """Give predictions (N, C or T), float64, for prepared rows, as `inputs_of` gives them; of tokens, for each."""
-        rows = Blocks({DENSE: x}) if isinstance(x, np.ndarray) else x
-        given = rows if isinstance(rows, dict) else dict.fromkeys(self.sources, rows)
+        given = self.by_way(x)
         num_rows = len(next(iter(given.values())))
         # all members' outputs of these rows are held at once
         step = min(self._most_rows, max(1024, CHUNK_ROWS // len(self.populations)))
         cuts = range(0, num_rows, step)
         parts = ({name: v[slice(start, start + step)] for name, v in given.items()} for start in cuts)
         return np.concatenate([self._say_in_parts(part) for part in parts])
+
+    def by_way(self, x: Inputs) -> dict[str, Blocks]:
+        """Give prepared rows by the fingerprint of each way in which members' rows were prepared."""
+        rows = Blocks({DENSE: x}) if isinstance(x, np.ndarray) else x
+        return rows if isinstance(rows, dict) else dict.fromkeys(self.sources, rows)
 
     def _say_in_parts(self, x: dict[str, Blocks]) -> np.ndarray:
         """Give the predictions of rows, of so many at a time as memory holds."""
@@ -180,11 +202,17 @@ class Predictor:
         return np.concatenate([self._say_in_parts(part) for part in halves])
 
     def _say(self, x: dict[str, Blocks]) -> np.ndarray:
-        batches = {name: batch_of_rows(v, self._blocks[name], self.device) for name, v in x.items()}
+        batches = {name: batch_of_rows(self._trained(v), self._blocks[name], self.device) for name, v in x.items()}
         who = zip(self.populations, self.sources, strict=False)  # a soup is one of several
         with torch.no_grad():
             predictions = [self._output(population, batches[source]) for population, source in who]
         return combine_outputs(self.ensemble, np.stack(predictions))
+
+    def _trained(self, rows: Blocks) -> Blocks:
+        """Give rows with the target as it is in training, where they hold one."""
+        if "target" not in rows.arrays:
+            return rows
+        return Blocks({**rows.arrays, "target": self._codec.for_training(rows.arrays["target"])})
 
     def _output(self, population: Population | Fitted, batch: Batch) -> np.ndarray:
         """Give the predictions of one member (n, O)."""

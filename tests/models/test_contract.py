@@ -22,17 +22,24 @@ from fmray.train.population import Blueprint, enter, reads_of, why_not_packable
 NUMBERS = (Column("first", "number"), Column("pixels", "vector", 255))  # 16 x 16, for models of images
 WORDS = Column("words", "tokens", 20, block="tokens")
 SHAPES = Column("words.shape", "tokens", 9, block="shape")
+SAID = Column("said", "decoder_tokens", 20, block="said")
 BAG = Column("text", "bag", 30, block="bag")
 SCHEMAS = {
     "numbers": Schema(NUMBERS),
     "tokens": Schema((WORDS, SHAPES)),
+    "pairs": Schema((WORDS, SAID)),
     "bag": Schema((BAG,)),
     "pieces": Schema((Column("words.pieces", "pieces", 20, block="tokens"),)),
     "everything": Schema((*NUMBERS, WORDS, SHAPES, BAG)),
 }
 KINDS = {
-    "numbers": {"x"}, "tokens": {"tokens"}, "bag": {"bag"}, "pieces": {"pieces"}, "everything": {"x", "tokens", "bag"},
-}  # fmt: skip
+    "numbers": {"x"},
+    "tokens": {"tokens"},
+    "pairs": {"tokens", "decoder_tokens"},
+    "bag": {"bag"},
+    "pieces": {"pieces"},
+    "everything": {"x", "tokens", "bag"},
+}
 """Inputs -> the kinds of blocks among them."""
 TINY_BERT = {
     "model_type": "bert", "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -42,15 +49,16 @@ PARAMS = {
     "bag_of_embeddings": {"width": 8},
     "decoder": {"width": 16, "depth": 2, "heads": 2},
     "encoder": {"width": 16, "depth": 2, "heads": 2, "block": "tokens"},
+    "encoder_decoder": {"width": 16, "depth": 1, "heads": 2, "shared_embeddings": True},
     "gan_points": {"width": 16},
     "hf": {"config": TINY_BERT, "block": "tokens", "dropout": 0.0},
     "mlp": {"width": 16},
     "resnet": {"width": 8},
     "tagger": {"embedding": 8, "width": 16},
 }
-BY_TOKEN = ("decoder", "tagger", "token_linear")
+BY_TOKEN = ("decoder", "encoder_decoder", "tagger", "token_linear")
 """Models that give an output per token."""
-IDS_OF = {"decoder": 20}
+IDS_OF = {"decoder": 20, "encoder_decoder": 20}
 """Models that give an output per id of the first block of tokens."""
 LENGTHS = [3, 1, 8, 0, 5, 2, 7, 1, 4, 6, 3]
 NUM_ROWS = len(LENGTHS)
@@ -61,8 +69,9 @@ def inputs_read(name):
     build = MODELS.find(name)
     reads = set(reads_of(build))
     needs = set(getattr(build, "needs", ()))
-    alone = [kind for kind, given in KINDS.items() if len(given) == 1 and given <= reads and needs <= given]
-    return [*alone, *(["everything"] if len(reads) > 1 else [])]
+    fitting = {kind: given for kind, given in KINDS.items() if needs <= given}
+    alone = [kind for kind, given in fitting.items() if kind != "everything" and given <= reads]
+    return [*alone, *(["everything"] if len(reads) > 1 and "everything" in fitting else [])]
 
 
 LACKING = {"hf"} if find_spec("transformers") is None else set()
@@ -143,7 +152,7 @@ def what_counts(name, output):
 def test_no_model_of_the_catalogue_is_left_out():
     # Estimators have no modules, batches or gradients: tests/models/test_boosting.py holds what they are held to.
     assert {name for name, _ in CASES} == set(MODELS) - LACKING
-    assert all(any(kind in KINDS[given] for _, given in CASES) for kind in ("x", "tokens", "bag"))
+    assert all(any(kind in KINDS[given] for _, given in CASES) for kind in ("x", "tokens", "decoder_tokens", "bag"))
 
 
 @every

@@ -13,6 +13,8 @@ def job(**sections) -> Job:
 
 
 PERCEPTRON = {"model": "perceptron", "task": {"classification": {"loss": "perceptron"}}}
+BOTH = [{"tokenize": {"columns": ["de", "target"]}}]
+PAIRS = {"task": "sequence_to_sequence", "steps": BOTH, "model": "encoder_decoder"}
 IDLE = {
     "split.column: has no effect with split.by: hash. It goes with given.": {"split": {"column": "s"}},
     "split.val_from: has no effect with split.by: hash. It goes with time.": {"split": {"val_from": "2024-01-01"}},
@@ -47,6 +49,42 @@ IDLE = {
         "task": "language_model",
         "steps": [{"tokenize": {"columns": "t", "pretrained": "folder"}}],
         "model": "decoder",
+    },
+    "steps: sequence_to_sequence generates 'target', of which 0 steps make tokens": {
+        **PAIRS,
+        "steps": [{"tokenize": {"columns": "de"}}],
+    },
+    "steps.1: one_hot would read 'target', which is to be generated": {**PAIRS, "steps": [*BOTH, "one_hot"]},
+    "steps.1: tfidf would read 'target', which is to be generated": {
+        **PAIRS,
+        "steps": [*BOTH, {"tfidf": {"columns": ["target"]}}],
+    },
+    "steps.0.tokenize.pretrained: goes with no sequence_to_sequence yet": {
+        **PAIRS,
+        "steps": [{"tokenize": {"columns": ["de", "target"], "pretrained": "folder"}}],
+    },
+    "model.encoder_decoder.shared_embeddings: shares a table with 'target', whose tokens have a vocabulary": {
+        **PAIRS,
+        "steps": [{"tokenize": {"columns": name, "block": name[:2]}} for name in ("de", "target")],
+        "model": {"encoder_decoder": {"shared_embeddings": True}},
+    },
+    "evaluate.primary: bleu scores generated texts, and epochs generate none": {
+        **PAIRS,
+        "evaluate": {"primary": "bleu"},
+    },
+    "train.folds.strict: gives each fold a vocabulary of its own": {**PAIRS, "train": {"folds": {"strict": True}}},
+    "data.references: 'r' has no effect: it goes with task: sequence_to_sequence": {"data": {"references": "r"}},
+    "model: decoder generates no text from another one, and the task is sequence_to_sequence. Take encoder_decoder.": {
+        **PAIRS,
+        "model": "decoder",
+    },
+    "model: encoder_decoder goes with task: sequence_to_sequence, and the task is auto.": {
+        "model": "encoder_decoder",
+        "steps": BOTH,
+    },
+    "task.sequence_to_sequence.length_penalty: has no effect with beams: 1": {
+        **PAIRS,
+        "task": {"sequence_to_sequence": {"length_penalty": 2.0}},
     },
     "train.order.bucket: has no effect where no step makes tokens. Add one": {"train": {"order": {"bucket": 32}}},
     "train.folds.strict: has no effect without steps": {"train": {"folds": {"strict": True}}, "steps": ["noise"]},
@@ -238,6 +276,8 @@ FINE = [
     {**PERCEPTRON, "train": {"seeds": {"n": 3, "order": True}}, "rigour": {"prefer": "simple"}},
     {"train": {"folds": {"strict": True}}, "steps": ["standardise", "noise"]},
     {"train": {"folds": 2}, "steps": []},
+    PAIRS,
+    {**PAIRS, "data": {"references": "r"}, "model": {"encoder_decoder": {"shared_embeddings": True}}},
     *(
         {"task": "language_model", "steps": [{"tokenize": {"columns": "target"}}], "model": model}
         for model in ("decoder", "token_linear")

@@ -132,3 +132,4 @@ def test_only_language_models_make_their_targets_of_inputs():
     assert codec_for("language_model") is NextToken
     tasks = ("classification", "regression", "multi_label", "tagging", "gan", "language_model", "masked_language_model")
     assert [name for name in tasks if codec_for(name).from_inputs] == ["language_model", "masked_language_model"]
+    assert not any(codec_for(name).generates for name in tasks)

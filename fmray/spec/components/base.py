@@ -56,6 +56,8 @@ class Params(BaseModel):
     by_token: ClassVar[bool | None] = False
     """Of a model: whether it gives an output for each token of a row; None for one that gives what the task asks for,
     and is told so by its parameter `per`. Of a task: whether it asks for one."""
+    generates: ClassVar[bool] = False
+    """Of a task: whether it generates a text from the inputs. Of a model: whether it does so."""
     in_text: ClassVar[bool] = False
     """Of a task: whether targets lie in the text of `data.text`."""
     fills_masks: ClassVar[bool] = False

@@ -39,7 +39,7 @@ class Logistic(Linear):
 class TokenLinear(Params):
     """Predict each token by one affine map of its own ids, whatever stands beside it."""
 
-    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "decoder_tokens")
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
     by_token: ClassVar[bool] = True
 
@@ -71,6 +71,29 @@ class Decoder(Params):
     depth: Units = Field(4, description="Number of layers.")
     heads: Units = Field(4, description="Heads of attention per layer.")
     dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Share of numbers dropped in training.")
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        _refuse_odd_heads(self.width, self.heads)
+        return self
+
+
+class EncoderDecoder(Params):
+    """Generate a text from another one, by a Transformer that reads the one and a causal one that attends to it."""
+
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "decoder_tokens")
+    needs: ClassVar[tuple[str, ...]] = ("tokens", "decoder_tokens")
+    by_token: ClassVar[bool] = True
+    generates: ClassVar[bool] = True
+
+    width: Units = Field(128, description="Numbers per token; a multiple of twice the heads.")
+    depth: Units = Field(3, description="Number of layers of the encoder, and of the decoder.")
+    heads: Units = Field(4, description="Heads of attention per layer.")
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Share of numbers dropped in training.")
+    shared_embeddings: Flag = Field(
+        False, description="Embed source and target by one table; goes with one tokenize step for both columns."
+    )
+    block: Text | None = Field(None, description=TOKENS)
 
     @model_validator(mode="after")
     def _divided(self) -> Self:

@@ -93,6 +93,33 @@ class MaskedLanguageModel(Tagging):
     )
 
 
+class SequenceToSequence(Tagging):
+    """Generate a text from another one, as in translation: the target is a column of text that steps tokenize too."""
+
+    target: ClassVar[str] = "sequence"
+    generates: ClassVar[bool] = True
+
+    label_smoothing: Smoothing = Field(0.0, description="Share of the target spread over all tokens.")
+    beams: Annotated[Whole, Field(ge=1)] = Field(
+        1, description="Texts that are followed side by side where text is generated; the one with the best score wins."
+    )
+    length_penalty: Real = Field(
+        1.0, description="The score of a beam is ln of its probability over its tokens to this power."
+    )
+    max_new_tokens: Annotated[Whole, Field(ge=1)] = Field(
+        128, description="Tokens of a generated text, at most; its end is one of them."
+    )
+    generated_rows: Annotated[Whole, Field(ge=1)] = Field(
+        2000, description="Rows of validation, and of test, that text is generated for and scored on; ids choose them."
+    )
+
+    @model_validator(mode="after")
+    def _goes_with_beams(self) -> Self:
+        if self.beams == 1 and self.length_penalty != 1:
+            raise conflict("length_penalty", "has no effect with beams: 1, where one text is followed. Give beams.")
+        return self
+
+
 class Regression(Params):
     """Predict numbers."""
 
