@@ -346,8 +346,8 @@ class Train:
     folds: Annotated[Folds, BeforeValidator(_as_number)] | None = None
     groups: tuple[ParameterGroup, ...] = ()
     phases: Mapping[str, Phase] = Field(default_factory=dict)
-    start: Annotated[StartFrom, BeforeValidator(_as_model)] | None = None
-    warm_start: Annotated[WarmStart, BeforeValidator(_as_model)] | None = None
+    start: Annotated[StartFrom, BeforeValidator(_as_model, json_schema_input_type=str | StartFrom)] | None = None
+    warm_start: Annotated[WarmStart, BeforeValidator(_as_model, json_schema_input_type=str | WarmStart)] | None = None
 
     @property
     def num_epochs(self) -> int:

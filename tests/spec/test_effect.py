@@ -199,8 +199,8 @@ CONTRADICTIONS = {
     "task.multi_label.thresholds: members share thresholds, which are chosen once these are trained. Give shared": {
         "task": {"multi_label": {"thresholds": {"uniform": [0.2, 0.6]}}},
     },
-    "data.sample: nothing given. Give one of over, under, rates.": {"data": {"sample": {}}},
-    "data.sample: over and rates given. Give one of over, under, rates.": {
+    "data.sample: nothing given. Give one of over, under, rates, share.": {"data": {"sample": {}}},
+    "data.sample: over and rates given. Give one of over, under, rates, share.": {
         "data": {"sample": {"over": 1, "rates": {"a": 2}}}
     },
     "data.sample.over: 0. Accepted: a number greater than 0": {"data": {"sample": {"over": 0}}},

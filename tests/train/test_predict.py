@@ -148,7 +148,9 @@ def test_members_of_other_shapes_make_no_soup(classes, members, tmp_path):
 
 def test_an_ensemble_survives_the_way_to_a_task(classes, members):
     ensemble = Ensemble("vote", (0, 1), (0.25, 0.75), combine="vote")
-    predictor = module._SplitPredictor(tuple(members), ensemble, classes.prepared, "val", Ref("classification"), "cpu")
+    predictor = module._SplitPredictor(
+        tuple(members), ensemble, classes.prepared, "val", Ref("classification"), "cpu", None
+    )
     assert pickle.loads(pickle.dumps(predictor)) == predictor
 
 
