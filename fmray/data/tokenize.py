@@ -30,7 +30,7 @@ from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Schema
 from fmray.spec.components import steps as declared
-from fmray.spec.pretrained import TOKENIZER, tokenizer_in
+from fmray.spec.pretrained import TOKENIZER, description_in, tokenizer_in
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL = [PAD, UNKNOWN]
@@ -135,7 +135,7 @@ class Tokenize:
             SpecError: If it cannot be read, or if special tokens leave no room for others.
         """
         where = "steps.tokenize.pretrained"
-        path = f"{self.params.pretrained}/{TOKENIZER}"
+        path = description_in(str(self.params.pretrained)) or f"{self.params.pretrained}/{TOKENIZER}"
         try:
             data = tokenizer_in(str(self.params.pretrained), where)
             if self.params.content not in (None, hashlib.sha256(data).hexdigest()):
