@@ -105,13 +105,19 @@ def copy_item(recipe: Recipe, target: Target, rates: Rates, item: WorkItem) -> t
 
 
 def _training_rows(recipe: Recipe, target: Target, item: WorkItem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give the training rows of an item and their classes (n,), and their ids (n, 2)."""
+    """Give the training rows of an item and their classes (n,), and the ids that copies are drawn by (n, 2).
+
+    Where a share of labels is kept, equal rows of a class have one id: which of those with other labels is kept must
+    not follow from their order.
+    """
     data = recipe.dataset.data
     sides, occurrence = kept_rows(recipe, item.index)
     rows = np.flatnonzero(sides == TRAIN)
     encoded, _ = encode_target(some(read_item(recipe.dataset, item, data.target), sides == TRAIN), target, data)
-    ids = row_ids(np.asarray(hashes_of(recipe, item.index))[rows], occurrence[rows])
-    return rows, np.asarray(encoded), ids
+    codes = np.asarray(encoded)
+    by_label = data.sample is not None and data.sample.share is not None
+    ids = row_ids(np.asarray(hashes_of(recipe, item.index))[rows], codes if by_label else occurrence[rows])
+    return rows, codes, ids
 
 
 def lane_copies(recipe: Recipe, index: int, sides: np.ndarray) -> np.ndarray:
@@ -142,7 +148,8 @@ def about_share(share: float, before: Target, after: Target) -> str:
     """Say in words how many labels are learned from."""
     of_all = f"{sum(after.counts):,} of {sum(before.counts):,} training rows"
     of_each = f"{min(after.counts):,} to {max(after.counts):,} of each of {len(after.classes):,} classes"
-    return f"data.sample.share {share:g}: targets of {of_all} are learned from, {of_each}"
+    text = f"data.sample.share {share:g}: the model learns from targets of {of_all}, {of_each}"
+    return f"{text}; steps saw all rows, and auto all targets"
 
 
 def _path(recipe: Recipe, index: int) -> str:

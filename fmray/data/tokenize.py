@@ -30,7 +30,7 @@ from fmray.ragged import Ragged
 from fmray.records import Json
 from fmray.schema import Schema
 from fmray.spec.components import steps as declared
-from fmray.spec.pretrained import TOKENIZER, tokenizer_in
+from fmray.spec.pretrained import TOKENIZER, description_in, tokenizer_in
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL = [PAD, UNKNOWN]
@@ -190,7 +190,7 @@ def read_tokenizer(folder: str, content: str | None, most: int, step: str) -> st
         SpecError: If it cannot be read, or if special tokens leave no room for others.
     """
     where = f"steps.{step}.pretrained"
-    path = f"{folder}/{TOKENIZER}"
+    path = description_in(folder) or f"{folder}/{TOKENIZER}"
     try:
         data = tokenizer_in(folder, where)
         if content not in (None, hashlib.sha256(data).hexdigest()):

@@ -7,6 +7,7 @@ model is worse than none. So it is compared with what these shares alone reach o
 import math
 
 from fmray.data.lanes import Lanes
+from fmray.metrics.find import find_metric
 from fmray.metrics.metric import Metric, accumulator_of
 from fmray.ragged import entries_of
 from fmray.records import Prepared
@@ -17,22 +18,29 @@ LEAST_GAIN = 0.05
 """Share of the loss of the shares alone that must be gone; what frequent neighbours tell is more in any language."""
 
 
+def loss_of_tokens(prepared: Prepared) -> Metric | None:
+    """Give the loss in nats that a language model is judged by here, whatever metric decides; None for others."""
+    codec = codec_of(prepared.target)
+    return find_metric(codec.metrics[0], prepared.target) if codec.from_inputs else None
+
+
 def about_learning(score: float | None, prepared: Prepared, metric: Metric) -> str:
-    """Compare a score on validation with that of an answer that looks at no other token; "" where there is none.
+    """Compare a score on validation with that of an answer that looks at no other token.
 
     Args:
         score: Of the ensemble, by the metric.
+        metric: As `loss_of_tokens` gives it.
     """
-    if not codec_of(prepared.target).from_inputs or metric.higher_is_better:
-        return ""
     level = score_without_context(prepared, metric)
     score = math.nan if score is None else score
     shown = f"{score:.3f} {metric.name} on validation, {level:.3f} without a look at other tokens"
     if math.isfinite(score) and score <= (1 - LEAST_GAIN) * level:
         return f"learned from context: {shown}"
+    hides = codec_of(prepared.target).hides
+    cure = "another learning rate" + (", fewer ids or a larger share of hidden tokens" if hides else " or fewer ids")
     return (
         f"WARNING: the model has not learned from context: {shown}. Do not start from it: train it for more steps, or "
-        "with another learning rate, fewer ids or a larger share of hidden tokens."
+        f"with {cure}."
     )
 
 

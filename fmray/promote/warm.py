@@ -4,14 +4,14 @@ They must have learned from the side of the split that is training rows now, and
 refused, or starts cold where it says so. What was decided stands in the run's `run.json`, and holds when it goes on.
 """
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
 from fmray.catalogue import MODELS
 from fmray.errors import DataError, SpecError
 from fmray.promote.history import champion_of
+from fmray.promote.vocabulary import compare_vocabularies
 from fmray.records import Json, Prepared, Run
 from fmray.report.folder import RUN
 from fmray.report.identity import origin_of
@@ -82,16 +82,20 @@ def started_from(
     model = model_in(root)
     saved = read_model(folder_to_keep(model)) if model else None
     starts = starts_in(root, asked.part or (saved and _trunk(saved, job, prepared)) or "", START)
-    if saved is not None:
-        _refuse_other_vocabulary(root, saved, prepared, starts[0])
+    blueprint = Blueprint.of(job.model.name, job.model.params, 0)
+    num_outputs = codec_of(prepared.target).num_outputs
+    has_tables = starts[0].takes_embeddings(blueprint.module(prepared.schema, num_outputs))
+    if text := compare_vocabularies(starts, saved, job.model.params, prepared=prepared, has_tables=has_tables):
+        note(f"train.start: {text}")
     facts = _known_facts(root)
     if facts is None:
         note(f"train.start: nothing is known of the rows that {root} learned from")
     elif _shares_rows(facts, prepared):
         _refuse_other_split(root, prepared, START)
-    blueprint = Blueprint.of(job.model.name, job.model.params, 0)
-    target = prepared.target
-    modules = [start.module(blueprint, prepared.schema, codec_of(target).num_outputs) for start in starts]
+    else:
+        text = "read other files; whether rows of validation or test now stand in them is not checked"
+        note(f"train.start: {root} {text}")
+    modules = [start.module(blueprint, prepared.schema, num_outputs) for start in starts]
     taken, drawn = starts[0].described(modules[0])
     note(f"train.start: from {root}: {listed(taken)}; drawn: {listed(drawn)}")
     whose = [{"member": start.member, "tensor_hash": start.tensor_hash} for start in starts]
@@ -108,30 +112,6 @@ def _trunk(saved: Saved, job: Job, prepared: Prepared) -> tuple[str, ...]:
         return ()
     trunk: tuple[str, ...] = MODELS.params(job.model.name).trunk
     return trunk
-
-
-def _refuse_other_vocabulary(root: str, saved: Saved, prepared: Prepared, start: Start) -> None:
-    """Refuse embeddings of other tokens than those of the rows: an id would stand for another word.
-
-    Raises:
-        SpecError: If tensors that are taken have a row per id of another vocabulary.
-    """
-    theirs, ours = (_vocabularies(own.steps) for own in (saved.prepared, prepared))
-    if not theirs or not ours or any(one in ours for one in theirs):
-        return
-    sizes = [len(one["model"]["vocab"]) for one in theirs]
-    if any(tensor.shape[0] in sizes for tensor in start.taken().values() if tensor.dim() > 1):
-        raise SpecError(
-            f"{root} reads {sizes[0]:,} ids of another vocabulary, and rows have {len(ours[0]['model']['vocab']):,}. "
-            f"Read them by its own: steps: [{{tokenize: {{columns: TEXT, pretrained: {root}}}}}].",
-            START,
-        )
-
-
-def _vocabularies(steps: Sequence[Json]) -> list[Json]:
-    """Give what makes ids of text in each step that does, apart from where it cuts and pads."""
-    told = [json.loads(step["state"]["tokenizer"]) for step in steps if step["name"] == "tokenize"]
-    return [{name: value for name, value in one.items() if name not in ("truncation", "padding")} for one in told]
 
 
 def _known_facts(root: str) -> Json | None:

@@ -223,6 +223,9 @@ def _in_train(job: Job) -> list[Refusal]:
         found.append((("train", "start"), text))
     if train.start is not None and job.ranges:
         found.append((("train", "start"), "goes without ranges, whose members differ in what they are."))
+    if train.start is not None and train.folds is not None and train.folds.strict and _learns_vocabulary(job):
+        text = "has embeddings of one vocabulary, and train.folds.strict learns one per fold. Give tokenize.pretrained."
+        found.append((("train", "start"), text))
     if train.warm_start is not None:
         if job.ranges:
             found.append((("train", "warm_start"), "goes without ranges, whose members differ in what they are."))
@@ -231,6 +234,11 @@ def _in_train(job: Job) -> list[Refusal]:
             text = f"has seen the rows that {other} keeps from members. Leave one out."
             found.append((("train", "warm_start"), text))
     return found
+
+
+def _learns_vocabulary(job: Job) -> bool:
+    names = {step.name for step in job.steps if step.params.get("pretrained") is None}
+    return not names.isdisjoint(("tokenize", "tokenize_words"))
 
 
 def _in_task(job: Job) -> list[Refusal]:
@@ -246,7 +254,7 @@ def _in_task(job: Job) -> list[Refusal]:
     found += _in_masked(job) if task == MASKED else []
     for place, step in enumerate(job.steps):
         if task == "language_model" and step.name == "tokenize" and step.params.get("pretrained") is not None:
-            text = "goes with no language_model yet, whose windows begin with id 0 of a vocabulary of fmray's own."
+            text = "goes with no language_model yet, only with masked_language_model."
             found.append((("steps", place, "tokenize", "pretrained"), f"{text} Leave it out."))
     if task == "language_model" and job.model.name in MODELS and MODELS.params(job.model.name).looks_ahead:
         text = f"{job.model.name} sees the tokens behind each, which language_model is to foretell. Take decoder."
@@ -285,6 +293,9 @@ def _in_masked(job: Job) -> list[Refusal]:
         keys = ("train", "folds") if job.train.folds is not None else ("ensemble",)
         text = f"predicts training rows, of which {MASKED} hides no token then. Leave it out."
         found.append((keys, text))
+    for keys in job.ranges:
+        if keys[0] == "steps" and "tokenize" in keys:
+            found.append((keys, f"is a range, but all members of {MASKED} read one vocabulary. Give one value."))
     if any(keys == ("task", MASKED, "share") for keys in job.ranges):
         text = "is a range, but validation hides tokens once for all members. Give a number."
         found.append((("task", MASKED, "share"), text))

@@ -67,6 +67,10 @@ def at_odds(model: str, task: str, per: object = None) -> str:
         return text if generates else f"{model} goes with task: sequence_to_sequence, and the task is {task}."
     asks = task != "auto" and TASKS.params(task).by_token  # auto never takes a list for tags
     gives = declared.by_token
+    fills = task != "auto" and TASKS.params(task).fills_masks
+    if per is not None and (per == "masked") != fills:
+        asked = "masked" if fills else "other"
+        return f"{model} has outputs per {per}, and {task} asks for {asked} ones. Leave per out."
     if gives is None:
         gives = asks if per is None else per != "row"
     if gives == asks:

@@ -122,6 +122,9 @@ def folder_of(named: str, home: str, where: str) -> str:
     """
     if named.startswith(PACKAGE):
         return _in_package(named.removeprefix(PACKAGE), where)
+    if "://" in named:
+        text = f"'{named}' is no folder here, and these are read from local ones. Copy it, and name the copy."
+        raise SpecError(text, where)
     path = Path(home, os.path.expanduser(named)).absolute()
     if path.is_dir():
         return os.path.normpath(path)
@@ -166,7 +169,10 @@ def tokenizer_in(folder: str, where: str) -> bytes:
     own = learned_in(folder, where)
     if own is not None:
         return own
-    with open(_required(folder, TOKENIZER, where), "rb") as file:
+    if not os.path.isfile(f"{folder}/{TOKENIZER}"):
+        text = f"{folder} has no {TOKENIZER}, and is no run of fmray. Give a run, or a folder of save_pretrained."
+        raise SpecError(text, where)
+    with open(f"{folder}/{TOKENIZER}", "rb") as file:
         return file.read()
 
 
@@ -174,21 +180,32 @@ def learned_in(folder: str, where: str) -> bytes | None:
     """Read the tokenizer that a run has learned, None where the folder is not that of a run or of its model.
 
     Raises:
-        SpecError: If its model reads no text by tokenize, or by several.
+        SpecError: If its members read no text by tokenize, or by several.
     """
-    path = next((path for home in (folder, f"{folder}/model") if os.path.isfile(path := f"{home}/{SAVED}")), None)
+    path = description_in(folder)
     if path is None:
         return None
     try:
         with open_regular(os.path.realpath(path), MOST_JSON_BYTES) as file:
             told = json.loads(file.read())
-        steps = told["ways"][told["prepared"]]["steps"]
-        found = [step["state"]["tokenizer"] for step in steps if step["name"] == STEP]
+        ways = {member["prepared"] or told["prepared"] for member in told["members"]}
+        steps = [step for way in sorted(ways) for step in told["ways"][way]["steps"] if step["name"] == STEP]
+        found = [step["state"]["tokenizer"] for step in steps]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SpecError(f"{path} cannot be read: {error}. Name the folder of a run or of its model.", where) from error
-    if len(found) != 1:
-        raise SpecError(f"{len(found)} steps of {path} are tokenize. Name a run whose model has one.", where)
+    if not found or len(found) > len(ways):
+        text = "several steps of" if found else "no step of"
+        raise SpecError(f"{text} {path} {'are' if found else 'is'} tokenize. Name a run whose model has one.", where)
+    if len(set(found)) > 1:
+        text = f"members of {path} have {len(set(found))} vocabularies. Name a run whose members share one."
+        raise SpecError(text, where)
     return str(found[0]).encode()
+
+
+def description_in(folder: str) -> str | None:
+    """Give the path of the description of a model in the folder of a run or a model, None where there is none."""
+    paths = (f"{home}/{SAVED}" for home in (folder, f"{folder}/model"))
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def said_of_pretrained(job: Job) -> list[str]:
@@ -275,9 +292,16 @@ def _refuse_foreign_masks(steps: tuple[Ref, ...]) -> None:
     where = f"steps.{STEP}.{FOLDERS[STEP]}"
     for step in steps:
         folder = step.params.get(FOLDERS[STEP]) if step.name == STEP else None
-        if folder is not None and learned_in(str(folder), where) is None:
-            text = "tokens are hidden by id 0 of a vocabulary of fmray's own. Name a run, or leave it out."
-            raise SpecError(f"{folder} is no run of fmray, and {text}", where)
+        if folder is not None and not _has_own_specials(tokenizer_in(str(folder), where)):
+            text = "tokens are hidden by id 0, which is [PAD] in a vocabulary of fmray, before [UNK], which is 1."
+            raise SpecError(f"{folder} has a vocabulary from elsewhere, and {text} Leave it out.", where)
+
+
+def _has_own_specials(tokenizer: bytes) -> bool:
+    """Tell whether ids 0 and 1 stand for no token of a text, and no other special ones stand around a text."""
+    told = json.loads(tokenizer)
+    ids = {one["content"]: one["id"] for one in told.get("added_tokens") or ()}
+    return (ids.get("[PAD]"), ids.get("[UNK]"), told.get("post_processor")) == (0, 1, None)
 
 
 def _may_make(step: Ref, block: str) -> bool:

@@ -82,7 +82,9 @@ class Sample:
         under: Thin out every class until the smallest one has this share of its rows; 1 makes all equal.
         rates: Class -> rate; classes left out have 1.
         share: Learn from this share of the rows of each class, one at least, as if the others had no label: classes
-            are as frequent then as in the rows that are kept. Rows of a smaller share are among those of a larger one.
+            are as frequent then as in the rows that are kept. Rows of a smaller share are among those of a larger one,
+            and equal rows of a class are kept together. Steps learn from all rows; `auto` asks all labels which
+            columns help.
         salt: Another salt keeps and copies other rows.
     """
 

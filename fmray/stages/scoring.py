@@ -1,16 +1,20 @@
 """Combine members into a model and score it: on validation, and with one counted look on test; run the gates."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 
+from fmray.data.lanes import Lanes
 from fmray.data.session import run_here, run_over_ray
+from fmray.ensemble.candidates import ensemble_outputs
 from fmray.ensemble.combine import combine, settled
 from fmray.evaluate.baselines import dummy
 from fmray.evaluate.intervals import Array, paired
-from fmray.evaluate.learning import about_learning
+from fmray.evaluate.learning import about_learning, loss_of_tokens
 from fmray.evaluate.score import score
 from fmray.metrics.find import defaults
-from fmray.records import Ensemble, Interval, Json, Predictions, Scores, Split
+from fmray.metrics.metric import Metric
+from fmray.records import Ensemble, Interval, Json, Member, Predictions, Scores, Split
 from fmray.report.gates import require_passed, with_overlap
 from fmray.rigour.gates import Evidence, TrainingEvidence, judge, run_gates
 from fmray.rigour.ledger import Ledger
@@ -29,11 +33,22 @@ def combine_members(context: Context, trained: Sweep) -> Ensemble:
     context.journal.note(
         f"{ensemble.name}: {ensemble.reason}, {context.metric.name} {ensemble.val_score:.4f} on validation"
     )
-    if text := about_learning(ensemble.val_score, context.prepared, context.metric):
-        context.journal.note(text)
+    if loss := loss_of_tokens(context.prepared):
+        score = _on_validation(context, ensemble, trained.members, loss)
+        context.journal.note(about_learning(score, context.prepared, loss))
     if text := codec_of(context.prepared.target).about_settings(ensemble.params):
         context.journal.note(text)
     return ensemble
+
+
+def _on_validation(context: Context, ensemble: Ensemble, members: Sequence[Member], metric: Metric) -> float | None:
+    """Score an ensemble by a metric that need not be the one that decides."""
+    if metric.name == context.metric.name:
+        return ensemble.val_score
+    rows, found = Lanes(context.prepared, "val").sample()
+    chosen = [members[index] for index in ensemble.members]
+    output = ensemble_outputs(ensemble, chosen, context.prepared, rows=rows, task=context.task, device=context.device)
+    return metric.value(output, found["target"], found.get("weight"))
 
 
 def judge_training(context: Context, trained: Sweep, ensemble: Ensemble) -> Context:

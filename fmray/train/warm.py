@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fmray.errors import SpecError
+from fmray.models.layers import Embedding, EmbeddingBag
 from fmray.registry import nearest
 from fmray.schema import Schema
 from fmray.train.artefacts import TENSORS, read_tensors
@@ -15,6 +16,7 @@ from fmray.train.population import Blueprint
 
 WHERE = "train.warm_start"
 MOST_NAMES = 20
+TABLES = (nn.Embedding, Embedding, EmbeddingBag)
 RATE = "rate_K11"
 """Ends the name of the buffer of a dropout layer; see `fmray.models.layers.Dropout`."""
 
@@ -49,12 +51,13 @@ class Start:
         tensors = self._taken(layout.with_aliases(self.tensors()))
         ours = {name: _described(tensor) for name, tensor in self._taken(module.state_dict()).items()}
         theirs = {name: _described(tensor) for name, tensor in tensors.items()}
-        if not ours:
-            known = list(dict.fromkeys(name.rpartition(".")[0] or name for name in module.state_dict()))
-            sought = "' or '".join(part.removesuffix(".") for part in self.parts)
-            raise SpecError(
-                f"the model has no tensor that begins with '{sought}'. {nearest(sought, known)}", self.where
-            )
+        for part in self.parts:
+            if not any(f"{name}.".startswith(part) for name in ours):
+                known = list(dict.fromkeys(name.rpartition(".")[0] or name for name in module.state_dict()))
+                sought = part.removesuffix(".")
+                raise SpecError(
+                    f"the model has no tensor that begins with '{sought}'. {nearest(sought, known)}", self.where
+                )
         if ours != theirs:
             apart = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
             shown = ", ".join(f"{name} {theirs.get(name, 'none')} -> {ours.get(name, 'none')}" for name in apart[:5])
@@ -66,6 +69,16 @@ class Start:
     def taken(self) -> dict[str, Tensor]:
         """Read the tensors that are taken; see `tensors`."""
         return self._taken(self.tensors())
+
+    def takes_embeddings(self, module: nn.Module) -> bool:
+        """Tell whether tensors that are taken are tables of a row per id in a module."""
+        tables = {
+            f"{name}.{own}"
+            for name, part in module.named_modules()
+            if isinstance(part, TABLES)
+            for own, _ in part.named_parameters(recurse=False)
+        }
+        return not tables.isdisjoint(self.taken())
 
     def tensors(self) -> dict[str, Tensor]:
         """Read all tensors there are.

@@ -185,3 +185,15 @@ def test_a_share_keeps_so_many_rows_of_each_class_and_one_at_least(write, prepar
         assert any(note.startswith(f"data.sample.share {share}: ") for note in found.notes)
     ids = [{row.tobytes() for row in lanes(found, "train")["row_id"]} for found in (least, tenth, half, plain)]
     assert ids[0] < ids[1] < ids[2] < ids[3]
+
+
+def test_the_order_of_rows_with_equal_inputs_and_other_labels_does_not_decide_which_are_kept(write, prepared):
+    table = pa.table({"a": np.repeat(np.arange(400.0), 2), "y": np.tile(["no", "yes"], 400)})
+    turned = table.take(np.arange(800)[::-1])
+    data = {"sample": {"share": 0.3}}
+    kept = []
+    for one in (table, turned):
+        found = lanes(prepared(write("p.parquet", one), data=data, steps=["standardise"]), "train")
+        kept.append(sorted(zip(found["x"][:, 0].round(4).tolist(), found["target"].tolist(), strict=True)))
+    assert kept[0] == kept[1]
+    assert len({x for x, _ in kept[0]}) < len(kept[0]) < 400  # some inputs are kept with both labels, most are not

@@ -33,6 +33,7 @@ def tensors_of(run, member=0):
 def test_all_tensors_of_a_run_are_taken_and_named(home, pretrained):
     notes: list[str] = []
     run = train(*home, lr=TINY, epochs=1, notes=notes, train={"start": pretrained.root})
+    assert any("read other files; whether rows of validation or test now stand in them" in note for note in notes)
     theirs, ours = tensors_of(pretrained), tensors_of(run)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     told = facts_of(run)["start"]
@@ -61,6 +62,7 @@ def test_a_folder_with_safetensors_alone_does_and_its_content_names_the_run(home
     notes: list[str] = []
     one = train(folder, store, epochs=1, notes=notes, train={"start": "one"})
     assert any("nothing is known of the rows" in note for note in notes)
+    assert not any("tokens" in note for note in notes if note.startswith("train.start"))
     assert train(folder, store, epochs=1, train={"start": "moved"}).id == one.id
     changed = {name: tensor + 1 for name, tensor in tensors_of(pretrained).items()}
     save_file(changed, tmp_path / "moved" / "model.safetensors")
@@ -71,6 +73,7 @@ def test_a_folder_with_safetensors_alone_does_and_its_content_names_the_run(home
     ("start", "sections", "message"),
     [
         ({"part": "hiden"}, {}, r"train\.start: the model has no tensor that begins with 'hiden'. Did you mean 'hidden"),
+        ({"part": ["hidden", "outptu"]}, {}, r"train\.start: the model has no tensor that begins with 'outptu'. Did you mean 'output"),
         ({}, {"model": {"mlp": {"width": 9, "depth": 1}}}, r"train\.start: the model has other tensors than member 0: hidden.0.bias_K1H \(1, 1, 8\) -> \(1, 1, 9\)"),
     ],
 )  # fmt: skip

@@ -45,6 +45,28 @@ IDLE = {
         "evaluate": {"baselines": ["dummy"]},
         "train": {"folds": 2},
     },
+    "steps.0.tokenize.vocabulary: is a range, but all members of masked_language_model read one vocabulary": {
+        "task": "masked_language_model",
+        "model": "encoder",
+        "steps": [{"tokenize": {"columns": "a", "vocabulary": {"choice": [100, 200]}}}],
+        "evaluate": {"baselines": ["dummy"]},
+    },
+    "model: encoder has outputs per token, and masked_language_model asks for masked ones. Leave per out.": {
+        "task": "masked_language_model",
+        "model": {"encoder": {"per": "token"}},
+        "steps": [{"tokenize": {"columns": "a"}}],
+        "evaluate": {"baselines": ["dummy"]},
+    },
+    "model: encoder has outputs per masked, and tagging asks for other ones. Leave per out.": {
+        "task": "tagging",
+        "model": {"encoder": {"per": "masked"}},
+        "steps": [{"tokenize_words": {"columns": "a"}}],
+    },
+    "train.start: has embeddings of one vocabulary, and train.folds.strict learns one per fold": {
+        "model": "encoder",
+        "steps": [{"tokenize": {"columns": "a"}}],
+        "train": {"start": "run", "folds": {"n": 2, "strict": True}},
+    },
     "steps.0.tokenize.pretrained: goes with no language_model yet": {
         "task": "language_model",
         "steps": [{"tokenize": {"columns": "t", "pretrained": "folder"}}],

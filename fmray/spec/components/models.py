@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from fmray.spec.components.base import Columns, Flag, Image, Params, Real, Text, Whole, conflict
 
 Units = Annotated[Whole, Field(ge=1)]
-Per = Literal["row", "token", "masked"]
+Per = Literal["row", "token"]
 PER = "What has an output of its own; by default what the task predicts for."
 TOKENS = "Block of tokens that is read; needed where there are several."
 
@@ -117,7 +117,7 @@ class Encoder(Params):
     heads: Units = Field(4, description="Heads of attention per layer.")
     dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Share of numbers dropped in training.")
     block: Text | None = Field(None, description=TOKENS)
-    per: Per | None = Field(None, description=PER)
+    per: Per | Literal["masked"] | None = Field(None, description=PER)
 
     @model_validator(mode="after")
     def _divided(self) -> Self:
