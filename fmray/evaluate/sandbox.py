@@ -187,7 +187,8 @@ class Sandbox:
 
     def _refusal(self, reason: str) -> SpecError:
         """Say why nothing is run here."""
-        why = [words for path, (value, words) in HINTS.items() if _first_line(path) == value]
+        is_withheld = any(sign in reason for sign in ("not permitted", "denied", "No space"))
+        why = [words for path, (value, words) in HINTS.items() if is_withheld and _first_line(path) == value]
         if not self.is_confined:
             return SpecError(f"programs cannot be run here: {reason}. Judge on another machine.", "sandbox")
         text = f"this machine gives no sandbox to run programs in: {'; '.join([reason, *why])}. Nothing was run"
@@ -232,4 +233,6 @@ def _hidden() -> list[str]:
     """Give folders of installed packages: a program has the standard library only."""
     inside = {os.path.realpath(folder) for folder in _library_folders()}
     found = [f"{folder}/{name}" for folder in sorted(inside) for name in ("site-packages", "dist-packages")]
-    return [*found, "/usr/lib/python3/dist-packages"]
+    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    installed = [os.path.realpath(sysconfig.get_path(name, vars=base)) for name in ("purelib", "platlib")]
+    return list(dict.fromkeys([*found, *installed, "/usr/lib/python3/dist-packages"]))
