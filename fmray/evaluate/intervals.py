@@ -196,9 +196,11 @@ def mean_of_shares(total: float, squared: float, num: int, level: float) -> Inte
     if num == 0:
         return Interval(NOTHING, NOTHING, high=NOTHING, n=0, method="undefined")
     value = min(1.0, total / num)
-    error, _ = standard_error((max(0.0, squared - total * total / num) / num**2, num))
-    if num < 2:
-        return Interval(value, NOTHING, high=NOTHING, n=num, method="grouped delta")
+    spread = squared - total * total / num
+    if num < 2 or spread <= 1e-12 * squared:  # those that agree show no spread: as many hits in as many pieces
+        low, high = wilson(value * num, num, level)
+        return Interval(value, low, high=high, n=num, method="wilson")
+    error, _ = standard_error((spread / num**2, num))
     low, high = _unit_interval(value, error, num=num, level=level, rarest=num)
     return Interval(value, low, high=high, n=num, method="grouped delta")
 

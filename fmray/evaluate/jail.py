@@ -30,7 +30,7 @@ REPORT = 3
 TAIL_BYTES = 4096
 """What is kept of what is printed, and of a report."""
 LOOK_SECONDS = 0.05
-GRACE_SECONDS = 0.1
+GRACE_SECONDS = 1.0
 KILL_SECONDS = 5.0
 
 # mount(2), unshare(2), mount_setattr(2), prctl(2)
@@ -38,21 +38,22 @@ NOSUID, NODEV, NOEXEC, BIND, RECURSIVE, PRIVATE = 2, 4, 8, 0x1000, 0x4000, 0x400
 NEW_MOUNTS, NEW_CGROUP, NEW_UTS, NEW_IPC = 0x20000, 0x02000000, 0x04000000, 0x08000000
 NEW_USER, NEW_PIDS, NEW_NET = 0x10000000, 0x20000000, 0x40000000
 NAMESPACES = NEW_MOUNTS | NEW_CGROUP | NEW_UTS | NEW_IPC | NEW_USER | NEW_PIDS | NEW_NET
-MOUNT_SETATTR, BELOW_AS_WELL, HERE, READ_ONLY, DETACH = 442, 0x8000, -100, 1, 2
+PIDFD_OPEN, MOUNT_SETATTR, BELOW_AS_WELL, HERE, READ_ONLY, DETACH = 434, 442, 0x8000, -100, 1, 2
 DEATH_SIGNAL, DUMPABLE, SECCOMP, SUBREAPER, NO_NEW_PRIVILEGES = 1, 4, 22, 36, 38
 
 SYSCALLS = {
     # ptrace, process_vm_readv and writev, mount, umount2, pivot_root, chroot, unshare, setns, keyctl, add_key,
     # request_key, bpf, perf_event_open, userfaultfd, open_by_handle_at, name_to_handle_at, kexec_load, init_module,
-    # finit_module, delete_module, reboot, swapon, kcmp, quotactl, acct, personality
+    # finit_module, delete_module, reboot, swapon, kcmp, quotactl, acct, personality; shmget, msgget, semget and
+    # memfd_create, whose memory no limit counts; syslog, kexec_file_load, swapoff, fanotify_init, io_setup, modify_ldt
     "x86_64": (101, 310, 311, 165, 166, 155, 161, 272, 308, 250, 248, 249, 321, 298, 323, 304, 303, 246, 175, 313, 176,
-               169, 167, 312, 179, 163, 135),
+               169, 167, 312, 179, 163, 135, 29, 68, 64, 319, 103, 320, 168, 300, 206, 154),
     "aarch64": (117, 270, 271, 40, 39, 41, 51, 97, 268, 219, 217, 218, 280, 241, 282, 265, 264, 104, 105, 273, 106,
-                142, 224, 272, 60, 89, 92),
+                142, 224, 272, 60, 89, 92, 194, 186, 190, 279, 116, 294, 225, 262, 0),
 }  # fmt: skip
 """System calls that a program is refused, beside those of `EVERYWHERE`."""
-EVERYWHERE = (425, 426, 427, 428, 429, 430, 431, 432, 433, 438, MOUNT_SETATTR)
-"""io_uring, the newer calls that mount, pidfd_getfd: numbers that all machines share."""
+EVERYWHERE = (425, 426, 427, 428, 429, 430, 431, 432, 433, 438, MOUNT_SETATTR, 443, 447)
+"""io_uring, the newer calls that mount, pidfd_getfd, quotactl_fd, memfd_secret: numbers that all machines share."""
 SOCKET = {"x86_64": 41, "aarch64": 198}
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 OTHER_TABLE = 0x40000000
@@ -96,6 +97,8 @@ def answer(told: dict[str, Any]) -> None:
 def stay(request: Request) -> None:
     """Run the program as whoever runs this, without walls."""
     control(SUBREAPER, 1)
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+        raise WallError("the kernel does not list children (CONFIG_PROC_CHILDREN), so what is left cannot be ended")
     os.chdir(request["home"])
     answer(watch(request))
 
@@ -104,7 +107,7 @@ def launch(request: Request) -> None:
     """Start the first process of the new namespaces, say who its users are if that takes root, and wait."""
     if platform.machine() not in SYSCALLS:
         raise WallError(f"system calls of {platform.machine()} are not known: accepted are {', '.join(SYSCALLS)}")
-    is_root = os.geteuid() == 0
+    is_root = os.geteuid() == 0 and all(is_mapped(name) for name in ("uid_map", "gid_map"))
     asks, asked = os.pipe()
     allowed, allows = os.pipe()
     child = os.fork()
@@ -121,6 +124,13 @@ def launch(request: Request) -> None:
             write(f"/proc/{child}/{name}", f"0 0 1\n{NOBODY} {NOBODY} 1\n")
         os.write(allows, b".")
     os.waitpid(child, 0)
+
+
+def is_mapped(name: str) -> bool:
+    """Say whether nobody is a user (or group) here: in some containers root has no other users than itself."""
+    with open(f"/proc/self/{name}", encoding="ascii") as file:
+        ranges = [(int(inside), int(number)) for inside, _, number in map(str.split, file)]
+    return any(inside <= NOBODY < inside + number for inside, number in ranges)
 
 
 def enter(request: Request, is_root: bool, *, asked: int, allowed: int) -> None:
@@ -205,7 +215,7 @@ def watch(request: Request) -> dict[str, Any]:
     heard = {printed: bytearray(), reported: bytearray()}
     num_printed = 0
     poller = select.poll()
-    for descriptor in (os.pidfd_open(child), printed, reported):
+    for descriptor in (call("syscall", PIDFD_OPEN, child, 0), printed, reported):
         poller.register(descriptor, select.POLLIN)
     ended: tuple[int, float] | None = None
     stopped = ""
@@ -259,7 +269,7 @@ def start(request: Request) -> tuple[int, int, int]:
     Raises:
         WallError: If it could not be started behind every wall.
     """
-    given = os.memfd_create("given")
+    given = call("memfd_create", b"given", 0)  # which some builds of Python lack, as they lack pidfd_open
     rest = memoryview(request["given"].encode("utf-8", "surrogatepass"))
     while rest:
         rest = rest[os.write(given, rest) :]
@@ -384,6 +394,8 @@ def end_all(child: int) -> tuple[int, float] | None:
 
 def descendants() -> list[int]:
     """Give all processes that this one or its children have begun; those whose parent has ended are its own."""
+    if os.getpid() == 1:  # of its namespace, where nobody else is
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
     found: list[int] = []
     todo = [os.getpid()]
     while todo:
@@ -406,14 +418,19 @@ def held_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def call(name: str, *arguments: object) -> None:
+def call(name: str, *arguments: object) -> int:
     """Call a function of the C library.
 
     Raises:
-        WallError: If it fails.
+        WallError: If it fails, or is not there.
     """
-    if getattr(libc, name)(*arguments) == -1:
+    function = getattr(libc, name, None)
+    if function is None:
+        raise WallError(f"the C library has no {name}")
+    found: int = function(*arguments)
+    if found == -1:
         raise WallError(f"{name}: {os.strerror(ctypes.get_errno())}")
+    return found
 
 
 def control(option: int, *arguments: int) -> None:
@@ -451,9 +468,16 @@ def set_attributes(path: str, attributes: int, flags: int = 0) -> None:
 
 
 def write(path: str, text: str) -> None:
-    """Write a file, at once."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
+    """Write a file, at once.
+
+    Raises:
+        WallError: If it cannot be.
+    """
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise WallError(f"write {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

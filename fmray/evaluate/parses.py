@@ -1,7 +1,11 @@
 """Tell Python that parses from other text. Nothing of it is run."""
 
 import ast
+import threading
 import warnings
+
+_WARNINGS = threading.Lock()
+"""Filters of warnings are those of the whole process."""
 
 
 def parses(text: str) -> bool:
@@ -12,7 +16,7 @@ def parses(text: str) -> bool:
 def fault(text: str) -> str:
     """Say why a text is no Python that parses; "" where it is."""
     try:
-        with warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that are none
             ast.parse(text)
     except SyntaxError as error:

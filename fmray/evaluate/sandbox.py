@@ -12,7 +12,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ class Outcome:
         if self.stopped:
             return self.stopped
         if self.status < 0:
-            return f"ended by {signal.Signals(-self.status).name}"
+            return f"ended by {_signal(-self.status)}"
         last = self.output.strip().rpartition("\n")[2]
         return f"ended with exit code {self.status}: {last}" if self.status else ""
 
@@ -111,13 +110,16 @@ class Sandbox:
             raise SpecError(f"programs are judged on Linux only, this is {sys.platform}. Judge there.", "sandbox")
         self._python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         self._asked = {"python": self._python, "show": _shown(self._python), "hide": _hidden(), **asdict(limits)}
-        if is_confined:
-            found = self.run(PROBE, str(JAIL))
-            if found.reason:
-                raise self._refusal(found.reason)
+        self._is_tried = False
+        found = self.run(PROBE if is_confined else "", str(JAIL))
+        if found.reason:
+            raise self._refusal(found.reason)
+        self._is_tried = True
 
     def run(self, program: str, given: str = "") -> Outcome:
         """Run a program to its end, or to the first limit that it exceeds.
+
+        One whose sandbox gives no answer, as where the system runs out of memory, is run once more, and then has ended.
 
         Args:
             program: Python, 100 kB at most.
@@ -126,28 +128,48 @@ class Sandbox:
         Raises:
             SpecError: If it cannot be kept in; it was not started then.
         """
-        with nullcontext("") if self.is_confined else tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-            here = {"parent": os.getpid(), "confined": self.is_confined, "home": home}
-            told = self._told({**self._asked, **here, "program": program, "given": given})
+        request = {
+            **self._asked,
+            "parent": os.getpid(),
+            "confined": self.is_confined,
+            "program": program,
+            "given": given,
+        }
+        told = self._told(request)
+        if self._is_tried and "status" not in told:
+            told = self._told(request)
         if "refused" in told:
             raise self._refusal(told["refused"])
+        if "silent" in told:
+            if not self._is_tried:
+                raise self._refusal(told["silent"])
+            return Outcome(-signal.SIGKILL, "its sandbox was ended from outside", "", "")
         return Outcome(told["status"], self._spelled(told), told["output"], told["report"])
 
     def _told(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Start the script, and read its answer."""
+        """Start the script, and read its answer; give why there is none as "silent"."""
+        if self.is_confined:
+            return self._answer(request)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+            return self._answer({**request, "home": home})
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         command = [self._python, "-I", "-S", str(JAIL)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(command, env={}, cwd="/", **pipes) as process:  # type: ignore[call-overload]
             try:
                 seconds = self.limits.wall_seconds + SLACK_SECONDS
                 out, error = process.communicate(json.dumps(request).encode(), timeout=seconds)
+                told: dict[str, Any] = json.loads(out)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return {"silent": f"it gave no answer within {seconds:g} s"}
+            except ValueError:  # it was ended before it had written all
+                said = error.decode("utf-8", "replace").strip().rpartition("\n")[2]
+                return {"silent": f"it ended with {process.returncode} and no answer {said}".strip()}
             except BaseException:  # all that it has started ends with it
                 process.kill()
                 raise
-        if not out:
-            said = error.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            return {"refused": f"it ended with {process.returncode} and no answer {said}".strip()}
-        told: dict[str, Any] = json.loads(out)
         return told
 
     def _spelled(self, told: dict[str, Any]) -> str:
@@ -165,10 +187,20 @@ class Sandbox:
 
     def _refusal(self, reason: str) -> SpecError:
         """Say why nothing is run here."""
-        why = [words for path, (value, words) in HINTS.items() if _first_line(path) == value]
+        is_withheld = any(sign in reason for sign in ("not permitted", "denied", "No space"))
+        why = [words for path, (value, words) in HINTS.items() if is_withheld and _first_line(path) == value]
+        if not self.is_confined:
+            return SpecError(f"programs cannot be run here: {reason}. Judge on another machine.", "sandbox")
         text = f"this machine gives no sandbox to run programs in: {'; '.join([reason, *why])}. Nothing was run"
         cure = "Judge where user namespaces of Linux 5.12 or later are allowed, or unconfined with --no-sandbox"
         return SpecError(f"{text}. {cure}.", "sandbox")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those of real time have no names
+        return f"signal {number}"
 
 
 def _first_line(path: str) -> str:
@@ -201,4 +233,6 @@ def _hidden() -> list[str]:
     """Give folders of installed packages: a program has the standard library only."""
     inside = {os.path.realpath(folder) for folder in _library_folders()}
     found = [f"{folder}/{name}" for folder in sorted(inside) for name in ("site-packages", "dist-packages")]
-    return [*found, "/usr/lib/python3/dist-packages"]
+    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    installed = [os.path.realpath(sysconfig.get_path(name, vars=base)) for name in ("purelib", "platlib")]
+    return list(dict.fromkeys([*found, *installed, "/usr/lib/python3/dist-packages"]))

@@ -1,6 +1,8 @@
 """Judge one program by whether it parses, and by running unit tests on it in a sandbox.
 
 A program passes if every test ran to its end without an error. One that ends by itself before its tests do has not.
+Program and tests share a process, so a program that sets out to can claim to pass: the sandbox protects the machine,
+not the verdict.
 """
 
 import json
@@ -13,19 +15,20 @@ from fmray.evaluate.sandbox import Sandbox
 
 REASON_CHARACTERS = 300
 DRIVER = """
-import json, os, sys
-def judge():
+import json, os, sys, types
+def judge(exec=exec, compile=compile, dumps=json.dumps, write=os.write, leave=os._exit):
     asked = json.load(sys.stdin)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    names = {"__name__": "judged"}
+    module = sys.modules["judged"] = types.ModuleType("judged")
+    names = module.__dict__
     def stage(name, text):
         try:
             exec(compile(text, name, "exec"), names)
         except BaseException as error:
             said = str(error)[:200]
             told = f"{name}: {type(error).__name__}" + (f": {said}" if said else "")
-            os.write(3, json.dumps([asked["token"], told]).encode())
-            os._exit(1)
+            write(3, dumps([asked["token"], told]).encode())
+            leave(1)
     if asked["setup"]:
         stage("setup", asked["setup"])
     stage("program", asked["program"])
@@ -35,11 +38,12 @@ def judge():
         sys.stdout.flush()
     except BaseException:
         pass
-    os.write(3, json.dumps([asked["token"], ""]).encode())
+    write(3, dumps([asked["token"], ""]).encode())
 judge()
 """
 """Runs in the sandbox: reads program and tests from stdin, and reports at which of them it failed, "" if at none.
-The report carries a token, so that a program which merely writes there has said nothing."""
+The report carries a token, so that a program which merely writes there has said nothing; one that looks for the token
+finds it. What the driver calls is bound before the program runs, which may change the builtins."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def judge(program: str, tests: Sequence[str] = (), *, setup: str = "", sandbox: 
     """
     broken = fault(program)
     if broken or sandbox is None:
-        return Verdict(not broken, None if sandbox is None else False, broken)
+        return Verdict(not broken, None if sandbox is None else False, _printable(broken))
     token = secrets.token_hex(16)
     asked = {"program": program, "tests": list(tests), "setup": setup, "token": token}
     outcome = sandbox.run(DRIVER, json.dumps(asked))
@@ -86,14 +90,20 @@ def judge(program: str, tests: Sequence[str] = (), *, setup: str = "", sandbox: 
         reason = outcome.reason if outcome.stopped or outcome.status < 0 else "ended before its tests did"
     else:
         reason = told
-    return Verdict(True, not reason, reason[:REASON_CHARACTERS])
+    return Verdict(True, not reason, _printable(reason))
+
+
+def _printable(text: str) -> str:
+    """Spell out what cannot be written or would steer a terminal."""
+    signs = (sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return "".join(signs)[:REASON_CHARACTERS]
 
 
 def _told(report: str, token: str) -> str | None:
     """Read what the driver reported; None if it did not."""
     try:
         found = json.loads(report)
-    except ValueError:
+    except (ValueError, RecursionError):  # whatever a program has written there
         return None
     if isinstance(found, list) and len(found) == 2 and found[0] == token and isinstance(found[1], str):
         return found[1]

@@ -191,6 +191,7 @@ def _summary(work: Work, told: Json, names: Sequence[str], counts: Sequence[Json
         found["references"] = {
             "passed": asdict(shares["pass@1"]) if shares else None,
             "reasons": tally.references.most_reasons(),
+            "absent": tally.shares.prompts - tally.references.prompts,
             "vacuous": tally.vacuous,
         }
     return found
@@ -202,6 +203,8 @@ def spell_verdicts(summary: Json) -> list[str]:
     if found := summary.get("references"):
         if found["passed"]:
             lines.append(f"reference programs pass their tests: {_spelled(found['passed'])}{_why(found['reasons'])}")
+        if found["absent"]:
+            lines.append(f"{found['absent']:,} rows have no reference program, and are not among them")
         lines.append(f"an empty program passes the tests of {found['vacuous']:,} of {summary['prompts']:,} rows")
     each = f", {summary['num']} for each" if summary["num"] > 1 else ""
     lines.append(f"{summary['judged']:,} texts judged, of {summary['prompts']:,} prompts{each}")

@@ -207,7 +207,8 @@ def _judged(work: Work, table: pa.Table, *, beside: pa.Table, tally: Tally) -> p
         tally.shares.take(own[: work.num])
         tally.texts += work.num
         if work.asked.reference:
-            tally.references.take(own[-2:-1])
+            if given[first][work.asked.reference] is not None:
+                tally.references.take(own[-2:-1])
             tally.vacuous += bool(own[-1].passed)
         for place, verdict in enumerate(own[: work.num], first):
             columns["parsed"][place] = verdict.parsed
@@ -223,4 +224,4 @@ def _verdict(work: Work, program: str, tests: Sequence[str], row: Mapping[str, A
 
 
 def _tests(value: str | Sequence[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) else [test for test in value or [] if test]
+    return [test for test in ([value] if isinstance(value, str) else value or []) if test and test.strip()]

@@ -77,6 +77,14 @@ def test_where_all_prompts_agree_the_interval_is_wilsons_of_the_prompts(hits):
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+@pytest.mark.parametrize(("share", "num"), [(0.5, 3), (1 / 3, 7), (0.5, 1)])
+def test_prompts_that_agree_on_a_share_between_leave_it_uncertain(share, num):
+    found = mean_of_shares(share * num, share * share * num, num, 0.95)
+    assert found.value == pytest.approx(share)
+    assert found.high - found.low > 0.5 / num**0.5
+    assert found.method == "wilson"
+
+
 def test_without_prompts_there_is_no_share():
     assert np.isnan(mean_of_shares(0.0, 0.0, 0, 0.95).value)
     assert Shares().intervals() == {}

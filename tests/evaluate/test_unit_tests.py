@@ -24,6 +24,33 @@ def test_a_right_program_passes(sandbox):
     assert judge("def f(): return X", ["assert f() == 3"], setup="X = 3", sandbox=sandbox).passed
 
 
+def test_a_program_is_a_module_as_any_other(sandbox):
+    program = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass, KW_ONLY\nimport pickle\n"
+        "@dataclass\nclass Pair:\n    a: int\n    _: KW_ONLY\n    b: int = 0\n"
+        "def add(a, b): pair = pickle.loads(pickle.dumps(Pair(a, b=b))); return pair.a + pair.b"
+    )
+    assert judge(program, TESTS, sandbox=sandbox) == Verdict(True, True, "")
+
+
+def test_a_program_that_changes_builtins_is_judged_all_the_same(sandbox):
+    program = "import builtins; builtins.exec = builtins.compile = lambda *given: None"
+    assert judge(program, TESTS, sandbox=sandbox).reason == "test 1: NameError: name 'add' is not defined"
+
+
+EQUAL = "class Any:\n    def __eq__(self, other): return True\ndef add(a, b): return Any()"
+TOKEN = (
+    "import json, os, sys\nframe = sys._getframe()\n"
+    "while 'asked' not in frame.f_locals: frame = frame.f_back\n"
+    "os.write(3, json.dumps([frame.f_locals['asked']['token'], '']).encode()); os._exit(0)"
+)
+
+
+@pytest.mark.parametrize("program", [EQUAL, TOKEN])
+def test_a_program_that_sets_out_to_claims_to_pass_as_the_docs_say(sandbox, program):
+    assert judge(program, TESTS, sandbox=sandbox).passed
+
+
 @pytest.mark.parametrize(
     ("program", "reason", "kind"),
     [
