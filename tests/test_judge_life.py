@@ -1,6 +1,7 @@
 """Texts that a language model wrote are judged as programs by the tests of their rows, from the command line."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -207,6 +208,21 @@ def test_a_damaged_file_of_verdicts_is_made_anew(texts, data, tmp_path):
     part.write_bytes(part.read_bytes()[:-20])
     judge(str(texts), str(data), str(out), place="local")
     assert len(read(out)) == NUM_ROWS
+
+
+def test_finished_verdicts_are_given_again_and_changed_ones_made_anew(texts, data, tmp_path):
+    out = tmp_path / "out"
+    summary = judge(str(texts), str(data), str(out), place="local")
+    assert (summary["python"], summary["repeats"]) == (platform.python_version(), 0)
+    parts = sorted(out.glob("*.parquet"))
+    before = [part.read_bytes() for part in parts]
+    times = [part.stat().st_mtime_ns for part in parts]
+    assert judge(str(texts), str(data), str(out), place="local") == summary
+    assert [part.stat().st_mtime_ns for part in parts] == times
+    # one bit of the rows: the footer is whole
+    parts[0].write_bytes(before[0][:40] + bytes([before[0][40] ^ 1]) + before[0][41:])
+    judge(str(texts), str(data), str(out), place="local")
+    assert [part.read_bytes() for part in parts] == before
 
 
 def test_other_rows_are_refused(texts, data, tmp_path):

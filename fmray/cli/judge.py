@@ -20,7 +20,7 @@ def judge(
     setup: Annotated[str, typer.Option(metavar="COLUMN", help="What runs before the program.")] = "",
     reference: Annotated[str, typer.Option(metavar="COLUMN", help="A right program, which tries the tests.")] = "",
     alone: Annotated[bool, typer.Option("--alone", help="The text without its prompt is the program.")] = False,
-    cpu_seconds: Annotated[int, typer.Option(min=1, help="Processor time of a program; four times that pass.")] = 5,
+    cpu_seconds: Annotated[int, typer.Option(min=1, help="Processor time of each process; four times that pass.")] = 5,
     memory_mb: Annotated[int, typer.Option(min=64, help="Memory of a program.")] = 512,
     no_sandbox: Annotated[
         bool, typer.Option("--no-sandbox", help="Run programs as yourself: they can change what you can.")

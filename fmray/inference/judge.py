@@ -5,7 +5,7 @@ so a folder without one is unfinished.
 """
 
 import json
-import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,6 +30,7 @@ from fmray.store.lease import hold
 from fmray.store.manifest import measure
 from fmray.store.places import files_of
 from fmray.store.sealed import open_text, seal_text
+from fmray.train.device import num_cores
 
 MANIFEST, BEGUN = "verdicts.json", "_state/begun.json"
 FORMAT = 1
@@ -59,21 +60,21 @@ def judge(
     names = [part["file"] for part in told["parts"]]
     num_texts = sum(part["rows"] for part in told["parts"]) * told["asked"]["num"]
     is_here = place == "local" or (place == "auto" and num_texts <= SMALL_TEXTS)
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     work = Work(
         texts=_resolved(texts),
         root=root,
         out=_resolved(out),
         prompt="" if asked.is_alone else told["prompts"]["column"],
         num=told["asked"]["num"],
-        threads=max(1, cores // min(len(names), MOST_THREADS)) if is_here else 1,
+        threads=max(1, cores // max(1, min(len(names), MOST_THREADS))) if is_here else 1,
         asked=asked,
     )
     if asked.tests:
         sandbox_of(asked.limits, asked.is_confined)  # refused before anything is written
         if not asked.is_confined:
             report(Note("no sandbox, as asked: programs run as you, and can read and change all that you can"))
-    begun: Json = {"format": FORMAT, "texts": _identity(told), "asked": json.loads(json.dumps(asdict(asked)))}
+    begun = _begun(told, asked)
     files = files_of(work.out)
     _refuse_strange(work.out, begun)
     with hold(f"{work.out}/_state", wait_seconds=0, covers=[work.out]):
@@ -81,14 +82,37 @@ def judge(
         files.write(f"{work.out}/{BEGUN}", seal_text(begun, BEGUN))
         for path in files.temporaries(work.out):
             files.remove(path)
+        if files.exists(f"{work.out}/{MANIFEST}") and (found := _finished(work.out, report)):
+            return found
         rule = f"over {SMALL_TEXTS:,} go to Ray" if place == "auto" else f"asked for {place}"
-        where = f"in this process, {min(cores, num_texts)} programs at a time" if is_here else "over Ray Data"
+        at_once = work.threads * min(len(names), MOST_THREADS)
+        where = f"in this process, at most {at_once} programs at a time" if is_here else "over Ray Data"
         report(Stage("judge", f"{num_texts:,} texts, {where} ({rule})"))
         with _runner(is_here, report) as run:
             counts = run("judge", judge_part, (work,), [(name,) for name in names])
         summary = _summary(work, told, names, counts)
         files.write(f"{work.out}/{MANIFEST}", seal_text(summary, MANIFEST, indent=1))
     return summary
+
+
+def _begun(told: Json, asked: Asked) -> Json:
+    """Say what decides verdicts: texts, settings, and the Python that reads and runs programs."""
+    settings = json.loads(json.dumps(asdict(asked)))
+    return {"format": FORMAT, "python": platform.python_version(), "texts": _identity(told), "asked": settings}
+
+
+def _finished(out: str, report: Report) -> Json | None:
+    """Give the summary of finished verdicts; where files are damaged, remove those and give None."""
+    path = f"{out}/{MANIFEST}"
+    found: Json = open_text(files_of(out).read(path), MANIFEST, path, is_sealed=True)
+    damaged = broken(out, found)
+    if not damaged:
+        report(Stage("found", f"{out} is complete"))
+        return found
+    report(Note(f"{'; '.join(damaged[:3])}. All {len(found['parts'])} files are made anew"))
+    for name in [MANIFEST, *(part["file"] for part in found["parts"])]:
+        files_of(out).remove(f"{out}/{name}")
+    return None
 
 
 def _texts_of(folder: str) -> Json:
@@ -155,7 +179,8 @@ def _refuse_strange(out: str, begun: Json) -> None:
     if files.exists(path):
         if open_text(files.read(path), BEGUN, path, is_sealed=True) != begun:
             raise DataError(
-                f"{out} holds verdicts on other texts, or with other settings. Give an empty folder.", "--out"
+                f"{out} holds verdicts on other texts, with other settings or of another Python. Give an empty folder.",
+                "--out",
             )
     elif held := [name for name in files.names(out) if name != "_state"]:
         raise DataError(f"{out} holds {', '.join(held[:3])}. Give an empty folder.", "--out")
@@ -177,7 +202,9 @@ def _summary(work: Work, told: Json, names: Sequence[str], counts: Sequence[Json
     found: Json = {
         "format": FORMAT,
         "texts": {"folder": work.texts, "identity": _identity(told)},
+        "python": platform.python_version(),
         "asked": asdict(work.asked),
+        "repeats": told["repeats"],
         "prompts": tally.shares.prompts,
         "num": work.num,
         "judged": tally.texts,

@@ -102,7 +102,10 @@ def judge_part(work: Work, name: str) -> Json:
     """Write the verdicts on a file of texts, unless they are there; give what was counted."""
     path = f"{work.out}/{name}"
     if files_of(work.out).exists(path):
-        with suppress(OSError, pa.ArrowException, KeyError), opened_part(path) as part:  # else it is made anew
+        with (
+            suppress(OSError, pa.ArrowException, KeyError, TypeError, ValueError),
+            opened_part(path) as part,
+        ):  # else it is made anew
             found: Json = json.loads(part.metadata.metadata[COUNTS])
             return found
     tally = Tally(work.num)
