@@ -192,7 +192,7 @@ def test_what_was_interrupted_is_continued_and_the_rest_not_done_again(texts, da
         with pytest.raises(KeyboardInterrupt):
             judge(str(texts), str(data), str(out), place="local")
     before = (out / done[0]).stat().st_mtime_ns
-    with pytest.raises(DataError, match="verdicts on other texts, or with other settings"):
+    with pytest.raises(DataError, match="verdicts on other texts, with other settings or of another Python"):
         judge(str(texts), str(data), str(out), Asked(is_alone=True), place="local")
     summary = judge(str(texts), str(data), str(out), place="local")
     assert (out / done[0]).stat().st_mtime_ns == before
