@@ -10,11 +10,12 @@ from typing import Any
 from fmray import catalogue
 from fmray.errors import SpecError
 from fmray.registry import Registry, nearest
-from fmray.spec.effect import Refusal, without_effect
+from fmray.spec.effect import without_effect
 from fmray.spec.job import Job
 from fmray.spec.params import accepted, fits, params_of, refuse_other_kind, source_of
 from fmray.spec.ranges import Keys
 from fmray.spec.ref import Ref
+from fmray.spec.refusal import Refusal
 
 ALL_STEPS = Registry(
     "step",

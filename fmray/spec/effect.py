@@ -17,14 +17,10 @@ from fmray.spec.job import Job
 from fmray.spec.packable import split_ranges
 from fmray.spec.promotion import Promote
 from fmray.spec.ranges import Keys
+from fmray.spec.refusal import Refusal
 from fmray.spec.sections import RunOptions, Search, Split, Train
+from fmray.spec.text_tasks import MASKED, of_generation, of_masked
 from fmray.store import redact
-
-Refusal = tuple[Keys, str]
-"""Keys, and what is wrong with them in words."""
-MASKED = "masked_language_model"
-OF_TRAINING_ROWS = ("adaboost", "stacking")
-"""Ensembles that predict training rows."""
 
 
 def hidden_params(job: Job) -> list[str]:
@@ -54,7 +50,7 @@ def without_effect(job: Job, value: Mapping[str, Any]) -> list[Refusal]:
         *_in_sample(job),
         *_in_train(job),
         *_in_task(job),
-        *_in_generation(job),
+        *of_generation(job),
         *_in_model(job),
         *_in_order(job),
         *_in_judging(job),
@@ -251,7 +247,7 @@ def _in_task(job: Job) -> list[Refusal]:
         if job.train.folds is not None or job.ensemble.name not in ("auto", "single"):
             text = "points of several generators are not averaged. Give ensemble: single."
             found.append((("ensemble",), text))
-    found += _in_masked(job) if task == MASKED else []
+    found += of_masked(job) if task == MASKED else []
     for place, step in enumerate(job.steps):
         if task == "language_model" and step.name == "tokenize" and step.params.get("pretrained") is not None:
             text = "goes with no language_model yet, only with masked_language_model."
@@ -276,63 +272,6 @@ def _in_task(job: Job) -> list[Refusal]:
         if job.train.seeds.n > 1 and not job.train.seeds.order:
             text = f"{job.train.seeds.n} members of model perceptron would be one: it starts at zero whatever the seed."
             found.append((("train", "seeds"), f"{text} Give {{n: {job.train.seeds.n}, order: true}}."))
-    return found
-
-
-def _in_masked(job: Job) -> list[Refusal]:
-    """Refuse what cannot fill in hidden tokens, or looks at training rows, of which none is hidden outside training."""
-    found: list[Refusal] = []
-    name = job.model.name
-    if (name in MODELS and not MODELS.params(name).fills_masks) or name in ESTIMATORS:
-        fitting = " or ".join(name for name in MODELS if MODELS.params(name).fills_masks)
-        found.append((("model",), f"{name} does not fill in hidden tokens, as {MASKED} asks. Take {fitting}."))
-    if "linear" in job.evaluate.baselines:
-        text = f"linear predicts a token from itself alone, which {MASKED} hides. Give [dummy]."
-        found.append((("evaluate", "baselines"), text))
-    if job.train.folds is not None or job.ensemble.name in OF_TRAINING_ROWS:
-        keys = ("train", "folds") if job.train.folds is not None else ("ensemble",)
-        text = f"predicts training rows, of which {MASKED} hides no token then. Leave it out."
-        found.append((keys, text))
-    for keys in job.ranges:
-        if keys[0] == "steps" and "tokenize" in keys:
-            found.append((keys, f"is a range, but all members of {MASKED} read one vocabulary. Give one value."))
-    if any(keys == ("task", MASKED, "share") for keys in job.ranges):
-        text = "is a range, but validation hides tokens once for all members. Give a number."
-        found.append((("task", MASKED, "share"), text))
-    return found
-
-
-def _in_generation(job: Job) -> list[Refusal]:
-    """Refuse a text to generate that the model would see, or that nothing makes tokens of."""
-    data = job.data
-    task = job.task.name
-    if task not in TASKS or not TASKS.params(task).generates:
-        text = f"'{data.references}' has no effect: it goes with task: sequence_to_sequence, and this is {task}."
-        return [] if data.references is None else [(("data", "references"), f"{text} Leave it out.")]
-    found: list[Refusal] = []
-    target = data.target[0]
-    read = {place: step.params.get("columns") for place, step in enumerate(job.steps)}
-    columns = {place: [given] if isinstance(given, str) else list(given or ()) for place, given in read.items()}
-    makers = [place for place, step in enumerate(job.steps) if step.name == "tokenize" and target in columns[place]]
-    if len(makers) != 1:
-        text = f"{task} generates '{target}', of which {len(makers)} steps make tokens. Add tokenize, for it too."
-        found.append((("steps",), text))
-    for place, step in enumerate(job.steps):
-        if step.name in STEPS and place not in makers and (not columns[place] or target in columns[place]):
-            text = f"{step.name} would read '{target}', which is to be generated. Name other columns."
-            found.append((("steps", place), text))
-        if step.name == "tokenize" and step.params.get("pretrained") is not None:
-            text = f"goes with no {task} yet, whose texts begin and end with id 0 of a vocabulary of fmray's own."
-            found.append((("steps", place, "tokenize", "pretrained"), f"{text} Leave it out."))
-    if job.model.params.get("shared_embeddings") is True and makers and len(columns[makers[0]]) < 2:
-        text = f"shares a table with '{target}', whose tokens have a vocabulary of their own. Take one step for both."
-        found.append((("model", job.model.name, "shared_embeddings"), text))
-    if job.evaluate.primary in ("bleu", "chrf"):
-        text = f"{job.evaluate.primary} scores generated texts, and epochs generate none. Take nats_per_token."
-        found.append((("evaluate", "primary"), text))
-    if job.train.folds is not None and job.train.folds.strict:
-        text = "gives each fold a vocabulary of its own, so probabilities of members are not averaged token by token."
-        found.append((("train", "folds", "strict"), f"{text} Leave it out."))
     return found
 
 

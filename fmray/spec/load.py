@@ -21,12 +21,12 @@ from ruamel.yaml.reader import ReaderError
 
 from fmray.errors import FmrayError, SpecError
 from fmray.spec.check import check
-from fmray.spec.effect import Refusal
 from fmray.spec.explain import Origin, dotted, explain
 from fmray.spec.job import Job
 from fmray.spec.jobfile import read_text
 from fmray.spec.mistakes import STAND_IN, Mistakes, without
 from fmray.spec.ranges import Keys, MisplacedRangeError
+from fmray.spec.refusal import Refusal
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9]+(\.[0-9]*)?|[0-9]+(_[0-9]+)+(\.[0-9_]*)?)")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fmray.errors import FmrayError, SpecError
-from fmray.spec.effect import Refusal
 from fmray.spec.explain import Origin, dotted
 from fmray.spec.ranges import Keys
+from fmray.spec.refusal import Refusal
 
 STAND_IN = "-"
 """Stands for `data.path` and `data.target` while the rest of a job is checked."""

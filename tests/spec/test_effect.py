@@ -95,6 +95,22 @@ IDLE = {
         "evaluate": {"primary": "bleu"},
     },
     "train.folds.strict: gives each fold a vocabulary of its own": {**PAIRS, "train": {"folds": {"strict": True}}},
+    "data.references: 'r' stands in data.ignore, so it is not read.": {
+        **PAIRS,
+        "data": {"references": "r", "ignore": ["r"]},
+    },
+    "task.sequence_to_sequence.beams: is a range, but members are compared before any text is generated.": {
+        **PAIRS,
+        "task": {"sequence_to_sequence": {"beams": {"choice": [1, 4]}}},
+    },
+    "steps.0.tokenize.vocabulary: is a range, but all members of sequence_to_sequence read one vocabulary.": {
+        **PAIRS,
+        "steps": [{"tokenize": {**BOTH[0]["tokenize"], "vocabulary": {"choice": [200, 400]}}}],
+    },
+    "steps.0.tokenize_words.beside: is 'target', which is to be generated.": {
+        **PAIRS,
+        "steps": [{"tokenize_words": {"columns": "w", "beside": "target"}}, *BOTH],
+    },
     "data.references: 'r' has no effect: it goes with task: sequence_to_sequence": {"data": {"references": "r"}},
     "model: decoder generates no text from another one, and the task is sequence_to_sequence. Take encoder_decoder.": {
         **PAIRS,
