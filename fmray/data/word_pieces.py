@@ -47,6 +47,8 @@ class Reader:
             words: (W,).
             returns: W rows; (W,), bool.
         """
+        if not len(words):
+            return Ragged.of_lengths(np.zeros(0, np.int32), np.zeros(0, np.int64)), np.zeros(0, bool)
         given = words.fill_null("")
         distinct = given.unique(maintain_order=True)
         found = encode([self.lead + word for word in distinct.to_list()], self.tokenizer)

@@ -269,6 +269,9 @@ def _refuse_foreign_ids(model: Ref, steps: tuple[Ref, ...]) -> None:
     folder = model.params["folder"]
     named = model.params.get("block")
     makers = [step for step in steps if _makes_ids(step) and (named is None or _may_make(step, str(named)))]
+    in_pieces = [step for step in makers if step.name == WORDS]
+    if named is None and in_pieces:
+        makers = in_pieces  # which is what hf reads then
     if not any(FOLDERS[step.name] in step.params for step in makers):
         text = (
             f"hf reads ids of its own tokenizer. Give steps: [{{tokenize: {{columns: TEXT, pretrained: {folder}}}}}]."
@@ -278,7 +281,7 @@ def _refuse_foreign_ids(model: Ref, steps: tuple[Ref, ...]) -> None:
     for step in makers:
         if os.path.isfile(own) and step.params.get(CONTENT) != _digest(own):
             key = FOLDERS[step.name]
-            text = f"{step.params[key]} has another {TOKENIZER} than {folder}. Name the model's own."
+            text = f"{step.params.get(key, step.name)} has another {TOKENIZER} than {folder}. Name the model's own."
             raise SpecError(text, f"steps.{step.name}.{key}")
 
 

@@ -72,6 +72,14 @@ def test_a_word_without_a_piece_stands_as_unknown_and_a_row_without_words_betwee
     assert "1 words have no piece and stand as unknown" in told.notes[0]  # a sample leaves missing words out
 
 
+@pytest.mark.parametrize("lists", [[], [None], [[]], [None, []]], ids=str)
+def test_rows_without_any_word_stand_between_special_tokens(folder, lists):
+    steps = Pipeline(pipeline.build([Ref("tokenize_words", params(folder))]), SCHEMA)
+    steps.learn_next([steps.fit_next(frame())])
+    rows = steps.apply(frame(lists))["said.pieces"].to_list()
+    assert [begins_word(np.array(row, np.int64)).sum() for row in rows] == [0] * len(lists)
+
+
 def test_a_row_that_is_longer_than_a_window_loses_no_word(folder):
     told, rows = fitted(folder, max_tokens=5)
     (long,) = (row for row, words in zip(rows, LISTS, strict=True) if words and len(words) == 9)
