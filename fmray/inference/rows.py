@@ -116,7 +116,7 @@ class Reader:
     Attributes:
         schema: Columns that steps read.
         types: The same columns, as the types that training rows had.
-        generated: Column of the text that the model generates, which rows may lack; "" where it generates none.
+        generated: Column of the text that the model generates, which rows may lack; None where it generates none.
 
     Raises:
         DataError: If pretrained weights that a step uses are missing or damaged.
@@ -130,7 +130,8 @@ class Reader:
         columns = {column.name: column for own in self.ways.values() for column in own.raw.columns}
         self.schema = Schema(tuple(columns.values()))
         self.types = pa.schema([saved.types.field(name) for name in columns])
-        self.generated = saved.prepared.target.columns[0] if codec_of(saved.prepared.target).generates else ""
+        target = saved.prepared.target
+        self.generated = target.columns[0] if codec_of(target).generates else None  # "" may be a column's name
         row_bytes = sum(own.schema.typical_bytes for own in self.ways.values())
         self._slice_rows = max(LEAST_ROWS, SLICE_BYTES // row_bytes)
 
@@ -142,7 +143,7 @@ class Reader:
             reasons: Takes why rows are faulty, in words; its first entry is "".
             unseen: Takes what no training row has.
         """
-        if self.generated and self.generated not in table.column_names:
+        if self.generated is not None and self.generated not in table.column_names:
             table = table.append_column(self.generated, pa.nulls(len(table), self.types.field(self.generated).type))
         codes, found = faults(table, self.schema, [])
         reasons[:] = [*found, MISSING_INPUT, TOO_LARGE]
@@ -171,7 +172,7 @@ class Reader:
         holes = np.zeros(len(rows), bool)
         table = rows if sound.all() else rows.filter(pa.array(sound))
         frame = as_frame(table, way.raw, self.null_values)
-        count_nulls(frame.drop(self.generated, strict=False), way, unseen)
+        count_nulls(frame.drop(self.generated) if self.generated in frame.columns else frame, way, unseen)
         for step, learned in zip(steps.steps, steps.fitted, strict=True):
             state = learned.state
             if isinstance(step, Auto):
