@@ -15,8 +15,8 @@ def keeps_distance(times: Times) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.timed
 def test_preparing_over_ray_keeps_its_distance_to_the_alternatives():
     measured: list[Times] = []
     while len(measured) < TRIES and not (measured and keeps_distance(measured[-1])):  # others may use the cores
