@@ -9,15 +9,8 @@ import numpy as np
 
 from fmray.data.canonical import key, mix
 from fmray.ragged import Ragged
+from fmray.targets.masked_token import CHANGED, HIDDEN, MASK, NOT_ASKED, SPECIAL
 
-MASK = 0
-"""Input in place of a hidden token: the id of padding, which no token has and no model attends to."""
-SPECIAL = 2
-"""Ids below it stand for no token of a text."""
-NOT_ASKED = -1
-"""Target of a token that was not chosen."""
-HIDDEN, CHANGED = 0.8, 0.9
-"""Of the chosen tokens, those drawn below the first number are hidden, below the second they are another token."""
 _PLACE = np.uint64(0x9E3779B97F4A7C15)
 
 

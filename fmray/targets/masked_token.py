@@ -17,6 +17,15 @@ from fmray.spec.sections import Data
 from fmray.targets.codec import Partial
 from fmray.targets.next_token import SMALLEST, NextToken
 
+MASK = 0
+"""Input in place of a hidden token: the id of padding, which no token has and no model attends to."""
+SPECIAL = 2
+"""Ids below it stand for no token of a text."""
+NOT_ASKED = -1
+"""Target of a token that was not chosen."""
+HIDDEN, CHANGED = 0.8, 0.9
+"""Of the chosen tokens, those drawn below the first number are hidden, below the second they are another token."""
+
 
 class MaskedToken(NextToken):
     """Encode a hidden token by its id; see `fmray.targets.codec.Codec`."""

@@ -16,14 +16,10 @@ from fmray.errors import TrainError
 from fmray.records import Target
 from fmray.spec.components import tasks as declared
 from fmray.targets.codec import codec_of
+from fmray.targets.masked_token import CHANGED, HIDDEN, MASK, NOT_ASKED, SPECIAL
 from fmray.tasks.tagging import Tagging
 from fmray.tasks.task import Batch, Losses, Model, Task
 
-MASK = 0
-"""Input in place of a hidden token: the id of padding, as in `fmray.data.masking`."""
-SPECIAL = 2
-NOT_ASKED = -1
-HIDDEN, CHANGED = 0.8, 0.9
 SMALLEST = 1e-300
 _STEP, _MIX_1, _MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # of splitmix64, as int64
 
