@@ -1,10 +1,6 @@
 """A language model goes through the whole life of a job: run, report, killed and continued, predicted, on workers."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from life import kill_after, members_of, same_bits, served_by_mlflow
 from plain_decoder import logits
 from safetensors.torch import load_file
 
@@ -21,7 +18,7 @@ from fmray.inference.export import export
 from fmray.inference.model import open_model
 from fmray.inference.predict import predict
 from fmray.promote import promote
-from fmray.records import Member, Predictions, Run
+from fmray.records import Predictions, Run
 from fmray.report.card import Card, read_card
 from fmray.spec.job import Job
 from fmray.spec.promotion import Promote
@@ -90,10 +87,6 @@ def done(folder, store) -> Run:
 
 def card_of(run: Run) -> Card:
     return read_card(run.root, Store(run.root.rpartition("/runs/")[0]))
-
-
-def members_of(run: Run) -> list[Member]:
-    return list(card_of(run).members)
 
 
 def sealed(run: Run) -> Predictions:
@@ -240,57 +233,19 @@ def test_export_is_refused_by_name(done, format_, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, which fmray keeps quiet as well
 def test_mlflow_serves_what_the_model_says(done, tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
-    from fmray.inference.serving import served
-
-    shown = served(done.root)
-    mlflow.pyfunc.save_model(
-        tmp_path / "served",
-        python_model=shown.code,
-        artifacts={"model": f"{done.root}/model"},
-        signature=mlflow.models.infer_signature(shown.example, shown.answer),
-        pip_requirements=[],
-    )
-    table = texts(40, 6).slice(9).select(shown.example.columns)
-    said = mlflow.pyfunc.load_model(str(tmp_path / "served")).predict(table.to_pandas())
+    said, table = served_by_mlflow(done, texts(40, 6).slice(9), tmp_path)
     told = open_model(done.root).predict(table)
     for name in ("nats_per_token", "tokens"):
         assert said[name].to_numpy(float) == pytest.approx(told[name].to_numpy().astype(float), nan_ok=True)
     assert [list(row) for row in said["p"]] == told["p"].to_pylist()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from fmray.events import Epoch
-from fmray.store import Store
-from fmray.workflow import execute
-from test_language_life import job_of
-
-seen = 0
-
-def die(event):
-    global seen
-    seen += isinstance(event, Epoch)
-    if seen == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-execute(job_of(Path(sys.argv[1])), Store(sys.argv[2]), report=die)
-"""
-
-
 def test_killed_and_run_again_it_ends_in_the_same_bits(done, folder, tmp_path):
-    tests = Path(__file__).parent
-    given = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests)))}
     store = str(tmp_path / "store")
     for epochs in (2, 1):
-        call = [sys.executable, "-c", KILLED, str(folder), store, str(epochs)]
-        killed = subprocess.run(call, env=given, capture_output=True, text=True)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        kill_after(epochs, "test_language_life", "job_of", folder=folder, store=store)
     again = execute(job_of(folder), Store(store))
-    facts = [[(m.tensor_hash, m.val_score, m.best_epoch) for m in members_of(run)] for run in (done, again)]
-    assert facts[0] == facts[1]
-    assert again.scores.test == done.scores.test
+    same_bits(done, again)
 
 
 def test_the_context_is_what_a_model_may_look_back_on(folder, store, done):

@@ -1,10 +1,6 @@
 """A masked language model goes through the whole life of a job, and a classifier starts from it."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from life import kill_after, members_of, same_bits
 from safetensors.torch import load_file
 
 from fmray.errors import SpecError
@@ -20,7 +17,7 @@ from fmray.events import Note
 from fmray.inference.export import export
 from fmray.inference.model import open_model
 from fmray.inference.predict import predict
-from fmray.records import Member, Predictions, Run
+from fmray.records import Predictions, Run
 from fmray.report.card import Card, read_card
 from fmray.spec.job import Job
 from fmray.store import Store
@@ -93,10 +90,6 @@ def done(folder, store) -> Run:
 
 def card_of(run: Run) -> Card:
     return read_card(run.root, Store(run.root.rpartition("/runs/")[0]))
-
-
-def members_of(run: Run) -> list[Member]:
-    return list(card_of(run).members)
 
 
 def tensors_of(run: Run) -> dict[str, torch.Tensor]:
@@ -181,37 +174,11 @@ def test_it_is_not_exported_and_writes_no_text_and_says_so(done, tmp_path):
         open_model(done.root).generate("abc")
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from fmray.events import Epoch
-from fmray.store import Store
-from fmray.workflow import execute
-from test_masked_life import job_of
-
-seen = 0
-
-def die(event):
-    global seen
-    seen += isinstance(event, Epoch)
-    if seen == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-execute(job_of(Path(sys.argv[1])), Store(sys.argv[2]), report=die)
-"""
-
-
 def test_killed_and_run_again_it_ends_in_the_same_bits(done, folder, tmp_path):
-    tests = Path(__file__).parent
-    given = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests)))}
     store = str(tmp_path / "store")
-    call = [sys.executable, "-c", KILLED, str(folder), store, "2"]
-    killed = subprocess.run(call, env=given, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kill_after(2, "test_masked_life", "job_of", folder=folder, store=store)
     again = execute(job_of(folder), Store(store))
-    facts = [[(m.tensor_hash, m.val_score, m.best_epoch) for m in members_of(run)] for run in (done, again)]
-    assert facts[0] == facts[1]
-    assert again.scores.test == done.scores.test
+    same_bits(done, again)
 
 
 @pytest.mark.cluster

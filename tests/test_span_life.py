@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
+from life import close_members, served_by_mlflow
 
 from fmray.errors import DataError, SpecError
 from fmray.evaluate.table import read
 from fmray.inference.export import export
 from fmray.inference.model import open_model
 from fmray.inference.predict import predict
-from fmray.records import Member, Predictions, Run
+from fmray.records import Predictions, Run
 from fmray.report.card import Card, read_card
 from fmray.spec.job import Job
 from fmray.store import Store
@@ -105,10 +105,6 @@ def done(folder, tmp_path_factory) -> Run:
 
 def card_of(run: Run) -> Card:
     return read_card(run.root, Store(run.root.rpartition("/runs/")[0]))
-
-
-def members_of(run: Run) -> list[Member]:
-    return list(card_of(run).members)
 
 
 def true_of(table: pa.Table) -> list[Found]:
@@ -208,19 +204,7 @@ def test_export_is_refused_by_name(done, format_, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, which fmray keeps quiet as well
 def test_mlflow_serves_what_the_model_says(done, tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
-    from fmray.inference.serving import served
-
-    shown = served(done.root)
-    mlflow.pyfunc.save_model(
-        tmp_path / "served",
-        python_model=shown.code,
-        artifacts={"model": f"{done.root}/model"},
-        signature=mlflow.models.infer_signature(shown.example, shown.answer),
-        pip_requirements=[],
-    )
-    table = turns(40, 6).select(shown.example.columns)
-    said = mlflow.pyfunc.load_model(str(tmp_path / "served")).predict(table.to_pandas())
+    said, table = served_by_mlflow(done, turns(40, 6), tmp_path)
     told = open_model(done.root).predict(table)["prediction"].to_pylist()
     assert [[dict(one) for one in row] for row in said["prediction"]] == told
 
@@ -257,12 +241,5 @@ def test_a_type_that_no_training_row_has_is_refused_with_the_row(folder, tmp_pat
 @pytest.mark.cluster
 def test_two_workers_end_where_one_process_does(done, folder, tmp_path):
     two = execute(job_of(folder, run={"workers": 2}), Store(str(tmp_path / "store")))
-    for mine, other in zip(members_of(done), members_of(two), strict=True):
-        assert mine.best_epoch == other.best_epoch
-        ours, theirs = (
-            load_file(f"{run.root}/model/{member.index:05d}/model.safetensors")
-            for run, member in ((done, mine), (two, other))
-        )
-        for name, tensor in ours.items():
-            assert float((tensor - theirs[name]).abs().max()) < 1e-3 * max(1.0, float(tensor.abs().max()))
+    close_members(done, two, share=1e-3)
     assert two.scores.test["span_f1"].value == pytest.approx(done.scores.test["span_f1"].value, abs=0.02)

@@ -1,17 +1,13 @@
 """Tags go through the whole life of a job: run, report, killed and continued, predicted, compared, on workers."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
+from life import close_members, kill_after, same_bits, served_by_mlflow
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from fmray.data.session import run_here
@@ -22,7 +18,7 @@ from fmray.inference.model import open_model
 from fmray.inference.predict import predict
 from fmray.promote import promote
 from fmray.promote.evidence import compare, sealed_table
-from fmray.records import Member, Predictions, Run
+from fmray.records import Predictions, Run
 from fmray.report.card import Card, read_card
 from fmray.spec.job import Job
 from fmray.spec.promotion import Promote
@@ -102,10 +98,6 @@ def done(folder, store) -> Run:
 
 def card_of(run: Run) -> Card:
     return read_card(run.root, Store(run.root.rpartition("/runs/")[0]))
-
-
-def members_of(run: Run) -> list[Member]:
-    return list(card_of(run).members)
 
 
 def sealed(run: Run) -> Predictions:
@@ -197,55 +189,17 @@ def test_export_is_refused_by_name(done, format_, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, which fmray keeps quiet as well
 def test_mlflow_serves_what_the_model_says(done, tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
-    from fmray.inference.serving import served
-
-    shown = served(done.root)
-    mlflow.pyfunc.save_model(
-        tmp_path / "served",
-        python_model=shown.code,
-        artifacts={"model": f"{done.root}/model"},
-        signature=mlflow.models.infer_signature(shown.example, shown.answer),
-        pip_requirements=[],
-    )
-    table = sentences(40, 6).slice(8).select(shown.example.columns)
-    said = mlflow.pyfunc.load_model(str(tmp_path / "served")).predict(table.to_pandas())
+    said, table = served_by_mlflow(done, sentences(40, 6).slice(8), tmp_path)
     told = open_model(done.root).predict(table)
     assert [list(row) for row in said["prediction"]] == told["prediction"].to_pylist()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from fmray.events import Epoch
-from fmray.store import Store
-from fmray.workflow import execute
-from test_tagging_life import job_of
-
-seen = 0
-
-def die(event):
-    global seen
-    seen += isinstance(event, Epoch)
-    if seen == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-execute(job_of(Path(sys.argv[1])), Store(sys.argv[2]), report=die)
-"""
-
-
 def test_killed_and_run_again_it_ends_in_the_same_bits(done, folder, tmp_path):
-    tests = Path(__file__).parent
-    given = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests)))}
     store = str(tmp_path / "store")
     for epochs in (2, 1):
-        call = [sys.executable, "-c", KILLED, str(folder), store, str(epochs)]
-        killed = subprocess.run(call, env=given, capture_output=True, text=True)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        kill_after(epochs, "test_tagging_life", "job_of", folder=folder, store=store)
     again = execute(job_of(folder), Store(store))
-    facts = [[(m.tensor_hash, m.val_score, m.best_epoch) for m in members_of(run)] for run in (done, again)]
-    assert facts[0] == facts[1]
-    assert again.scores.test == done.scores.test
+    same_bits(done, again)
 
 
 def test_groups_and_weights_of_rows_are_those_of_their_tokens(folder, store):
@@ -372,11 +326,4 @@ def test_a_better_run_is_promoted_by_the_rows_of_its_test_set(folder, tmp_path):
 @pytest.mark.cluster
 def test_two_workers_end_where_one_process_does(done, folder, tmp_path):
     two = execute(job_of(folder, run={"workers": 2}), Store(str(tmp_path / "store")))
-    for mine, other in zip(members_of(done), members_of(two), strict=True):
-        assert mine.best_epoch == other.best_epoch
-        ours, theirs = (
-            load_file(f"{run.root}/model/{member.index:05d}/model.safetensors")
-            for run, member in ((done, mine), (two, other))
-        )
-        for name, tensor in ours.items():
-            assert float((tensor - theirs[name]).abs().max()) < 1e-3 * max(1.0, float(tensor.abs().max()))
+    close_members(done, two, share=1e-3)

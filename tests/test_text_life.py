@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
+from life import close_members, served_by_mlflow
 
 from fmray.errors import SpecError
 from fmray.inference.export import export
@@ -117,19 +117,7 @@ def test_export_is_refused_by_name(done, format_, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, which fmray keeps quiet as well
 def test_mlflow_serves_what_the_model_says(done, tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
-    from fmray.inference.serving import served
-
-    shown = served(done.root)
-    mlflow.pyfunc.save_model(
-        tmp_path / "served",
-        python_model=shown.code,
-        artifacts={"model": f"{done.root}/model"},
-        signature=mlflow.models.infer_signature(shown.example, shown.answer),
-        pip_requirements=[],
-    )
-    table = texts(40, 6).select(shown.example.columns)
-    said = mlflow.pyfunc.load_model(str(tmp_path / "served")).predict(table.to_pandas())
+    said, table = served_by_mlflow(done, texts(40, 6), tmp_path)
     assert said["p_1"].tolist() == pytest.approx(open_model(done.root).predict(table)["p_1"].to_pylist(), abs=1e-6)
 
 
@@ -170,11 +158,4 @@ def test_killed_and_run_again_it_ends_in_the_same_bits(done, kind, folder, tmp_p
 @pytest.mark.cluster
 def test_two_workers_end_where_one_process_does(done, kind, folder, tmp_path):
     two = execute(job_of(kind, folder, workers=2), Store(str(tmp_path / "store")))
-    for mine, other in zip(members_of(done), members_of(two), strict=True):
-        assert mine.best_epoch == other.best_epoch
-        ours, theirs = (
-            load_file(f"{run.root}/model/{member.index:05d}/model.safetensors")
-            for run, member in ((done, mine), (two, other))
-        )
-        for name, tensor in ours.items():
-            assert float((tensor - theirs[name]).abs().max()) < 1e-3 * max(1.0, float(tensor.abs().max()))
+    close_members(done, two, share=1e-3)

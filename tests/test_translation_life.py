@@ -1,15 +1,12 @@
 """A model that generates texts from others goes through the whole life of a job: run, report, killed, predicted, on workers."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from life import kill_after, same_bits, served_by_mlflow
 from safetensors.torch import load_file
 
 from fmray.errors import DataError, SpecError
@@ -162,53 +159,15 @@ def test_what_it_cannot_do_is_refused_by_name(done, folder, store, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, which fmray keeps quiet as well
 def test_mlflow_serves_what_the_model_says(done, tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
-    from fmray.inference.serving import served
-
-    shown = served(done.root)
-    mlflow.pyfunc.save_model(
-        tmp_path / "served",
-        python_model=shown.code,
-        artifacts={"model": f"{done.root}/model"},
-        signature=mlflow.models.infer_signature(shown.example, shown.answer),
-        pip_requirements=[],
-    )
-    table = pairs(20, 6).select(shown.example.columns)
-    said = mlflow.pyfunc.load_model(str(tmp_path / "served")).predict(table.to_pandas())
+    said, table = served_by_mlflow(done, pairs(20, 6), tmp_path)
     assert said["prediction"].tolist() == open_model(done.root).predict(table)["prediction"].to_pylist()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from fmray.events import Epoch
-from fmray.store import Store
-from fmray.workflow import execute
-from test_translation_life import plain
-
-seen = 0
-
-def die(event):
-    global seen
-    seen += isinstance(event, Epoch)
-    if seen == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-execute(plain(Path(sys.argv[1])), Store(sys.argv[2]), report=die)
-"""
-
-
 def test_killed_and_run_again_it_ends_in_the_same_bits(done, folder, tmp_path):
-    tests = Path(__file__).parent
-    given = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests)))}
     store = str(tmp_path / "store")
-    call = [sys.executable, "-c", KILLED, str(folder), store, "2"]
-    killed = subprocess.run(call, env=given, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kill_after(2, "test_translation_life", "plain", folder=folder, store=store)
     again = execute(plain(folder), Store(store))
-    facts = [[(m.tensor_hash, m.val_score, m.best_epoch) for m in members_of(run)] for run in (done, again)]
-    assert facts[0] == facts[1]
-    assert again.scores.test == done.scores.test
+    same_bits(done, again)
     assert sealed(again).equals(sealed(done))
 
 

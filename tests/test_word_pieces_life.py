@@ -1,10 +1,6 @@
 """Tags of words are learned by a pretrained encoder that reads pieces of words, through the whole life of a job."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_bert
-from safetensors.torch import load_file
+from life import close_members, kill_after, same_bits
 
 from fmray.errors import SpecError
 from fmray.evaluate.table import read
@@ -148,37 +144,11 @@ def test_export_is_refused_by_name(done, format_, tmp_path):
         export(done.root, format_, str(tmp_path / "out"))
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from fmray.events import Epoch
-from fmray.store import Store
-from fmray.workflow import execute
-from test_word_pieces_life import job_of
-
-seen = 0
-
-def die(event):
-    global seen
-    seen += isinstance(event, Epoch)
-    if seen == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-execute(job_of(Path(sys.argv[1])), Store(sys.argv[2]), report=die)
-"""
-
-
 def test_killed_and_run_again_it_ends_in_the_same_bits(done, folder, tmp_path):
-    tests = Path(__file__).parent
-    given = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests)))}
     store = str(tmp_path / "store")
-    call = [sys.executable, "-c", KILLED, str(folder), store]
-    killed = subprocess.run(call, env=given, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kill_after(2, "test_word_pieces_life", "job_of", folder=folder, store=store)
     again = execute(job_of(folder), Store(store))
-    facts = [[(m.tensor_hash, m.val_score, m.best_epoch) for m in members_of(run)] for run in (done, again)]
-    assert facts[0] == facts[1]
-    assert again.scores.test == done.scores.test
+    same_bits(done, again)
 
 
 def test_spans_of_a_text_are_found_by_pieces_of_its_words(folder, store, tmp_path):
@@ -212,11 +182,4 @@ def test_a_model_of_words_is_refused_where_there_are_pieces_alone(folder, store)
 @pytest.mark.cluster
 def test_two_workers_end_where_one_process_does(done, folder, tmp_path):
     two = execute(job_of(folder, run={"workers": 2}), Store(str(tmp_path / "store")))
-    for mine, other in zip(members_of(done), members_of(two), strict=True):
-        assert mine.best_epoch == other.best_epoch
-        ours, theirs = (
-            load_file(f"{run.root}/model/{member.index:05d}/model.safetensors")
-            for run, member in ((done, mine), (two, other))
-        )
-        for name, tensor in ours.items():
-            assert float((tensor - theirs[name]).abs().max()) < 2e-2 * max(1.0, float(tensor.abs().max())), name
+    close_members(done, two, share=2e-2)
