@@ -287,9 +287,12 @@ class SavedModel:
 
     def _texts(self, part: Slice) -> Array:
         """Generate the text of each row, and give its bytes."""
+        return Ragged.from_texts(pa.array(self._texts_of(part.x), pa.string()))
+
+    @cached_property
+    def _texts_of(self) -> Callable[[Mapping[str, Blocks]], list[str]]:
         saved = self.saved
-        texts = RowTexts(saved.ensemble, saved.prepared, saved.task)(self.predictor, part.x)
-        return Ragged.from_texts(pa.array(texts, pa.string()))
+        return RowTexts(saved.ensemble, saved.prepared, saved.task)(self.predictor)
 
     def _windows(self, rows: Blocks) -> Blocks:
         """Lay texts out as those of training were."""

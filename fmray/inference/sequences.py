@@ -3,7 +3,7 @@
 Neither the size of a batch nor which rows are predicted together changes a text; see `fmray.inference.generate`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ def generation_of(task: Ref) -> Generation:
 
 @dataclass(frozen=True)
 class RowTexts:
-    """Give the text of each row, as `fmray.train.predict.Generate` asks for it.
+    """Give what generates the texts of rows, as `fmray.train.predict.Generate` asks for it.
 
     Args:
         ensemble: How the probabilities of members are averaged.
@@ -46,16 +46,21 @@ class RowTexts:
     prepared: Prepared
     task: Ref
 
-    def __call__(self, predictor: Predictor, rows: Mapping[str, Blocks]) -> list[str]:
-        """Give the texts; that of a row without a token to generate it from is empty."""
+    def __call__(self, predictor: Predictor) -> Callable[[Mapping[str, Blocks]], list[str]]:
+        """Take over the members of a predictor, once for all rows."""
         source = SourceTokens.of(predictor, self.ensemble)
         vocabulary = Vocabulary(self.prepared.steps, self.prepared.target.columns[0])
-        tokens = rows[predictor.sources[0]].arrays[source.source].compact()
-        ids = np.split(tokens.values.astype(np.int64), tokens.starts[1:])
-        filled = np.flatnonzero(tokens.lengths).tolist()
-        texts = [""] * len(tokens)
         generator = Generator(source, vocabulary, generation_of(self.task))
-        found, _ = generator.from_sources([ids[row] for row in filled], filled)
-        for row, (one,) in zip(filled, found, strict=True):
-            texts[row] = one.text
-        return texts
+
+        def texts_of(rows: Mapping[str, Blocks]) -> list[str]:
+            """Give the texts; that of a row without a token to generate it from is empty."""
+            tokens = rows[predictor.sources[0]].arrays[source.source].compact()
+            ids = np.split(tokens.values.astype(np.int64), tokens.starts[1:])
+            filled = np.flatnonzero(tokens.lengths).tolist()
+            texts = [""] * len(tokens)
+            found, _ = generator.from_sources([ids[row] for row in filled], filled)
+            for row, (one,) in zip(filled, found, strict=True):
+                texts[row] = one.text
+            return texts
+
+        return texts_of

@@ -79,9 +79,9 @@ def started_from(
         DataError: If they are missing or damaged.
     """
     root = origin_of(asked.model, job.folder)
-    model = model_in(root)
-    saved = read_model(folder_to_keep(model)) if model else None
-    starts = starts_in(root, asked.part or (saved and _trunk(saved, job, prepared)) or "", START)
+    found = model_in(root)
+    saved = None if found is None else found.saved
+    starts = starts_in(root, found, asked.part or (saved and _trunk(saved, job, prepared)) or "", START)
     blueprint = Blueprint.of(job.model.name, job.model.params, 0)
     num_outputs = codec_of(prepared.target).num_outputs
     has_tables = starts[0].takes_embeddings(blueprint.module(prepared.schema, num_outputs))

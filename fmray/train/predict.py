@@ -35,8 +35,8 @@ from fmray.train.population import Blueprint, Population, enter
 CHUNK_ROWS = 65_536
 TASK_ROWS = 4 * CHUNK_ROWS
 """Rows that a task predicts; fewer in all are not worth a task."""
-Generate = Callable[["Predictor", Mapping[str, Blocks]], list[str]]
-"""Predictor and prepared rows, by the way in which they were prepared -> the text of each row."""
+Generate = Callable[["Predictor"], Callable[[Mapping[str, Blocks]], list[str]]]
+"""Predictor -> prepared rows, by the way in which they were prepared -> the text of each row."""
 Inputs = np.ndarray | Blocks | dict[str, Blocks]
 """Prepared rows, as block `x` (N, D) alone or with all blocks; or by fingerprint, where they were prepared in several
 ways."""
@@ -113,6 +113,7 @@ class _SplitPredictor:
         prepared = self.prepared
         lanes = Lanes(self.prepared, self.split)
         predictor = Predictor(self.members, self.ensemble, prepared=prepared, task=self.task, device=self.device)
+        texts_of = None if self.generate is None else self.generate(predictor)
         step = chunk_rows(prepared, CHUNK_ROWS)
         for first in range(start, stop, step):
             rows = np.arange(first, min(first + step, stop))
@@ -122,10 +123,10 @@ class _SplitPredictor:
             codec = codec_of(prepared.target)
             outputs = by_row(predictor(inputs), arrays["target"])
             shown = codec.shown_columns(outputs, arrays["target"])
-            if self.generate is not None and isinstance(outputs, Ragged):
+            if texts_of is not None and isinstance(outputs, Ragged):
                 chosen = rows_to_generate(arrays["row_id"], lanes.num_rows, self.task)
                 some = {name: v[np.flatnonzero(chosen)] for name, v in predictor.by_way(inputs).items()}
-                outputs, shown = with_texts(outputs, arrays, chosen, self.generate(predictor, some))
+                outputs, shown = with_texts(outputs, arrays, chosen, texts_of(some))
             yield as_table(arrays, codec.table_columns(outputs, self.ensemble.params) | shown, prepared)
 
 

@@ -66,19 +66,15 @@ class Start:
         module.load_state_dict(tensors, strict=False)  # names were compared
         return module
 
-    def taken(self) -> dict[str, Tensor]:
-        """Read the tensors that are taken; see `tensors`."""
-        return self._taken(self.tensors())
-
     def takes_embeddings(self, module: nn.Module) -> bool:
-        """Tell whether tensors that are taken are tables of a row per id in a module."""
+        """Tell whether tensors that a module would take are tables of a row per id in it."""
         tables = {
             f"{name}.{own}"
             for name, part in module.named_modules()
             if isinstance(part, TABLES)
             for own, _ in part.named_parameters(recurse=False)
         }
-        return not tables.isdisjoint(self.taken())
+        return not tables.isdisjoint(self._taken(module.state_dict()))
 
     def tensors(self) -> dict[str, Tensor]:
         """Read all tensors there are.
