@@ -77,7 +77,8 @@ class Reader:
         pieces, bare_W = self.pieces(lists.list.explode())
         beside = len(self.before) + len(self.after)
         whole = np.bincount(row_W, weights=pieces.lengths, minlength=len(rows)).astype(np.int64) + beside
-        mean = float((self.rows(lists, most).lengths * rows).sum() / max(1, rows.sum()))
+        made = laid_out(pieces, num_words, before=self.before, after=self.after, most=most)
+        mean = float((made.lengths * rows).sum() / max(1, rows.sum()))
         note = f"{mean:.1f} pieces per row, by {self.width:,} ids; a word is told by its first"
         longer = int(rows[whole > most].sum())
         if longer:
